@@ -1,0 +1,70 @@
+"""The model contract: what the engine expects of a release's two ONNX graphs.
+
+`models` imports this to export; `engine` checks every release against it and refuses what differs by name.
+
+Letters used on every array line of the project:
+    B users in a batch, L window length, K interests, D dimensions, V items, C candidates, N recommended.
+
+items.onnx     item vectors in, attention tables out; run once when a release is loaded (and for items added later)
+    in   vectors    float32 [V, D]     e(x), id embedding plus content
+    out  keys1      float32 [V, D]     K1 z(x)   with z(x) = LN(e(x))
+    out  values1    float32 [V, D]     V1 z(x)
+    out  keys2      float32 [V, D]     K2 z(x)
+    out  values2    float32 [V, D]     V2 z(x)
+
+encoder.onnx   windows in, interests out; run once per micro-batch
+    in   vectors, keys1, values1, keys2, values2    the tables above
+    in   items      int32   [B, L]     rows of the tables, newest last; any valid row where the weight is 0
+    in   ages       float32 [B, L]     log(1 + hours between the event and the window's newest event)
+    in   weights    float32 [B, L]     weight of the event's action; 0 hides the event (padding stands on the left)
+    out  interests  float32 [B, K, D]
+    out  attention  float32 [B, K, L]  share of each event in each interest, rows sum to 1
+
+The tables are inputs, not constants of the graph, so that one graph serves a growing catalogue and a release can hold
+its item vectors once. The newest event (last column) must have a weight above 0.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+SCHEMA: Final = 1
+ENCODER_FILE: Final = "encoder.onnx"
+ITEMS_FILE: Final = "items.onnx"
+VECTORS_FILE: Final = "vectors.npy"
+POPULARITY_FILE: Final = "popularity.npy"
+IDS_FILE: Final = "ids.json"
+REPORT_FILE: Final = "report.json"
+MANIFEST_FILE: Final = "release.json"
+
+TABLES: Final = ("keys1", "values1", "keys2", "values2")
+
+# name -> (dtype as onnxruntime spells it, axes by letter)
+ITEMS_INPUTS: Final = {"vectors": ("tensor(float)", "VD")}
+ITEMS_OUTPUTS: Final = dict.fromkeys(TABLES, ("tensor(float)", "VD"))
+ENCODER_INPUTS: Final = {
+    "vectors": ("tensor(float)", "VD"),
+    **dict.fromkeys(TABLES, ("tensor(float)", "VD")),
+    "items": ("tensor(int32)", "BL"),
+    "ages": ("tensor(float)", "BL"),
+    "weights": ("tensor(float)", "BL"),
+}
+ENCODER_OUTPUTS: Final = {"interests": ("tensor(float)", "BKD"), "attention": ("tensor(float)", "BKL")}
+
+
+@dataclass(frozen=True, slots=True)
+class Contract:
+    """The sizes of one release's graphs."""
+
+    window_length: int
+    """L the encoder was trained with; the graph accepts any length up to it."""
+    interests: int
+    """K."""
+    dimensions: int
+    """D."""
+    tolerance: float = 1e-4
+    """Largest absolute difference allowed between torch and onnxruntime, on any output."""
+    opset: int = 18
+
+    def as_dict(self) -> dict[str, Any]:
+        """The fields by name, as they stand in a release's manifest."""
+        return asdict(self)

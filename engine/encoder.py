@@ -1,0 +1,84 @@
+"""The release's ONNX graphs, run by onnxruntime: item vectors to attention tables, windows to interests.
+
+The only file that talks to onnxruntime.
+"""
+
+from typing import Any
+
+import onnxruntime as ort
+
+from engine import contract
+from engine.columns import Float32, Int32
+from engine.contract import Contract
+from engine.errors import UnfitReleaseError
+
+Tables = dict[str, Float32]
+"""The encoder's table inputs by name, each [V, D]: the item vectors, and keys and values of both hops."""
+
+
+class Encoder:
+    """Both graphs of one release, checked against the contract when made.
+
+    Raises:
+        UnfitReleaseError: onnxruntime cannot load a graph, or its inputs or outputs differ from the contract.
+    """
+
+    def __init__(self, encoder_onnx: bytes, items_onnx: bytes, sizes: Contract, threads: int = 1) -> None:
+        self._encoder = _session(encoder_onnx, contract.ENCODER_FILE, threads)
+        self._items = _session(items_onnx, contract.ITEMS_FILE, threads)
+        letters = {"K": sizes.interests, "D": sizes.dimensions}
+        _check(self._encoder.get_inputs(), contract.ENCODER_INPUTS, letters, f"{contract.ENCODER_FILE} input")
+        _check(self._encoder.get_outputs(), contract.ENCODER_OUTPUTS, letters, f"{contract.ENCODER_FILE} output")
+        _check(self._items.get_inputs(), contract.ITEMS_INPUTS, letters, f"{contract.ITEMS_FILE} input")
+        _check(self._items.get_outputs(), contract.ITEMS_OUTPUTS, letters, f"{contract.ITEMS_FILE} output")
+        self.sizes = sizes
+
+    def tables(self, vectors: Float32) -> Tables:
+        """Attention tables of items with these vectors [V, D]."""
+        outputs = self._items.run(list(contract.TABLES), {"vectors": vectors})
+        return {"vectors": vectors, **dict(zip(contract.TABLES, outputs, strict=True))}
+
+    def encode(self, tables: Tables, items: Int32, ages: Float32, weights: Float32) -> tuple[Float32, Float32]:
+        """Interests [B, K, D] and attention [B, K, L] of B windows.
+
+        Args:
+            tables: from `tables`.
+            items: [B, L] table rows, newest last.
+            ages: [B, L] log(1 + hours before the newest event).
+            weights: [B, L] action weights, 0 hides an event; the last column is above 0.
+        """
+        inputs = {**tables, "items": items, "ages": ages, "weights": weights}
+        interests, attention = self._encoder.run(list(contract.ENCODER_OUTPUTS), inputs)
+        return interests, attention
+
+
+def _session(graph: bytes, name: str, threads: int) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    # A spinning pool burns the core that the worker's own thread needs between batches.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime raises bare C++ exception types of many names
+        raise UnfitReleaseError(f"{name}: onnxruntime cannot load it: {error}") from error
+
+
+def _check(found: list[Any], expected: dict[str, tuple[str, str]], letters: dict[str, int], what: str) -> None:
+    by_name = {node.name: node for node in found}
+    if set(by_name) != set(expected):
+        raise UnfitReleaseError(f"{what}s are {sorted(by_name)}, the contract says {sorted(expected)}")
+    for name, (dtype, axes) in expected.items():
+        node = by_name[name]
+        if node.type != dtype:
+            raise UnfitReleaseError(f"{what} {name!r} is {node.type}, the contract says {dtype}")
+        if len(node.shape) != len(axes) or not all(
+            _fits(*pair, letters) for pair in zip(node.shape, axes, strict=True)
+        ):
+            wanted = [letters.get(axis, axis) for axis in axes]
+            raise UnfitReleaseError(f"{what} {name!r} has shape {node.shape}, the contract says {wanted}")
+
+
+def _fits(size: int | str | None, axis: str, letters: dict[str, int]) -> bool:
+    """A fixed size must be the contract's; B, L and V must be free, K and D may be left free by the exporter."""
+    return size == letters.get(axis) if isinstance(size, int) else True

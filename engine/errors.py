@@ -1,0 +1,61 @@
+"""Every error Headrace raises on purpose.
+
+    HeadraceError
+    ├── SettingsError          a setting is unknown, missing or out of range
+    ├── DataError              recorded interactions cannot be read or are unfit for what was asked
+    ├── MissingExtraError      the verb needs an optional dependency that is not installed
+    ├── ReleaseError           a release bundle cannot be used
+    │   ├── DamagedReleaseError    a file is missing, cut short or changed since it was written
+    │   └── UnfitReleaseError      the bundle is whole, but does not match the contract or this engine
+    └── EventLogError          the event log (Kafka) failed
+        ├── BrokerUnavailableError  no broker answered, or it refused the login
+        ├── ChangelogError          a window on the changelog cannot be read
+        └── DeliveryError           a record was not accepted, or not within its time limit
+
+Errors of outside libraries are translated where they are met; the command line prints the message of a
+HeadraceError and nothing else, so a message names what was found, what was expected and the way out.
+"""
+
+
+class HeadraceError(Exception):
+    """Base of all errors above."""
+
+
+class SettingsError(HeadraceError):
+    """A setting is unknown, missing or out of range."""
+
+
+class DataError(HeadraceError):
+    """Recorded interactions cannot be read, or are unfit for what was asked."""
+
+
+class MissingExtraError(HeadraceError):
+    """The verb needs an optional dependency that is not installed."""
+
+
+class ReleaseError(HeadraceError):
+    """A release bundle cannot be used."""
+
+
+class DamagedReleaseError(ReleaseError):
+    """A file of the bundle is missing, cut short or changed since it was written."""
+
+
+class UnfitReleaseError(ReleaseError):
+    """The bundle is whole, but does not match the contract or this engine."""
+
+
+class EventLogError(HeadraceError):
+    """The event log failed."""
+
+
+class BrokerUnavailableError(EventLogError):
+    """No broker answered, or it refused the login."""
+
+
+class ChangelogError(EventLogError):
+    """A window on the changelog cannot be read."""
+
+
+class DeliveryError(EventLogError):
+    """A record was not accepted by the log, or not within its time limit."""

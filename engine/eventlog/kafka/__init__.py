@@ -1,0 +1,20 @@
+"""The event log on Apache Kafka: the only package that talks to the Kafka client (kafka-python 3).
+
+Delivery is at least once: `commit` waits for the outputs, then records the input positions, so a crash between the two
+repeats outputs and loses none. A session owns its consumer and its producer, because they commit together.
+
+What the client library needs to be told, or does not do by itself, and this package does:
+
+- It calls rebalance listeners on its I/O thread, where a commit would be a deadlock. `session.Listener` runs them on a
+  thread of their own while `poll` waits for them, so that to the worker they are a part of `poll`.
+- A dead address, a wrong password and an unknown authority all look like "Unable to bootstrap" after the time limit;
+  `client.Client` remembers the reason, and stops at once where waiting cannot help.
+- It loses the answer to its request to join a group when that comes between two polls (`session._keep_join`).
+- It leaves threads and sockets behind when a constructor fails, a connection cannot be made, or a producer is closed
+  with records under way; `KafkaLog`, `client.Connector`, `client.TlsSocket` and `output.Output` clean up.
+"""
+
+from engine.eventlog.kafka.log import KafkaLog
+from engine.eventlog.kafka.options import MAX_RECORD_BYTES
+
+__all__ = ["MAX_RECORD_BYTES", "KafkaLog"]

@@ -1,0 +1,225 @@
+"""Topics of a Kafka cluster, and the way to its sessions, producers and readers."""
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from typing import Any, Final, TypeVar
+from uuid import uuid4
+
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, OffsetSpec, TopicPartition
+from kafka.errors import (
+    KafkaConfigurationError,
+    KafkaError,
+    RetriableError,
+    TopicAlreadyExistsError,
+    UnknownTopicOrPartitionError,
+    for_code,
+)
+
+from engine.errors import BrokerUnavailableError, EventLogError, SettingsError
+from engine.eventlog.base import Partition, Rebalance, TopicSpec
+from engine.eventlog.kafka.client import Client
+from engine.eventlog.kafka.failures import explain_unavailable, translated
+from engine.eventlog.kafka.listener import Listener, pace_lookups
+from engine.eventlog.kafka.options import (
+    MAX_RECORD_BYTES,
+    connection_options,
+    consumer_options,
+    producer_options,
+    session_options,
+    transaction_options,
+)
+from engine.eventlog.kafka.output import KafkaLogProducer, Output, Transactions
+from engine.eventlog.kafka.reader import KafkaReader
+from engine.eventlog.kafka.session import AtLeastOnceSession, ExactlyOnceSession, KafkaSession
+from engine.settings import KafkaSettings
+
+Answer = TypeVar("Answer")
+
+_ASK_AGAIN_S: Final = 0.1
+_COMPACTED: Final = {
+    "cleanup.policy": "compact",
+    # Compaction leaves the active segment alone and starts when this share is dirty; smaller means quicker restores.
+    "segment.bytes": str(64 * 2**20),
+    "min.cleanable.dirty.ratio": "0.2",
+}
+
+
+class KafkaLog:
+    """Topics of a Kafka cluster (see `engine.eventlog.base.EventLog`)."""
+
+    def __init__(self, settings: KafkaSettings) -> None:
+        """Check the settings; nothing is connected yet.
+
+        Raises:
+            SettingsError: an address is not one, the login is incomplete, or the certificate file cannot be used.
+        """
+        self._settings = settings
+        self._connection = connection_options(settings)
+        self._idle_ids: defaultdict[str, set[str]] = defaultdict(set)
+        """By group, the transactional ids of closed sessions: for the next ones, which end what those left open."""
+
+    def ensure_topics(self, specs: Sequence[TopicSpec]) -> None:
+        """Create those that are missing; existing topics are left as they are."""
+        self._ask(lambda admin: _create_missing(admin, specs, self._settings.connect_timeout_s * 1000))
+
+    def partitions(self, topic: str) -> int:
+        """How many partitions `topic` has; 0 when it does not exist."""
+        return self._ask(lambda admin: _partition_counts(admin, [topic])).get(topic, 0)
+
+    def identity(self, topic: str) -> str:
+        """The broker's id of `topic`: a topic that is deleted and created anew gets another."""
+        described = self._ask(lambda admin: admin.describe_topics([topic]))[0]
+        if described["error_code"]:
+            raise EventLogError(f"topic {topic!r}: {for_code(described['error_code']).__name__}; create it first")
+        return str(described["topic_id"])
+
+    def session(self, topics: Sequence[str], group: str, rebalance: Rebalance) -> KafkaSession:
+        """A new member of `group`; it joins at its first `poll`.
+
+        Raises:
+            BrokerUnavailableError: no broker answered, or it refused the login.
+            EventLogError: a topic does not exist.
+        """
+        self._all_partitions(topics)
+        if self._settings.delivery == "at_least_once":
+            output = self._output(self._settings.commit_timeout_s)
+            return AtLeastOnceSession(*self._member(topics, group, rebalance, output), output, self._settings)
+        idle = self._idle_ids[group]
+        transactional_id = next(iter(idle), f"{group}-{self._settings.static_member or uuid4().hex}")
+        transactions = self._transactions(transactional_id)
+        member = self._member(topics, group, rebalance, transactions)
+        idle.discard(transactional_id)
+        return ExactlyOnceSession(*member, transactions, self._settings, lambda: idle.add(transactional_id))
+
+    def producer(self) -> "KafkaLogProducer":
+        """A new producer.
+
+        Raises:
+            BrokerUnavailableError: no broker answered, or it refused the login.
+        """
+        limit_s = self._settings.delivery_timeout_s
+        return KafkaLogProducer(self._output(limit_s), limit_s)
+
+    def reader(self, topics: Sequence[str | Partition]) -> "KafkaReader":
+        """A new reader of whole `topics`, or single partitions, from their start; sees committed records only.
+
+        Raises:
+            BrokerUnavailableError: no broker answered, or it refused the login.
+            EventLogError: a topic does not exist.
+        """
+        partitions = [topic for topic in topics if isinstance(topic, Partition)]
+        whole = [topic for topic in topics if isinstance(topic, str)]
+        if whole:
+            partitions += self._all_partitions(whole)
+        bounds = self._ask(lambda admin: _bounds(admin, partitions))
+        consumer, _ = self._open(KafkaConsumer, **consumer_options())
+        try:
+            with translated(f"reading {', '.join({partition.topic for partition in partitions})}"):
+                return KafkaReader(consumer, bounds)
+        except BaseException:
+            consumer.close(autocommit=False)
+            raise
+
+    def _member(self, topics: Sequence[str], group: str, rebalance: Rebalance, output: Output) -> tuple[Any, Listener]:
+        """A consumer and its listener; closes `output` when they cannot be had."""
+        try:
+            consumer, client = self._open(KafkaConsumer, **session_options(self._settings, group))
+        except BaseException:
+            output.close(0.0)
+            raise
+        pace_lookups(consumer._coordinator, client.net)  # noqa: SLF001 - there is no public way to it
+        listener = Listener(client.net, consumer, rebalance)
+        consumer.subscribe(topics, listener=listener)
+        return consumer, listener
+
+    def _output(self, time_limit_s: float) -> Output:
+        producer, client = self._open(KafkaProducer, **producer_options(self._settings, time_limit_s))
+        return Output(producer, client, time_limit_s)
+
+    def _transactions(self, transactional_id: str) -> Transactions:
+        producer, client = self._open(KafkaProducer, **transaction_options(self._settings, transactional_id))
+        return Transactions(producer, client, self._settings.commit_timeout_s)
+
+    def _all_partitions(self, topics: Sequence[str]) -> list[Partition]:
+        counts = self._ask(lambda admin: _partition_counts(admin, topics))
+        missing = [topic for topic in topics if topic not in counts]
+        if missing:
+            raise EventLogError(f"topic {missing[0]!r} does not exist; create it first (ensure_topics)")
+        return [Partition(topic, number) for topic in topics for number in range(counts[topic])]
+
+    def _ask(self, question: Callable[[Any], Answer]) -> Answer:
+        """What a new admin client answers; asked again while a broker that it knows is dying or moving house."""
+        time_limit_s = self._settings.connect_timeout_s
+        deadline_s = time.monotonic() + time_limit_s
+        admin, _ = self._open(KafkaAdminClient, request_timeout_ms=int(time_limit_s * 1000))
+        try:
+            with translated("looking after topics"):
+                while True:
+                    try:
+                        return question(admin)
+                    except RetriableError:
+                        if time.monotonic() > deadline_s:
+                            raise
+                        time.sleep(_ASK_AGAIN_S)
+        finally:
+            admin.close()
+
+    def _open(self, make: Callable[..., Any], **options: Any) -> tuple[Any, "Client"]:
+        """Make one of the library's clients and wait until it has found a broker; leave nothing behind on failure."""
+        clients: list[Client] = []
+
+        def remember(**config: Any) -> Client:
+            clients.append(Client(**config))
+            return clients[0]
+
+        try:
+            return make(kafka_client=remember, **(self._connection | options)), clients[0]
+        except (KafkaError, RuntimeError, ValueError) as error:
+            for client in clients:
+                client.close()
+            if isinstance(error, KafkaError) and not isinstance(error, KafkaConfigurationError):
+                reason = clients[0].connections.last_error or error
+                raise BrokerUnavailableError(explain_unavailable(self._settings, reason)) from error
+            raise SettingsError(f"the Kafka client refuses its settings: {error}; see the section [kafka]") from error
+
+
+def _create_missing(admin: Any, specs: Sequence[TopicSpec], timeout_ms: float) -> None:
+    counts = _partition_counts(admin, [spec.name for spec in specs])
+    missing = {spec.name: _topic_options(spec) for spec in specs if spec.name not in counts}
+    if not missing:
+        return
+    for answer in admin.create_topics(missing, raise_errors=False)["topics"]:
+        error = for_code(answer["error_code"])
+        # Another worker may have been quicker.
+        if answer["error_code"] and error is not TopicAlreadyExistsError:
+            raise EventLogError(
+                f"topic {answer['name']!r} could not be created:"
+                f" {answer['error_message'] or error.__name__}; create it by hand or allow this client to"
+            )
+    admin.wait_for_topics(list(missing), timeout_ms=timeout_ms)
+
+
+def _topic_options(spec: TopicSpec) -> dict[str, Any]:
+    configs = {"max.message.bytes": str(MAX_RECORD_BYTES)} | (_COMPACTED if spec.compacted else {})
+    return {"num_partitions": spec.partitions, "replication_factor": spec.replication, "configs": configs}
+
+
+def _bounds(admin: Any, partitions: Sequence[Partition]) -> dict[Partition, range]:
+    """First offset kept and end of each partition; not its last stable offset, which may lag behind a commit."""
+    keys = [TopicPartition(*partition) for partition in partitions]
+    starts = admin.list_partition_offsets(dict.fromkeys(keys, OffsetSpec.EARLIEST))
+    ends = admin.list_partition_offsets(dict.fromkeys(keys, OffsetSpec.LATEST))
+    return {Partition(*key): range(starts[key].offset, ends[key].offset) for key in keys}
+
+
+def _partition_counts(admin: Any, topics: Sequence[str]) -> dict[str, int]:
+    """Partitions by topic; those that do not exist are left out."""
+    counts = {}
+    for topic in admin.describe_topics(list(topics)):
+        error = for_code(topic["error_code"])
+        if topic["partitions"]:
+            counts[topic["name"]] = len(topic["partitions"])
+        elif error is not UnknownTopicOrPartitionError:
+            raise EventLogError(f"topic {topic['name']!r}: {error.__name__}; check its name and this client's rights")
+    return counts

@@ -1,0 +1,129 @@
+"""What the client is told: from the settings of the section [kafka] to the options of the library."""
+
+import ssl
+from typing import Any, Final
+
+from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
+
+from engine.errors import SettingsError
+from engine.eventlog.kafka.client import Connector, TlsSocket
+from engine.settings import KafkaSettings
+
+MAX_RECORD_BYTES: Final = 16 * 2**20
+"""Largest record sent, and what topics created here accept: a dead letter holds whatever came in."""
+_BATCH_BYTES: Final = 512 * 2**10
+"""One produce batch of a partition. An idempotent producer has one batch per partition under way, so a small one turns
+a commit into many round trips; a broker refuses batches above its message.max.bytes (1 MiB unless set)."""
+_FETCH_MAX_WAIT_MS: Final = 250
+"""How long the broker holds an empty fetch. Records end it at once; a newly assigned partition may wait for it."""
+_RECONNECT_BACKOFF_MAX_MS: Final = 1_000
+"""A broker that comes back is noticed within this time (the client's default: 30 s)."""
+_RETRY_BACKOFF_MS: Final = 20
+_TRANSACTION_RETRY_MS: Final = 2
+"""The first request of a transaction is refused until the markers of the last one are written, and the client then
+sleeps this long: with its default of 100 ms that is the 99th percentile of freshness."""
+_REQUEST_TIMEOUT_MS: Final = 30_000
+_HEARTBEAT_MS: Final = 1_000
+"""Members notice a rebalance at their next heartbeat."""
+
+
+def connection_options(settings: KafkaSettings) -> dict[str, Any]:
+    """What every client needs to reach the broker.
+
+    Raises:
+        SettingsError: an address is not one, the login is incomplete, or the certificate file cannot be used.
+    """
+    options: dict[str, Any] = {
+        "bootstrap_servers": _servers(settings),
+        "client_id": settings.client_id,
+        "bootstrap_timeout_ms": settings.connect_timeout_s * 1000,
+        "security_protocol": settings.security_protocol,
+        "proxy_url": f"{Connector.SCHEMES[0]}://",
+        "reconnect_backoff_max_ms": _RECONNECT_BACKOFF_MAX_MS,
+        "retry_backoff_ms": _RETRY_BACKOFF_MS,
+    }
+    if settings.security_protocol.endswith("SSL"):
+        options["ssl_context"] = _ssl_context(settings)
+    if settings.security_protocol.startswith("SASL"):
+        for name in ("sasl_mechanism", "sasl_username", "sasl_password"):
+            if not getattr(settings, name):
+                raise SettingsError(f"kafka.{name} is not set, but kafka.security_protocol is SASL; set it")
+        options["sasl_mechanism"] = settings.sasl_mechanism
+        options["sasl_plain_username"] = settings.sasl_username
+        options["sasl_plain_password"] = settings.sasl_password
+    return options
+
+
+def _servers(settings: KafkaSettings) -> list[str]:
+    servers = [server.strip() for server in settings.bootstrap_servers.split(",")]
+    for server in servers:
+        host, _, port = server.rpartition(":")
+        if not (host and port.isdigit()):
+            raise SettingsError(
+                f"kafka.bootstrap_servers: found {server!r}, expected host:port, or several with commas"
+            )
+    return servers
+
+
+def _ssl_context(settings: KafkaSettings) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=settings.ssl_ca_file)
+    except OSError as error:  # a missing file, or one without certificates (ssl.SSLError is an OSError)
+        raise SettingsError(
+            f"kafka.ssl_ca_file: {settings.ssl_ca_file} cannot be used ({error}); expected certificates in PEM form"
+        ) from error
+    context.sslsocket_class = TlsSocket
+    return context
+
+
+def consumer_options() -> dict[str, Any]:
+    """Reading committed records, without a group."""
+    return {
+        "auto_offset_reset": "earliest",
+        "enable_auto_commit": False,
+        "isolation_level": "read_committed",
+        "fetch_max_wait_ms": _FETCH_MAX_WAIT_MS,
+        "metrics_enabled": False,  # they cost CPU per request, and nobody reads them
+        "allow_auto_create_topics": False,
+    }
+
+
+def session_options(settings: KafkaSettings, group: str) -> dict[str, Any]:
+    """Reading as a member of `group`."""
+    session_ms = int(settings.session_timeout_s * 1000)
+    return consumer_options() | {
+        "group_id": group,
+        "partition_assignment_strategy": [CooperativeStickyAssignor],
+        "session_timeout_ms": session_ms,
+        "heartbeat_interval_ms": min(_HEARTBEAT_MS, session_ms // 3),
+        "max_poll_interval_ms": int(settings.max_poll_interval_s * 1000),
+        "group_instance_id": settings.static_member,
+    }
+
+
+def producer_options(settings: KafkaSettings, time_limit_s: float) -> dict[str, Any]:
+    """Sending each record once, in order, to all replicas, within the time limit."""
+    delivery_ms = int(time_limit_s * 1000)
+    return {
+        "acks": "all",
+        "enable_idempotence": True,
+        "compression_type": None if settings.compression == "none" else settings.compression,
+        "linger_ms": settings.linger_ms,
+        "batch_size": _BATCH_BYTES,
+        "max_request_size": MAX_RECORD_BYTES,
+        "max_block_ms": delivery_ms,
+        # The client wants delivery to be given at least the time of one request and the linger.
+        "delivery_timeout_ms": delivery_ms + settings.linger_ms,
+        "request_timeout_ms": min(_REQUEST_TIMEOUT_MS, delivery_ms),
+        "metrics_enabled": False,
+        "allow_auto_create_topics": False,
+    }
+
+
+def transaction_options(settings: KafkaSettings, transactional_id: str) -> dict[str, Any]:
+    """Sending in transactions; commits are bounded by `kafka.commit_timeout_s`."""
+    return producer_options(settings, settings.commit_timeout_s) | {
+        "transactional_id": transactional_id,
+        "transaction_timeout_ms": int(settings.transaction_timeout_s * 1000),
+        "retry_backoff_ms": _TRANSACTION_RETRY_MS,
+    }

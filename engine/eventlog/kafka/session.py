@@ -1,0 +1,218 @@
+"""A worker's end of the log: a member of a consumer group, and the producer of its output."""
+
+import contextlib
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from kafka import OffsetAndMetadata, TopicPartition
+from kafka.errors import KafkaError
+
+from engine.errors import EventLogError
+from engine.eventlog.base import Outgoing, Partition, Records
+from engine.eventlog.kafka.failures import translated
+from engine.eventlog.kafka.listener import Listener, keep_join
+from engine.eventlog.kafka.output import Output, Transactions
+from engine.eventlog.kafka.pace import Pace
+from engine.eventlog.kafka.progress import Progress
+from engine.eventlog.kafka.reader import to_records
+from engine.settings import KafkaSettings
+
+_LEAVE_LIMIT_S: Final = 2.0
+_GATHER_S: Final = 0.01
+"""How long the broker may take for what has gathered there."""
+
+
+class KafkaSession(ABC):
+    """What both ways of delivery share (see `engine.eventlog.base.Session`).
+
+    After an error close it, and go on with a new one from the last commit.
+    """
+
+    def __init__(self, consumer: Any, listener: Listener, output: Output, settings: KafkaSettings) -> None:
+        self._consumer = consumer
+        self._listener = listener
+        self._output = output
+        self._time_limit_s = settings.commit_timeout_s
+        self._pace = Pace(settings.commit_share)
+        self._progress = Progress(consumer, settings)
+        self._failed = False
+
+    @abstractmethod
+    def _deliver(self, offsets: Mapping[Any, Any], state: Sequence[Outgoing]) -> dict[Partition, int]:
+        """Commit; returns the offset behind the last record sent to each partition, `state` at least."""
+
+    def poll(self, timeout_s: float, max_records: int) -> list[Records]:
+        """Records that arrived, at most `max_records`; the callbacks of a rebalance are called in here.
+
+        Soon after a commit it waits a little and gathers, so that the next one is worth its cost (`Pace`).
+
+        Raises:
+            EventLogError: the broker refused, this member was fenced, or it receives nothing though there is something.
+        """
+        early_s = self._pace.early_s(time.monotonic())
+        time.sleep(early_s)
+        batch = self._poll(timeout_s, max_records)
+        room = max_records - sum(map(len, batch))
+        if early_s and batch and room:
+            # So far this is what came first; the broker is asked only now for what gathered behind it.
+            self._listener.taken.clear()
+            more = self._poll(_GATHER_S, room)
+            batch = [records for records in batch if records.partition not in self._listener.taken] + more
+        self._pace.read(sum(map(len, batch)))
+        if batch:
+            self._progress.received()
+        else:
+            self._progress.nothing_received()
+        return batch
+
+    def send(self, outgoing: Outgoing) -> None:
+        """Hand records over for delivery; they count only after `commit`."""
+        self._output.send(outgoing)
+
+    def commit(self, positions: Mapping[Partition, int], state: Sequence[Outgoing] = ()) -> dict[Partition, int]:
+        """Deliver all that was sent, then `state`, then record `positions`.
+
+        Returns:
+            For each partition that `state` went to, the offset behind its last record of `state`.
+
+        Raises:
+            DeliveryError: an output was refused or not delivered in time; no position was recorded.
+            EventLogError: the positions were not recorded: the same inputs will come again.
+        """
+        offsets = {TopicPartition(*p): OffsetAndMetadata(offset, "", -1) for p, offset in positions.items()}
+        topics = {outgoing.topic for outgoing in state}
+        if self._failed:
+            raise EventLogError("Kafka: a commit of this session failed before; go on with a new session")
+        self._failed = True
+        ends = self._deliver(offsets, state)
+        self._failed = False
+        return {partition: end for partition, end in ends.items() if partition.topic in topics}
+
+    def assignment(self) -> list[Partition]:
+        """The input partitions this session holds now."""
+        return [Partition(*partition) for partition in sorted(self._consumer.assignment())]
+
+    def pause(self, partitions: Sequence[Partition]) -> None:
+        """Hold back the records of assigned partitions; may be called inside the callback that assigns them."""
+        self._consumer.pause(*(TopicPartition(*partition) for partition in partitions))
+
+    def resume(self, partitions: Sequence[Partition]) -> None:
+        """Let the records of paused partitions come."""
+        self._consumer.resume(*(TopicPartition(*partition) for partition in partitions))
+
+    def lag(self) -> dict[Partition, int]:
+        """Records not yet read, for each assigned partition whose end is known; transaction markers count too."""
+        found = {}
+        with translated("reading positions"):
+            for partition in self._consumer.assignment():
+                end = self._consumer.highwater(partition)
+                # The end comes with the first fetch: from then on the position is known and no broker is asked for it.
+                position = None if end is None else self._consumer.position(partition, timeout_ms=0)
+                if position is not None:
+                    found[Partition(*partition)] = max(end - position, 0)
+        return found
+
+    def close(self) -> None:
+        """Leave the group and free every thread and socket, calling no callback; uncommitted output may be lost."""
+        self._listener.muted = True
+        try:
+            self._output.close(timeout_s=0.0)
+        finally:
+            with contextlib.suppress(KafkaError, RuntimeError):  # the group notices that a member is gone all the same
+                self._consumer.close(autocommit=False, timeout_ms=_LEAVE_LIMIT_S * 1000)
+            self._consumer._client.close()  # noqa: SLF001 - it stays open where the line above failed
+
+    @contextlib.contextmanager
+    def _paced(self) -> Iterator[None]:
+        """Measure the CPU time, of all threads, of what every commit costs."""
+        before_s = time.process_time()
+        yield
+        self._pace.committed(time.process_time() - before_s, time.monotonic())
+
+    def _poll(self, timeout_s: float, max_records: int) -> list[Records]:
+        with translated("reading"):
+            polled = self._consumer.poll(timeout_ms=int(timeout_s * 1000), max_records=max_records)
+        keep_join(self._consumer._coordinator)  # noqa: SLF001 - there is no public way to it
+        if self._listener.failure:
+            raise self._listener.failure
+        if self._consumer.assignment():
+            self._membership()
+        else:
+            self._listener.holder = None
+        return to_records(polled)
+
+    def _membership(self) -> Any:
+        """The group's metadata, as long as this is the member that its partitions were given to.
+
+        The library does not always tell that they were lost: expelled while it was about to join again anyway, it joins
+        as a new member and goes on with the partitions and positions of the old one. The broker cannot know, and would
+        take what such a member commits; it would even take the positions of one without a generation.
+
+        Raises:
+            EventLogError: it was expelled.
+        """
+        membership = self._consumer.group_metadata()
+        if membership.generation_id < 0 or membership.member_id != self._listener.holder:
+            raise EventLogError("Kafka: this worker was expelled from its group; going on from the last commit")
+        return membership
+
+
+class AtLeastOnceSession(KafkaSession):
+    """Outputs, then state, then positions: a crash in between repeats outputs and loses none."""
+
+    def _deliver(self, offsets: Mapping[Any, Any], state: Sequence[Outgoing]) -> dict[Partition, int]:
+        # 1. The outputs. Were the positions recorded first, a crash in between would lose them.
+        self._output.flush()
+        # 2. The state. Were it there first, the same inputs would change nothing when they come again: no output.
+        for outgoing in state:
+            self.send(outgoing)
+        ends = self._output.flush()
+        # 3. The positions: from here on these inputs do not come again.
+        if offsets:
+            self._membership()
+            with self._paced(), translated("recording positions"):
+                self._consumer.commit(offsets, timeout_ms=self._time_limit_s * 1000)
+        return ends
+
+
+class ExactlyOnceSession(KafkaSession):
+    """Outputs, state and positions in one transaction: all of them become visible, or none.
+
+    Who may commit is decided twice. The group's metadata goes with the positions, and the broker refuses those of a
+    member that is no longer one: a worker that slept through its expulsion commits nothing, whatever it thinks it
+    holds. The transactional id only tells a producer from its own predecessor: making a new one ends what the last one
+    left open, which would otherwise hold up every reader until `kafka.transaction_timeout_s`.
+    """
+
+    def __init__(
+        self,
+        consumer: Any,
+        listener: Listener,
+        transactions: Transactions,
+        settings: KafkaSettings,
+        released: Callable[[], None],
+    ) -> None:
+        super().__init__(consumer, listener, transactions, settings)
+        self._transactions = transactions
+        self._released = released
+
+    def _deliver(self, offsets: Mapping[Any, Any], state: Sequence[Outgoing]) -> dict[Partition, int]:
+        deadline_s = time.monotonic() + self._time_limit_s
+        # 1. Every record: the client would complete a transaction without those it gave up.
+        for outgoing in state:
+            self.send(outgoing)
+        ends = self._output.flush()
+        with self._paced():
+            # 2. The positions, with the membership under which they were read.
+            if offsets:
+                self._transactions.add_positions(offsets, self._membership(), deadline_s)
+            # 3. From here on all of it is visible, and these inputs do not come again.
+            self._transactions.commit(deadline_s)
+        return ends
+
+    def close(self) -> None:
+        """End an open transaction, leave the group and free every thread and socket, calling no callback."""
+        super().close()
+        self._released()

@@ -1,0 +1,472 @@
+"""Messages: clicks in (the user's own field names, mapped by the settings), recommendations out, dead letters aside.
+
+A click is decoded by msgspec straight into a struct made for the settings' field names, so fields that nobody mapped
+cost nothing, and a wrong one is named by its path. What cannot be read never stops the stream: it becomes a
+`DeadLetter` with its reason.
+"""
+
+import datetime as dt
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from operator import attrgetter
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+import numpy as np
+
+from engine.columns import NO_ITEM, Clicks, Float32
+from engine.errors import SettingsError
+from engine.eventlog.base import Headers, Partition, Records
+from engine.pipeline import SOURCES, Lists
+from engine.settings import ClickSettings
+from engine.window_store import MAX_TIME_MS
+
+RECOMMENDATION_SCHEMA: Final = 1
+HEADER_PREFIX: Final = "headrace."
+"""Of the headers that a dead letter gets beside its own."""
+_SCORE_DIGITS: Final = 4
+
+Reason = Literal[
+    "null_value",
+    "too_large",
+    "unparsable",
+    "missing_field",
+    "mistyped_field",
+    "empty_id",
+    "long_id",
+    "time_out_of_range",
+    "time_in_future",
+]
+"""Why a click went to the dead letters."""
+
+
+class Actions:
+    """Codes and weights of the actions named in the settings; codes count from 1 in their order."""
+
+    def __init__(self, settings: ClickSettings) -> None:
+        if settings.default_action not in settings.actions:
+            raise SettingsError(
+                f"setting 'clicks.default_action': found {settings.default_action!r}, expected one of clicks.actions:"
+                f" {', '.join(settings.actions)}"
+            )
+        self.names = ["", *settings.actions]
+        self._codes = {name: code for code, name in enumerate(self.names) if code}
+        self._default = self._codes[settings.default_action]
+        self.weights: Float32 = np.zeros(256, np.float32)
+        self.weights[1 : len(self.names)] = list(settings.actions.values())
+
+    def code(self, name: str | int | None) -> int:
+        """Code of an action; of the default action for one that is absent or not in the settings."""
+        return self._codes.get(str(name), self._default)
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A record that is no click, and why."""
+
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
+    timestamp_ms: int
+    partition: Partition
+    offset: int
+    reason: Reason
+    detail: str
+
+    def as_headers(self) -> Headers:
+        """The record's own headers, then reason, origin and the record's own time."""
+        ours = {
+            "reason": self.reason,
+            "detail": self.detail,
+            "topic": self.partition.topic,
+            "partition": str(self.partition.number),
+            "offset": str(self.offset),
+            "timestamp_ms": str(self.timestamp_ms),
+        }
+        return [*self.headers, *((HEADER_PREFIX + name, value.encode()) for name, value in ours.items())]
+
+
+class ClickDecoder:
+    """Turns polled records into columns by the settings' field names.
+
+    Raises:
+        SettingsError: two fields are mapped so that one lies inside the other.
+    """
+
+    def __init__(self, settings: ClickSettings, actions: Actions) -> None:
+        self._settings = settings
+        self._actions = actions
+        fields = settings.fields
+        types: dict[str, tuple[str, Any, bool]] = {
+            "user": (fields.user, str | int, True),
+            "item": (fields.item, str | int, True),
+            "time": (fields.time, _time_type(settings.time_unit), True),
+            "action": (fields.action, str | int | None, False),
+            "event_id": (fields.event_id, str | int | None, False),
+            "consent": (fields.consent, bool | None, False),
+        }
+        mapped = {name: spec for name, spec in types.items() if spec[0]}
+        for name in ("user", "item"):
+            if name not in mapped:
+                raise SettingsError(f"setting 'clicks.fields.{name}' is empty; name the field that holds the {name}")
+        self._decode: Callable[[bytes], Any] = msgspec.json.Decoder(_struct(mapped)).decode
+        self._get = {name: attrgetter(_attribute_path(spec[0])) for name, spec in mapped.items()}
+
+    def decode(self, polled: Sequence[Records], now_ms: int) -> tuple[Clicks, list[DeadLetter]]:
+        """Clicks of all records in their order, and the records that are none.
+
+        A record without a value asks to forget the user who is its key.
+
+        Args:
+            polled: what one poll brought.
+            now_ms: the time it is, for telling the far future.
+        """
+        read = _Read()
+        decode, max_bytes, consent = self._decode, self._settings.max_bytes, self._get.get("consent")
+        position = 0
+        for records in polled:
+            for index, value in enumerate(records.values):
+                if value is None or len(value) > max_bytes:
+                    self._put_aside(records, index, position, read)
+                    continue
+                try:
+                    event = decode(value)
+                except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+                    read.dead.append(_dead(records, index, *_reason(error)))
+                    continue
+                if consent and consent(event) is False:
+                    read.without_consent += 1
+                    continue
+                read.events.append(event)
+                read.origins.append(position + index)
+                read.timestamps.append(records.timestamps_ms[index])
+            position += len(records)
+        clicks, dead = self._checked(self._columns(read), polled, now_ms, read.dead)
+        return _without_forgotten(clicks), dead
+
+    def _put_aside(self, records: Records, index: int, position: int, read: "_Read") -> None:
+        value, user = records.values[index], _user(records.keys[index])
+        if value is not None:
+            detail = f"{len(value)} bytes, clicks.max_bytes is {self._settings.max_bytes}"
+            read.dead.append(_dead(records, index, "too_large", detail))
+        elif user:
+            read.forgotten[user] = position + index
+        else:
+            read.dead.append(_dead(records, index, "null_value", "no value, nor a key that names a user to forget"))
+
+    def _columns(self, read: "_Read") -> Clicks:
+        get, events = self._get, read.events
+        count = len(events)
+        hashes = np.zeros(count, np.uint32)
+        if "event_id" in get:
+            ids = list(map(get["event_id"], events))
+            if any(event_id is not None for event_id in ids):
+                hashes[:] = [0 if event_id is None else _hash(event_id) for event_id in ids]
+        if "action" in get:
+            codes = list(map(self._actions.code, map(get["action"], events)))
+        else:
+            codes = [self._actions.code(None)] * count
+        return Clicks(
+            users=_ids(map(get["user"], events)),
+            items=_ids(map(get["item"], events)),
+            times_ms=self._times_ms(events, read.timestamps),
+            actions=np.array(codes, np.uint8),
+            event_hashes=hashes,
+            origins=np.array(read.origins, np.int32),
+            forgotten=read.forgotten,
+            without_consent=read.without_consent,
+        )
+
+    def _times_ms(self, events: list[Any], timestamps: list[int]) -> np.ndarray[Any, np.dtype[np.int64]]:
+        if "time" not in self._get:
+            return np.array(timestamps, np.int64)
+        values = map(self._get["time"], events)
+        if self._settings.time_unit == "iso8601":
+            return np.fromiter(map(_epoch_ms, values), np.int64, len(events))
+        scale = 1000.0 if self._settings.time_unit == "s" else 1.0
+        return np.rint(np.fromiter(values, np.float64, len(events)) * scale).astype(np.int64)
+
+    def _checked(
+        self, clicks: Clicks, polled: Sequence[Records], now_ms: int, dead: list[DeadLetter]
+    ) -> tuple[Clicks, list[DeadLetter]]:
+        """Move clicks with impossible values to the dead letters; rarely finds any, so it looks at whole columns."""
+        latest_ms = now_ms + round(self._settings.max_future_s * 1000)
+        times_ms, limit = clicks.times_ms, self._settings.max_id_bytes
+        bad_time = (times_ms < 0) | (times_ms > min(latest_ms, MAX_TIME_MS))
+        suspects = set(np.flatnonzero(bad_time).tolist())
+        for ids in (clicks.users, clicks.items):
+            # A character is four bytes at most, so shorter ids need no encoding to be measured.
+            suspects.update(i for i, one in enumerate(ids) if not one or len(one) * 4 > limit)
+        if not suspects:
+            return clicks, dead
+        refused: set[int] = set()
+        for index in sorted(suspects):
+            problem = self._problem(clicks, index, latest_ms)
+            if problem:
+                refused.add(index)
+                records, inside = _locate(polled, int(clicks.origins[index]))
+                dead.append(_dead(records, inside, *problem))
+        return (_without(clicks, refused) if refused else clicks), dead
+
+    def _problem(self, clicks: Clicks, index: int, latest_ms: int) -> tuple[Reason, str] | None:
+        time_ms, limit = int(clicks.times_ms[index]), self._settings.max_id_bytes
+        for what, one in (("user", clicks.users[index]), ("item", clicks.items[index])):
+            if not one:
+                return "empty_id", f"the {what} id is empty"
+            if len(one.encode("utf-8", "surrogatepass")) > limit:
+                return "long_id", f"the {what} id has more than clicks.max_id_bytes = {limit} bytes"
+        if time_ms < 0 or time_ms > MAX_TIME_MS:
+            return "time_out_of_range", f"time {time_ms} ms, expected 0 to {MAX_TIME_MS}; is clicks.time_unit right?"
+        if time_ms > latest_ms:
+            return "time_in_future", f"time {time_ms} ms is more than clicks.max_future_s after now"
+        return None
+
+
+@dataclass(slots=True)
+class _Read:
+    """What was read so far: events, where each came from, and what is none."""
+
+    events: list[Any] = field(default_factory=list)
+    origins: list[int] = field(default_factory=list)
+    timestamps: list[int] = field(default_factory=list)
+    dead: list[DeadLetter] = field(default_factory=list)
+    forgotten: dict[str, int] = field(default_factory=dict)
+    without_consent: int = 0
+
+
+def _user(key: bytes | None) -> str | None:
+    """The user whom a record's key names, if it does."""
+    try:
+        return key.decode() if key else None
+    except UnicodeDecodeError:
+        return None
+
+
+def _without_forgotten(clicks: Clicks) -> Clicks:
+    """All clicks but those that stand before their user's wish to be forgotten."""
+    if not clicks.forgotten:
+        return clicks
+    asked = np.array([clicks.forgotten.get(user, -1) for user in clicks.users], np.int64)
+    return _without(clicks, set(np.flatnonzero(asked > clicks.origins).tolist()))
+
+
+def _reason(error: Exception) -> tuple[Reason, str]:
+    text = str(error)
+    if not isinstance(error, msgspec.ValidationError):
+        return "unparsable", text or type(error).__name__
+    if "missing required field" in text:
+        return "missing_field", text
+    if "<=" in text or ">=" in text:
+        return "time_out_of_range", text
+    return "mistyped_field", text
+
+
+def _dead(records: Records, index: int, reason: Reason, detail: str) -> DeadLetter:
+    return DeadLetter(
+        key=records.keys[index],
+        value=records.values[index],
+        headers=records.headers[index],
+        timestamp_ms=records.timestamps_ms[index],
+        partition=records.partition,
+        offset=records.offsets[index],
+        reason=reason,
+        detail=detail,
+    )
+
+
+def _locate(polled: Sequence[Records], position: int) -> tuple[Records, int]:
+    for records in polled:
+        if position < len(records):
+            return records, position
+        position -= len(records)
+    raise IndexError(position)
+
+
+def _without(clicks: Clicks, refused: set[int]) -> Clicks:
+    kept = [index for index in range(len(clicks)) if index not in refused]
+    return replace(
+        clicks,
+        users=[clicks.users[index] for index in kept],
+        items=[clicks.items[index] for index in kept],
+        times_ms=clicks.times_ms[kept],
+        actions=clicks.actions[kept],
+        event_hashes=clicks.event_hashes[kept],
+        origins=clicks.origins[kept],
+    )
+
+
+def _ids(values: Iterator[str | int]) -> list[str]:
+    return [value if type(value) is str else str(value) for value in values]
+
+
+def _hash(event_id: str | int) -> int:
+    return zlib.crc32(str(event_id).encode("utf-8", "surrogatepass")) or 1
+
+
+def _epoch_ms(time: dt.datetime) -> int:
+    return round((time if time.tzinfo else time.replace(tzinfo=dt.UTC)).timestamp() * 1000)
+
+
+def _time_type(unit: str) -> Any:
+    if unit == "iso8601":
+        return dt.datetime
+    most = MAX_TIME_MS if unit == "ms" else MAX_TIME_MS // 1000
+    return Annotated[int, msgspec.Meta(ge=0, le=most)] | Annotated[float, msgspec.Meta(ge=0.0, le=float(most))]
+
+
+def _attribute_path(path: str) -> str:
+    """Attributes that lead to a field: the keys of its path, each made a valid name."""
+    return ".".join(_attribute(key) for key in path.split("."))
+
+
+def _attribute(key: str) -> str:
+    return "f" + key.encode().hex()
+
+
+def _check_key(name: str, key: str, prefix: str) -> None:
+    """Refuse a step of a path that is empty, or that msgspec does not take as a name."""
+    if not key:
+        raise SettingsError(f"setting 'clicks.fields.{name}': a path under {prefix!r} has an empty step")
+    if {'"', "\\"} & set(key) or not key.isprintable():
+        raise SettingsError(f"setting 'clicks.fields.{name}': {key!r} has a character that names cannot have")
+
+
+def _struct(fields: dict[str, tuple[str, Any, bool]], prefix: str = "") -> type[msgspec.Struct]:
+    """A struct type with these fields, nested where their paths are: name -> (path, type, required)."""
+    leaves: dict[str, tuple[Any, bool]] = {}
+    inner: dict[str, dict[str, tuple[str, Any, bool]]] = {}
+    for name, (path, kind, required) in fields.items():
+        key, _, rest = path.partition(".")
+        _check_key(name, key, prefix)
+        if rest:
+            inner.setdefault(key, {})[name] = (rest, kind, required)
+        elif key in leaves:
+            raise SettingsError(f"setting 'clicks.fields.{name}': field {prefix + key!r} is mapped twice")
+        else:
+            leaves[key] = (kind, required)
+    clash = leaves.keys() & inner.keys()
+    if clash:
+        raise SettingsError(f"settings 'clicks.fields': {prefix + clash.pop()!r} is both a field and an object")
+    columns: list[Any] = [
+        (_attribute(key), kind) if required else (_attribute(key), kind, None)
+        for key, (kind, required) in leaves.items()
+    ]
+    for key, nested in inner.items():
+        struct = _struct(nested, f"{prefix}{key}.")
+        if any(required for _, _, required in nested.values()):
+            columns.append((_attribute(key), struct))
+        else:
+            columns.append((_attribute(key), struct, msgspec.field(default_factory=struct)))
+    rename = {_attribute(key): key for key in (*leaves, *inner)}
+    return msgspec.defstruct("Click", columns, rename=rename, kw_only=True, gc=False)
+
+
+class ListedItem(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """One place of a list."""
+
+    item: str
+    score: float
+    source: str
+    """One of `engine.pipeline.SOURCES`."""
+    interest: int = -1
+    """Index into the list's `interests`; absent when no interest found the item."""
+
+
+class Because(msgspec.Struct, frozen=True, gc=False):
+    """A click that weighed in an interest."""
+
+    item: str
+    share: float
+    """Share of the interest's attention, 0 to 1."""
+
+
+class Recommendation(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """A list of recommendations, as it stands on the topic `recommendations`."""
+
+    schema: int = RECOMMENDATION_SCHEMA
+    id: str
+    """Input partition, offset of the newest click in the batch, and release: a repeat has the same id."""
+    user: str
+    release: str
+    event_ms: int
+    """Event time of the newest click that the list knows."""
+    computed_ms: int
+    items: list[ListedItem]
+    """Best first."""
+    interests: list[list[Because]]
+    """For each interest, the clicks that weigh most in it; empty for a user about whom nothing is known yet."""
+
+
+_encode: Final = msgspec.json.Encoder().encode
+_recommendation: Final = msgspec.json.Decoder(Recommendation)
+
+
+def decode_recommendation(value: bytes) -> Recommendation:
+    """A list from its message.
+
+    Raises:
+        msgspec.DecodeError: it is none.
+    """
+    return _recommendation.decode(value)
+
+
+@dataclass(frozen=True, slots=True)
+class ListHeads:
+    """What a list's message says beside its items, as columns of B users."""
+
+    ids: list[str]
+    users: list[str]
+    event_ms: list[int]
+    release: str
+    computed_ms: int
+
+
+def encode_recommendations(
+    lists: Lists, heads: ListHeads, item_ids: Callable[[Sequence[int]], list[str]]
+) -> list[bytes]:
+    """The messages of B lists.
+
+    Args:
+        lists: B lists.
+        heads: B heads.
+        item_ids: item numbers to ids (`Catalogue.ids`).
+    """
+    users, count = lists.items.shape
+    there = lists.items != NO_ITEM
+    names = item_ids(np.maximum(lists.items, 0).ravel().tolist())
+    scores = np.round(lists.scores.astype(np.float64), _SCORE_DIGITS).ravel().tolist()
+    sources = [SOURCES[code] for code in lists.sources.ravel().tolist()]
+    places = list(map(ListedItem, names, scores, sources, lists.interests.ravel().tolist()))
+    lengths = there.sum(axis=1).tolist()
+    reasons = _reasons(lists, item_ids)
+    return [
+        _encode(
+            Recommendation(
+                id=heads.ids[user],
+                user=heads.users[user],
+                release=heads.release,
+                event_ms=heads.event_ms[user],
+                computed_ms=heads.computed_ms,
+                items=places[user * count : user * count + lengths[user]],
+                interests=reasons[user],
+            )
+        )
+        for user in range(users)
+    ]
+
+
+def _reasons(lists: Lists, item_ids: Callable[[Sequence[int]], list[str]]) -> list[list[list[Because]]]:
+    users, interests, most = lists.because.shape
+    if not most:
+        return [[] for _ in range(users)]
+    names = item_ids(np.maximum(lists.because, 0).ravel().tolist())
+    shares = np.round(lists.shares.astype(np.float64), _SCORE_DIGITS).ravel().tolist()
+    clicks = list(map(Because, names, shares))
+    lengths = (lists.because != NO_ITEM).sum(axis=2)
+    nested = []
+    for user, of_user in enumerate(lengths.tolist()):
+        start = user * interests * most
+        groups = [clicks[start + k * most : start + k * most + n] for k, n in enumerate(of_user)]
+        nested.append(groups if any(of_user) else [])
+    return nested

@@ -1,0 +1,66 @@
+"""The metrics, all in one place; names and units follow Prometheus' conventions (base units, `_total` for counters)."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+_FRESHNESS_S = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+_BATCH_CLICKS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096)
+
+
+class Metrics:
+    """One worker's metrics, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.clicks = self._counter("clicks", "Clicks read and understood.")
+        self.lists = self._counter("lists", "Lists delivered.")
+        self.unchanged_lists = self._counter("unchanged_lists", "Lists not sent, being the same as the last.")
+        self.dead_letters = self._counter("dead_letters", "Records sent to the dead letters.", "reason")
+        self.dropped_events = self._counter("dropped_events", "Events that changed no window.", "reason")
+        self.removed_candidates = self._counter("removed_candidates", "Candidates removed on the way.", "reason")
+        self.freshness = Histogram(
+            "headrace_freshness_seconds",
+            "From a click's append to the delivery of the list that knows it.",
+            buckets=_FRESHNESS_S,
+            registry=self.registry,
+        )
+        self.batch_clicks = Histogram(
+            "headrace_batch_clicks", "Clicks in a micro-batch.", buckets=_BATCH_CLICKS, registry=self.registry
+        )
+        self.stage_seconds = self._counter("stage_seconds", "Time spent in each stage of the data path.", "stage")
+        self.consumer_lag = self._gauge("consumer_lag", "Records not yet read.", "topic", "partition")
+        self.users = self._gauge("users", "Users held in the window store.")
+        self.window_bytes = self._gauge("window_bytes", "Bytes of the windows held.")
+        self.evicted_users = self._gauge("evicted_users", "Users that made room for others since the start.")
+        self.items = self._gauge("catalogue_items", "Item ids met so far, known to the release or not.")
+        self.index_items = self._gauge("index_items", "Items in the index of the release in use.")
+        self.release = self._gauge("release_info", "1 for the release in use.", "model", "version")
+        self.release_swaps = self._counter("release_swaps", "Releases that went live.")
+        self.release_refusals = self._counter("release_refusals", "Releases that were refused.", "reason")
+        self.forgotten_users = self._counter("forgotten_users", "Users whose window and list were deleted on request.")
+        self.restoring = self._gauge("restoring_partitions", "Partitions that wait for their windows to be restored.")
+        self.restored_users = self._counter("restored_users", "Windows restored, by where they came from.", "source")
+        self.restore_seconds = self._counter("restore_seconds", "Time spent restoring windows.")
+        self.refused_snapshots = self._counter("refused_snapshots", "Snapshots thrown away.", "reason")
+        self.restarts = self._counter("session_restarts", "Times the worker left and rejoined after a log failure.")
+        self.next_clicks = self._counter("next_clicks", "Clicks by users whose list was published before.")
+        self.next_click_hits = self._counter("next_click_hits", "Of those, clicks on an item of that list.")
+        self.next_click_popular_hits = self._counter(
+            "next_click_popular_hits", "Of those, clicks on one of as many most popular items of seven days."
+        )
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"headrace_{name}", text, labels, registry=self.registry)
+
+    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(f"headrace_{name}", text, labels, registry=self.registry)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Count the time spent inside towards a stage."""
+        started = time.perf_counter()
+        yield
+        self.stage_seconds.labels(name).inc(time.perf_counter() - started)

@@ -1,0 +1,179 @@
+"""The data path, from windows to lists: features, encoder, index, candidates, ranking. No clock, no file, no broker.
+
+windows [B, L] -> features -> interests [B, K, D] -> near items [B, K, C] -> candidates [B, P] -> lists [B, N]
+"""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from engine import candidates, features, ranking
+from engine.candidates import Candidates
+from engine.columns import NO_ITEM, Float32, Int32, Int64, UInt8, Windows
+from engine.features import Features
+from engine.live import LiveRelease
+from engine.popular import Popularity
+from engine.settings import RecommendationSettings
+
+SOURCES: Final = ("interest", "popular")
+"""Why an item is in a list, by source code: near an interest of the user, or popular with everybody."""
+FROM_INTEREST: Final = 0
+FROM_POPULAR: Final = 1
+_POOL: Final = 3
+"""Candidates considered per place of the list where the order of their scores is not yet the order of the list."""
+
+Stage = Callable[[str], AbstractContextManager[object]]
+"""Called with a stage's name; the stage runs inside. For whoever measures time."""
+
+
+@dataclass(slots=True)
+class Lists:
+    """Recommendations for B users, best first."""
+
+    items: Int32
+    """[B, N] item numbers; NO_ITEM behind the last one, when there were not enough."""
+    scores: Float32
+    """[B, N] interest · item, after pushing away; 0 for items that no interest found."""
+    sources: UInt8
+    """[B, N] index into SOURCES."""
+    interests: Int32
+    """[B, N] the interest that found the item; -1 where none did."""
+    because: Int32
+    """[B, K, M] item numbers of the clicks that weigh most in each interest; NO_ITEM where there are fewer."""
+    shares: Float32
+    """[B, K, M] their shares of the interest's attention."""
+    removed: dict[str, int]
+    """Candidates removed on the way, by reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recommender:
+    """The parts of the path that stay the same from batch to batch."""
+
+    settings: RecommendationSettings
+    action_weights: Float32
+    """[256] weight by action code (`engine.messages.Actions`)."""
+    popularity: Popularity
+
+    def recommend(self, windows: Windows, live: LiveRelease, stage: Stage = nullcontext) -> Lists:
+        """Lists for B users from their windows, by one release."""
+        with stage("features"):
+            rows = live.rows(windows.items)  # [B, L]
+            inputs = features.make(windows, rows, self.action_weights, live.contract.window_length)
+            warm = np.flatnonzero(inputs.known)
+        lists = _blank(len(windows), self.settings, live)
+        if len(warm):
+            if len(warm) < len(windows):
+                inputs, rows, windows_of_warm = inputs.take(warm), rows[warm], windows.take(warm)
+            else:
+                windows_of_warm = windows
+            with stage("encode"):
+                interests, attention = live.encode(inputs)  # [B', K, D], [B', K, L]
+            strength = np.where(rows == NO_ITEM, 0.0, np.maximum(-self.action_weights[windows_of_warm.actions], 0.0))
+            excluded = rows if self.settings.exclude_seen else np.where(strength > 0, rows, np.int32(NO_ITEM))
+            merged = self._candidates(live, interests, excluded, bool(strength.any()), stage)
+            with stage("rank"):
+                if strength.any():
+                    merged = self._pushed_away(merged, rows, strength.astype(np.float32), live)
+                self._write(lists, warm, merged, live)
+                _explain(lists, warm, inputs, attention, self.settings.because)
+        with stage("rank"):
+            self._fill(lists, windows)
+        return lists
+
+    def _candidates(
+        self, live: LiveRelease, interests: Float32, excluded: Int32, disliked: bool, stage: Stage
+    ) -> Candidates:
+        """Search near each interest and merge; users who come out short are searched again, deep enough to fill up."""
+        wanted = self.settings.count
+        reordered = disliked or self.settings.diversity > 0.0
+        keep = wanted * _POOL if reordered else wanted
+        size = len(live.index)
+        depth = min(size, self.settings.candidates_per_interest)
+        with stage("search"):
+            found = _search(live, interests, depth)
+        with stage("merge"):
+            merged = candidates.merge(*found, excluded, keep)
+        short = np.flatnonzero(merged.counts < wanted)
+        # Among this many items near one interest, at least `wanted` are not excluded.
+        enough = min(size, wanted + excluded.shape[1])
+        if len(short) and depth < enough:
+            with stage("search"):
+                found = _search(live, interests[short], enough)
+            with stage("merge"):
+                merged.replace(short, candidates.merge(*found, excluded[short], keep))
+        return merged
+
+    def _pushed_away(self, merged: Candidates, rows: Int32, strength: Float32, live: LiveRelease) -> Candidates:
+        disliked = np.where(strength > 0, rows, np.int32(NO_ITEM))
+        force = strength * np.float32(self.settings.push_away)
+        scores = ranking.push_away(merged.scores, merged.rows, disliked, force, live.vectors)
+        return merged.take(np.argsort(-scores, axis=1, kind="stable"), scores)
+
+    def _write(self, lists: Lists, warm: Int64, merged: Candidates, live: LiveRelease) -> None:
+        """Choose the lists' items from the candidates, best first."""
+        count = self.settings.count
+        if self.settings.diversity > 0.0:
+            order = ranking.diversify(merged, live.vectors, count, self.settings.diversity)
+            merged = merged.take(order, merged.scores)
+        rows, scores, interests = merged.rows[:, :count], merged.scores[:, :count], merged.interests[:, :count]
+        there = rows != NO_ITEM
+        lists.items[warm] = np.where(there, live.numbers[np.maximum(rows, 0)], np.int32(NO_ITEM))
+        lists.scores[warm] = np.where(there, scores, np.float32(0.0))
+        lists.interests[warm] = np.where(there, interests, np.int32(-1))
+        lists.sources[warm] = FROM_INTEREST
+        lists.removed["duplicate"] = merged.duplicates
+        lists.removed["seen"] = merged.seen
+
+    def _fill(self, lists: Lists, windows: Windows) -> None:
+        """Give cold users, and places left empty, what is popular and not seen."""
+        users = np.flatnonzero(lists.items[:, -1] == NO_ITEM)
+        if not len(users):
+            return
+        items, count = lists.items[users], lists.items.shape[1]
+        taken = np.concatenate([items, windows.items[users]], axis=1)
+        popular = self.popularity.top(count + taken.shape[1])  # [T]
+        fresh = (popular[None, :, None] != taken[:, None, :]).all(axis=2)  # [users, T]
+        empty = items == NO_ITEM
+        place = (~empty).sum(axis=1, keepdims=True) + fresh.cumsum(axis=1) - 1  # where a fresh item would go
+        user, source = np.nonzero(fresh & (place < count))
+        into = users[user], place[user, source]
+        lists.items[into] = popular[source]
+        lists.sources[into] = FROM_POPULAR
+
+
+def _blank(users: int, settings: RecommendationSettings, live: LiveRelease) -> Lists:
+    shape = (users, settings.count)
+    reasons = (users, live.contract.interests, settings.because)
+    return Lists(
+        items=np.full(shape, NO_ITEM, np.int32),
+        scores=np.zeros(shape, np.float32),
+        sources=np.full(shape, FROM_POPULAR, np.uint8),
+        interests=np.full(shape, -1, np.int32),
+        because=np.full(reasons, NO_ITEM, np.int32),
+        shares=np.zeros(reasons, np.float32),
+        removed={},
+    )
+
+
+def _search(live: LiveRelease, interests: Float32, depth: int) -> tuple[Int32, Float32]:
+    """Rows and scores [B, K, C] of the `depth` items nearest to each interest."""
+    users, count, dimensions = interests.shape
+    rows, scores = live.index.search(interests.reshape(-1, dimensions), depth)
+    return rows.reshape(users, count, depth), scores.reshape(users, count, depth)
+
+
+def _explain(lists: Lists, warm: Int64, inputs: Features, attention: Float32, most: int) -> None:
+    """Name the clicks with the largest attention in each interest."""
+    left = attention * (inputs.weights > 0.0)[:, None, :]  # [B', K, L]; a trace of attention falls on hidden events
+    users, interests = np.ogrid[: left.shape[0], : left.shape[1]]
+    for place in range(min(most, left.shape[2])):
+        column = left.argmax(axis=2)  # [B', K]
+        share = left[users, interests, column]
+        there = share > 0.0
+        lists.because[warm, :, place] = np.where(there, inputs.numbers[users, column], np.int32(NO_ITEM))
+        lists.shares[warm, :, place] = np.where(there, share, np.float32(0.0))
+        left[users, interests, column] = 0.0

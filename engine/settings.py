@@ -1,0 +1,362 @@
+"""The settings: one TOML file, environment over file, unknown keys refused, read once.
+
+    headrace run --config headrace.toml
+    HEADRACE_KAFKA__BOOTSTRAP_SERVERS=broker:9092 headrace run      # section, two underscores, key
+
+Units stand in the names (`_s` seconds, `_ms` milliseconds, `_bytes`). `headrace settings` shows what is in force and
+where each value came from.
+"""
+
+import difflib
+import os
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from annotated_types import Ge, Gt, Le
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, EnvSettingsSource
+from pydantic_settings import SettingsError as PydanticSettingsError
+
+from engine.errors import SettingsError
+
+ENV_PREFIX = "HEADRACE_"
+ENV_SEPARATOR = "__"
+CONFIG_VARIABLE = f"{ENV_PREFIX}CONFIG"
+"""Names the settings file, for commands run without `--config`."""
+MAX_ACTION_WEIGHT = 1000.0
+MAX_ACTION_BYTES = 255
+MAX_ACTIONS = 63
+"""Actions share a 48-bit word with the event time in the window store; code 0 is 'no event'."""
+
+PositiveInt = Annotated[int, Ge(1)]
+PositiveFloat = Annotated[float, Gt(0)]
+
+
+class Section(BaseModel):
+    """One table of the settings file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class KafkaSettings(Section):
+    """The broker and the worker's place in its consumer group."""
+
+    bootstrap_servers: str = "127.0.0.1:9092"
+    group: str = "headrace"
+    client_id: str = "headrace"
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = None
+    sasl_username: str | None = None
+    sasl_password: str | None = Field(default=None, repr=False)
+    ssl_ca_file: Path | None = None
+    connect_timeout_s: PositiveFloat = 15.0
+    """How long to look for a broker before giving up with the reason."""
+    session_timeout_s: PositiveFloat = 45.0
+    """A worker that is silent this long loses its partitions to the others."""
+    max_poll_interval_s: PositiveFloat = 300.0
+    delivery: Literal["exactly_once", "at_least_once"] = "exactly_once"
+    """exactly_once: the lists, windows and positions of a batch become visible together or not at all.
+    at_least_once: one after the other; a crash in between repeats lists (by the same ids) and loses none."""
+    static_member: str | None = None
+    """A name of this worker that no other in the group has, kept over restarts (a pod's). With it a restart within
+    `session_timeout_s` moves no partition, and ends at once what the last run left open."""
+    commit_timeout_s: PositiveFloat = 15.0
+    """A commit that takes longer ends in new clients and a restart from the last commit. A cluster needs nine seconds
+    to notice that a broker is dead (its own default), and the clients get over that by themselves."""
+    transaction_timeout_s: PositiveFloat = 30.0
+    """When the broker aborts what a dead worker left open; until then nobody can read what came behind it."""
+    commit_share: Annotated[float, Gt(0), Le(1)] = 0.1
+    """Of one core, what commits may take: under load batches wait for one another so long. 1 never waits."""
+    stall_timeout_s: PositiveFloat = 15.0
+    """A worker that receives nothing for twice as long, though there is something, starts its clients anew."""
+    delivery_timeout_s: PositiveFloat = 30.0
+    """How long producers outside a worker (`headrace produce`) try."""
+    compression: Literal["none", "gzip", "lz4", "zstd", "snappy"] = "none"
+    """The last three need the extra: pip install 'headrace[compression]'."""
+    linger_ms: Annotated[int, Ge(0)] = 2
+    """0 would mean one request per record."""
+
+    @model_validator(mode="after")
+    def _transactions_outlast_commits(self) -> Self:
+        if self.transaction_timeout_s <= self.commit_timeout_s:
+            raise ValueError(
+                f"kafka.transaction_timeout_s is {self.transaction_timeout_s:g}, expected more than"
+                f" kafka.commit_timeout_s ({self.commit_timeout_s:g}): the broker would abort what is being committed"
+            )
+        return self
+
+
+class ClickFields(Section):
+    """Where a click's fields lie in the user's own messages; a dot steps into a nested object."""
+
+    user: str = "user"
+    item: str = "item"
+    time: str = "ts"
+    """Empty: take the record's own Kafka timestamp."""
+    action: str = "action"
+    """May be absent from a message: then `clicks.default_action` holds. Empty: never read."""
+    event_id: str = "event_id"
+    """May be absent from a message. A repeated id changes nothing. Empty: never read."""
+    consent: str = ""
+    """A boolean; false keeps the click out of windows and lists. May be absent from a message. Empty: never read."""
+
+
+class ClickSettings(Section):
+    """The topic of clicks, and how to read one."""
+
+    topic: str = "clicks"
+    dead_letter_topic: str = "clicks.dead"
+    fields: ClickFields = ClickFields()
+    time_unit: Literal["s", "ms", "iso8601"] = "ms"
+    default_action: str = "view"
+    actions: Annotated[dict[str, float], Field(min_length=1, max_length=MAX_ACTIONS)] = {
+        "view": 1.0,
+        "pv": 1.0,
+        "search": 1.0,
+        "like": 2.0,
+        "fav": 2.0,
+        "cart": 2.0,
+        "buy": 3.0,
+        "dislike": -1.0,
+        "return": -1.0,
+    }
+    """Weight of each action: above 0 it counts that many times in the attention, 0 only marks the item as seen, below 0
+    it pushes away. An action not named here counts like `default_action`."""
+    max_future_s: PositiveFloat = 3600.0
+    """A click later than now by more than this goes to the dead letters."""
+    max_bytes: PositiveInt = 1_000_000
+    """A larger message goes to the dead letters unread."""
+    max_id_bytes: Annotated[int, Ge(1), Le(65_535)] = 512
+    """Longest user or item id."""
+
+    @field_validator("actions")
+    @classmethod
+    def _finite(cls, actions: dict[str, float]) -> dict[str, float]:
+        for name, weight in actions.items():
+            if not -MAX_ACTION_WEIGHT <= weight <= MAX_ACTION_WEIGHT:
+                raise ValueError(f"weight of action {name!r} is {weight}, expected {MAX_ACTION_WEIGHT} at most")
+            if len(name.encode()) > MAX_ACTION_BYTES:
+                raise ValueError(f"action {name!r} has more than {MAX_ACTION_BYTES} bytes")
+        return actions
+
+
+class WindowSettings(Section):
+    """Each user's sliding behaviour window."""
+
+    topic: str = "windows"
+    """The changelog, from which windows are restored: compacted, as many partitions as `clicks.topic`."""
+    length: Annotated[int, Ge(1), Le(1000)] = 100
+    """L: events kept per user."""
+    ttl_days: PositiveFloat | None = None
+    """Events older than the user's newest by more than this are dropped; none keeps the last L whatever their age."""
+    max_users: PositiveInt = 1_000_000
+    """Users held in memory at once by this worker; beyond it the longest idle ones make room."""
+    on_return: Literal["restore", "new"] = "restore"
+    """What those who made room come back with. restore: their window, kept on local disk meanwhile (in the system's
+    folder for temporary files, about a kilobyte each). new: none, as if they were new."""
+
+
+class SnapshotSettings(Section):
+    """Local copies of the windows, so that a restart reads only the end of the changelog."""
+
+    folder: Path | None = None
+    """Where they are kept (a disk that outlives the worker); none reads the whole changelog at every assignment."""
+    interval_s: PositiveFloat = 300.0
+    """How often each partition is written; an orderly stop writes all."""
+    max_age_h: PositiveFloat = 12.0
+    """Older ones are not used: must be less than the changelog's `delete.retention.ms`, or users who were forgotten
+    meanwhile would come back."""
+
+
+class IndexSettings(Section):
+    """The nearest-item index of a release."""
+
+    kind: Literal["auto", "exact", "hnsw"] = "auto"
+    exact_up_to: Annotated[int, Ge(0)] = 5_000
+    """auto: catalogues up to this many items are searched exactly, larger ones by HNSW."""
+    m: Annotated[int, Ge(2), Le(256)] = 16
+    ef_construction: PositiveInt = 200
+    ef_search: PositiveInt = 64
+
+
+class RecommendationSettings(Section):
+    """The lists."""
+
+    topic: str = "recommendations"
+    count: Annotated[int, Ge(1), Le(200)] = 20
+    """N: items per list."""
+    candidates_per_interest: Annotated[int, Ge(1), Le(500)] = 40
+    """C: items fetched near each interest before merging and filtering."""
+    exclude_seen: bool = True
+    """Leave out items that are in the user's window."""
+    diversity: Annotated[float, Ge(0.0), Le(1.0)] = 0.0
+    """Dial of maximal marginal relevance: 0 ranks by score alone, towards 1 items unlike those above them win."""
+    push_away: Annotated[float, Ge(0.0)] = 0.5
+    """How strongly items like those with a negative action lose score, times the action's weight."""
+    resend_unchanged: bool = True
+    """Send a list that has the same items as the user's last one: it knows newer clicks. A worker that was started anew
+    sends each user's first list in any case."""
+    because: Annotated[int, Ge(0), Le(10)] = 3
+    """Clicks named as the reason behind each interest."""
+
+
+class ReleaseSettings(Section):
+    """Where releases come from."""
+
+    topic: str = "releases"
+    model: str = "two-hop"
+    """Name of the model this worker follows."""
+    folder: Path | None = None
+    """A folder to watch for releases (`headrace publish --folder`), beside or instead of the topic."""
+    path: Path | None = None
+    """A bundle to start with, before anything is announced."""
+    poll_interval_s: PositiveFloat = 1.0
+
+
+class WorkerSettings(Section):
+    """The loop."""
+
+    max_batch_clicks: Annotated[int, Ge(1), Le(100_000)] = 512
+    """Clicks in one micro-batch at most."""
+    poll_timeout_s: PositiveFloat = 0.1
+    threads: PositiveInt = 1
+    """Threads inside onnxruntime and hnswlib."""
+
+
+class TelemetrySettings(Section):
+    """/metrics, /healthz and /readyz."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Ge(0), Le(65535)] = 9108
+    """0 takes any free port (it is logged)."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class Settings(Section):
+    """Everything that can be set, by section."""
+
+    kafka: KafkaSettings = KafkaSettings()
+    clicks: ClickSettings = ClickSettings()
+    windows: WindowSettings = WindowSettings()
+    snapshots: SnapshotSettings = SnapshotSettings()
+    index: IndexSettings = IndexSettings()
+    recommendations: RecommendationSettings = RecommendationSettings()
+    releases: ReleaseSettings = ReleaseSettings()
+    worker: WorkerSettings = WorkerSettings()
+    telemetry: TelemetrySettings = TelemetrySettings()
+
+
+class _FromEnvironment(Settings, BaseSettings):  # type: ignore[misc] # both only add to the same configuration
+    """Only says which fields to look for in the environment; never instantiated."""
+
+
+def load(path: Path | None, environ: Mapping[str, str] = os.environ) -> Settings:
+    """Read the settings: defaults, then the file at `path`, then the environment.
+
+    Raises:
+        SettingsError: the file cannot be read, a key is unknown (the nearest known one is named) or a value is wrong.
+    """
+    merged = _merge(read_file(path) if path else {}, read_environment(environ))
+    try:
+        return Settings.model_validate(merged)
+    except ValidationError as error:
+        raise SettingsError("; ".join(_explain(problem, path) for problem in error.errors())) from error
+
+
+def read_file(path: Path) -> dict[str, Any]:
+    """The settings that stand in the TOML file at `path`, checked for unknown keys only."""
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(f"settings file {path} cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"settings file {path} is not valid TOML: {error}") from error
+    _refuse_unknown(values, Settings, (), str(path))
+    return values
+
+
+def read_environment(environ: Mapping[str, str]) -> dict[str, Any]:
+    """The settings that stand in `environ`, checked for unknown names only."""
+    names = [name for name in environ if name.upper().startswith(ENV_PREFIX) and name != CONFIG_VARIABLE]
+    ours = {name: environ[name] for name in names}
+    for name in ours:
+        path = name[len(ENV_PREFIX) :].lower().split(ENV_SEPARATOR)
+        nested: dict[str, Any] = {}
+        for key in reversed(path):
+            nested = {key: nested}
+        _refuse_unknown(nested, Settings, (), f"environment variable {name}")
+    source = EnvSettingsSource(
+        _FromEnvironment, case_sensitive=False, env_prefix=ENV_PREFIX, env_nested_delimiter=ENV_SEPARATOR
+    )
+    source.env_vars = {name.lower(): value for name, value in ours.items()}
+    try:
+        return source()
+    except PydanticSettingsError as error:
+        raise SettingsError(f"{error}; a table in the environment is written as JSON") from error
+
+
+def origins(path: Path | None, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Where each setting that is not at its default came from, by dotted name."""
+    found = dict.fromkeys(_leaves(read_file(path)), str(path)) if path else {}
+    return found | dict.fromkeys(_leaves(read_environment(environ)), "environment")
+
+
+def flatten(settings: Settings) -> dict[str, Any]:
+    """Every setting by dotted name, secrets hidden."""
+    values = dict(_leaves_of(settings, ()))
+    return {name: "********" if name.endswith("_password") and value else value for name, value in values.items()}
+
+
+def _refuse_unknown(values: Mapping[str, Any], section: type[BaseModel], path: tuple[str, ...], origin: str) -> None:
+    known = section.model_fields
+    for key, value in values.items():
+        if key not in known:
+            raise SettingsError(_unknown_key(key, section, path, origin))
+        inner = known[key].annotation
+        if isinstance(inner, type) and issubclass(inner, Section) and isinstance(value, Mapping):
+            _refuse_unknown(value, inner, (*path, key), origin)
+
+
+def _unknown_key(key: str, section: type[BaseModel], path: tuple[str, ...], origin: str) -> str:
+    name = ".".join((*path, key))
+    leaves = {full.rpartition(".")[2]: full for full in flatten(Settings())}
+    if key in leaves:
+        return f"{origin}: unknown setting '{name}'; did you mean '{leaves[key]}'?"
+    near = difflib.get_close_matches(key, section.model_fields, n=1, cutoff=0.5)
+    if near:
+        return f"{origin}: unknown setting '{name}'; did you mean '{'.'.join((*path, near[0]))}'?"
+    return f"{origin}: unknown setting '{name}'; known here: {', '.join(section.model_fields)}"
+
+
+def _merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(under)
+    for key, value in over.items():
+        inner = merged.get(key)
+        merged[key] = _merge(inner, value) if isinstance(inner, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def _leaves(values: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[str]:
+    for key, value in values.items():
+        name = (*path, key)
+        if isinstance(value, Mapping) and name != ("clicks", "actions"):
+            yield from _leaves(value, name)
+        else:
+            yield ".".join(name)
+
+
+def _leaves_of(section: BaseModel, path: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
+    for key in type(section).model_fields:
+        value = getattr(section, key)
+        if isinstance(value, Section):
+            yield from _leaves_of(value, (*path, key))
+        else:
+            yield ".".join((*path, key)), value
+
+
+def _explain(problem: Mapping[str, Any], path: Path | None) -> str:
+    name = ".".join(str(part) for part in problem["loc"])
+    origin = f" (file {path}, or {ENV_PREFIX}{name.upper().replace('.', ENV_SEPARATOR)})" if path else ""
+    return f"setting '{name}': found {problem.get('input')!r}, but {problem['msg'].lower()}{origin}"

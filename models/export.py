@@ -1,0 +1,110 @@
+"""From a trained encoder to a release bundle: torch must agree with onnxruntime, or nothing is written."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from engine import release
+from engine.columns import Float32, Int32, Int64
+from engine.contract import Contract
+from engine.encoder import Encoder
+from engine.errors import UnfitReleaseError
+from engine.features import log_ages
+from engine.release import NewRelease
+from models import graphs
+from models.encoder import TwoHopEncoder
+from models.settings import TrainSettings
+from models.train import Trained
+
+_TRIAL_BATCHES = ((1, 1), (3, 2), (16, 17), (8, None))
+"""Users and window length of each comparison; None stands for the full window."""
+_TRIAL_SPAN_MS = 10**11
+"""Three years: windows as old as they get."""
+
+
+def write(trained: Trained, settings: TrainSettings, name: tuple[str, str], created_ms: int, releases: Path) -> Path:
+    """Export, compare, and write the bundle `name` = (model, version) below `releases`; returns its folder.
+
+    Raises:
+        UnfitReleaseError: torch and onnxruntime differ by more than the contract's tolerance.
+        ReleaseError: that bundle is there already.
+    """
+    sizes = settings.encoder.contract
+    encoder_onnx, items_onnx = graphs.encoder_graph(trained.encoder), graphs.items_graph(trained.encoder)
+    difference = largest_difference(trained.encoder, Encoder(encoder_onnx, items_onnx, sizes))
+    refuse_difference(difference, sizes)
+    bundle = NewRelease(
+        model=name[0],
+        version=name[1],
+        created_ms=created_ms,
+        contract=sizes,
+        holdout=trained.holdout,
+        encoder_onnx=encoder_onnx,
+        items_onnx=items_onnx,
+        vectors=vectors(trained.encoder),
+        popularity=trained.popularity,
+        ids=trained.ids,
+        figures={"validation_ndcg": trained.rounds[-1].best_ndcg, "parity_difference": difference},
+        report=_report(trained, settings),
+    )
+    return release.write(bundle, releases)
+
+
+def refuse_difference(difference: float, sizes: Contract) -> None:
+    """Refuse to go on when torch and onnxruntime differ by more than the contract allows, or by NaN.
+
+    Raises:
+        UnfitReleaseError: they do.
+    """
+    if not difference <= sizes.tolerance:
+        raise UnfitReleaseError(
+            f"torch and onnxruntime differ by {difference:.2g}, at most {sizes.tolerance:.2g} is allowed; nothing was"
+            " written: a smaller learning rate or another seed gives weights of a more usual size"
+        )
+
+
+def vectors(encoder: TwoHopEncoder) -> Float32:
+    """[V, D] item vectors e(x)."""
+    array: Float32 = encoder.items.weight.detach().cpu().numpy()
+    return array
+
+
+def largest_difference(encoder: TwoHopEncoder, exported: Encoder, seed: int = 0) -> float:
+    """Largest absolute difference between torch and onnxruntime on any output, over random windows."""
+    rng, table = np.random.default_rng(seed), vectors(encoder)
+    tables = exported.tables(table)
+    worst = 0.0
+    for users, length in _TRIAL_BATCHES:
+        items, times_ms, weights = _random_windows(rng, (users, length or exported.sizes.window_length), len(table))
+        found = exported.encode(tables, items, log_ages(times_ms, times_ms[:, -1:]), weights)
+        for ours, theirs in zip(newest(encoder, items, times_ms, weights), found, strict=True):
+            worst = max(worst, float(np.abs(ours - theirs).max()), key=lambda value: (np.isnan(value), value))
+    return worst
+
+
+@torch.no_grad()
+def newest(encoder: TwoHopEncoder, items: Int32, times_ms: Int64, weights: Float32) -> tuple[Float32, Float32]:
+    """What the training pass has at the newest event of B windows [B, L]: interests [B, K, D], attention [B, K, L]."""
+    ages = log_ages(times_ms[:, None], times_ms[:, :, None])  # [B, L, L]
+    interests, attention = encoder(*map(torch.from_numpy, (items, ages, weights)))
+    return interests[:, -1].numpy(), attention[:, :, -1].numpy()
+
+
+def _random_windows(rng: np.random.Generator, shape: tuple[int, int], items: int) -> tuple[Int32, Int64, Float32]:
+    """Windows with events of every weight, hidden ones among them; the newest is always visible."""
+    times_ms = np.sort(rng.integers(0, _TRIAL_SPAN_MS, shape), axis=1)
+    weights = rng.choice(np.array([0.0, 0.5, 1.0, 3.0], np.float32), shape)
+    weights[:, -1] = 1.0
+    return rng.integers(0, items, shape, dtype=np.int32), times_ms, weights
+
+
+def _report(trained: Trained, settings: TrainSettings) -> dict[str, Any]:
+    return {
+        "settings": settings.model_dump(),
+        "newest_training_event_ms": trained.newest_ms,
+        "data_fingerprint": trained.fingerprint,
+        "rounds": [asdict(progress) for progress in trained.rounds],
+    }

@@ -1,0 +1,183 @@
+"""The two ONNX graphs of a release, written node by node from the trained parameters.
+
+A traced export would bring the training pass with it; serving needs one query per hop, so the graphs are built here
+with the shapes that are cheap to run: a hop's queries are laid out over all D dimensions (a head's are zero outside
+its slice, folded into the projections when the graph is built), so that both hops are the same three nodes on
+[B, Q, D] against [B, L, D] and no tensor of a window's size is ever transposed in memory.
+Nothing in a graph depends on V, B or L.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor, nn
+
+from engine import contract
+from models.encoder import TINY_WEIGHT, FeedForward, Hop, TwoHopEncoder
+
+_IR_VERSION = 8  # the file format that came with opset 18: every onnxruntime that knows the opset can read it
+_ONNX_TYPES = {"tensor(float)": TensorProto.FLOAT, "tensor(int32)": TensorProto.INT32}
+_Array = npt.NDArray[np.float32] | npt.NDArray[np.int64]
+
+
+def items_graph(encoder: TwoHopEncoder) -> bytes:
+    """items.onnx: item vectors [V, D] in, the attention tables [V, D] out."""
+    graph = _Graph()
+    keyed = graph.layer_norm("vectors", encoder.item_norm)
+    for number, hop in enumerate((encoder.hop1, encoder.hop2), start=1):
+        graph.matmul(keyed, graph.constant(_array(hop.key.weight).T), name=f"keys{number}")
+        graph.matmul(keyed, graph.constant(_array(hop.value.weight).T), name=f"values{number}")
+    return graph.serialise("items", contract.ITEMS_INPUTS, contract.ITEMS_OUTPUTS, encoder)
+
+
+def encoder_graph(encoder: TwoHopEncoder) -> bytes:
+    """encoder.onnx: windows of B users in, K interests each and the attention behind them out."""
+    graph = _Graph()
+    biases = _biases(graph, encoder)
+    newest = graph.node("Gather", "vectors", graph.node("Gather", "items", graph.constant(np.int64(-1)), axis=1))
+    state = _first_hop(graph, encoder, newest, biases[0])
+    _second_hop(graph, encoder, state, biases[1])
+    return graph.serialise("encoder", contract.ENCODER_INPUTS, contract.ENCODER_OUTPUTS, encoder)
+
+
+class _Graph:
+    """Nodes and constants in the making; every method returns the name of what it adds."""
+
+    def __init__(self) -> None:
+        self._nodes: list[onnx.NodeProto] = []
+        self._constants: list[onnx.TensorProto] = []
+
+    def node(self, operator: str, *inputs: str, name: str | None = None, **attributes: Any) -> str:
+        output = name or f"{operator}_{len(self._nodes)}"
+        self._nodes.append(helper.make_node(operator, list(inputs), [output], output, **attributes))
+        return output
+
+    def constant(self, value: npt.ArrayLike) -> str:
+        name = f"constant_{len(self._constants)}"
+        self._constants.append(numpy_helper.from_array(np.ascontiguousarray(value).reshape(np.shape(value)), name))
+        return name
+
+    def widen(self, state: str) -> str:
+        """[B, N] to [B, 1, N]."""
+        return self.node("Unsqueeze", state, self.constant(np.array([1], np.int64)))
+
+    def matmul(self, left: str, right: str, name: str | None = None) -> str:
+        return self.node("MatMul", left, right, name=name)
+
+    def linear(self, state: str, weight: _Array, bias: _Array) -> str:
+        """Affine map: state [..., N] @ weight [N, M] + bias [M]."""
+        return self.node("Add", self.matmul(state, self.constant(weight)), self.constant(bias))
+
+    def layer_norm(self, state: str, norm: nn.LayerNorm, name: str | None = None) -> str:
+        scale, shift = self.constant(_array(norm.weight)), self.constant(_array(norm.bias))
+        return self.node("LayerNormalization", state, scale, shift, name=name, axis=-1, epsilon=norm.eps)
+
+    def reshape(self, state: str, shape: Sequence[int]) -> str:
+        return self.node("Reshape", state, self.constant(np.array(shape, np.int64)))
+
+    def serialise(
+        self,
+        name: str,
+        inputs: dict[str, tuple[str, str]],
+        outputs: dict[str, tuple[str, str]],
+        encoder: TwoHopEncoder,
+    ) -> bytes:
+        fixed = {"D": encoder.settings.dimensions, "K": encoder.settings.interests}
+        graph = helper.make_graph(
+            self._nodes,
+            name,
+            [_value(*item, fixed) for item in inputs.items()],
+            [_value(*item, fixed) for item in outputs.items()],
+            self._constants,
+        )
+        opset = helper.make_opsetid("", encoder.settings.contract.opset)
+        model = helper.make_model(graph, opset_imports=[opset], ir_version=_IR_VERSION, producer_name="headrace")
+        onnx.checker.check_model(model, full_check=True)
+        return bytes(model.SerializeToString())
+
+
+def _biases(graph: _Graph, encoder: TwoHopEncoder) -> tuple[str, str]:
+    """What rank, age and weight add to the attention of each query: [B, H, L] and [B, K, L]."""
+    hops = (encoder.hop1, encoder.hop2)
+    ages = graph.constant(-np.concatenate([_array(hop.age_slope) for hop in hops])[:, None])  # [H + K, 1]
+    ranks = graph.constant(-np.concatenate([_array(hop.rank_slope) for hop in hops])[:, None])  # [H + K, 1]
+    weights = graph.node("Log", graph.node("Max", "weights", graph.constant(np.float32(TINY_WEIGHT))))
+    bias = graph.node("Mul", graph.widen("ages"), ages)  # [B, H + K, L]
+    bias = graph.node("Add", bias, graph.node("Mul", _ranks(graph), ranks))
+    bias = graph.node("Add", bias, graph.widen(weights))
+    cuts = [0, encoder.hop1.queries, encoder.hop1.queries + encoder.hop2.queries]
+    return _rows(graph, bias, cuts[0], cuts[1]), _rows(graph, bias, cuts[1], cuts[2])
+
+
+def _ranks(graph: _Graph) -> str:
+    """log(1 + events after this one): [L], 0 in the last column."""
+    length = graph.node("Cast", graph.node("Shape", "items", start=1, end=2), to=TensorProto.FLOAT)
+    length = graph.node("Squeeze", length)
+    one_past = graph.node("Range", length, graph.constant(np.float32(0)), graph.constant(np.float32(-1)))
+    return graph.node("Log", one_past)
+
+
+def _rows(graph: _Graph, state: str, start: int, end: int) -> str:
+    bounds = [graph.constant(np.array([number], np.int64)) for number in (start, end, 1)]
+    return graph.node("Slice", state, *bounds)
+
+
+def _first_hop(graph: _Graph, encoder: TwoHopEncoder, newest: str, bias: str) -> str:
+    """Return h [B, D]: the newest item, told what the window says about it."""
+    hop, size = encoder.hop1, encoder.settings.dimensions
+    slices = np.repeat(np.eye(hop.queries, dtype=np.float32), hop.width, axis=1)  # [H, D], head h is 1 on its slice
+    queries = _queries(graph, hop, newest, slices)
+    context = graph.reshape(_attend(graph, queries, 1, bias), (-1, hop.queries * size))  # [B, H * D]
+    mix = slices[:, :, None] * _array(encoder.mix.weight).T  # [H, D, D]
+    mixed = graph.linear(context, mix.reshape(-1, size), _array(encoder.mix.bias))
+    state = graph.node("Add", newest, mixed)
+    return graph.node("Add", state, _feed_forward(graph, encoder.feed1, graph.layer_norm(state, encoder.feed1_norm)))
+
+
+def _second_hop(graph: _Graph, encoder: TwoHopEncoder, state: str, bias: str) -> None:
+    """The outputs: interests [B, K, D] and attention [B, K, L]."""
+    hop = encoder.hop2
+    queries = _queries(graph, hop, state, np.ones((1, encoder.settings.dimensions), np.float32))
+    context = _attend(graph, queries, 2, bias, name="attention")
+    context = graph.node("Add", context, graph.widen(state))
+    interests = graph.node("Add", context, _feed_forward(graph, encoder.feed2, context))
+    graph.layer_norm(interests, encoder.interest_norm, name="interests")
+
+
+def _queries(graph: _Graph, hop: Hop, state: str, slices: npt.NDArray[np.float32]) -> str:
+    """[B, Q, D] from the state [B, D]; `slices` [H or 1, D] says which dimensions each head looks through."""
+    size = slices.shape[1]
+    scale = 1.0 / math.sqrt(hop.width)
+    weight = scale * _array(hop.query.weight).T.reshape(size, -1, size) * slices  # [D, Q, D]
+    bias = scale * _array(hop.query.bias).reshape(-1, size) * slices  # [Q, D]
+    flat = graph.linear(graph.layer_norm(state, hop.norm), weight.reshape(size, -1), bias.ravel())
+    return graph.reshape(flat, (-1, hop.queries, size))
+
+
+def _attend(graph: _Graph, queries: str, hop: int, bias: str, name: str | None = None) -> str:
+    """What each query finds in the window: [B, Q, D]. `name` is given to the attention [B, Q, L]."""
+    keys = graph.node("Gather", f"keys{hop}", "items")  # [B, L, D]
+    transposed = graph.node("Transpose", keys, perm=[0, 2, 1])  # fused into the product by onnxruntime
+    logits = graph.node("Add", graph.node("MatMul", queries, transposed), bias)
+    attention = graph.node("Softmax", logits, name=name, axis=-1)
+    return graph.node("MatMul", attention, graph.node("Gather", f"values{hop}", "items"))
+
+
+def _feed_forward(graph: _Graph, layer: FeedForward, state: str) -> str:
+    inner = graph.linear(state, _array(layer.inner.weight).T, _array(layer.inner.bias))
+    return graph.linear(graph.node("Relu", inner), _array(layer.outer.weight).T, _array(layer.outer.bias))
+
+
+def _value(name: str, spec: tuple[str, str], fixed: dict[str, int]) -> onnx.ValueInfoProto:
+    kind, axes = spec
+    return helper.make_tensor_value_info(name, _ONNX_TYPES[kind], [fixed.get(axis, axis) for axis in axes])
+
+
+def _array(parameter: Tensor) -> npt.NDArray[np.float32]:
+    array: npt.NDArray[np.float32] = parameter.detach().cpu().numpy()
+    return array

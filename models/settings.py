@@ -1,0 +1,71 @@
+"""How a release is trained: every number that can be chosen, in one place that needs no torch."""
+
+from typing import Annotated, Literal, Self
+
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic import BaseModel, ConfigDict, model_validator
+
+from engine.contract import Contract
+from engine.settings import ClickSettings
+
+HoldoutName = Literal["none", "last", "time", "both"]
+PositiveInt = Annotated[int, Ge(1)]
+
+
+class EncoderSettings(BaseModel):
+    """Sizes of the two-hop encoder."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    dimensions: Annotated[int, Ge(2), Le(1024)] = 64
+    """D."""
+    interests: Annotated[int, Ge(1), Le(32)] = 4
+    """K."""
+    heads: Annotated[int, Ge(1), Le(32)] = 2
+    """Attention heads of the first hop."""
+    hidden: PositiveInt = 128
+    """Width of the two feed-forward layers."""
+    window_length: Annotated[int, Ge(1), Le(1000)] = 100
+    """L."""
+    dropout: Annotated[float, Ge(0.0), Lt(1.0)] = 0.2
+
+    @model_validator(mode="after")
+    def _heads_divide_dimensions(self) -> Self:
+        if self.dimensions % self.heads:
+            raise ValueError(f"dimensions ({self.dimensions}) must be a multiple of heads ({self.heads})")
+        return self
+
+    @property
+    def contract(self) -> Contract:
+        """What a release with these sizes promises the engine."""
+        return Contract(window_length=self.window_length, interests=self.interests, dimensions=self.dimensions)
+
+
+class TrainSettings(BaseModel):
+    """How the encoder is trained."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    encoder: EncoderSettings = EncoderSettings()
+    clicks: ClickSettings = ClickSettings()
+    """Weights of the actions, as they will be when the release serves."""
+    holdout: HoldoutName = "both"
+    """What training leaves out to be asked later: each user's last event, the last tenth of time, or both."""
+    minutes: Annotated[float, Gt(0.0)] = 5.0
+    """Training stops after this long, whatever it has reached."""
+    epochs: PositiveInt | None = None
+    """Training stops after this many passes over the data; none sets no limit."""
+    seed: int = 0
+    batch_sequences: PositiveInt = 64
+    """Half of the usual 128: on the small sets, as good in the end and there in two thirds of the time."""
+    learning_rate: Annotated[float, Gt(0.0)] = 1e-3
+    full_softmax_up_to: Annotated[int, Ge(0)] = 5_000
+    """Catalogues up to this many items are trained with the full softmax, larger ones with a sampled one."""
+    negatives: PositiveInt = 1_024
+    """Draws per step of the sampled softmax."""
+    round_steps: PositiveInt = 200
+    """Validation comes after every epoch, and after this many steps of a long one."""
+    validation_users: PositiveInt = 1_000
+    """At most so many users (and at most half of them) give their newest training event to validation."""
+    patience: PositiveInt = 10
+    """Training stops after this many validations in a row without a better one."""

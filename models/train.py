@@ -1,0 +1,233 @@
+"""Training: recorded interactions in, the best encoder found within the time limit out.
+
+Every event of every history is a target once per epoch (`models.sequences`). Some users' newest training events are
+kept aside to tell when to stop; what an evaluation will ask is left out altogether (`models.protocol`). On CPU the
+same data, settings and number of rounds give the same weights.
+"""
+
+import copy
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from engine.columns import Bool, Float32, Int64
+from engine.errors import DataError
+from engine.release import Holdout
+from models import protocol, sequences
+from models.dataset import Interactions
+from models.encoder import TwoHopEncoder
+from models.loss import Candidates, NegativeSampler, catalogue_loss, whole_catalogue
+from models.sequences import Batch, Histories, Sequences
+from models.settings import TrainSettings
+
+POPULARITY_DAYS = 7
+_DAY_MS = 86_400_000
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where training stands after a step."""
+
+    epoch: int
+    step: int
+    loss: float
+    """Mean training loss since the last validation."""
+    ndcg: float
+    """Last validation: mean of 1 / log2(1 + rank) of the next item among all unseen ones; 0 before the first."""
+    best_ndcg: float
+    elapsed_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What training found."""
+
+    encoder: TwoHopEncoder
+    """In evaluation mode."""
+    ids: list[str]
+    """[V] ids of the items with a training event, by row."""
+    popularity: Float32
+    """[V] events in the last seven days of the training data."""
+    holdout: Holdout
+    newest_ms: int
+    """Newest event trained on."""
+    fingerprint: str
+    """Of the data, what was left out included."""
+    rounds: list[Progress]
+    """Where training stood after each validation."""
+
+
+def train(
+    interactions: Interactions,
+    settings: TrainSettings,
+    watch: Callable[[Progress], None] = lambda _progress: None,
+    clock_s: Callable[[], float] = time.monotonic,
+) -> Trained:
+    """Train an encoder on `interactions`, less what `settings.holdout` leaves out.
+
+    Raises:
+        DataError: too little is left to train on.
+    """
+    left_out = protocol.holdout(interactions, settings.holdout)
+    training = interactions.select(~protocol.held_out(interactions, left_out))
+    weights = training.weights(settings.clicks.actions, settings.clicks.default_action)
+    training, weights = training.select(weights > 0.0), weights[weights > 0.0]
+    known, rows = np.unique(training.items, return_inverse=True)
+    histories = _histories(training, rows.astype(np.int32), weights)
+    counts = np.bincount(rows, minlength=len(known))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        began_s = clock_s()
+        course = _Course(histories, counts, settings, watch, lambda: clock_s() - began_s)
+        rounds = course.run()
+    newest_ms = int(training.times_ms[-1])
+    recent = training.times_ms > newest_ms - POPULARITY_DAYS * _DAY_MS
+    return Trained(
+        encoder=course.encoder,
+        ids=[training.item_ids[number] for number in known],
+        popularity=np.bincount(rows[recent], minlength=len(known)).astype(np.float32),
+        holdout=left_out,
+        newest_ms=newest_ms,
+        fingerprint=interactions.fingerprint(),
+        rounds=rounds,
+    )
+
+
+def _histories(training: Interactions, rows: np.ndarray, weights: Float32) -> Histories:
+    order = training.by_user()
+    users = training.users[order]
+    starts = np.concatenate([np.flatnonzero(np.diff(users, prepend=-1)), [len(users)]])
+    return Histories(items=rows[order], times_ms=training.times_ms[order], weights=weights[order], starts=starts)
+
+
+class _Course:
+    """One training: the encoder, what it learns from and what it is tried on."""
+
+    def __init__(
+        self,
+        histories: Histories,
+        counts: Int64,
+        settings: TrainSettings,
+        watch: Callable[[Progress], None],
+        elapsed_s: Callable[[], float],
+    ) -> None:
+        self._histories, self._settings = histories, settings
+        self._watch, self._elapsed_s = watch, elapsed_s
+        self._progress = Progress(epoch=0, step=0, loss=0.0, ndcg=0.0, best_ndcg=0.0, elapsed_s=0.0)
+        self._rng = np.random.default_rng(settings.seed)
+        length = settings.encoder.window_length
+        aside = _validation_users(histories.lengths(), settings, self._rng)
+        self._training = sequences.cut(histories.lengths() - aside, histories.starts[:-1], length)
+        if len(self._training) == 0 or not aside.any():
+            raise DataError(
+                f"{len(histories.starts) - 1} users with {len(histories.items)} events are left to train on, too few"
+                " with two events or more; give more data or a smaller --holdout"
+            )
+        ends = histories.starts[1:][aside] - 1
+        begins = np.maximum(histories.starts[:-1][aside], ends - length)
+        self._validation = Sequences(begins=begins, ends=ends, asked=ends - 1)
+        self.encoder = TwoHopEncoder(len(counts), settings.encoder)
+        self._optimiser = torch.optim.AdamW(self.encoder.parameters(), lr=settings.learning_rate, fused=True)
+        self._sampler = NegativeSampler(torch.from_numpy(counts), settings.negatives, torch.default_generator)
+        self._whole = whole_catalogue(len(counts))
+
+    def run(self) -> list[Progress]:
+        """Train until a limit is reached, then take back the best weights found."""
+        rounds = list[Progress]()
+        best_weights, stale = copy.deepcopy(self.encoder.state_dict()), 0
+        for losses in self._rounds():
+            ndcg = self._validate()
+            better = ndcg > self._progress.best_ndcg or not rounds
+            if better:
+                best_weights = copy.deepcopy(self.encoder.state_dict())
+            self._advance(losses, ndcg=ndcg, best_ndcg=max(ndcg, self._progress.best_ndcg))
+            rounds.append(self._progress)
+            stale = 0 if better else stale + 1
+            if stale == self._settings.patience:
+                break
+        self.encoder.load_state_dict(best_weights)
+        self.encoder.eval()
+        return rounds
+
+    def _rounds(self) -> Iterator[list[float]]:
+        """Losses of each round: an epoch, or `round_steps` of a longer one."""
+        settings = self._settings
+        while self._progress.epoch != settings.epochs:
+            losses: list[float] = []
+            for batch in sequences.batches(self._histories, self._training, settings.batch_sequences, self._rng):
+                losses.append(self._learn(batch))
+                self._advance(losses, step=self._progress.step + 1)
+                if self._time_is_up():
+                    yield losses
+                    return
+                if len(losses) == settings.round_steps:
+                    yield losses
+                    losses = []
+            if losses:
+                yield losses
+            self._progress = replace(self._progress, epoch=self._progress.epoch + 1)
+
+    def _time_is_up(self) -> bool:
+        return self._elapsed_s() > 60.0 * self._settings.minutes
+
+    def _advance(self, losses: list[float], **changes: Any) -> None:
+        self._progress = replace(self._progress, loss=sum(losses) / len(losses), elapsed_s=self._elapsed_s(), **changes)
+        self._watch(self._progress)
+
+    def _learn(self, batch: Batch) -> float:
+        self.encoder.train()
+        asked = batch.targets != sequences.NO_TARGET  # [S, L]
+        if not asked.any():
+            return 0.0
+        targets = torch.from_numpy(batch.targets[asked]).long()
+        interests = self._interests(batch)[torch.from_numpy(asked)]  # [P, K, D]
+        loss = catalogue_loss(interests, targets, self.encoder.items.weight, self._candidates())
+        self._optimiser.zero_grad()
+        torch.autograd.backward(loss)
+        self._optimiser.step()
+        return loss.item()
+
+    def _interests(self, batch: Batch) -> Tensor:
+        items, ages, weights = map(torch.from_numpy, (batch.items, batch.ages, batch.weights))
+        interests: Tensor = self.encoder(items, ages, weights)[0]  # [S, L, K, D]
+        return interests
+
+    def _candidates(self) -> Candidates:
+        full = len(self._whole.items) <= self._settings.full_softmax_up_to
+        return self._whole if full else self._sampler.draw()
+
+    @torch.no_grad()
+    def _validate(self) -> float:
+        self.encoder.eval()
+        chosen = np.arange(len(self._validation))
+        gains = [torch.zeros(0)]
+        for part in np.array_split(
+            chosen, range(self._settings.batch_sequences, len(chosen), self._settings.batch_sequences)
+        ):
+            batch = sequences.gather(self._histories, self._validation, part)
+            gains.append(self._gains(batch))
+        found = torch.cat(gains)
+        return float(found.mean()) if len(found) else 0.0
+
+    def _gains(self, batch: Batch) -> Tensor:
+        users, places = np.nonzero(batch.targets != sequences.NO_TARGET)  # one target a user, or none
+        targets = torch.from_numpy(batch.targets[users, places]).long()
+        scores = (self._interests(batch)[users, places] @ self.encoder.items.weight.T).amax(1)  # [S', V]
+        own = scores.gather(1, targets[:, None])
+        inputs = np.where(batch.weights > 0.0, batch.items, batch.items[:, :1])[users]
+        scores.scatter_(1, torch.from_numpy(inputs).long(), -torch.inf)
+        return 1.0 / torch.log2(2.0 + (scores > own).sum(1))
+
+
+def _validation_users(lengths: Int64, settings: TrainSettings, rng: np.random.Generator) -> Bool:
+    """[U] marks the users whose newest training event is kept aside; they keep at least one event to learn from."""
+    able = np.flatnonzero(lengths >= 2)  # noqa: PLR2004 - an input and a target
+    chosen = rng.choice(able, min(settings.validation_users, (len(able) + 1) // 2), replace=False)
+    marks = np.zeros(len(lengths), np.bool_)
+    marks[chosen] = True
+    return marks

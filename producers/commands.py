@@ -1,0 +1,234 @@
+"""The verbs of the producing side: `headrace produce replay`, `headrace produce simulate` and `headrace demo`."""
+
+import dataclasses
+import json
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from engine import settings as settings_module
+from engine.commands import config_option
+from engine.errors import SettingsError
+from engine.eventlog.base import TopicSpec
+from engine.eventlog.kafka import KafkaLog
+from engine.eventlog.memory import MemoryLog
+from engine.settings import Settings
+from producers.clock import REAL_CLOCK
+from producers.demo import Demo, Show, demo_settings, demo_topics
+from producers.events import ClickEncoder, Events
+from producers.progress import bar, spell_time
+from producers.readers import Layout, read
+from producers.recording import record
+from producers.replay import Pace, Plan, play
+from producers.screen import render
+from producers.shoppers import Simulation, SimulationSettings
+from producers.stream import stream
+
+_SIMULATION = SimulationSettings()
+
+_RETAINED = 20_000
+"""Records that a topic of the demo keeps in memory: more than anyone who reads it falls behind."""
+
+Command = Callable[..., None]
+Send = Callable[[Events], None]
+
+kafka_option = click.option(
+    "--kafka", metavar="HOST:PORT", help="The broker, instead of the one in the settings (kafka.bootstrap_servers)."
+)
+
+
+def _options(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    def decorate(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def _simulation_option(name: str, text: str) -> Callable[[Command], Command]:
+    """An option that is a field of SimulationSettings, by the same name."""
+    return click.option(f"--{name.replace('_', '-')}", default=getattr(_SIMULATION, name), show_default=True, help=text)
+
+
+simulation_options = _options(
+    _simulation_option("seed", "Of the shoppers and their clicks."),
+    _simulation_option("catalogue_seed", "Of the shop and its items."),
+    _simulation_option("items", "Items in the shop."),
+    _simulation_option("shoppers", "Shoppers."),
+    _simulation_option("new_items", "Share of the items that go on sale on the way."),
+    _simulation_option("new_shoppers", "Share of the shoppers who first come on the way."),
+    _simulation_option("drift", "Probability, per session, that one interest gives way to another."),
+)
+layout_options = _options(
+    click.option("--user-column", "user", help="Column of user ids, in a file that is not known by its name."),
+    click.option("--item-column", "item", help="Column of item ids."),
+    click.option("--time-column", "time", help="Column of times."),
+    click.option("--action-column", "action", help="Column of action names."),
+    click.option("--time-unit", type=click.Choice(["s", "ms", "iso8601"]), help="How times are written."),
+)
+partitions_option = click.option(
+    "--partitions", type=click.IntRange(min=1), default=1, show_default=True, help="Of the topic, if it is missing."
+)
+
+
+@click.group()
+def produce() -> None:
+    """Put clicks on the topic of clicks: recorded or simulated ones."""
+
+
+@produce.command()
+@click.argument("source", type=click.Path(path_type=Path))
+@click.option("--speed", type=float, help="Times the speed at which it was recorded.")
+@click.option(
+    "--rate", type=float, help="Clicks per second, evenly spaced. Without speed or rate: as fast as possible."
+)
+@click.option("--limit", type=click.IntRange(min=1), help="Play only the first so many clicks.")
+@click.option("--shift-to-now", is_flag=True, help="Move event times to now, instead of keeping them.")
+@click.option("--event-ids", is_flag=True, help="Send the row number as event id, so that a repeat changes nothing.")
+@layout_options
+@partitions_option
+@kafka_option
+@config_option
+def replay(source: Path, speed: float | None, rate: float | None, limit: int | None, **options: Any) -> None:
+    """Play recorded clicks from SOURCE in order of event time.
+
+    SOURCE is a folder with interactions.csv.gz or with MovieLens' ratings.dat, u.data or ratings.csv, one of these
+    files, or any CSV or Parquet file whose columns are named with the options below.
+    """
+    settings = settings_for(options["config"], options["kafka"])
+    pace = Pace(speed, rate)
+    recording = read(source, _layout(options)).select(slice(limit))
+    with _sending(settings, options["partitions"], len(recording)) as send:
+        plan = Plan.of(recording.times_ms, pace, REAL_CLOCK.now_ms() if options["shift_to_now"] else None)
+        play(recording, plan, send, event_ids=options["event_ids"])
+
+
+@produce.command()
+@simulation_options
+@click.option("--rate", type=float, help="Clicks per second of all shoppers; without it, hours lie between sessions.")
+@click.option("--seconds", type=click.FloatRange(min=0), help="How long; without it, until Ctrl-C.")
+@click.option("--out", type=click.Path(path_type=Path), help="Write a data folder instead of sending.")
+@click.option("--events", type=click.IntRange(min=1), help="With --out: how many clicks to write.")
+@partitions_option
+@kafka_option
+@config_option
+def simulate(rate: float | None, seconds: float | None, out: Path | None, events: int | None, **options: Any) -> None:
+    """Let simulated shoppers with known hidden interests click, or write their clicks to a folder."""
+    if (out is None) != (events is None) or (out is not None and seconds is not None):
+        raise SettingsError("to write a folder, give --out FOLDER and --events N, without --seconds")
+    settings = settings_for(options.pop("config"), options.pop("kafka"))
+    partitions = options.pop("partitions")
+    chosen = SimulationSettings(clicks_per_s=rate, **options)
+    if out is not None and events is not None:
+        _write(Simulation(chosen), out, events)
+        return
+    with _sending(settings, partitions, None) as send:
+        stream(Simulation(dataclasses.replace(chosen, start_ms=REAL_CLOCK.now_ms())), send, seconds)
+
+
+@click.command()
+@click.option("--seconds", type=click.FloatRange(min=0), help="How long; without it, until Ctrl-C.")
+@click.option("--json", "as_json", is_flag=True, help="No screen; print one object with the figures at the end.")
+@click.option("--rate", default=200.0, show_default=True, help="Clicks per second of all shoppers together.")
+@click.option("--shoppers", default=400, show_default=True, help="Shoppers who are there from the start.")
+@click.option("--seed", default=_SIMULATION.seed, show_default=True, help="Of the shoppers and their clicks.")
+@click.option("--kafka", metavar="HOST:PORT", help="Go through this broker instead of a log in this process.")
+@config_option
+def demo(seconds: float | None, as_json: bool, kafka: str | None, config: Path | None, **chosen: Any) -> None:
+    """Watch simulated shoppers click and their lists follow, without a broker and without training anything."""
+    settings = demo_settings(settings_for(config, kafka))
+    simulation = SimulationSettings(
+        seed=chosen["seed"], shoppers=chosen["shoppers"], clicks_per_s=chosen["rate"], new_items=0.0
+    )
+    log = (
+        KafkaLog(settings.kafka)
+        if kafka
+        else MemoryLog(dict.fromkeys((*demo_topics(settings), settings.windows.topic), _RETAINED))
+    )
+    running = Demo(settings, simulation, log)
+    _end_on_sigterm()
+    if as_json:
+        running.run(seconds)
+        click.echo(json.dumps(running.board.summary()))
+        return
+    with Live(Text(" starting the engine ...", "dim"), auto_refresh=False, console=Console()) as live:
+        where = f"through Kafka at {kafka}" if kafka else "through a log in this process"
+        running.run(seconds, Show(lambda frame: live.update(render(frame), refresh=True), where))
+
+
+def settings_for(config: Path | None, kafka: str | None) -> Settings:
+    """The settings, with the broker of the command line in place of theirs."""
+    settings = settings_module.load(config)
+    if kafka is None:
+        return settings
+    return settings.model_copy(update={"kafka": settings.kafka.model_copy(update={"bootstrap_servers": kafka})})
+
+
+def _layout(options: dict[str, Any]) -> Layout | None:
+    """The layout named on the command line, None where nothing was named."""
+    named = ("user", "item", "time", "action", "time_unit")
+    chosen = {name: options[name] for name in named if options[name] is not None}
+    return Layout(**chosen) if chosen else None
+
+
+def _write(simulation: Simulation, folder: Path, clicks: int) -> None:
+    with bar("writing", clicks) as progress:
+        for batch in record(simulation, folder, clicks):
+            progress(len(batch), int(batch.times_ms[-1]))
+
+
+@contextmanager
+def _sending(settings: Settings, partitions: int, total: int | None) -> Iterator[Send]:
+    """Give a function that sends events; Ctrl-C or SIGTERM ends the block in order, with everything delivered."""
+    log = KafkaLog(settings.kafka)
+    encoder = ClickEncoder(settings.clicks)
+    log.ensure_topics([TopicSpec(settings.clicks.topic, partitions)])
+    _end_on_sigterm()
+    with log.producer() as producer, bar("sending", total) as progress:
+        tally = _Tally()
+
+        def send(events: Events) -> None:
+            producer.send(encoder.encode(events))
+            tally.add(events)
+            progress(len(events), tally.last_ms)
+
+        with suppress(KeyboardInterrupt):
+            yield send
+        producer.flush()
+    click.echo(tally.summary(), err=True)
+
+
+def _end_on_sigterm() -> None:
+    """A program that is asked to stop ends like one that is interrupted: in order."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+@dataclasses.dataclass(slots=True)
+class _Tally:
+    """What was sent."""
+
+    started_s: float = dataclasses.field(default_factory=REAL_CLOCK.elapsed_s)
+    clicks: int = 0
+    first_ms: int = 0
+    last_ms: int = 0
+
+    def add(self, events: Events) -> None:
+        if not self.clicks:
+            self.first_ms = int(events.times_ms[0])
+        self.clicks += len(events)
+        self.last_ms = int(events.times_ms[-1])
+
+    def summary(self) -> str:
+        took_s = max(REAL_CLOCK.elapsed_s() - self.started_s, 1e-9)
+        sent = f"sent {self.clicks:,} clicks in {took_s:.1f} s ({self.clicks / took_s:,.0f}/s)"
+        if not self.clicks:
+            return sent
+        return f"{sent}, event times {spell_time(self.first_ms)} to {spell_time(self.last_ms)} UTC"

@@ -1,0 +1,95 @@
+"""How long clicks wait when a worker is killed: until another one has its partitions, restored, and lists flow again.
+
+30,000 users with full windows (L = 100), or 200,000 with LONG_TESTS=1:
+
+    LONG_TESTS=1 KAFKA_HOME=… pytest -s tests/benchmarks/test_takeover.py
+
+The broker notices the death after the session time-out of three seconds, whatever the worker does; then the windows of
+the dead worker's partitions are restored. Both workers see one folder of snapshots, as on one machine or one volume.
+"""
+
+import json
+import os
+import re
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from engine.eventlog.base import Outgoing, TopicSpec
+from engine.eventlog.kafka import KafkaLog
+from engine.messages import Recommendation
+from engine.settings import load
+from tests.benchmarks.full_windows import LENGTH, fill
+from tests.integration.conftest import kafka_bootstrap, kafka_log, kafka_settings, topic_names
+from tests.integration.site import LIMIT_S, PARTITIONS, START_MS, Site
+
+__all__ = ["kafka_bootstrap", "kafka_log", "kafka_settings", "topic_names"]
+
+USERS = 200_000 if os.environ.get("LONG_TESTS") == "1" else 30_000
+RESTORED = re.compile(r"partition \d+ is restored after ([\d.]+) s")
+
+
+@pytest.mark.kafka
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("snapshots", [False, True], ids=["changelog", "snapshots"])
+def test_take_over_of_a_killed_worker(
+    kafka_log: KafkaLog,
+    kafka_bootstrap: str,
+    topic_names: Callable[[str], str],
+    tiny_release: Path,
+    tmp_path: Path,
+    snapshots: bool,
+) -> None:
+    site = Site(kafka_log, kafka_bootstrap, topic_names, tiny_release, tmp_path)
+    site.environ |= {"HEADRACE_WINDOWS__MAX_USERS": str(2 * USERS), "HEADRACE_WINDOWS__LENGTH": str(LENGTH)}
+    if snapshots:
+        site.environ |= {"HEADRACE_SNAPSHOTS__FOLDER": str(tmp_path / "snapshots")}
+        site.environ |= {"HEADRACE_SNAPSHOTS__INTERVAL_S": "5"}
+    settings = load(None, site.environ)
+    site.log.ensure_topics([TopicSpec(settings.windows.topic, PARTITIONS, compacted=True)])
+    fill(site.log, settings, USERS, PARTITIONS)
+    with site.worker() as first:
+        _wait_until_all_serve(site)
+        with site.worker():
+            site.wait_until_ready()
+            _wait_until_all_serve(site)
+            if snapshots:
+                _wait_for_snapshots(tmp_path / "snapshots")
+            told = len(site.log_file.read_text())
+            first.send_signal(signal.SIGKILL)
+            silent_s = _wait_until_all_serve(site)
+            restored_s = [float(each) for each in RESTORED.findall(site.log_file.read_text()[told:])]
+    print(  # noqa: T201 - shown with pytest -s
+        f"\n{USERS:,} users, {'snapshots' if snapshots else 'changelog alone'}: lists again after {silent_s:.1f} s,"
+        f" the session time-out of 3 s included; restored {len(restored_s)} partitions in {max(restored_s):.2f} s"
+    )
+    assert restored_s, "the second worker took nothing over"
+
+
+def _wait_until_all_serve(site: Site) -> float:
+    """Send one click to each partition and wait for their lists; returns how long that took."""
+    began_s = time.monotonic()
+    site.sent += 1
+    time_ms = START_MS + site.sent
+    users = [f"probe-{number}" for number in range(PARTITIONS)]
+    values: list[bytes | None] = [json.dumps({"user": user, "item": "i1", "ts": time_ms}).encode() for user in users]
+    with site.log.producer() as producer:
+        keys: list[bytes | None] = [user.encode() for user in users]
+        producer.send(Outgoing(site.clicks, keys, values, partitions=[*range(PARTITIONS)]))
+
+    def served(lists: list[Recommendation]) -> bool:
+        return {one.user for one in lists if one.event_ms == time_ms} == set(users)
+
+    site.wait_for_lists(served)
+    return time.monotonic() - began_s
+
+
+def _wait_for_snapshots(folder: Path) -> None:
+    """Wait until each partition has a snapshot."""
+    deadline_s = time.monotonic() + LIMIT_S
+    while len(list(folder.glob("*.windows"))) < PARTITIONS:
+        assert time.monotonic() < deadline_s, "no snapshots were written"
+        time.sleep(0.1)

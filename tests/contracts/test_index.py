@@ -1,0 +1,75 @@
+"""HNSW against its exact twin, on trained vectors and the interests of real windows."""
+
+import numpy as np
+import pytest
+
+from engine import features, live, release
+from engine.catalogue import Catalogue
+from engine.columns import NO_ITEM, Float32, Int32, Windows
+from engine.index import ExactIndex, HnswIndex, Index, build
+from engine.settings import IndexSettings
+from producers.bundled import DEMO_RELEASE
+
+COUNT = 40
+USERS = 200
+
+
+@pytest.fixture(scope="module")
+def trained() -> tuple[Float32, Float32]:
+    """Item vectors [V, D] of a trained release, and interests [Q, D] of windows over its items."""
+    served = live.warm(release.read(DEMO_RELEASE), Catalogue(), IndexSettings(kind="exact"), threads=1)
+    rng = np.random.default_rng(0)
+    near: Int32 = served.index.search(served.vectors[rng.integers(0, len(served.vectors), USERS)], 30)[0]
+    windows = Windows(
+        items=served.numbers[near],
+        times_ms=np.broadcast_to(np.arange(near.shape[1]) * 60_000, near.shape),
+        actions=np.ones(near.shape, np.uint8),
+    )
+    inputs = features.make(windows, near, np.ones(256, np.float32), served.contract.window_length)
+    interests, _ = served.encode(inputs)
+    return served.vectors, interests.reshape(-1, interests.shape[2])
+
+
+def recall(found: Int32, expected: Int32) -> float:
+    shared = [len(np.intersect1d(ours, theirs)) for ours, theirs in zip(found, expected, strict=True)]
+    return sum(shared) / expected.size
+
+
+def test_hnsw_finds_what_exact_search_finds(trained: tuple[Float32, Float32]) -> None:
+    vectors, interests = trained
+    expected, _ = ExactIndex(vectors).search(interests, COUNT)
+    found, _ = HnswIndex(vectors, IndexSettings(), threads=1).search(interests, COUNT)
+    assert recall(found, expected) >= 0.98
+
+
+@pytest.mark.parametrize("kind", ["exact", "hnsw"])
+def test_scores_are_inner_products_best_first(kind: str, trained: tuple[Float32, Float32]) -> None:
+    vectors, interests = trained
+    index: Index = build(vectors, IndexSettings(kind=kind), threads=1)  # type: ignore[arg-type]
+    rows, scores = index.search(interests, COUNT)
+    assert rows.shape == scores.shape == (len(interests), COUNT)
+    assert (rows != NO_ITEM).all()
+    assert all(len(set(row)) == COUNT for row in rows.tolist())
+    np.testing.assert_allclose(scores, np.einsum("qd,qcd->qc", interests, vectors[rows]), rtol=1e-3, atol=1e-3)
+    assert (np.diff(scores, axis=1) <= 1e-5).all()
+
+
+def test_exact_search_is_a_full_sort() -> None:
+    vectors = np.array([[1, 0], [0, 1], [1, 1], [-1, 0]], np.float32)
+    rows, scores = ExactIndex(vectors).search(np.array([[1, 0.5]], np.float32), 3)
+    assert rows.tolist() == [[2, 0, 1]]
+    assert scores.tolist() == [[1.5, 1.0, 0.5]]
+
+
+@pytest.mark.parametrize("kind", ["exact", "hnsw"])
+def test_everything_can_be_asked_for(kind: str) -> None:
+    vectors = np.random.default_rng(1).normal(size=(300, 8)).astype(np.float32)
+    index = build(vectors, IndexSettings(kind=kind, m=2, ef_construction=2, ef_search=1), threads=1)  # type: ignore[arg-type]
+    rows, _ = index.search(vectors[:5], len(vectors))
+    assert [sorted(row) for row in rows.tolist()] == [list(range(300))] * 5
+
+
+def test_the_catalogue_decides_between_the_two() -> None:
+    vectors = np.random.default_rng(1).normal(size=(50, 4)).astype(np.float32)
+    assert isinstance(build(vectors, IndexSettings(exact_up_to=50), threads=1), ExactIndex)
+    assert isinstance(build(vectors, IndexSettings(exact_up_to=49), threads=1), HnswIndex)

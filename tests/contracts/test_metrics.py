@@ -1,0 +1,37 @@
+"""Dashboards and alerts are built on these names: changing one breaks somebody's screen."""
+
+from engine.metrics import Metrics
+
+NAMES = {
+    "headrace_batch_clicks": "histogram",
+    "headrace_catalogue_items": "gauge",
+    "headrace_clicks": "counter",
+    "headrace_consumer_lag": "gauge",
+    "headrace_dead_letters": "counter",
+    "headrace_dropped_events": "counter",
+    "headrace_evicted_users": "gauge",
+    "headrace_forgotten_users": "counter",
+    "headrace_freshness_seconds": "histogram",
+    "headrace_index_items": "gauge",
+    "headrace_lists": "counter",
+    "headrace_next_click_hits": "counter",
+    "headrace_next_click_popular_hits": "counter",
+    "headrace_next_clicks": "counter",
+    "headrace_release_info": "gauge",
+    "headrace_release_refusals": "counter",
+    "headrace_release_swaps": "counter",
+    "headrace_removed_candidates": "counter",
+    "headrace_refused_snapshots": "counter",
+    "headrace_restore_seconds": "counter",
+    "headrace_restored_users": "counter",
+    "headrace_restoring_partitions": "gauge",
+    "headrace_session_restarts": "counter",
+    "headrace_stage_seconds": "counter",
+    "headrace_unchanged_lists": "counter",
+    "headrace_users": "gauge",
+    "headrace_window_bytes": "gauge",
+}
+
+
+def test_names_and_kinds() -> None:
+    assert {family.name: family.type for family in Metrics().registry.collect()} == NAMES

@@ -1,0 +1,161 @@
+"""torch and onnxruntime agree: what the training pass knows at a window's newest event is what the release serves."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from engine import contract, release
+from engine.columns import NO_ITEM, Windows
+from engine.encoder import Encoder
+from engine.errors import UnfitReleaseError
+from engine.features import log_ages, make
+from models import export, graphs
+from models.encoder import TwoHopEncoder
+from models.settings import EncoderSettings
+
+HOUR_MS = 3_600_000
+ITEMS = 50
+
+
+def encoder_with(settings: EncoderSettings, scale: float = 0.3) -> TwoHopEncoder:
+    """An encoder whose parameters are all unlike their initial values, so that none can be forgotten unnoticed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        encoder = TwoHopEncoder(ITEMS, settings).eval()
+        with torch.no_grad():
+            for parameter in encoder.parameters():
+                parameter.add_(scale * torch.randn_like(parameter))
+    return encoder
+
+
+def exported(encoder: TwoHopEncoder) -> Encoder:
+    return Encoder(graphs.encoder_graph(encoder), graphs.items_graph(encoder), encoder.settings.contract)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        EncoderSettings(),
+        EncoderSettings(dimensions=8, interests=1, heads=1, hidden=4, window_length=5),
+        EncoderSettings(dimensions=24, interests=3, heads=4, window_length=40),
+        EncoderSettings(dimensions=6, interests=2, heads=2, window_length=1),
+    ],
+    ids=["default", "one interest, one head", "more heads than interests", "window of one"],
+)
+def test_training_pass_and_graph_agree(settings: EncoderSettings) -> None:
+    encoder = encoder_with(settings)
+    assert export.largest_difference(encoder, exported(encoder)) <= settings.contract.tolerance
+
+
+def test_trained_release_agrees_with_what_its_report_says(tiny_release: Path) -> None:
+    bundle = release.read(tiny_release)
+    assert bundle.manifest.figures["parity_difference"] <= bundle.manifest.contract.tolerance
+    assert bundle.vectors.shape == (len(bundle.ids), bundle.manifest.contract.dimensions)
+
+
+def test_every_position_of_one_training_pass_is_a_window_of_its_own() -> None:
+    """Timeline of one user: events 0 .. 5. Position i of the causal pass = the graph on the window of events 0 .. i."""
+    encoder = encoder_with(EncoderSettings(dimensions=8, interests=2, heads=2, window_length=6))
+    served = exported(encoder)
+    items = np.array([[4, 7, 4, 1, 9, 30]], np.int32)
+    times_ms = np.array([[0, 1, 30, 31, 200, 900]], np.int64) * HOUR_MS
+    weights = np.array([[1, 2, 1, 0.5, 3, 1]], np.float32)
+    ages = log_ages(times_ms[:, None], times_ms[:, :, None])
+    with torch.no_grad():
+        interests, attention = encoder(*map(torch.from_numpy, (items, ages, weights)))
+    tables = served.tables(export.vectors(encoder))
+    for end in range(1, 7):
+        ages_then = log_ages(times_ms[:, :end], times_ms[:, end - 1 : end])
+        found, shares = served.encode(tables, items[:, :end], ages_then, weights[:, :end])
+        np.testing.assert_allclose(found, interests[:, end - 1].numpy(), atol=1e-5)
+        np.testing.assert_allclose(shares, attention[:, :, end - 1, :end].numpy(), atol=1e-5)
+
+
+def test_training_ages_are_those_that_serving_makes() -> None:
+    """`engine.features.make` on a padded window gives the row of ages that the newest event has in training."""
+    times_ms = np.array([[0, 5, 29]], np.int64) * HOUR_MS + 1_700_000_000_000
+    windows = Windows(
+        items=np.array([[NO_ITEM, 3, 1, 2]], np.int32),
+        times_ms=np.concatenate([np.zeros((1, 1), np.int64), times_ms], axis=1),
+        actions=np.array([[0, 1, 1, 1]], np.uint8),
+    )
+    served = make(windows, windows.items, np.array([0.0, 1.0], np.float32), 4)
+    trained = log_ages(times_ms[:, None], times_ms[:, :, None])[:, -1]
+    np.testing.assert_array_equal(served.ages[:, -3:], trained)
+    np.testing.assert_allclose(trained, [[np.log(30), np.log(25), 0.0]], rtol=1e-6)
+
+
+def test_hidden_events_change_nothing() -> None:
+    """Events of weight 0 on the left are padding: whatever item and age they carry, the answer is the same."""
+    encoder = encoder_with(EncoderSettings(dimensions=8, interests=2, heads=2, window_length=10))
+    served = exported(encoder)
+    tables = served.tables(export.vectors(encoder))
+    items, ages, weights = np.array([[3, 8]], np.int32), np.array([[2.0, 0.0]], np.float32), np.ones((1, 2), np.float32)
+    alone, shares = served.encode(tables, items, ages, weights)
+    padding = np.array([[11, 49, 0]], np.int32), np.array([[0.0, 9.0, 1.0]], np.float32), np.zeros((1, 3), np.float32)
+    padded = [np.concatenate(pair, axis=1) for pair in zip(padding, (items, ages, weights), strict=True)]
+    beside, padded_shares = served.encode(tables, *padded)
+    np.testing.assert_allclose(beside, alone, atol=1e-6)
+    np.testing.assert_allclose(padded_shares[:, :, 3:], shares, atol=1e-6)
+    assert padded_shares[:, :, :3].max() < 1e-30
+
+
+def test_weight_counts_like_that_many_events() -> None:
+    """One event of weight 2 = the same event twice, once rank and age are out of the way (all slopes 0)."""
+    encoder = encoder_with(EncoderSettings(dimensions=8, interests=2, heads=2, window_length=10))
+    with torch.no_grad():
+        for hop in (encoder.hop1, encoder.hop2):
+            hop.rank_slope.zero_()
+            hop.age_slope.zero_()
+    served = exported(encoder)
+    tables = served.tables(export.vectors(encoder))
+    weighed = np.array([[5, 6, 7]], np.int32), np.zeros((1, 3), np.float32), np.array([[2, 1, 1]], np.float32)
+    twice = np.array([[5, 5, 6, 7]], np.int32), np.zeros((1, 4), np.float32), np.ones((1, 4), np.float32)
+    np.testing.assert_allclose(served.encode(tables, *weighed)[0], served.encode(tables, *twice)[0], atol=1e-5)
+
+
+def test_users_in_a_batch_do_not_touch_each_other() -> None:
+    encoder = encoder_with(EncoderSettings(dimensions=8, interests=2, heads=2, window_length=10))
+    served = exported(encoder)
+    tables = served.tables(export.vectors(encoder))
+    rng = np.random.default_rng(0)
+    items, ages = rng.integers(0, ITEMS, (7, 10), dtype=np.int32), rng.random((7, 10), np.float32)
+    weights = np.ones((7, 10), np.float32)
+    together = served.encode(tables, items, ages, weights)[0]
+    for user in range(7):
+        mine = slice(user, user + 1)
+        alone = served.encode(tables, items[mine], ages[mine], weights[mine])[0]
+        np.testing.assert_allclose(together[mine], alone, atol=1e-5)
+
+
+def test_graphs_serve_a_catalogue_that_has_grown() -> None:
+    """Nothing in the graphs knows V: with ten items more, the old windows give what they gave."""
+    encoder = encoder_with(EncoderSettings(dimensions=8, interests=2, heads=2, window_length=4))
+    served = exported(encoder)
+    vectors = export.vectors(encoder)
+    grown = np.concatenate([vectors, np.ones((10, 8), np.float32)])
+    window = np.array([[1, 2]], np.int32), np.zeros((1, 2), np.float32), np.ones((1, 2), np.float32)
+    before = served.encode(served.tables(vectors), *window)[0]
+    np.testing.assert_allclose(served.encode(served.tables(grown), *window)[0], before, atol=1e-6)
+
+
+def test_graphs_are_what_the_contract_says() -> None:
+    encoder = encoder_with(EncoderSettings())
+    found = onnx.load_model_from_string(graphs.encoder_graph(encoder))
+    assert [node.name for node in found.graph.input] == list(contract.ENCODER_INPUTS)
+    assert [node.name for node in found.graph.output] == list(contract.ENCODER_OUTPUTS)
+    assert [opset.version for opset in found.opset_import] == [encoder.settings.contract.opset]
+
+
+def test_a_graph_that_differs_is_refused_and_nothing_is_written() -> None:
+    """An encoder beside the graph of another one: the check that stands before every export sees it."""
+    settings = EncoderSettings(dimensions=8, interests=2, heads=2, window_length=4)
+    difference = export.largest_difference(encoder_with(settings), exported(encoder_with(settings, scale=0.31)))
+    assert difference > settings.contract.tolerance
+    with pytest.raises(UnfitReleaseError, match="differ by"):
+        export.refuse_difference(difference, settings.contract)
+    with pytest.raises(UnfitReleaseError, match="nan"):
+        export.refuse_difference(float("nan"), settings.contract)

@@ -1,0 +1,74 @@
+"""What README.md and CONTRIBUTING.md tell people to type and expect is true."""
+
+import json
+import re
+import shlex
+import tomllib
+from pathlib import Path
+
+import click
+import pytest
+
+from engine import settings
+from engine.cli import headrace
+from engine.messages import decode_recommendation
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+DOCUMENTS = README + (ROOT / "CONTRIBUTING.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def commands() -> list[str]:
+    """Every `headrace …` that stands in a shell block, in a table or between backticks."""
+    lines = [line.split("  #")[0] for block in blocks("sh") for line in block.splitlines()]
+    quoted = re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", DOCUMENTS, flags=re.DOTALL))
+    found = [match[1].strip() for text in (*lines, *quoted) if (match := re.search(r"(?:^|&& )(headrace .*)$", text))]
+    assert len(found) > 8
+    return sorted(set(found))
+
+
+@pytest.mark.parametrize("line", commands())
+def test_commands_exist_with_their_options(line: str) -> None:
+    command: click.Command = headrace
+    words = shlex.split(line)[1:]
+    context = click.Context(command)
+    while isinstance(command, click.Group) and words and not words[0].startswith("-"):
+        name = words.pop(0)
+        inner = command.get_command(context, name)
+        assert inner is not None, f"{line!r}: there is no {name!r}"
+        command = inner
+    known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
+    assert {word for word in words if word.startswith("-")} <= known
+
+
+def test_settings_in_the_readme_load(tmp_path: Path) -> None:
+    for block in blocks("toml"):
+        (tmp_path / "headrace.toml").write_text(block)
+        loaded = settings.load(tmp_path / "headrace.toml", {})
+        assert settings.read_file(tmp_path / "headrace.toml") == tomllib.loads(block)
+        assert loaded.clicks.fields.user == "visitor.id"
+
+
+def test_the_list_in_the_readme_is_one() -> None:
+    (block,) = blocks("json")
+    ours = decode_recommendation(block.encode())
+    plain = json.loads(block)
+    assert plain.keys() == set(ours.__struct_fields__)
+    assert all(place.interest < len(ours.interests) for place in ours.items)
+
+
+def test_the_map_names_every_module() -> None:
+    for folder in ("engine", "engine/eventlog", "producers", "models"):
+        for path in (ROOT / folder).glob("*.py"):
+            if path.name != "__init__.py":
+                assert re.search(rf"`?{re.escape(path.stem)}(\.py)?`?", README), f"{path} is not on the README's map"
+
+
+def test_ci_runs_the_readmes_test_command() -> None:
+    assert "pip install -e '.[dev]' && pytest" in README
+    script = (ROOT / ".ci" / "run").read_text()
+    assert "pip install --quiet -e '.[dev]' && pytest" in script

@@ -1,0 +1,216 @@
+"""Restoring, step by step: partitions wait for their windows and for nothing else, and no end is read too early."""
+
+import json
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from engine.catalogue import Catalogue
+from engine.changelog import Changelog, WindowCodec
+from engine.errors import SettingsError
+from engine.eventlog.base import Outgoing, Partition, TopicSpec
+from engine.eventlog.memory import MemoryLog
+from engine.messages import Actions, decode_recommendation
+from engine.metrics import Metrics
+from engine.recovery import Restorer, Saver
+from engine.settings import ReleaseSettings, Settings, SnapshotSettings, TelemetrySettings, WindowSettings
+from engine.snapshot import Snapshots
+from engine.window_store import Events, WindowStore
+from engine.worker import Worker
+
+LIMIT_S = 20.0
+START_MS = 1_700_000_000_000
+PARTITIONS = 2
+
+
+class Copy:
+    """A window store with everything that restores it, as a worker has."""
+
+    def __init__(self, log: MemoryLog, settings: Settings) -> None:
+        actions = Actions(settings.clicks)
+        self.catalogue = Catalogue()
+        self.store = WindowStore(settings.windows)
+        self.changelog = Changelog(settings, self.store, WindowCodec(self.catalogue, actions))
+        self.metrics = Metrics()
+        self.snapshots = Snapshots(settings.snapshots, self.catalogue, actions)
+        self.restorer = Restorer(settings, log, self.changelog, self.snapshots, self.metrics)
+        self.saver = Saver(settings, self.changelog, self.snapshots, self.restorer)
+        self._log = log
+
+    def click(self, user: str, item: str, partition: int = 0) -> None:
+        """One more event in a user's window, and on the changelog."""
+        slots = self.store.slots([user], np.array([partition], np.int32))
+        length = len(self.store.pack(slots).items)
+        event = Events(
+            slots=slots,
+            items=self.catalogue.numbers([item]),
+            times_ms=np.array([START_MS + length], np.int64),
+            actions=np.ones(1, np.uint8),
+            event_hashes=np.zeros(1, np.uint32),
+        )
+        changes = self.changelog.changes(self.store.append(event).changed, [])
+        self._log.producer().send(changes)
+        self.changelog.positions[partition] += 1
+
+    def items(self, user: str) -> list[str]:
+        slot = self.store.find(user)
+        packed = self.store.pack(np.array([] if slot is None else [slot], np.int32))
+        return self.catalogue.ids(packed.items.tolist())
+
+    def restore(self, *partitions: int) -> None:
+        self.restorer.begin(partitions)
+        while self.restorer.waits():
+            self.restorer.step(0.0)
+
+    def restored_from(self, source: str) -> float:
+        value = self.metrics.registry.get_sample_value("headrace_restored_users_total", {"source": source})
+        return value or 0.0
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(
+        windows=WindowSettings(max_users=100, length=5),
+        snapshots=SnapshotSettings(folder=tmp_path / "snapshots"),
+        telemetry=TelemetrySettings(port=0),
+    )
+
+
+@pytest.fixture
+def log(settings: Settings) -> MemoryLog:
+    log = MemoryLog()
+    log.ensure_topics([TopicSpec(settings.windows.topic, PARTITIONS, compacted=True)])
+    return log
+
+
+def test_windows_come_back_from_the_changelog(log: MemoryLog, settings: Settings) -> None:
+    first, second = Copy(log, settings), Copy(log, settings)
+    first.restore(0, 1)
+    first.click("ann", "a")
+    first.click("ann", "b")
+    first.click("bob", "c", partition=1)
+    second.restore(0, 1)
+    assert (second.items("ann"), second.items("bob")) == (["a", "b"], ["c"])
+    assert second.changelog.positions == {0: 2, 1: 1}
+    assert second.restored_from("snapshot") == 0
+
+
+def test_a_snapshot_saves_reading_what_it_knows(log: MemoryLog, settings: Settings) -> None:
+    #  changelog   ann a | ann ab     bob c     (| the snapshot knows what is before)
+    first, second = Copy(log, settings), Copy(log, settings)
+    first.restore(0)
+    first.click("ann", "a")
+    first.saver.finish()
+    first.click("ann", "b")
+    first.click("bob", "c")
+    second.restore(0)
+    assert (second.items("ann"), second.items("bob")) == (["a", "b"], ["c"])
+    assert second.restored_from("snapshot") == 1
+    assert second.restored_from("changelog") == 2
+
+
+def test_a_damaged_snapshot_costs_only_time(log: MemoryLog, settings: Settings) -> None:
+    first, second = Copy(log, settings), Copy(log, settings)
+    first.restore(0)
+    first.click("ann", "a")
+    first.saver.finish()
+    assert settings.snapshots.folder is not None
+    (path,) = settings.snapshots.folder.iterdir()
+    path.write_bytes(path.read_bytes()[:-1])
+    second.restore(0)
+    assert second.items("ann") == ["a"]
+    assert second.restored_from("snapshot") == 0
+    assert second.metrics.registry.get_sample_value("headrace_refused_snapshots_total", {"reason": "damaged"}) == 1
+
+
+def test_snapshots_are_written_in_the_background_when_it_is_time(log: MemoryLog, settings: Settings) -> None:
+    first, second = Copy(log, settings), Copy(log, settings)
+    first.restore(0, 1)
+    first.click("ann", "a")
+    first.click("bob", "c", partition=1)
+    now_s = first.saver._due_s
+    first.saver.step(now_s - 0.001)
+    assert settings.snapshots.folder is not None
+    assert not settings.snapshots.folder.exists()
+    first.saver.step(now_s)
+    first.saver._settle()
+    first.saver.step(now_s)
+    first.saver.close()
+    second.restore(0, 1)
+    assert second.restored_from("snapshot") == 2
+
+
+def test_a_partition_that_comes_back_is_read_to_its_new_end(log: MemoryLog, settings: Settings) -> None:
+    """Assigned, given up before it was restored, changed by another worker, assigned again."""
+    other, ours = Copy(log, settings), Copy(log, settings)
+    other.restore(0, 1)
+    other.click("bob", "c", partition=1)
+    other.click("ann", "a")
+    ours.restorer.begin([0, 1])
+    ours.restorer.step(0.0)  # the reader is open and has seen where the partitions end
+    ours.restorer.drop([0])
+    ours.changelog.drop(0)
+    other.click("ann", "b")
+    ours.restore(0)
+    assert ours.items("ann") == ["a", "b"]
+    assert ours.items("bob") == ["c"]
+
+
+def test_progress_is_told(log: MemoryLog, settings: Settings) -> None:
+    first, second = Copy(log, settings), Copy(log, settings)
+    first.restore(0)
+    for number in range(3):
+        first.click("ann", f"i{number}")
+    assert second.restorer.progress is None
+    second.restorer.begin([0])
+    assert second.restorer.progress == "windows of partitions [0] wait to be restored"
+    second.restorer.step(0.0)
+    assert second.restorer.progress == "windows are being restored: partition 0 at 0 of 3"
+    assert second.metrics.registry.get_sample_value("headrace_restoring_partitions") == 1
+    second.restorer.step(0.0)
+    assert second.restorer.progress is None
+    assert second.metrics.registry.get_sample_value("headrace_restoring_partitions") == 0
+
+
+def test_a_changelog_of_another_size_is_refused(tiny_release: Path) -> None:
+    log = MemoryLog()
+    log.ensure_topics([TopicSpec("clicks", 3), TopicSpec("windows", 2), TopicSpec("releases")])
+    releases = ReleaseSettings(path=tiny_release)
+    worker = Worker(Settings(releases=releases, windows=WindowSettings(max_users=100)), log, Metrics())
+    with pytest.raises(SettingsError, match=r"windows.topic 'windows' has 2 partitions, clicks.topic 'clicks' has 3"):
+        worker.run(threading.Event())
+
+
+def test_other_partitions_go_on_while_one_is_restored(tiny_release: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Partition 1 never gets restored here: its clicks wait, those of partition 0 get lists, and /readyz says why."""
+    log = MemoryLog()
+    log.ensure_topics([TopicSpec("clicks", 2), TopicSpec("recommendations", 2), TopicSpec("windows", 2)])
+    held = threading.Event()
+    whole = Restorer._is_done
+
+    def is_done(self: Restorer, reader: object, number: int) -> bool:
+        return number != 1 and whole(self, reader, number)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Restorer, "_is_done", is_done)
+    releases = ReleaseSettings(path=tiny_release, poll_interval_s=0.02)
+    worker = Worker(Settings(releases=releases, windows=WindowSettings(max_users=100)), log, Metrics())
+    thread = threading.Thread(target=worker.run, args=[held])
+    thread.start()
+    try:
+        values: list[bytes | None] = [
+            json.dumps({"user": user, "item": "i1", "ts": START_MS}).encode() for user in ("ann", "bob")
+        ]
+        log.producer().send(Outgoing("clicks", [b"ann", b"bob"], values, partitions=[0, 1]))
+        with log.reader(["recommendations"]) as reader:
+            while not (records := reader.poll(LIMIT_S, 10)):
+                pass
+        assert [decode_recommendation(value or b"").user for value in records[0].values] == ["ann"]
+        assert worker.not_ready == "windows are being restored: partition 1 at 0 of 0"
+        session = worker._session
+        assert session is not None
+        assert session.lag() == {Partition("clicks", 0): 0, Partition("clicks", 1): 1}
+    finally:
+        held.set()
+        thread.join(LIMIT_S)

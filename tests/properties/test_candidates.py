@@ -1,0 +1,66 @@
+"""The two sorts of engine/candidates.py against the plain way of merging result lists."""
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine import candidates
+from engine.columns import NO_ITEM
+
+USERS, INTERESTS, DEPTH, SEEN = 3, 2, 4, 3
+rows = st.integers(-1, 8)
+scores = st.sampled_from([-2.5, -1.0, 0.0, 0.5, 1.0, 3.25])  # few values, far apart: ties happen, rounding does not
+
+
+@st.composite
+def results(draw: st.DrawFn) -> tuple[list[list[list[int]]], list[list[list[float]]], list[list[int]]]:
+    found = [[draw(st.lists(rows, min_size=DEPTH, max_size=DEPTH)) for _ in range(INTERESTS)] for _ in range(USERS)]
+    scored = [[draw(st.lists(scores, min_size=DEPTH, max_size=DEPTH)) for _ in range(INTERESTS)] for _ in range(USERS)]
+    seen = [draw(st.lists(rows, min_size=SEEN, max_size=SEEN)) for _ in range(USERS)]
+    return found, scored, seen
+
+
+def merged_plainly(found: list[list[int]], scored: list[list[float]], seen: list[int]) -> dict[int, float]:
+    """Best score of each item that was found and not seen."""
+    best: dict[int, float] = {}
+    for of_interest, its_scores in zip(found, scored, strict=True):
+        for row, score in zip(of_interest, its_scores, strict=True):
+            if row != NO_ITEM and row not in seen:
+                best[row] = max(score, best.get(row, -np.inf))
+    return best
+
+
+@given(results(), st.integers(1, 10))
+def test_merge_equals_the_plain_way(
+    result: tuple[list[list[list[int]]], list[list[list[float]]], list[list[int]]], keep: int
+) -> None:
+    found, scored, seen = result
+    merged = candidates.merge(np.array(found, np.int32), np.array(scored, np.float32), np.array(seen, np.int32), keep)
+    for user in range(USERS):
+        best = merged_plainly(found[user], scored[user], seen[user])
+        expected = sorted(best.items(), key=lambda pair: (-pair[1], pair[0]))[:keep]
+        there = merged.rows[user] != NO_ITEM
+        assert (
+            list(zip(merged.rows[user][there].tolist(), merged.scores[user][there].tolist(), strict=True)) == expected
+        )
+        assert merged.counts[user] == len(best)
+        assert (merged.scores[user][~there] == -np.inf).all()
+        for row, score, interest in zip(
+            merged.rows[user][there], merged.scores[user][there], merged.interests[user][there], strict=True
+        ):
+            assert (row, score) in list(zip(found[user][interest], scored[user][interest], strict=True))
+    kept = sum(len(merged_plainly(found[u], scored[u], seen[u])) for u in range(USERS))
+    results_found = int((np.array(found) != NO_ITEM).sum())
+    seen_found = sum(
+        len({row for of_interest in found[u] for row in of_interest} & set(seen[u]) - {NO_ITEM}) for u in range(USERS)
+    )
+    assert merged.seen == seen_found
+    assert kept + merged.duplicates + merged.seen == results_found
+
+
+def test_scores_close_together_keep_their_order() -> None:
+    close = np.float32(1.0) + np.arange(5, dtype=np.float32) * np.finfo(np.float32).eps
+    merged = candidates.merge(
+        np.arange(5, dtype=np.int32).reshape(1, 1, 5), close.reshape(1, 1, 5), np.full((1, 1), NO_ITEM, np.int32), 5
+    )
+    assert merged.rows[0].tolist() == [4, 3, 2, 1, 0]

@@ -1,0 +1,193 @@
+"""The changelog: what is encoded decodes, in another process with other numbers, and what is damaged is refused."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.catalogue import Catalogue
+from engine.changelog import SCHEMA, Changelog, WindowCodec
+from engine.columns import Int32
+from engine.errors import ChangelogError
+from engine.eventlog.base import Outgoing, Partition, Records
+from engine.messages import Actions
+from engine.settings import ClickSettings, Settings, WindowSettings
+from engine.window_store import MAX_TIME_MS, Events, PackedWindows, WindowStore
+
+LENGTH = 5
+ITEMS = ["a", "b", "long-" * 50, "ünï¢ode", "7"]
+ACTIONS = ClickSettings().actions
+
+Event = tuple[str, str, int, str, int]  # user, item, time in ms, action, hash of the event id
+
+events = st.lists(
+    st.tuples(
+        st.sampled_from(["ann", "bob", "zoë"]),
+        st.sampled_from(ITEMS),
+        st.integers(0, 50) | st.integers(0, MAX_TIME_MS),
+        st.sampled_from([*ACTIONS]),
+        st.sampled_from([0, 0, 1, 2**32 - 1]),
+    ),
+    max_size=40,
+)
+
+
+class Process:
+    """A window store and its changelog, with numbers of items and codes of actions that are its own."""
+
+    def __init__(self, items: list[str], actions: dict[str, float]) -> None:
+        settings = Settings(windows=WindowSettings(length=LENGTH, max_users=8), clicks=ClickSettings(actions=actions))
+        self.catalogue = Catalogue()
+        self.catalogue.numbers(items)
+        self.actions = Actions(settings.clicks)
+        self.codec = WindowCodec(self.catalogue, self.actions)
+        self.store = WindowStore(settings.windows)
+        self.changelog = Changelog(settings, self.store, self.codec)
+
+    def append(self, clicks: list[Event]) -> Int32:
+        """Add clicks; returns the slots that changed."""
+        users, items, times_ms, actions, hashes = zip(*clicks, strict=True) if clicks else ([],) * 5
+        columns = Events(
+            slots=self.store.slots(list(users), np.zeros(len(users), np.int32)),
+            items=self.catalogue.numbers(list(items)),
+            times_ms=np.array(times_ms, np.int64),
+            actions=np.array([self.actions.code(action) for action in actions], np.uint8),
+            event_hashes=np.array(hashes, np.uint32),
+        )
+        return self.store.append(columns).changed
+
+    def windows(self) -> dict[str, list[tuple[str, int, str, int]]]:
+        """Every user's events by name, oldest first."""
+        packed = self.store.pack(self.store.held(0))
+        rows = zip(
+            self.catalogue.ids(packed.items.tolist()),
+            packed.times_ms.tolist(),
+            [self.actions.names[code] for code in packed.actions.tolist()],
+            packed.event_hashes.tolist(),
+            strict=True,
+        )
+        return {
+            user: [next(rows) for _ in range(count)] for user, count in zip(packed.users, packed.counts, strict=True)
+        }
+
+
+def writer() -> Process:
+    return Process([], ACTIONS)
+
+
+def reader() -> Process:
+    return Process(ITEMS[::-1], dict(reversed(ACTIONS.items())))
+
+
+def as_records(outgoing: Outgoing) -> Records:
+    count = len(outgoing)
+    return Records(
+        Partition(outgoing.topic, 0), list(range(count)), [0] * count, outgoing.keys, outgoing.values, [()] * count
+    )
+
+
+@given(st.lists(events, max_size=4))
+def test_what_is_encoded_decodes(batches: list[list[Event]]) -> None:
+    ours, theirs = writer(), reader()
+    for batch in batches:
+        changes = ours.changelog.changes(ours.append(batch), [])
+        assert len(set(changes.keys)) == len(changes)
+        if len(changes):
+            theirs.changelog.apply(as_records(changes))
+    assert theirs.windows() == ours.windows()
+
+
+@given(st.lists(events.filter(bool), min_size=1, max_size=4))
+def test_records_of_many_batches_can_be_applied_at_once(batches: list[list[Event]]) -> None:
+    ours, theirs = writer(), reader()
+    keys: list[bytes | None] = []
+    values: list[bytes | None] = []
+    for batch in batches:
+        changes = ours.changelog.changes(ours.append(batch), [])
+        keys += changes.keys
+        values += changes.values
+    theirs.changelog.apply(as_records(Outgoing("windows", keys, values)))
+    assert theirs.windows() == ours.windows()
+
+
+@given(events.filter(bool), st.data())
+def test_a_value_cut_short_is_refused(clicks: list[Event], data: st.DataObject) -> None:
+    ours = writer()
+    packed = ours.store.pack(ours.append(clicks))
+    values = ours.codec.encode(packed)
+    row = data.draw(st.integers(0, len(values) - 1))
+    cut = data.draw(st.integers(0, len(values[row]) - 1))
+    values[row] = values[row][:cut]
+    with pytest.raises(ChangelogError):
+        reader().codec.decode(packed.users, values, "here")
+
+
+def test_a_forgotten_user_is_gone_from_every_copy() -> None:
+    ours, theirs = writer(), reader()
+    theirs.changelog.apply(as_records(ours.changelog.changes(ours.append([("ann", "a", 1, "view", 0)]), [])))
+    ours.store.forget("ann")
+    gone = ours.changelog.changes(np.empty(0, np.int32), [("ann", 0)])
+    assert (gone.keys, gone.values, gone.partitions) == ([b"ann"], [None], [0])
+    theirs.changelog.apply(as_records(gone))
+    assert theirs.windows() == ours.windows() == {}
+
+
+def test_the_newest_events_of_a_longer_window_are_kept() -> None:
+    ours = writer()
+    count = LENGTH + 2
+    packed = PackedWindows(
+        users=["ann"],
+        counts=np.array([count]),
+        items=np.zeros(count, np.int32),
+        times_ms=np.arange(count, dtype=np.int64),
+        actions=np.ones(count, np.uint8),
+        event_hashes=np.zeros(count, np.uint32),
+    )
+    ours.catalogue.numbers(["a"])
+    ours.store.load(packed, 0)
+    assert [time_ms for _, time_ms, _, _ in ours.windows()["ann"]] == list(range(count))[-LENGTH:]
+
+
+GOLDEN_1 = (
+    b"\x01\x01\x02\x00\x0b\x00"  # version 1, with hashes, 2 events, 11 bytes of legend
+    b"\x01\x04view\x03\x03buy"
+    b"\x41\x00\x00\x00\x00\x00\x01\x00\x07\x00\x00\x00"  # 1 ms << 6 | view, an id of one byte, hash 7
+    b"\x03\x00\x00\x00\x40\x00\x03\x00\x00\x00\x00\x00"  # 2**32 ms << 6 | buy, an id of three bytes, no hash
+    b"aa\xc3\xa9"
+)
+
+
+def test_golden_bytes_of_version_1() -> None:
+    process = Process([], {"view": 1.0, "like": 2.0, "buy": 3.0})
+    slots = process.append([("ann", "a", 1, "view", 7), ("ann", "aé", 2**32, "buy", 0)])
+    assert process.codec.encode(process.store.pack(slots)) == [GOLDEN_1]
+    other = reader()
+    other.changelog.apply(Records(Partition("windows", 0), [9], [0], [b"ann"], [GOLDEN_1], [()]))
+    assert other.windows() == {"ann": [("a", 1, "view", 7), ("aé", 2**32, "buy", 0)]}
+
+
+def test_a_key_that_is_no_text_is_refused() -> None:
+    with pytest.raises(ChangelogError, match="is no user id"):
+        reader().changelog.apply(Records(Partition("windows", 0), [9], [0], [b"\xff"], [GOLDEN_1], [()]))
+
+
+def test_more_users_than_the_store_may_hold_leave_the_ones_that_came_last() -> None:
+    ours, count = writer(), 20
+    ours.catalogue.numbers(["a"])
+    packed = PackedWindows(
+        users=[f"user-{number}" for number in range(count)],
+        counts=np.ones(count, np.int64),
+        items=np.zeros(count, np.int32),
+        times_ms=np.arange(count, dtype=np.int64),
+        actions=np.ones(count, np.uint8),
+        event_hashes=np.zeros(count, np.uint32),
+    )
+    ours.changelog.load(packed, 0)
+    assert set(ours.windows()) == {f"user-{number}" for number in range(count)[-8:]}
+    assert ours.store.evicted == count - 8
+
+
+def test_a_newer_version_is_refused_and_says_so() -> None:
+    newer = bytes([SCHEMA + 1]) + GOLDEN_1[1:]
+    with pytest.raises(ChangelogError, match=f"topic windows.*version {SCHEMA + 1}.*upgrade"):
+        reader().changelog.apply(Records(Partition("windows", 0), [9], [0], [b"ann"], [newer], [()]))

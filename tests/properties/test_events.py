@@ -1,0 +1,42 @@
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.eventlog.base import Partition, Records
+from engine.messages import Actions, ClickDecoder
+from engine.settings import ClickFields, ClickSettings
+from producers.events import ClickEncoder, Events
+
+FIELDS = (
+    ClickFields(),
+    ClickFields(user="user.id", item="object.id", time="at", action="user.did", event_id="object.meta.uuid"),
+    ClickFields(user="%s", item="ü.%", time="%(t)d.%b", action="%%"),
+)
+ids = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
+
+
+@given(
+    st.lists(st.tuples(ids, ids, st.integers(0, 2_000_000_000_000), st.sampled_from(["view", "buy"])), min_size=1),
+    st.sampled_from(FIELDS),
+    st.sampled_from(["s", "ms", "iso8601"]),
+)
+def test_the_engine_decodes_what_is_encoded(
+    rows: list[tuple[str, str, int, str]], fields: ClickFields, unit: str
+) -> None:
+    settings = ClickSettings.model_validate({"fields": fields, "time_unit": unit})
+    users, items, times_ms, names = map(list, zip(*rows, strict=True))
+    sent = ClickEncoder(settings).encode(
+        Events(users, items, np.array(times_ms), names, list(map(str, range(len(rows)))))
+    )
+    count = len(sent)
+    records = Records(Partition("clicks", 0), list(range(count)), [0] * count, sent.keys, sent.values, [()] * count)
+
+    actions = Actions(settings)
+    clicks, dead = ClickDecoder(settings, actions).decode([records], now_ms=2_000_000_000_000)
+
+    assert not dead
+    assert clicks.users == users
+    assert clicks.items == items
+    assert clicks.times_ms.tolist() == times_ms
+    assert clicks.actions.tolist() == list(map(actions.code, names))
+    assert (clicks.event_hashes != 0).all()

@@ -1,0 +1,62 @@
+"""The table of item ids against the catalogue itself, which asks a dictionary about one id at a time."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine import id_table
+from engine.catalogue import Catalogue
+from engine.columns import Int64
+from engine.id_table import IdTable, UInt64
+
+ids = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20) | st.integers(0, 200).map("item-{:09d}".format)
+batches = st.lists(st.lists(ids, max_size=30), max_size=5)
+
+
+def numbers(table: IdTable, items: list[str]) -> list[int]:
+    texts = [item.encode() for item in items]
+    found = table.numbers(np.array(list(map(len, texts)), np.int64), b"".join(texts))
+    return [*map(int, found)]
+
+
+@given(batches, batches)
+def test_texts_and_numbers_are_the_catalogue_s(asked: list[list[str]], met_elsewhere: list[list[str]]) -> None:
+    catalogue = Catalogue()
+    table = IdTable(catalogue)
+    for batch, others in zip(asked, [*met_elsewhere, *[[]] * len(asked)], strict=False):
+        catalogue.numbers(others)
+        found = numbers(table, batch)
+        assert found == catalogue.numbers(batch).tolist()
+        assert catalogue.ids(found) == batch
+        lengths, texts = table.take(np.array(found, np.int32))
+        assert lengths.tolist() == [len(item.encode()) for item in batch]
+        assert texts == "".join(batch).encode()
+
+
+@given(batches)
+def test_ids_that_share_a_hash_stay_apart(asked: list[list[str]]) -> None:
+    def coarse(_texts: object, _starts: Int64, lengths: Int64) -> UInt64:
+        return (lengths % 3).astype(np.uint64)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(id_table, "_hashes", coarse)
+        catalogue = Catalogue()
+        table = IdTable(catalogue)
+        for batch in asked:
+            assert catalogue.ids(numbers(table, batch)) == batch
+
+
+def test_many_ids_in_a_growing_table() -> None:
+    catalogue = Catalogue()
+    table = IdTable(catalogue)
+    for start in range(0, 20_000, 1_000):
+        items = [f"i{number}" for number in range(start, start + 2_000)]
+        assert catalogue.ids(numbers(table, items)) == items
+    assert len(catalogue) == 21_000
+
+
+def test_an_id_that_is_no_text_is_refused() -> None:
+    table = IdTable(Catalogue())
+    with pytest.raises(UnicodeDecodeError):
+        table.numbers(np.array([1]), b"\xff")

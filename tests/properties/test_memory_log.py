@@ -1,0 +1,73 @@
+"""The in-process log under any order of events: nothing is lost, nothing is read twice, shares stay even."""
+
+from collections import Counter
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.eventlog.base import Outgoing, Partition, Rebalance, TopicSpec
+from engine.eventlog.memory import MemoryLog, MemorySession
+
+ACTIONS = st.lists(
+    st.tuples(st.sampled_from(["put", "join", "leave", "poll"]), st.integers(0, 7)), min_size=1, max_size=60
+)
+
+
+class Group:
+    """Members of one group that commit whatever they read, and note it."""
+
+    def __init__(self, partitions: int) -> None:
+        self.log = MemoryLog()
+        self.log.ensure_topics([TopicSpec("clicks", partitions)])
+        self.members: list[MemorySession] = []
+        self.sent = 0
+        self.read: Counter[bytes | None] = Counter()
+        self.held: Counter[Partition] = Counter()
+
+    def put(self, count: int) -> None:
+        values: list[bytes | None] = [b"%d" % (self.sent + number) for number in range(count)]
+        self.sent += count
+        self.log.producer().send(Outgoing("clicks", values, values))
+
+    def join(self) -> None:
+        rebalance = Rebalance(assigned=self.held.update, revoked=self.held.subtract)
+        self.members.append(self.log.session(["clicks"], "group", rebalance))
+
+    def leave(self, member: MemorySession) -> None:
+        self.members.remove(member)
+        self.held.subtract(member.assignment())
+        member.close()
+
+    def poll(self, member: MemorySession, max_records: int) -> None:
+        batch = member.poll(0, max_records)
+        assert sum(map(len, batch)) <= max_records
+        self.read.update(value for records in batch for value in records.values)
+        member.commit({records.partition: records.offsets[-1] + 1 for records in batch})
+
+    def settle(self) -> None:
+        """One round to give up, one to take over, one to read."""
+        for _ in range(3):
+            for member in self.members:
+                self.poll(member, 1_000)
+
+
+@given(partitions=st.integers(1, 6), actions=ACTIONS)
+def test_every_record_is_read_exactly_once_whoever_comes_and_goes(
+    partitions: int, actions: list[tuple[str, int]]
+) -> None:
+    group = Group(partitions)
+    for action, number in actions:
+        if action == "put":
+            group.put(number)
+        elif action == "join":
+            group.join()
+        elif group.members:
+            member = group.members[number % len(group.members)]
+            group.leave(member) if action == "leave" else group.poll(member, number + 1)
+        assert all(holders <= 1 for holders in group.held.values()), "a partition with two holders"
+    group.join()
+    group.settle()
+    assert group.read == Counter(b"%d" % number for number in range(group.sent))
+    shares = [len(member.assignment()) for member in group.members]
+    assert sum(shares) == partitions
+    assert max(shares) - min(shares) <= 1

@@ -1,0 +1,76 @@
+"""The baselines know the past only, rank the way they say, and never show what was seen."""
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from engine.columns import NO_ITEM, Windows
+from models.baselines import HOUR_MS, Neighbours, Popularity, first_unseen
+
+DAY_MS = 24 * HOUR_MS
+
+
+def windows_of(*items: list[int]) -> Windows:
+    rows = np.array(items, np.int32)
+    return Windows(rows, np.zeros(rows.shape, np.int64), np.ones(rows.shape, np.uint8))
+
+
+@given(
+    arrays(np.int32, (3, 9), elements=st.integers(-1, 6)),
+    arrays(np.int32, (3, 4), elements=st.integers(-1, 6)),
+    st.integers(1, 8),
+)
+def test_first_unseen_is_what_a_loop_would_find(ranked: np.ndarray, seen: np.ndarray, count: int) -> None:
+    for row, found in enumerate(first_unseen(ranked, seen, count).tolist()):
+        taken = set(seen[row].tolist()) | {NO_ITEM}
+        expected: list[int] = []
+        for item in ranked[row].tolist():
+            if item not in taken:
+                expected.append(item)
+                taken.add(item)
+        assert found == [*expected, *[NO_ITEM] * count][:count]
+
+
+def test_popularity_counts_seven_days_before_the_hour() -> None:
+    """Item 0 three times on day 1, item 1 twice on day 6, item 2 within the hour of the question on day 10."""
+    asked = 10 * DAY_MS + HOUR_MS // 2
+    times_ms = np.array([DAY_MS, DAY_MS + 1, DAY_MS + 2, 6 * DAY_MS, 6 * DAY_MS + 1, 10 * DAY_MS + 1], np.int64)
+    items = np.array([0, 0, 0, 1, 1, 2], np.int32)
+    early = 7 * DAY_MS
+    popularity = Popularity(items, times_ms, np.array([asked, early], np.int64), depth=3)
+    # On day 7 item 0 leads; on day 10 only item 1 is recent, and item 0 follows for what it once was.
+    found = popularity.ranking(np.array([early, asked], np.int64))
+    assert found.tolist() == [[0, 1, NO_ITEM], [1, 0, NO_ITEM]]
+
+
+def test_popularity_leaves_out_the_window() -> None:
+    popularity = Popularity(np.array([4, 4, 2], np.int32), np.zeros(3, np.int64), np.array([DAY_MS], np.int64), depth=3)
+    found = popularity.lists(windows_of([4], [NO_ITEM]), np.array([DAY_MS, DAY_MS], np.int64), 2)
+    assert found.tolist() == [[2, NO_ITEM], [4, 2]]
+
+
+def test_neighbours_of_the_newest_item_come_first() -> None:
+    """Users walk 0 1 2 and 0 1 3 and 7 8: after 1 come 2 and 3, after 7 comes 8; then what is popular (0 and 1)."""
+    users = np.array([0, 0, 0, 1, 1, 1, 2, 2], np.int32)
+    items = np.array([0, 1, 2, 0, 1, 3, 7, 8], np.int32)
+    asked = np.array([DAY_MS], np.int64)
+    neighbours = Neighbours(users, items, Popularity(items, np.zeros(8, np.int64), asked, depth=9))
+    found = neighbours.lists(windows_of([7, 1]), asked, 4)[0].tolist()
+    assert found == [2, 3, 8, 0]
+
+
+def test_neighbours_do_not_reach_from_one_user_to_the_next() -> None:
+    users, items = np.array([0, 0, 1, 1], np.int32), np.array([0, 1, 2, 3], np.int32)
+    asked = np.array([DAY_MS], np.int64)
+    nothing_popular = Popularity(np.array([0], np.int32), np.array([2 * DAY_MS], np.int64), asked, depth=4)
+    neighbours = Neighbours(users, items, nothing_popular)
+    assert neighbours.lists(windows_of([1]), asked, 2).tolist() == [[NO_ITEM, NO_ITEM]]
+    assert neighbours.lists(windows_of([99]), asked, 2).tolist() == [[NO_ITEM, NO_ITEM]]
+
+
+def test_without_any_event_nothing_is_recommended() -> None:
+    nothing, asked = np.empty(0, np.int32), np.array([DAY_MS], np.int64)
+    popularity = Popularity(nothing, np.empty(0, np.int64), asked, depth=3)
+    for baseline in (popularity, Neighbours(nothing, nothing, popularity)):
+        assert baseline.lists(windows_of([1]), asked, 2).tolist() == [[NO_ITEM, NO_ITEM]]

@@ -1,0 +1,242 @@
+"""Clicks in, by the user's own field names; lists out; what is no click goes aside with its reason."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from engine.columns import NO_ITEM, Clicks
+from engine.errors import SettingsError
+from engine.eventlog.base import Partition, Records
+from engine.messages import (
+    Actions,
+    ClickDecoder,
+    DeadLetter,
+    ListHeads,
+    decode_recommendation,
+    encode_recommendations,
+)
+from engine.pipeline import FROM_INTEREST, FROM_POPULAR, Lists
+from engine.settings import ClickFields, ClickSettings
+
+NOW_MS = 1_700_000_000_000
+
+
+def polled(values: Sequence[bytes | None], first_offset: int = 40) -> list[Records]:
+    count = len(values)
+    return [
+        Records(
+            partition=Partition("clicks", 3),
+            offsets=list(range(first_offset, first_offset + count)),
+            timestamps_ms=[NOW_MS] * count,
+            keys=[b"key"] * count,
+            values=list(values),
+            headers=[[("trace", b"1")]] * count,
+        )
+    ]
+
+
+def null_records(*keys: bytes | None) -> list[Records]:
+    count = len(keys)
+    return [
+        Records(Partition("clicks", 3), list(range(count)), [NOW_MS] * count, list(keys), [None] * count, [()] * count)
+    ]
+
+
+def decode(values: Sequence[bytes | None], settings: ClickSettings | None = None) -> tuple[Clicks, list[DeadLetter]]:
+    settings = settings or ClickSettings()
+    return ClickDecoder(settings, Actions(settings)).decode(polled(values), NOW_MS)
+
+
+def test_plain_clicks_become_columns() -> None:
+    clicks, dead = decode(
+        [
+            b'{"user":"ann","item":"x","ts":1000,"action":"buy"}',
+            b'{"user":7,"item":8,"ts":2000.4}',
+            b'{"user":"ann","item":"x","ts":3000,"action":"never heard of","event_id":"e1","more":[1,{"a":2}]}',
+        ]
+    )
+    names = Actions(ClickSettings()).names
+    assert dead == []
+    assert clicks.users == ["ann", "7", "ann"]
+    assert clicks.items == ["x", "8", "x"]
+    assert clicks.times_ms.tolist() == [1000, 2000, 3000]
+    assert [names[code] for code in clicks.actions] == ["buy", "view", "view"]
+    assert clicks.event_hashes[:2].tolist() == [0, 0]
+    assert clicks.event_hashes[2] != 0
+
+
+def test_nested_fields_and_iso_times() -> None:
+    fields = ClickFields(user="who.id", item="what.product.sku", time="at", action="what.verb", event_id="")
+    settings = ClickSettings(fields=fields, time_unit="iso8601")
+    clicks, dead = decode(
+        [
+            b'{"who":{"id":7},"what":{"product":{"sku":"s1"},"verb":"buy"},"at":"1970-01-01T00:00:01.5Z"}',
+            b'{"who":{"id":7},"what":{"product":{"sku":"s1"}},"at":"1970-01-01T02:00:00+01:00"}',
+            b'{"who":{"id":7},"what":{},"at":"1970-01-01T00:00:00Z"}',
+        ],
+        settings,
+    )
+    assert clicks.times_ms.tolist() == [1500, 3_600_000]
+    assert [letter.reason for letter in dead] == ["missing_field"]
+    assert "$.what" in dead[0].detail
+
+
+def test_optional_object_may_be_absent() -> None:
+    clicks, dead = decode(
+        [b'{"user":"a","item":"b","ts":1}'], ClickSettings(fields=ClickFields(action="meta.action", event_id="meta.id"))
+    )
+    assert (len(clicks), dead) == (1, [])
+
+
+def test_seconds_and_the_records_own_time() -> None:
+    seconds, _ = decode([b'{"user":"a","item":"b","ts":1.5}'], ClickSettings(time_unit="s"))
+    assert seconds.times_ms.tolist() == [1500]
+    own, _ = decode([b'{"user":"a","item":"b"}'], ClickSettings(fields=ClickFields(time="")))
+    assert own.times_ms.tolist() == [NOW_MS]
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (b"", "unparsable"),
+        (b"{", "unparsable"),
+        (b"\xff\xfe", "unparsable"),
+        (b'{"a":' * 100_000, "unparsable"),
+        (b"[]", "mistyped_field"),
+        (b'{"user":"a","item":"b"}', "missing_field"),
+        (b'{"user":true,"item":"b","ts":1}', "mistyped_field"),
+        (b'{"user":"a","item":"b","ts":"soon"}', "mistyped_field"),
+        (b'{"user":"a","item":"b","ts":-1}', "time_out_of_range"),
+        (b'{"user":"a","item":"b","ts":1e300}', "time_out_of_range"),
+        (b'{"user":"a","item":"b","ts":99999999999999999999999999}', "time_out_of_range"),
+        (json.dumps({"user": "a", "item": "b", "ts": NOW_MS + 3_600_001}).encode(), "time_in_future"),
+        (b'{"user":"","item":"b","ts":1}', "empty_id"),
+        (b'{"user":"a","item":"","ts":1}', "empty_id"),
+        (json.dumps({"user": "a", "item": "\u00e9" * 257, "ts": 1}, ensure_ascii=False).encode(), "long_id"),
+        (b"x" * 1_000_001, "too_large"),
+    ],
+)
+def test_what_is_no_click_goes_aside_and_the_rest_goes_on(value: bytes | None, reason: str) -> None:
+    good = b'{"user":"a","item":"b","ts":1}'
+    clicks, dead = decode([good, value, good])
+    assert clicks.origins.tolist() == [0, 2]
+    assert [letter.reason for letter in dead] == [reason]
+    letter = dead[0]
+    assert (letter.key, letter.value, letter.partition, letter.offset) == (b"key", value, Partition("clicks", 3), 41)
+    headers = dict(letter.as_headers())
+    assert headers["trace"] == b"1"
+    assert headers["headrace.reason"] == reason.encode()
+    assert (headers["headrace.topic"], headers["headrace.partition"], headers["headrace.offset"]) == (
+        b"clicks",
+        b"3",
+        b"41",
+    )
+    assert headers["headrace.timestamp_ms"] == b"%d" % NOW_MS
+    assert headers["headrace.detail"]
+
+
+def test_an_id_of_exactly_the_limit_passes() -> None:
+    clicks, dead = decode([json.dumps({"user": "\u00e9" * 256, "item": "b", "ts": 1}, ensure_ascii=False).encode()])
+    assert (len(clicks), dead) == (1, [])
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (ClickFields(user=""), "clicks.fields.user"),
+        (ClickFields(user="a", item="a.b"), "both a field and an object"),
+        (ClickFields(user="a", item="a"), "mapped twice"),
+        (ClickFields(user="a..b"), "empty step"),
+        (ClickFields(user='a"b'), "a character that names cannot have"),
+        (ClickFields(user="a\\b"), "a character that names cannot have"),
+    ],
+)
+def test_impossible_mapping_is_refused(fields: ClickFields, message: str) -> None:
+    settings = ClickSettings(fields=fields)
+    with pytest.raises(SettingsError, match=message):
+        ClickDecoder(settings, Actions(settings))
+
+
+def test_default_action_must_be_known() -> None:
+    with pytest.raises(SettingsError, match=r"clicks\.default_action"):
+        Actions(ClickSettings(default_action="look"))
+
+
+def lists() -> Lists:
+    return Lists(
+        items=np.array([[2, 1, 0], [1, NO_ITEM, NO_ITEM]], np.int32),
+        scores=np.array([[1.25, 0.5, 0.0], [0.0, 0.0, 0.0]], np.float32),
+        sources=np.array([[FROM_INTEREST, FROM_INTEREST, FROM_POPULAR], [FROM_POPULAR] * 3], np.uint8),
+        interests=np.array([[1, 0, -1], [-1, -1, -1]], np.int32),
+        because=np.array([[[0, 1], [1, NO_ITEM]], [[NO_ITEM, NO_ITEM], [NO_ITEM, NO_ITEM]]], np.int32),
+        shares=np.array([[[0.75, 0.25], [1.0, 0.0]], [[0.0, 0.0], [0.0, 0.0]]], np.float32),
+        removed={},
+    )
+
+
+def encoded() -> list[bytes]:
+    names = ["zero", "one", "two"]
+    heads = ListHeads(["3-40-m-1", "3-41-m-1"], ["ann", "bob"], [1000, 2000], "m-1", 3000)
+    return encode_recommendations(lists(), heads, lambda numbers: [names[number] for number in numbers])
+
+
+def test_recommendation_schema_1_golden_bytes() -> None:
+    assert encoded() == [
+        b'{"schema":1,"id":"3-40-m-1","user":"ann","release":"m-1","event_ms":1000,"computed_ms":3000,'
+        b'"items":[{"item":"two","score":1.25,"source":"interest","interest":1},'
+        b'{"item":"one","score":0.5,"source":"interest","interest":0},'
+        b'{"item":"zero","score":0.0,"source":"popular"}],'
+        b'"interests":[[{"item":"zero","share":0.75},{"item":"one","share":0.25}],[{"item":"one","share":1.0}]]}',
+        b'{"schema":1,"id":"3-41-m-1","user":"bob","release":"m-1","event_ms":2000,"computed_ms":3000,'
+        b'"items":[{"item":"one","score":0.0,"source":"popular"}],"interests":[]}',
+    ]
+
+
+def test_what_is_encoded_decodes() -> None:
+    for value in encoded():
+        plain: Any = json.loads(value)
+        ours = decode_recommendation(value)
+        assert ours.user == plain["user"]
+        assert [place.item for place in ours.items] == [place["item"] for place in plain["items"]]
+
+
+def test_fields_added_later_do_not_break_this_reader() -> None:
+    value = json.loads(encoded()[0]) | {"experiment": "b"}
+    assert decode_recommendation(json.dumps(value).encode()).user == "ann"
+
+
+def test_a_record_without_a_value_asks_to_forget_the_user_who_is_its_key() -> None:
+    settings = ClickSettings()
+    click = b'{"user":"key","item":"b","ts":1}'
+    other = b'{"user":"else","item":"b","ts":1}'
+    clicks, dead = decode([click, other, None, click, other])
+    assert dead == []
+    assert clicks.forgotten == {"key": 2}
+    assert clicks.origins.tolist() == [1, 3, 4]  # what the user did before is not even decoded into a window
+    nobody, dead = ClickDecoder(settings, Actions(settings)).decode(null_records(None, b"", b"\xff", b"ann"), NOW_MS)
+    assert nobody.forgotten == {"ann": 3}
+    assert [(letter.reason, letter.offset) for letter in dead] == [
+        ("null_value", 0),
+        ("null_value", 1),
+        ("null_value", 2),
+    ]
+
+
+def test_a_click_without_consent_is_left_out_and_counted() -> None:
+    settings = ClickSettings(fields=ClickFields(consent="privacy.allowed"))
+    clicks, dead = decode(
+        [
+            b'{"user":"ann","item":"x","ts":1,"privacy":{"allowed":true}}',
+            b'{"user":"bob","item":"x","ts":1,"privacy":{"allowed":false}}',
+            b'{"user":"cid","item":"x","ts":1,"privacy":{}}',
+            b'{"user":"dan","item":"x","ts":1}',
+            b'{"user":"eve","item":"x","ts":1,"privacy":{"allowed":"no"}}',
+        ],
+        settings,
+    )
+    assert clicks.users == ["ann", "cid", "dan"]
+    assert clicks.without_consent == 1
+    assert [letter.reason for letter in dead] == ["mistyped_field"]

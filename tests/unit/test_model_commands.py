@@ -1,0 +1,99 @@
+"""The verbs of the learning side, as a user calls them."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from engine import announcements, release
+from engine.announcements import Announcement
+from engine.errors import DamagedReleaseError, MissingExtraError, ReleaseError, SettingsError
+from engine.eventlog.memory import MemoryLog
+from models import commands, publish
+
+SMALL = ["--dimensions", "8", "--interests", "2", "--heads", "2", "--window-length", "10", "--epochs", "2"]
+
+
+def test_train_then_evaluate_then_publish(tiny_interactions: Path, tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="training needs torch: pip install 'headrace[train]'")
+    run = CliRunner().invoke
+    arguments = ["--data", str(tiny_interactions), "--out", str(tmp_path / "releases"), "--version", "7", *SMALL]
+    trained = run(commands.train, arguments, catch_exceptions=False)
+    folder = Path(trained.stdout.strip())
+    assert folder == tmp_path / "releases" / "two-hop-7"
+    evaluated = run(
+        commands.evaluate, [str(folder), "--data", str(tiny_interactions), "--json"], catch_exceptions=False
+    )
+    report = json.loads(evaluated.stdout)
+    for figures in (report, report["time_split"], *report["baselines"].values()):
+        assert all(0.0 <= figures[name] <= 1.0 for name in ("hr10", "ndcg10", "hr20", "coverage"))
+    table = run(commands.evaluate, [str(folder), "--data", str(tiny_interactions)], catch_exceptions=False)
+    assert "last_item_neighbours" in table.stdout
+    watched = tmp_path / "watched"
+    published = run(commands.publish, [str(folder), "--folder", str(watched)], catch_exceptions=False)
+    assert published.stdout == f"two-hop-7 is live: {watched / 'two-hop-7'}\n"
+    newest = announcements.FolderFeed(watched, "two-hop").newest()
+    assert newest is not None
+    assert newest.version == "7"
+
+
+def test_a_choice_out_of_range_is_named(tiny_interactions: Path, tmp_path: Path) -> None:
+    arguments = ["--data", str(tiny_interactions), "--out", str(tmp_path), "--dimensions", "7"]
+    with pytest.raises(SettingsError, match=r"dimensions \(7\) must be a multiple of heads \(2\)"):
+        CliRunner().invoke(commands.train, arguments, catch_exceptions=False)
+
+
+def test_train_without_torch_says_how_to_get_it(
+    tiny_interactions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in sys.modules if name in {"models.export", "models.train", "models.encoder"}]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delattr("models.export", raising=False)
+    monkeypatch.delattr("models.train", raising=False)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'headrace\[train\]'"):
+        CliRunner().invoke(
+            commands.train, ["--data", str(tiny_interactions), "--out", str(tmp_path)], catch_exceptions=False
+        )
+
+
+def test_evaluate_and_publish_need_no_torch(tiny_release: Path, tiny_interactions: Path, tmp_path: Path) -> None:
+    program = (
+        "import sys; sys.modules.update(torch=None, onnx=None)\n"
+        "from models import commands\n"
+        f"commands.evaluate(['{tiny_release}', '--data', '{tiny_interactions}', '--json'], standalone_mode=False)\n"
+        f"commands.publish(['{tiny_release}', '--folder', '{tmp_path}'], standalone_mode=False)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "two-hop-tiny is live" in done.stdout
+
+
+def test_a_release_is_announced_on_the_topic(tiny_release: Path) -> None:
+    log = MemoryLog()
+    sent = publish.to_topic(tiny_release, log, "releases", 123)
+    feed = announcements.TopicFeed(log.reader(["releases"]), "two-hop")
+    assert feed.newest() == sent
+    assert isinstance(sent, Announcement)
+    assert (sent.version, sent.state, sent.announced_ms, sent.bundle) == ("tiny", "live", 123, str(tiny_release))
+
+
+def test_a_damaged_release_is_not_announced(tiny_release: Path, tmp_path: Path) -> None:
+    broken = announcements.copy_bundle(tiny_release, tmp_path / "broken")
+    (broken / "vectors.npy").write_bytes(b"")
+    with pytest.raises(DamagedReleaseError, match=r"vectors\.npy"):
+        publish.to_folder(broken, tmp_path / "watched", 0)
+    assert not (tmp_path / "watched").exists()
+
+
+def test_another_bundle_of_the_same_name_is_not_replaced(tiny_release: Path, tmp_path: Path) -> None:
+    publish.to_folder(tiny_release, tmp_path / "watched", 0)
+    other = announcements.copy_bundle(tiny_release, tmp_path / "other")
+    manifest = other / "release.json"
+    manifest.write_text(manifest.read_text().replace('"created_ms": 0', '"created_ms": 1'))
+    assert release.read(other).manifest.created_ms == 1
+    with pytest.raises(ReleaseError, match="another bundle of the same name"):
+        publish.to_folder(other, tmp_path / "watched", 0)

@@ -1,0 +1,164 @@
+"""The data path on a trained release: lists follow the user, never run dry, and say why.
+
+The tiny release was trained on two rings of items, i0 to i59 and i60 to i119; users walk along one of them.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engine import live, release
+from engine.catalogue import Catalogue
+from engine.columns import NO_ITEM, Windows
+from engine.live import LiveRelease
+from engine.pipeline import FROM_INTEREST, FROM_POPULAR, Lists, Recommender
+from engine.popular import Popularity
+from engine.settings import IndexSettings, RecommendationSettings
+from tests.conftest import TINY_ITEMS
+
+LENGTH = 20
+COUNT = 10
+VIEW, DISLIKE = 1, 2
+WEIGHTS = np.zeros(256, np.float32)
+WEIGHTS[[VIEW, DISLIKE]] = [1.0, -1.0]
+Clicks = list[tuple[str, int]]
+"""Item and action of each click, oldest first."""
+
+
+@dataclass(frozen=True)
+class Served:
+    live: LiveRelease
+    catalogue: Catalogue
+
+    def recommend(self, users: list[Clicks], popularity: Popularity | None = None, **changes: object) -> Lists:
+        chosen = RecommendationSettings(**{"count": COUNT, **changes})  # type: ignore[arg-type]
+        return Recommender(chosen, WEIGHTS, popularity or Popularity()).recommend(self.windows(users), self.live)
+
+    def windows(self, users: list[Clicks]) -> Windows:
+        items, actions = np.full((len(users), LENGTH), NO_ITEM, np.int32), np.zeros((len(users), LENGTH), np.uint8)
+        for row, clicks in enumerate(users):
+            for place, (item, action) in enumerate(clicks, start=LENGTH - len(clicks)):
+                items[row, place] = self.catalogue.numbers([item])[0]
+                actions[row, place] = action
+        return Windows(items, np.where(actions > 0, 60_000 * np.arange(LENGTH), 0), actions)
+
+    def names(self, lists: Lists, user: int = 0) -> list[str]:
+        return self.catalogue.ids([item for item in lists.items[user].tolist() if item != NO_ITEM])
+
+
+@pytest.fixture(scope="module", params=["exact", "hnsw"])
+def served(request: pytest.FixtureRequest, tiny_release: Path) -> Served:
+    catalogue = Catalogue()
+    settings = IndexSettings(kind=request.param)
+    return Served(live.warm(release.read(tiny_release), catalogue, settings, threads=1), catalogue)
+
+
+def walk(start: int, steps: int, ring: int = 0) -> Clicks:
+    return [(f"i{60 * ring + (start + step) % 60}", VIEW) for step in range(steps)]
+
+
+def test_the_list_is_ahead_on_the_users_own_ring(served: Served) -> None:
+    lists = served.recommend([walk(10, 8), walk(30, 8, ring=1)])
+    assert {"i18", "i19"} & set(served.names(lists, 0)[:5])
+    assert {"i98", "i99"} & set(served.names(lists, 1)[:5])
+    assert (lists.sources == FROM_INTEREST).all()
+    assert (np.diff(lists.scores, axis=1) <= 0).all()
+
+
+def test_a_user_gets_the_same_list_in_any_company(served: Served) -> None:
+    users = [walk(10, 8), [], [("never met", VIEW)], walk(30, 20, ring=1), walk(5, 1), [("i7", DISLIKE)]]
+    together = served.recommend(users)
+    for index, user in enumerate(users):
+        alone = served.recommend([user])
+        assert served.names(alone) == served.names(together, index)
+
+
+def test_seen_items_never_appear(served: Served) -> None:
+    lists = served.recommend([walk(10, 20)])
+    assert not {item for item, _ in walk(10, 20)} & set(served.names(lists))
+    again = served.recommend([walk(10, 20)], exclude_seen=False, count=40)
+    assert {item for item, _ in walk(10, 20)} & set(served.names(again))
+
+
+@given(st.lists(st.integers(0, TINY_ITEMS - 1), max_size=LENGTH), st.integers(1, 60), st.integers(1, 60))
+@settings(max_examples=60)
+def test_lists_never_run_dry_and_never_leak(served: Served, seen: list[int], count: int, depth: int) -> None:
+    popularity = Popularity()
+    popularity.seed(served.live.numbers, np.ones(len(served.live.numbers), np.float32))
+    user = [(f"i{item}", VIEW) for item in seen]
+    lists = served.recommend([user], popularity, count=count, candidates_per_interest=depth)
+    names = served.names(lists)
+    assert len(names) == len(set(names)) == count
+    assert not set(names) & {item for item, _ in user}
+
+
+def test_more_than_there_is_cannot_be_had(served: Served) -> None:
+    lists = served.recommend([walk(0, 20)], count=200)
+    items = len(served.live.numbers)
+    assert len(served.names(lists)) == items - 20
+    assert (lists.items[0, items - 20 :] == NO_ITEM).all()
+
+
+def test_a_cold_user_gets_what_is_popular(served: Served) -> None:
+    popularity = Popularity()
+    numbers = served.catalogue.numbers(["i5", "fresh off the press", "i6"])
+    popularity.seed(numbers, np.array([3, 2, 1], np.float32))
+    lists = served.recommend([[], [("unknown to the release", VIEW)], [("i5", DISLIKE)]], popularity)
+    assert served.names(lists, 0) == served.names(lists, 1) == ["i5", "fresh off the press", "i6"]
+    assert served.names(lists, 2) == ["fresh off the press", "i6"]
+    assert (lists.sources == FROM_POPULAR).all()
+    assert (lists.because == NO_ITEM).all()
+
+
+def test_every_interest_names_its_clicks(served: Served) -> None:
+    user = walk(10, 6)
+    lists = served.recommend([user], because=3)
+    interests = served.live.contract.interests
+    assert lists.because.shape == (1, interests, 3)
+    for reasons, shares in zip(lists.because[0], lists.shares[0], strict=True):
+        assert set(served.catalogue.ids(reasons.tolist())) <= {item for item, _ in user}
+        assert (np.diff(shares) <= 0).all()
+        assert 0 < shares.sum() <= 1 + 1e-5
+    assert (lists.interests < interests).all()
+
+
+def test_an_unknown_click_changes_no_list_but_waits_in_the_window(served: Served) -> None:
+    user = walk(10, 6)
+    with_unknown = [*user[:3], ("never met", VIEW), *user[3:]]
+    # Times differ between the two windows, so only what the encoder is asked about is compared: the items it saw.
+    assert set(served.catalogue.ids(served.recommend([with_unknown]).because[0].ravel().tolist())) <= {
+        item for item, _ in user
+    }
+
+
+def test_a_dislike_pushes_its_neighbours_down(served: Served) -> None:
+    user = walk(10, 8)
+    plain = served.recommend([user], count=20)
+    first = served.names(plain)[0]
+    disliked = served.recommend([[(first, DISLIKE), *user]], count=20, push_away=1.0)
+    assert first not in served.names(disliked)
+    vectors = served.live.vectors[served.live.rows(plain.items[0])]
+    directions = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    nearest = served.names(plain)[1 + int((directions[1:] @ directions[0]).argmax())]
+    after = served.names(disliked)
+    assert nearest not in after or after.index(nearest) >= served.names(plain).index(nearest) - 1
+
+
+def test_diversity_spreads_the_list(served: Served) -> None:
+    def likeness(lists: Lists) -> float:
+        vectors = served.live.vectors[served.live.rows(lists.items[0])]
+        directions = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        return float((directions @ directions.T).mean())
+
+    user = [walk(10, 8)]
+    assert likeness(served.recommend(user, diversity=0.7)) < likeness(served.recommend(user))
+
+
+def test_what_was_removed_is_counted(served: Served) -> None:
+    removed = served.recommend([walk(10, 20)], candidates_per_interest=50).removed
+    assert removed["seen"] > 0
+    assert removed["duplicate"] > 0

@@ -1,0 +1,66 @@
+import csv
+import gzip
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from engine.errors import DataError
+from producers.catalogue import MIN_ITEMS
+from producers.readers import read
+from producers.recording import record
+from producers.shoppers import ACTIONS, Simulation, SimulationSettings, shopper_id
+
+SETTINGS = SimulationSettings(items=MIN_ITEMS, shoppers=50)
+
+
+def test_a_recorded_simulation_reads_back_as_it_was(tmp_path: Path) -> None:
+    assert sum(map(len, record(Simulation(SETTINGS), tmp_path / "new", 3_000))) == 3_000
+
+    clicks, recording = Simulation(SETTINGS).advance(3_000), read(tmp_path / "new")
+
+    assert recording.users.spelled() == list(map(shopper_id, clicks.shoppers.tolist()))
+    assert recording.items.spelled() == [f"item-{item:05d}" for item in clicks.items.tolist()]
+    assert recording.times_ms.tolist() == clicks.times_ms.tolist()
+    assert recording.actions is not None
+    assert recording.actions.spelled() == [ACTIONS[action] for action in clicks.actions.tolist()]
+
+
+def test_the_files_have_the_columns_that_training_reads(tmp_path: Path) -> None:
+    list(record(Simulation(SETTINGS), tmp_path, 500))
+
+    with gzip.open(tmp_path / "interactions.csv.gz", "rt") as file:
+        clicks = list(csv.DictReader(file))
+    with (tmp_path / "items.csv").open() as file:
+        items = list(csv.DictReader(file))
+
+    assert list(clicks[0]) == ["user", "item", "ts", "weight", "event"]
+    assert {(click["event"], click["weight"]) for click in clicks} <= {
+        ("view", "1"),
+        ("cart", "2"),
+        ("buy", "3"),
+        ("dislike", "-1"),
+    }
+    assert list(items[0]) == ["item", "item_raw", "category", "n_events"]
+    assert len(items) == MIN_ITEMS
+    assert Counter(click["item"] for click in clicks) == {
+        item["item"]: int(item["n_events"]) for item in items if item["n_events"] != "0"
+    }
+
+
+def test_nothing_is_overwritten_and_nothing_unfinished_is_left_under_the_name(tmp_path: Path) -> None:
+    interrupted = record(Simulation(SETTINGS), tmp_path, 100_000)
+    next(interrupted)
+    interrupted.close()  # type: ignore[attr-defined]
+    assert not (tmp_path / "interactions.csv.gz").exists()
+
+    list(record(Simulation(SETTINGS), tmp_path, 10))
+    with pytest.raises(DataError, match="there already"):
+        list(record(Simulation(SETTINGS), tmp_path, 10))
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+
+    with pytest.raises(DataError, match="file/inside cannot be written"):
+        list(record(Simulation(SETTINGS), tmp_path / "file" / "inside", 10))

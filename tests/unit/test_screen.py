@@ -1,0 +1,86 @@
+import io
+from dataclasses import replace
+
+import pytest
+from rich.console import Console
+
+from engine.messages import Because, ListedItem, Recommendation
+from producers.scoreboard import Click, Judged
+from producers.screen import Frame, Spotlight, render
+
+CATEGORIES = {f"item-{number:05}": "tents" if number < 50 else "maps" for number in range(100)}
+SPOTLIGHT = Spotlight(
+    user="shopper-00017",
+    truth=[("tents", 0.7), ("maps", 0.3)],
+    window=[
+        Judged(Click("shopper-00017", "item-00001", 1, "view", 1), None),
+        Judged(Click("shopper-00017", "item-00060", 2, "buy", 2), None),
+        Judged(Click("shopper-00017", "item-00002", 3, "view", 3), 4),
+    ],
+    recommendation=Recommendation(
+        id="0-0-r",
+        user="shopper-00017",
+        release="r",
+        event_ms=3,
+        computed_ms=4,
+        items=[ListedItem(f"item-{number:05}", 1.0, "interest", number % 2) for number in range(10, 30)],
+        interests=[[Because("item-00002", 0.6), Because("item-00001", 0.2)], [Because("item-00060", 0.9)]],
+    ),
+    chances=dict.fromkeys(CATEGORIES, 0.01),
+    categories=CATEGORIES,
+)
+FRAME = Frame(
+    elapsed_s=12.3,
+    clicks=2_460,
+    clicks_per_s=201.0,
+    lists_per_s=199.0,
+    freshness_p50_ms=3.0,
+    freshness_p99_ms=11.0,
+    hit_rate=0.4,
+    popularity_hit_rate=0.05,
+    dead_letters=2,
+    release="two-hop-7",
+    where="through a log",
+    spotlight=SPOTLIGHT,
+)
+
+
+def text(frame: Frame, width: int = 80) -> str:
+    console = Console(width=width, file=io.StringIO(), record=True)
+    console.print(render(frame))
+    return console.export_text()
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_every_figure_is_on_the_screen(width: int) -> None:
+    shown = text(FRAME, width)
+
+    for part in ("201", "199", "2,460", "3 ms p50", "11 ms p99", "40.0% lists", "5.0% popular", "two-hop-7", "12 s"):
+        assert part in shown
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_shopper_on_show_has_window_interests_and_list(width: int) -> None:
+    lines = text(FRAME, width).splitlines()
+
+    def line(*parts: str) -> bool:
+        return any(all(part in one for part in parts) for one in lines)
+
+    assert line("shopper-00017")
+    assert line("hidden interests: tents 70%   maps 30%")
+    assert line("tents 00002 was no. 4", "10 of 20 places", " 1 tents 00010 1.0%")
+    assert line("maps 00060", "buy", "tents 00002", "60%")
+    assert line("top 10: 10%", "best 10%")
+
+
+def test_the_picture_fits_a_terminal_of_24_lines() -> None:
+    window = SPOTLIGHT.window[0]
+    full = replace(SPOTLIGHT, window=[window] * 100)
+
+    assert len(text(replace(FRAME, spotlight=full)).splitlines()) <= 24
+
+
+def test_before_the_first_list_there_is_a_word_of_waiting() -> None:
+    nothing = replace(FRAME, spotlight=None, hit_rate=0.0, popularity_hit_rate=0.0, clicks_per_s=0.0)
+
+    assert "waiting for the first lists" in text(nothing)
