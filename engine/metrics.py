@@ -42,6 +42,7 @@ class Metrics:
         self.release_refusals = self._counter("release_refusals", "Releases that were refused.", "reason")
         self.forgotten_users = self._counter("forgotten_users", "Users whose window and list were deleted on request.")
         self.restoring = self._gauge("restoring_partitions", "Partitions that wait for their windows to be restored.")
+        self.standby = self._gauge("standby_partitions", "Partitions of other workers whose windows are warm here.")
         self.restored_users = self._counter("restored_users", "Windows restored, by where they came from.", "source")
         self.restore_seconds = self._counter("restore_seconds", "Time spent restoring windows.")
         self.refused_snapshots = self._counter("refused_snapshots", "Snapshots thrown away.", "reason")

@@ -67,6 +67,7 @@ class Processor:
         self._popularity = Popularity()
         self._recommender = Recommender(settings.recommendations, self._actions.weights, self._popularity)
         self._published = PublishedLists(_REMEMBERED_LISTS, settings.recommendations.count)
+        self._evicted = 0
         self.live: LiveRelease | None = None
 
     def swap(self, release: LiveRelease) -> None:
@@ -80,16 +81,14 @@ class Processor:
         self._metrics.release_swaps.inc()
         self._metrics.index_items.set(len(release.index))
 
-    def drop(self, partitions: Sequence[int]) -> None:
-        """Drop the windows of partitions that went to another worker."""
-        for partition in partitions:
-            self.changelog.drop(partition)
+    def forget_lists(self) -> None:
+        """Judge no click by the lists published so far: other workers publish for their users from now on."""
         self._published.clear()
 
     def clear(self) -> None:
         """Drop every window: they belong to a session, and the next one starts from the last commit."""
         self.changelog.clear()
-        self._published.clear()
+        self.forget_lists()
 
     def set_gauges(self) -> None:
         """Bring the metrics of sizes up to date."""
@@ -138,7 +137,6 @@ class Processor:
     def _events(self, clicks: Clicks, polled: Sequence[Records]) -> Events:
         """The clicks in numbers, users as slots and items as catalogue numbers."""
         partitions = _partitions(polled)[clicks.origins]
-        evicted = self._windows.evicted
         self.changelog.bring_back(clicks.users)
         events = Events(
             slots=self._windows.slots(clicks.users, partitions),
@@ -147,8 +145,9 @@ class Processor:
             actions=clicks.actions,
             event_hashes=clicks.event_hashes,
         )
-        if self._windows.evicted > evicted:
-            self._published.clear()
+        if self._windows.evicted != self._evicted:  # in this batch, or when windows were restored before it
+            self._evicted = self._windows.evicted
+            self._published.clear()  # slots have gone to other users
         return events
 
     def _forget(self, clicks: Clicks, polled: Sequence[Records]) -> list[tuple[str, int]]:

@@ -153,6 +153,9 @@ class WindowSettings(Section):
     """Events older than the user's newest by more than this are dropped; none keeps the last L whatever their age."""
     max_users: PositiveInt = 1_000_000
     """Users held in memory at once by this worker; beyond it the longest idle ones make room."""
+    standby: bool = False
+    """Keep the windows of the other workers' partitions warm, too, so that a takeover begins with all but the last few
+    changes. Every worker then holds the users of the whole topic: `max_users` must have room for them."""
     on_return: Literal["restore", "new"] = "restore"
     """What those who made room come back with. restore: their window, kept on local disk meanwhile (in the system's
     folder for temporary files, about a kilobyte each). new: none, as if they were new."""

@@ -100,9 +100,10 @@ class Worker:
             self.heartbeat_s = time.monotonic()
             self._loader.wait(self._settings.worker.poll_timeout_s)
             self._take_release()
-        self._prepare_topics()
+        partitions = self._prepare_topics()
         rebalance = Rebalance(assigned=self._assigned, revoked=self._given_up, lost=self._given_up)
         self._session = self._log.session([self._settings.clicks.topic], self._settings.kafka.group, rebalance)
+        self._restorer.stand_by(range(partitions))
         saver = Saver(self._settings, self._processor.changelog, self._snapshots, self._restorer)
         in_order = False
         try:
@@ -125,11 +126,11 @@ class Worker:
     def _turn(self, session: Session) -> None:
         self.heartbeat_s = time.monotonic()
         settings = self._settings.worker
-        polled = session.poll(0.0 if self._restorer.waits() else settings.poll_timeout_s, settings.max_batch_clicks)
+        polled = session.poll(0.0 if self._restorer.behind() else settings.poll_timeout_s, settings.max_batch_clicks)
         if polled:
             self._processor.process(polled, session)
-        if self._restorer.waits():
-            restored = self._restorer.step(settings.poll_timeout_s)
+        restored = self._restorer.step(settings.poll_timeout_s)
+        if restored:
             session.resume([Partition(self._settings.clicks.topic, number) for number in restored])
         self._take_release()
         if self.heartbeat_s >= self._gauges_due_s:
@@ -153,9 +154,8 @@ class Worker:
 
     def _given_up(self, partitions: Sequence[Partition]) -> None:
         """Revoked or lost alike: every batch was committed before the poll in which this is called."""
-        numbers = [partition.number for partition in partitions]
-        self._restorer.drop(numbers)
-        self._processor.drop(numbers)
+        self._restorer.drop([partition.number for partition in partitions])
+        self._processor.forget_lists()
         for topic, number in map(_labels, partitions):
             self._metrics.consumer_lag.remove_by_labels({"topic": topic, "partition": number})
         logger.info("given up: %s", _names(partitions))
@@ -167,8 +167,8 @@ class Worker:
         self._log.ensure_topics([TopicSpec(releases.topic, compacted=True)])
         return [TopicFeed(self._log.reader([releases.topic]), releases.model)]
 
-    def _prepare_topics(self) -> None:
-        """Create the topics that are missing.
+    def _prepare_topics(self) -> int:
+        """Create the topics that are missing; returns how many partitions there are to share.
 
         Raises:
             SettingsError: the changelog has not as many partitions as the clicks.
@@ -188,6 +188,7 @@ class Worker:
                 f"windows.topic {changelog!r} has {found} partitions, clicks.topic {clicks.topic!r} has {partitions}:"
                 " a window stands in the partition of its user's clicks; give both the same number, or name a new topic"
             )
+        return partitions
 
 
 def _labels(partition: Partition) -> tuple[str, str]:

@@ -223,6 +223,13 @@ class EventLog(Protocol):
         """
         ...
 
+    def end_abandoned(self, partitions: Sequence[Partition]) -> None:
+        """End the transactions that writers left open on these partitions; the caller is their successor there.
+
+        Nobody can read past an open one, and a writer that died would hold its successor up until a time limit ends it.
+        """
+        ...
+
     def session(self, topics: Sequence[str], group: str, rebalance: Rebalance) -> Session:
         """A new member of `group` reading `topics` from the group's committed positions (from the start at first)."""
         ...

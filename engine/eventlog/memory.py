@@ -67,6 +67,9 @@ class MemoryLog:
             self._journals(topic)
             return self._identities[topic]
 
+    def end_abandoned(self, partitions: Sequence[Partition]) -> None:
+        """Nothing is ever left open here: a commit is one step."""
+
     def session(self, topics: Sequence[str], group: str, rebalance: Rebalance) -> "MemorySession":
         """A new member of `group`; its partitions arrive at its first `poll`."""
         with self.changed:

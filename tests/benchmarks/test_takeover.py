@@ -5,7 +5,8 @@
     LONG_TESTS=1 KAFKA_HOME=… pytest -s tests/benchmarks/test_takeover.py
 
 The broker notices the death after the session time-out of three seconds, whatever the worker does; then the windows of
-the dead worker's partitions are restored. Both workers see one folder of snapshots, as on one machine or one volume.
+the dead worker's partitions are restored: from the changelog alone, from snapshots (both workers see one folder of
+them, as on one machine or one volume), or from what a standby lacks.
 """
 
 import json
@@ -29,41 +30,47 @@ from tests.integration.site import LIMIT_S, PARTITIONS, START_MS, Site
 __all__ = ["kafka_bootstrap", "kafka_log", "kafka_settings", "topic_names"]
 
 USERS = 200_000 if os.environ.get("LONG_TESTS") == "1" else 30_000
+WARM = re.compile(r"partition (\d+) is warm")
 RESTORED = re.compile(r"partition \d+ is restored after ([\d.]+) s")
 
 
 @pytest.mark.kafka
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("snapshots", [False, True], ids=["changelog", "snapshots"])
+@pytest.mark.parametrize("source", ["changelog", "snapshots", "standby"])
 def test_take_over_of_a_killed_worker(
     kafka_log: KafkaLog,
     kafka_bootstrap: str,
     topic_names: Callable[[str], str],
     tiny_release: Path,
     tmp_path: Path,
-    snapshots: bool,
+    source: str,
 ) -> None:
     site = Site(kafka_log, kafka_bootstrap, topic_names, tiny_release, tmp_path)
     site.environ |= {"HEADRACE_WINDOWS__MAX_USERS": str(2 * USERS), "HEADRACE_WINDOWS__LENGTH": str(LENGTH)}
-    if snapshots:
+    if source == "snapshots":
         site.environ |= {"HEADRACE_SNAPSHOTS__FOLDER": str(tmp_path / "snapshots")}
         site.environ |= {"HEADRACE_SNAPSHOTS__INTERVAL_S": "5"}
+    if source == "standby":
+        site.environ |= {"HEADRACE_WINDOWS__STANDBY": "1"}
     settings = load(None, site.environ)
     site.log.ensure_topics([TopicSpec(settings.windows.topic, PARTITIONS, compacted=True)])
     fill(site.log, settings, USERS, PARTITIONS)
     with site.worker() as first:
         _wait_until_all_serve(site)
+        told = len(site.log_file.read_text())
         with site.worker():
             site.wait_until_ready()
             _wait_until_all_serve(site)
-            if snapshots:
+            if source == "snapshots":
                 _wait_for_snapshots(tmp_path / "snapshots")
+            if source == "standby":
+                _wait_until_warm(site.log_file, told)
             told = len(site.log_file.read_text())
             first.send_signal(signal.SIGKILL)
             silent_s = _wait_until_all_serve(site)
             restored_s = [float(each) for each in RESTORED.findall(site.log_file.read_text()[told:])]
     print(  # noqa: T201 - shown with pytest -s
-        f"\n{USERS:,} users, {'snapshots' if snapshots else 'changelog alone'}: lists again after {silent_s:.1f} s,"
+        f"\n{USERS:,} users, {source}: lists again after {silent_s:.1f} s,"
         f" the session time-out of 3 s included; restored {len(restored_s)} partitions in {max(restored_s):.2f} s"
     )
     assert restored_s, "the second worker took nothing over"
@@ -85,6 +92,14 @@ def _wait_until_all_serve(site: Site) -> float:
 
     site.wait_for_lists(served)
     return time.monotonic() - began_s
+
+
+def _wait_until_warm(log_file: Path, told: int) -> None:
+    """Wait until each partition is served by one worker and warm in the other, as they say from this place on."""
+    deadline_s = time.monotonic() + LIMIT_S
+    while len(set(WARM.findall(log_file.read_text()[told:]))) < PARTITIONS:
+        assert time.monotonic() < deadline_s, "a partition is not kept warm"
+        time.sleep(0.1)
 
 
 def _wait_for_snapshots(folder: Path) -> None:

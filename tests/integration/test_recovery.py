@@ -9,8 +9,8 @@ import pytest
 
 from engine.catalogue import Catalogue
 from engine.changelog import Changelog, WindowCodec
-from engine.errors import SettingsError
-from engine.eventlog.base import Outgoing, Partition, TopicSpec
+from engine.errors import ChangelogError, SettingsError
+from engine.eventlog.base import Outgoing, Partition, Reader, TopicSpec
 from engine.eventlog.memory import MemoryLog
 from engine.messages import Actions, decode_recommendation
 from engine.metrics import Metrics
@@ -54,6 +54,12 @@ class Copy:
         self._log.producer().send(changes)
         self.changelog.positions[partition] += 1
 
+    def forget(self, user: str, partition: int = 0) -> None:
+        """No window any more, nor one on the changelog."""
+        self.changelog.forget(user)
+        self._log.producer().send(self.changelog.changes(np.empty(0, np.int32), [(user, partition)]))
+        self.changelog.positions[partition] += 1
+
     def items(self, user: str) -> list[str]:
         slot = self.store.find(user)
         packed = self.store.pack(np.array([] if slot is None else [slot], np.int32))
@@ -63,6 +69,15 @@ class Copy:
         self.restorer.begin(partitions)
         while self.restorer.waits():
             self.restorer.step(0.0)
+
+    def keep_warm(self) -> None:
+        """Follow what the others do until there is nothing left to read."""
+        while self.restorer.behind():
+            self.restorer.step(0.0)
+        self.restorer.step(0.0)
+
+    def warm_partitions(self) -> float | None:
+        return self.metrics.registry.get_sample_value("headrace_standby_partitions")
 
     def restored_from(self, source: str) -> float:
         value = self.metrics.registry.get_sample_value("headrace_restored_users_total", {"source": source})
@@ -76,6 +91,11 @@ def settings(tmp_path: Path) -> Settings:
         snapshots=SnapshotSettings(folder=tmp_path / "snapshots"),
         telemetry=TelemetrySettings(port=0),
     )
+
+
+@pytest.fixture
+def warm(settings: Settings) -> Settings:
+    return settings.model_copy(update={"windows": settings.windows.model_copy(update={"standby": True})})
 
 
 @pytest.fixture
@@ -151,11 +171,78 @@ def test_a_partition_that_comes_back_is_read_to_its_new_end(log: MemoryLog, sett
     ours.restorer.begin([0, 1])
     ours.restorer.step(0.0)  # the reader is open and has seen where the partitions end
     ours.restorer.drop([0])
-    ours.changelog.drop(0)
     other.click("ann", "b")
     ours.restore(0)
     assert ours.items("ann") == ["a", "b"]
     assert ours.items("bob") == ["c"]
+
+
+def test_a_standby_follows_and_a_takeover_reads_only_the_rest(log: MemoryLog, warm: Settings) -> None:
+    #  partition 0 is the first's    ann a, bob b | ann ac | dies    (| read by the second by then)
+    first, second = Copy(log, warm), Copy(log, warm)
+    first.restore(0)
+    first.click("ann", "a")
+    first.click("bob", "b")
+    second.restorer.stand_by([0, 1])
+    second.keep_warm()
+    assert (second.items("ann"), second.items("bob")) == (["a"], ["b"])
+    assert second.warm_partitions() == 2
+    assert second.restorer.restored() == []  # it may not write snapshots of what is not its own
+    first.click("ann", "c")
+    second.restore(0)
+    assert second.items("ann") == ["a", "c"]
+    assert (second.restored_from("standby"), second.restored_from("changelog")) == (2, 1)
+    assert second.warm_partitions() == 1
+
+
+def test_what_was_given_up_is_followed_on(log: MemoryLog, warm: Settings) -> None:
+    first, second = Copy(log, warm), Copy(log, warm)
+    first.restorer.stand_by([0, 1])
+    first.restore(0)
+    first.click("ann", "a")
+    first.restorer.drop([0])
+    second.restore(0)
+    second.click("ann", "b")
+    first.keep_warm()
+    assert first.items("ann") == ["a", "b"]
+    second.restorer.drop([0])
+    first.restore(0)
+    assert first.restored_from("changelog") == 0
+
+
+def test_without_a_standby_what_was_given_up_is_dropped(log: MemoryLog, settings: Settings) -> None:
+    first = Copy(log, settings)
+    first.restorer.stand_by([0, 1])
+    first.restore(0)
+    first.click("ann", "a")
+    first.restorer.drop([0])
+    assert first.store.find("ann") is None
+    assert not first.restorer.behind()
+
+
+def test_a_snapshot_half_taken_over_by_a_standby_is_finished_by_the_takeover(log: MemoryLog, warm: Settings) -> None:
+    first, second = Copy(log, warm), Copy(log, warm)
+    first.restore(0)
+    first.click("ann", "a")
+    first.saver.finish()
+    first.click("bob", "b")
+    second.restorer.stand_by([0])
+    second.restorer.step(0.0)  # the snapshot is found, none of it is here yet
+    assert second.store.find("ann") is None
+    second.restore(0)
+    assert (second.items("ann"), second.items("bob")) == (["a"], ["b"])
+
+
+def test_a_partition_that_cannot_be_read_is_not_kept_warm_and_not_served(log: MemoryLog, warm: Settings) -> None:
+    """Its owner may be of a later version; the partitions of ours are none the worse for it."""
+    copy = Copy(log, warm)
+    copy.restorer.stand_by([0, 1])
+    log.producer().send(Outgoing(warm.windows.topic, [b"ann"], [b"\xff of a later version"], partitions=[1]))
+    copy.keep_warm()
+    assert copy.warm_partitions() == 1
+    copy.restore(0)
+    with pytest.raises(ChangelogError, match="version 255"):
+        copy.restore(1)
 
 
 def test_progress_is_told(log: MemoryLog, settings: Settings) -> None:
@@ -188,12 +275,12 @@ def test_other_partitions_go_on_while_one_is_restored(tiny_release: Path, monkey
     log = MemoryLog()
     log.ensure_topics([TopicSpec("clicks", 2), TopicSpec("recommendations", 2), TopicSpec("windows", 2)])
     held = threading.Event()
-    whole = Restorer._is_done
+    whole = Restorer._at_end
 
-    def is_done(self: Restorer, reader: object, number: int) -> bool:
-        return number != 1 and whole(self, reader, number)  # type: ignore[arg-type]
+    def at_end(self: Restorer, reader: Reader, number: int) -> bool:
+        return number != 1 and whole(self, reader, number)
 
-    monkeypatch.setattr(Restorer, "_is_done", is_done)
+    monkeypatch.setattr(Restorer, "_at_end", at_end)
     releases = ReleaseSettings(path=tiny_release, poll_interval_s=0.02)
     worker = Worker(Settings(releases=releases, windows=WindowSettings(max_users=100)), log, Metrics())
     thread = threading.Thread(target=worker.run, args=[held])

@@ -2,6 +2,7 @@
 
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,10 +11,13 @@ import pytest
 
 from engine.eventlog.base import Outgoing
 from engine.eventlog.kafka import KafkaLog
+from engine.settings import KafkaSettings
 from tests.integration.site import HEADRACE, LIMIT_S, Site
 from tests.unit.test_release import rewritten
 
 pytestmark = pytest.mark.kafka
+
+MORTAL_RUN = Path(__file__).with_name("mortal_run.py")
 
 
 @pytest.fixture
@@ -36,6 +40,20 @@ def test_a_worker_serves_and_stops_in_order(site: Site) -> None:
         lists = site.wait_for_lists(site.everyone_is_up_to_date)
     # Stopped in order, nothing was read twice: each later list comes of the 50 later clicks.
     assert len({one.id for one in lists}) == len(lists) <= before + 50
+
+
+def test_a_successor_does_not_wait_for_what_a_killed_worker_left_open(site: Site) -> None:
+    """Killed in the middle of a transaction, which the broker would end only half a minute later."""
+    with site.worker(sys.executable, MORTAL_RUN, "before", "Transactions.commit", "2") as process:
+        site.send_clicks(50)
+        site.wait_for_lists(bool)
+        site.send_clicks(50)
+        assert process.wait(LIMIT_S) == -signal.SIGKILL
+    with site.worker():
+        started_s = time.monotonic()
+        site.wait_for_lists(site.everyone_is_up_to_date)
+    assert time.monotonic() - started_s < KafkaSettings().transaction_timeout_s / 2
+    assert "ending what" in site.log_file.read_text()
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])

@@ -96,6 +96,24 @@ def test_what_is_not_committed_is_never_seen_and_its_input_comes_again(site: Sit
     assert site.seen(site.lists) == site.seen(site.windows) == [b"list"]
 
 
+def test_a_successor_ends_what_a_killed_worker_of_another_name_left_open(site: Site) -> None:
+    patient = site.settings.model_copy(update={"transaction_timeout_s": 600.0})
+    killed = KafkaLog(patient).session([site.clicks], site.group, Rebalance())
+    poll_until_some(killed)
+    send_both(site, killed, b"never")
+    time.sleep(0.2)
+    windows = Partition(site.windows, 0)
+    with site.log.reader([windows]) as reader:
+        assert reader.poll(0.5, 10) == []
+        assert not reader.at_end()  # nobody gets past it
+        site.log.end_abandoned([windows])
+        site.log.end_abandoned([windows])  # nothing is left open: nothing happens
+        assert site.seen(site.windows) == site.seen(site.lists) == []
+    with pytest.raises(EventLogError):
+        killed.commit({site.partition: 10})
+    killed.close()
+
+
 def test_a_new_session_ends_what_a_killed_worker_of_the_same_name_left_open(site: Site) -> None:
     patient = site.settings.model_copy(update={"static_member": "worker-0", "transaction_timeout_s": 600.0})
     killed = KafkaLog(patient).session([site.clicks], site.group, Rebalance())

@@ -1,5 +1,7 @@
-"""Waiting for the client library has an end."""
+"""Waiting for the client library has an end, and closing it leaves nothing open."""
 
+import socket
+import threading
 import time
 from collections.abc import Iterator
 
@@ -40,3 +42,24 @@ def test_short_waits_go_on_for_long(loop: client._Loop) -> None:
     enough = time.monotonic() + 0.6
     while time.monotonic() < enough:
         assert loop.run(soon) == "answer"
+
+
+def test_a_socket_that_is_still_written_to_is_closed_with_the_loop(loop: client._Loop) -> None:
+    ours, theirs = socket.socketpair()
+    waits = threading.Event()
+
+    async def write() -> None:
+        waits.set()
+        await loop.wait_write(ours)
+
+    with theirs:
+        ours.setblocking(False)
+        while True:
+            try:
+                ours.send(bytes(65_536))
+            except BlockingIOError:  # the other end takes no more
+                break
+        loop.call_soon_threadsafe(write)
+        assert waits.wait(2.0)
+        loop.close()
+        assert ours.fileno() == -1

@@ -40,7 +40,7 @@ def test_origin_of_each_setting_is_known(tmp_path: Path) -> None:
         ("[click]\ntopic = 'x'", "did you mean 'clicks'?"),
         ("threads = 3", "did you mean 'worker.threads'?"),
         ("[clicks.fields]\nuserid = 'x'", "did you mean 'clicks.fields.user'?"),
-        ("[windows]\nzzz = 1", "known here: topic, length, ttl_days, max_users, on_return"),
+        ("[windows]\nzzz = 1", "known here: topic, length, ttl_days, max_users, standby, on_return"),
     ],
 )
 def test_unknown_key_is_refused_with_the_nearest(tmp_path: Path, text: str, named: str) -> None:

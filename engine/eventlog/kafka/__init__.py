@@ -1,7 +1,7 @@
 """The event log on Apache Kafka: the only package that talks to the Kafka client (kafka-python 3).
 
-Delivery is at least once: `commit` waits for the outputs, then records the input positions, so a crash between the two
-repeats outputs and loses none. A session owns its consumer and its producer, because they commit together.
+A session owns its consumer and its producer, because they commit together: in one transaction, or (`kafka.delivery`)
+one after the other.
 
 What the client library needs to be told, or does not do by itself, and this package does:
 
@@ -10,8 +10,8 @@ What the client library needs to be told, or does not do by itself, and this pac
 - A dead address, a wrong password and an unknown authority all look like "Unable to bootstrap" after the time limit;
   `client.Client` remembers the reason, and stops at once where waiting cannot help.
 - It loses the answer to its request to join a group when that comes between two polls (`session._keep_join`).
-- It leaves threads and sockets behind when a constructor fails, a connection cannot be made, or a producer is closed
-  with records under way; `KafkaLog`, `client.Connector`, `client.TlsSocket` and `output.Output` clean up.
+- It leaves threads and sockets behind when a constructor fails, a connection cannot be made or is closed while it is
+  written to, or a producer is closed with records under way; `KafkaLog`, `client` and `output.Output` clean up.
 """
 
 from engine.eventlog.kafka.log import KafkaLog

@@ -5,6 +5,7 @@ import socket
 import ssl
 import time
 from typing import Any, Final
+from weakref import WeakSet
 
 from kafka.errors import KafkaConnectionError, KafkaTimeoutError
 from kafka.net.compat import KafkaNetClient
@@ -23,6 +24,21 @@ class _Loop(NetworkSelector):  # type: ignore[misc]
     """The library's event loop, with an end to every wait for it: the library itself sets none."""
 
     _waiting_since_s: dict[Any, float] | None = None
+
+    def __init__(self, **config: Any) -> None:
+        super().__init__(**config)
+        self._sockets = WeakSet[socket.socket]()
+
+    def register_event(self, fileobj: Any, event: int, task: Any) -> None:
+        """As the library's; every socket is waited for through here."""
+        self._sockets.add(fileobj)
+        super().register_event(fileobj, event, task)
+
+    def close(self) -> None:
+        """As the library's, and every socket: one that still has something to write when the loop ends stays open."""
+        super().close()
+        for each in self._sockets:
+            each.close()
 
     def start(self) -> None:
         """As the library's; from now on looks after who waits."""

@@ -1,5 +1,6 @@
 """Topics of a Kafka cluster, and the way to its sessions, producers and readers."""
 
+import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -35,6 +36,8 @@ from engine.eventlog.kafka.session import AtLeastOnceSession, ExactlyOnceSession
 from engine.settings import KafkaSettings
 
 Answer = TypeVar("Answer")
+
+logger = logging.getLogger(__name__)
 
 _ASK_AGAIN_S: Final = 0.1
 _COMPACTED: Final = {
@@ -73,6 +76,19 @@ class KafkaLog:
         if described["error_code"]:
             raise EventLogError(f"topic {topic!r}: {for_code(described['error_code']).__name__}; create it first")
         return str(described["topic_id"])
+
+    def end_abandoned(self, partitions: Sequence[Partition]) -> None:
+        """End the transactions that writers left open on these partitions, by taking their transactional ids over.
+
+        What cannot be ended now, because a broker is dying too or this client may not look, is left to the next call,
+        or to the broker itself after `kafka.transaction_timeout_s`.
+        """
+        try:
+            for transactional_id in self._ask(lambda admin: _open_transactions(admin, partitions), patience_s=0.0):
+                logger.info("ending what %s left open", transactional_id)
+                self._transactions(transactional_id).close(0.0)
+        except EventLogError as error:
+            logger.warning("transactions of dead workers may be open, and are left so for now: %s", error)
 
     def session(self, topics: Sequence[str], group: str, rebalance: Rebalance) -> KafkaSession:
         """A new member of `group`; it joins at its first `poll`.
@@ -148,10 +164,10 @@ class KafkaLog:
             raise EventLogError(f"topic {missing[0]!r} does not exist; create it first (ensure_topics)")
         return [Partition(topic, number) for topic in topics for number in range(counts[topic])]
 
-    def _ask(self, question: Callable[[Any], Answer]) -> Answer:
+    def _ask(self, question: Callable[[Any], Answer], patience_s: float | None = None) -> Answer:
         """What a new admin client answers; asked again while a broker that it knows is dying or moving house."""
         time_limit_s = self._settings.connect_timeout_s
-        deadline_s = time.monotonic() + time_limit_s
+        deadline_s = time.monotonic() + (time_limit_s if patience_s is None else patience_s)
         admin, _ = self._open(KafkaAdminClient, request_timeout_ms=int(time_limit_s * 1000))
         try:
             with translated("looking after topics"):
@@ -211,6 +227,21 @@ def _bounds(admin: Any, partitions: Sequence[Partition]) -> dict[Partition, rang
     starts = admin.list_partition_offsets(dict.fromkeys(keys, OffsetSpec.EARLIEST))
     ends = admin.list_partition_offsets(dict.fromkeys(keys, OffsetSpec.LATEST))
     return {Partition(*key): range(starts[key].offset, ends[key].offset) for key in keys}
+
+
+def _open_transactions(admin: Any, partitions: Sequence[Partition]) -> list[str]:
+    """The transactional ids with an open transaction on any of these partitions."""
+    states = admin.describe_producers([TopicPartition(*partition) for partition in partitions])
+    writers = {
+        producer.producer_id
+        for state in states.values()
+        for producer in state.active_producers
+        if producer.current_transaction_start_offset >= 0
+    }
+    if not writers:
+        return []
+    listings = admin.list_transactions(producer_id_filters=writers)
+    return sorted({listing.transactional_id for some in listings.values() for listing in some})
 
 
 def _partition_counts(admin: Any, topics: Sequence[str]) -> dict[str, int]:
