@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import click
 from pydantic import ValidationError
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -23,8 +24,8 @@ from engine.eventlog.kafka import KafkaLog
 from engine.settings import Settings
 from models import dataset
 from models import publish as publishing
-from models.evaluate import FIGURES
 from models.evaluate import evaluate as evaluate_release
+from models.protocol import ACCURACY, FIGURES, HEADINGS
 from models.settings import EncoderSettings, HoldoutName, TrainSettings
 
 if TYPE_CHECKING:
@@ -164,11 +165,32 @@ def _bar(console: Console) -> Iterator[Progress]:
 
 
 def _table(title: str, split: Mapping[str, Any]) -> Table:
-    """One split: a row for the release and one for each baseline."""
+    """One split: a row for the release and one for each baseline, and the release's lead over each."""
     if split.get("reason"):
         return Table("", title=title, caption=f"no figures: {split['reason']}")
-    caption = f"{split['targets']} targets, {split['unknown_targets']} of them unknown to the release"
-    table = Table("", *FIGURES, title=title, caption=caption)
-    for name, figures in {"release": split, **split["baselines"]}.items():
-        table.add_row(name, *(f"{figures[figure]:.4f}" for figure in FIGURES))
+    caption = (
+        f"{split['targets']} targets of {split['users']} users, {split['unknown_targets']} of them unknown to the"
+        " release; ± 95 % over users; * a lead whose interval leaves out 0"
+    )
+    table = Table(title=title, caption=caption, box=SIMPLE, padding=0)
+    table.add_column("", no_wrap=True)
+    for figure in FIGURES:
+        table.add_column(HEADINGS[figure].replace(" ", "\n"), justify="right", no_wrap=True)
+    table.add_row("release", *(_cell(split, figure) for figure in FIGURES))
+    for name, figures in split["baselines"].items():
+        table.add_section()
+        table.add_row(name, *(_cell(figures, figure) for figure in FIGURES))
+        table.add_row("  release leads by", *(_cell(figures["lead"], figure, star="*") for figure in ACCURACY))
     return table
+
+
+def _cell(figures: Mapping[str, Any], figure: str, star: str = "") -> str:
+    """A value, and below it how far its interval reaches; the star where the interval leaves out 0."""
+    value, interval = figures[figure], figures["intervals"].get(figure)
+    if value is None:
+        return "-"
+    if interval is None:
+        return f"{value:.4f}"
+    low, high = interval
+    mark = "" if low <= 0.0 <= high else star
+    return f"{value:.4f}{mark}\n±{max(high - value, value - low):.4f}"

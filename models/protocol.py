@@ -2,16 +2,34 @@
 
 Leave-last-out asks for each user's newest event. The time split asks for every event at or after the 90 % quantile of
 event time, in order. Training leaves out what will be asked, and the release says so (`engine.release.Holdout`).
+Of events at the same time, the one further down the file is the newer. The whole in words: `docs/evaluation.md`.
 """
 
 # ruff: noqa: PLR2004 - 10 and 20 are what HR@10, NDCG@10 and HR@20 mean
+from collections.abc import Mapping
+from typing import Any, Final
+
 import numpy as np
 
-from engine.columns import Bool, Int32, Int64
+from engine.columns import NO_ITEM, Bool, Float64, Int32, Int64
 from engine.release import Holdout
+from models import intervals
 from models.dataset import Interactions
+from models.intervals import Estimate
 from models.settings import HoldoutName
 
+ACCURACY: Final = ("hr10", "ndcg10", "hr20", "mrr")
+"""Figures of accuracy: averages over answers."""
+FIGURES: Final = (*ACCURACY, "coverage", "popularity_bias")
+HEADINGS: Final = {
+    "hr10": "HR@10",
+    "ndcg10": "NDCG@10",
+    "hr20": "HR@20",
+    "mrr": "MRR@20",
+    "coverage": "coverage",
+    "popularity_bias": "popularity bias",
+}
+"""What people call the figures."""
 TRAINING_SHARE = 0.9
 """Share of the events that lies before the time split."""
 _NO_PLACE = 1 << 30
@@ -48,32 +66,86 @@ def held_out(interactions: Interactions, left_out: Holdout) -> Bool:
     return marks
 
 
+def earlier(users: Int32) -> Int64:
+    """[n] how many events of the same user come before each, of events in order of time."""
+    order = np.argsort(users, kind="stable")
+    grouped = users[order]
+    counts = np.empty(len(users), np.int64)
+    counts[order] = np.arange(len(users)) - np.searchsorted(grouped, grouped)
+    return counts
+
+
+def gains(places: Int64) -> dict[str, Float64]:
+    """[n] what each answer adds to each figure of accuracy, by the place of its target, from 1."""
+    return {
+        "hr10": (places <= 10).astype(np.float64),
+        "ndcg10": np.where(places <= 10, 1.0 / np.log2(1.0 + places), 0.0),
+        "hr20": (places <= 20).astype(np.float64),
+        "mrr": np.where(places <= 20, 1.0 / places, 0.0),
+    }
+
+
 class Tally:
     """Scores lists as they come, full ranking, one target each.
 
     HR@N is the share of targets in the first N places; NDCG@10 the mean of 1 / log2(1 + place), 0 beyond the tenth;
-    coverage the share of the catalogue that stands in the first ten places of any list.
+    MRR the mean of 1 / place, 0 beyond the twentieth; coverage the share of the catalogue that stands in the first ten
+    places of any list. Popularity bias says how much more popular the first ten places are than the targets: GAP of the
+    lists over GAP of the targets, less 1 (delta GAP of Abdollahpouri et al., "The Unfairness of Popularity Bias in
+    Recommendation", 2019, with what users went on to choose in the place of their profiles). At 0 there is none.
     """
 
-    def __init__(self, catalogue: Int32) -> None:
-        """`catalogue` [V]: the item numbers that coverage is a share of."""
-        self._catalogue = catalogue
-        self._places: list[Int64] = []
-        self._listed = np.zeros(int(catalogue.max()) + 1, np.bool_)
+    def __init__(self, catalogue: Int32, popularity: Int64) -> None:
+        """`catalogue` [V]: item numbers that coverage is a share of; `popularity`: events of every item number."""
+        self._catalogue, self._popularity = catalogue, popularity
+        self._listed = np.zeros(len(popularity), np.bool_)
+        self._users, self._places = [np.zeros(0, np.int32)], [np.zeros(0, np.int64)]
+        self._list_popularity, self._target_popularity = [np.zeros(0)], [np.zeros(0)]
 
-    def add(self, lists: Int32, targets: Int32) -> None:
-        """Lists [B, N] of item numbers, best first, N at least 20, and the item [B] each should hold."""
+    def add(self, users: Int32, lists: Int32, targets: Int32) -> None:
+        """Lists [B, N] of item numbers for `users` [B], best first, N at least 20; `targets` [B] they should hold."""
         found = lists == targets[:, None]
+        self._users.append(users)
         self._places.append(np.where(found.any(axis=1), found.argmax(axis=1) + 1, _NO_PLACE))
         top = lists[:, :10]
-        self._listed[top[(top >= 0) & (top < len(self._listed))]] = True
+        there = top != NO_ITEM
+        self._listed[top[there]] = True
+        popularity = np.where(there, self._popularity[top], 0).sum(axis=1) / np.maximum(there.sum(axis=1), 1)
+        self._list_popularity.append(popularity)
+        self._target_popularity.append(self._popularity[targets].astype(np.float64))
 
-    def figures(self) -> dict[str, float]:
-        """The figures by name; all 0 when nothing was added."""
-        places = np.concatenate([*self._places, np.full(int(not self._places), _NO_PLACE)])
-        return {
-            "hr10": float((places <= 10).mean()),
-            "ndcg10": float(np.where(places <= 10, 1.0 / np.log2(1.0 + places), 0.0).mean()),
-            "hr20": float((places <= 20).mean()),
-            "coverage": float(self._listed[self._catalogue].mean()),
-        }
+    @property
+    def users(self) -> Int32:
+        """[n] whose answers were added."""
+        return np.concatenate(self._users)
+
+    @property
+    def places(self) -> Int64:
+        """[n] place of each target in its list, from 1; beyond every list where it is not there."""
+        return np.concatenate(self._places)
+
+    def figures(self) -> dict[str, Any]:
+        """The figures by name, and the intervals of those that are averages."""
+        below = np.concatenate(self._target_popularity)
+        bias = intervals.ratio(np.concatenate(self._list_popularity) - below, below, self.users)
+        coverage = Estimate(float(self._listed[self._catalogue].mean()), None)
+        return named({**accuracy(self.places, self.users), "coverage": coverage, "popularity_bias": bias})
+
+    def lead(self, other: "Tally") -> dict[str, Any]:
+        """How much more accurate these answers are than another's for the same targets, pair by pair."""
+        theirs = gains(other.places)
+        pairs = {name: ours - theirs[name] for name, ours in gains(self.places).items()}
+        return named({name: intervals.mean(pair, self.users) for name, pair in pairs.items()})
+
+
+def accuracy(places: Int64, users: Int32) -> dict[str, Estimate]:
+    """The figures of accuracy of n answers, given to `users` [n]."""
+    return {name: intervals.mean(gain, users).within(0.0, 1.0) for name, gain in gains(places).items()}
+
+
+def named(estimates: Mapping[str, Estimate]) -> dict[str, Any]:
+    """As a report has them: values by name, and beside them the `intervals` by name."""
+    return {
+        **{name: estimate.value for name, estimate in estimates.items()},
+        "intervals": {name: estimate.interval for name, estimate in estimates.items() if estimate.interval},
+    }

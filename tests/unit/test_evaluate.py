@@ -1,5 +1,6 @@
 """Evaluation goes the engine's way and comes out where a plain ranking does; what was trained on gets no figures."""
 
+import json
 from dataclasses import replace
 from math import log2
 from pathlib import Path
@@ -12,7 +13,7 @@ from engine import contract, release
 from engine.encoder import Encoder
 from engine.features import log_ages
 from engine.release import Bundle, Holdout
-from engine.settings import Settings, WindowSettings
+from engine.settings import IndexSettings, Settings, WindowSettings
 from models import dataset, protocol
 from models.dataset import Interactions
 from models.evaluate import evaluate
@@ -60,6 +61,7 @@ def figures_of(places: list[int | None]) -> dict[str, float]:
         "hr10": len(ten) / count,
         "ndcg10": sum(1 / log2(1 + place) for place in ten) / count,
         "hr20": sum(place is not None and place <= 20 for place in places) / count,
+        "mrr": sum(1 / place for place in places if place is not None and place <= 20) / count,
     }
 
 
@@ -70,7 +72,7 @@ def test_leave_last_out_is_what_plain_arithmetic_says(bundle: Bundle, rings: Int
         mine = rings.users == user
         items = [rings.item_ids[item] for item in rings.items[mine]]
         places.append(place_of_next(bundle, items[:-1], rings.times_ms[mine][:-1], items[-1]))
-    assert {name: report[name] for name in ("hr10", "ndcg10", "hr20")} == pytest.approx(figures_of(places))
+    assert {name: report[name] for name in protocol.ACCURACY} == pytest.approx(figures_of(places))
     assert report["targets"] == report["users"] == len(rings.user_ids)
     assert 0.0 < report["coverage"] <= 1.0
     assert set(report["baselines"]) == {"popularity_7d", "last_item_neighbours"}
@@ -78,7 +80,66 @@ def test_leave_last_out_is_what_plain_arithmetic_says(bundle: Bundle, rings: Int
 
 def test_a_trained_release_beats_popularity_on_rings(bundle: Bundle, rings: Interactions) -> None:
     report = asked(bundle, rings)
-    assert report["ndcg10"] > 2 * report["baselines"]["popularity_7d"]["ndcg10"]
+    beaten = report["baselines"]["popularity_7d"]
+    assert report["ndcg10"] > 2 * beaten["ndcg10"]
+    assert beaten["lead"]["ndcg10"] == pytest.approx(report["ndcg10"] - beaten["ndcg10"])
+    assert beaten["lead"]["intervals"]["ndcg10"][0] > 0.0
+
+
+def test_breakdowns_tell_the_same_story(bundle: Bundle, rings: Interactions) -> None:
+    """All users have 39 events before their last one, and two interests fill the ten places of their 60 lists."""
+    report = asked(bundle, rings)
+    (history,) = report["by_history"]
+    assert (history["label"], history["targets"]) == ("21-50", 60)
+    assert {name: history[name] for name in protocol.ACCURACY} == {name: report[name] for name in protocol.ACCURACY}
+    for rows in (report["by_history"], report["by_item_age"]):
+        assert sum(row["targets"] for row in rows) == report["targets"]
+        assert sum(row["hr10"] * row["targets"] for row in rows) == pytest.approx(report["hr10"] * report["targets"])
+    assert sum(report["interests_in_use"]["lists"]) == 60
+    assert sum(report["interests_in_use"]["places"]) == 600
+    assert 1.0 <= report["interests_in_use"]["effective"] <= 2.0
+    assert report["index"] == {"kind": "exact"}
+
+
+def test_the_time_splits_breakdowns_follow_the_order_of_asking(bundle: Bundle, rings: Interactions) -> None:
+    """Users are asked turn by turn, not event by event; the rows must still belong to their own answers."""
+    from_ms = protocol.split_ms(rings.times_ms)
+    judged = replace(bundle, manifest=_with_holdout(bundle, Holdout(last_event=False, from_ms=from_ms)))
+    split = asked(judged, rings)["time_split"]
+    late = np.flatnonzero(rings.times_ms >= from_ms)
+    counts = [int((rings.users[:event] == rings.users[event]).sum()) for event in late.tolist()]
+    assert {row["label"]: row["targets"] for row in split["by_history"]} == {
+        label: number
+        for label, low, high in (("11-20", 11, 20), ("21-50", 21, 50))
+        if (number := sum(low <= count <= high for count in counts))
+    }
+    assert sum(row["hr20"] * row["targets"] for row in split["by_item_age"]) == pytest.approx(
+        split["hr20"] * split["targets"]
+    )
+
+
+def test_the_hnsw_index_is_compared_with_an_exact_one(bundle: Bundle, rings: Interactions) -> None:
+    hnsw = SETTINGS.model_copy(update={"index": IndexSettings(kind="hnsw")})
+    report = evaluate(bundle, rings, hnsw, lambda *_: None)
+    assert report["index"]["kind"] == "hnsw"
+    assert report["index"]["searches"] == 60 * 2
+    assert len(report["index"]["recall_by_rank"]) == SETTINGS.recommendations.candidates_per_interest
+    assert 0.9 < report["index"]["recall"] <= 1.0
+    assert report["ndcg10"] == pytest.approx(asked(bundle, rings)["ndcg10"], abs=0.05)
+
+
+def test_users_of_one_event_leave_nothing_to_ask(bundle: Bundle, rings: Interactions, tmp_path: Path) -> None:
+    """Everybody came once: no window stands before a last event. In the time split they are cold, and asked."""
+    from_ms = protocol.split_ms(rings.times_ms)
+    once = rings.select(protocol.newest(rings.users))
+    trained_on_it = json.dumps({"data_fingerprint": once.fingerprint()})
+    (tmp_path / contract.REPORT_FILE).write_text(trained_on_it)
+    manifest = _with_holdout(bundle, Holdout(last_event=True, from_ms=from_ms))
+    report = asked(replace(bundle, folder=tmp_path, manifest=manifest), once)
+    assert report["hr10"] is None
+    assert "no user has an event before the last one" in report["reason"]
+    assert [row["label"] for row in report["time_split"]["by_history"]] == ["0"]
+    assert report["time_split"]["interests_in_use"]["effective"] is None
 
 
 def test_the_time_split_rolls(bundle: Bundle, rings: Interactions) -> None:
@@ -93,7 +154,7 @@ def test_the_time_split_rolls(bundle: Bundle, rings: Interactions) -> None:
         target = rings.item_ids[rings.items[event]]
         places.append(place_of_next(bundle, items, rings.times_ms[before], target))
     assert report["targets"] == len(places) > 100
-    assert {name: report[name] for name in ("hr10", "ndcg10", "hr20")} == pytest.approx(figures_of(places))
+    assert {name: report[name] for name in protocol.ACCURACY} == pytest.approx(figures_of(places))
 
 
 def _with_holdout(bundle: Bundle, holdout: Holdout) -> release.Manifest:

@@ -1,10 +1,13 @@
 """Splits and figures, with values that can be worked out by hand."""
 
-from math import log2
+from math import log2, sqrt
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from engine.columns import NO_ITEM
 from engine.release import Holdout
 from models import protocol
 from models.dataset import Interactions
@@ -44,23 +47,91 @@ def test_what_each_holdout_leaves_out(name: HoldoutName, places: list[int]) -> N
     assert np.flatnonzero(protocol.held_out(DATA, protocol.holdout(DATA, name))).tolist() == places
 
 
+def scored(catalogue: int, popularity: list[int], *answers: tuple[int, list[int], int]) -> Tally:
+    """A tally of answers: user, list (filled up to 20 places with nothing) and target."""
+    tally = Tally(np.arange(catalogue, dtype=np.int32), np.array(popularity))
+    for user, items, target in answers:
+        filled = np.array([[*items, *[NO_ITEM] * (20 - len(items))]], np.int32)
+        tally.add(np.array([user], np.int32), filled, np.array([target], np.int32))
+    return tally
+
+
 def test_figures_of_three_lists() -> None:
     """Targets in place 1, in place 12 and in none; 20 of 40 items stand in the first ten places."""
-    tally = Tally(np.arange(40, dtype=np.int32))
+    tally = Tally(np.arange(40, dtype=np.int32), np.ones(40, np.int64))
     first, second = np.arange(20, dtype=np.int32), np.arange(20, 40, dtype=np.int32)
-    tally.add(np.stack([first, second]), np.array([0, 31], np.int32))
-    tally.add(first[None], np.array([39], np.int32))
-    assert tally.figures() == pytest.approx({"hr10": 1 / 3, "ndcg10": 1 / 3, "hr20": 2 / 3, "coverage": 20 / 40})
+    tally.add(np.array([0, 1], np.int32), np.stack([first, second]), np.array([0, 31], np.int32))
+    tally.add(np.array([2], np.int32), first[None], np.array([39], np.int32))
+    figures = tally.figures()
+    assert set(figures.pop("intervals")) == {"hr10", "ndcg10", "hr20", "mrr", "popularity_bias"}
+    assert figures == pytest.approx(
+        {
+            "hr10": 1 / 3,
+            "ndcg10": 1 / 3,
+            "hr20": 2 / 3,
+            "mrr": (1 + 1 / 12) / 3,
+            "coverage": 20 / 40,
+            "popularity_bias": 0.0,
+        }
+    )
 
 
-def test_ndcg_by_place() -> None:
-    tally = Tally(np.arange(20, dtype=np.int32))
-    lists = np.broadcast_to(np.arange(20, dtype=np.int32), (3, 20))
-    tally.add(lists, np.array([1, 9, 10], np.int32))
-    assert tally.figures()["ndcg10"] == pytest.approx((1 / log2(3) + 1 / log2(11)) / 3)
+def test_gains_by_place() -> None:
+    lists = np.broadcast_to(np.arange(25, dtype=np.int32), (4, 25))
+    tally = Tally(np.arange(25, dtype=np.int32), np.ones(25, np.int64))
+    tally.add(np.arange(4, dtype=np.int32), lists, np.array([1, 9, 10, 20], np.int32))
+    assert tally.places.tolist() == [2, 10, 11, 21]
+    gains = protocol.gains(tally.places)
+    assert gains["hr10"].tolist() == [1, 1, 0, 0]
+    assert gains["ndcg10"].tolist() == pytest.approx([1 / log2(3), 1 / log2(11), 0, 0])
+    assert gains["hr20"].tolist() == [1, 1, 1, 0]
+    assert gains["mrr"].tolist() == pytest.approx([1 / 2, 1 / 10, 1 / 11, 0])
+
+
+def test_users_with_many_targets_widen_the_interval() -> None:
+    """The same six answers of six users, or of two: hits of one user are one piece of news."""
+    lists, targets = [[0]] * 3 + [[1]] * 3, [0] * 6
+    six = scored(2, [1, 1], *zip(range(6), lists, targets, strict=True)).figures()
+    two = scored(2, [1, 1], *zip([0, 0, 0, 1, 1, 1], lists, targets, strict=True)).figures()
+    assert six["hr10"] == two["hr10"] == 1 / 2
+    assert six["intervals"]["hr10"][0] > two["intervals"]["hr10"][0] == 0.0
+
+
+def test_popularity_bias_compares_lists_with_targets() -> None:
+    """Lists of popularity (6 + 2) / 2 and 6, targets of 2 and 2: (4 + 6) / (2 + 2) - 1."""
+    assert scored(3, [6, 2, 2], (0, [0, 1], 1), (1, [0], 2)).figures()["popularity_bias"] == pytest.approx(3 / 2)
+
+
+def test_popularity_bias_of_the_first_ten_places_only() -> None:
+    tally = scored(12, [1] * 10 + [99, 1], (0, list(range(11)), 0), (1, list(range(11)), 11))
+    assert tally.figures()["popularity_bias"] == 0.0
+
+
+def test_targets_that_nobody_had_before_leave_no_popularity_bias() -> None:
+    figures = scored(2, [5, 0], (0, [0], 1), (1, [0], 1)).figures()
+    assert figures["popularity_bias"] is None
+    assert "popularity_bias" not in figures["intervals"]
+
+
+def test_the_lead_is_pair_by_pair() -> None:
+    """Ours finds 3 of 4, theirs 2 of 4, one of them another: +1, +1, 0, -1, mean 1/4, error sqrt(4/3 · 11/4) / 4."""
+    ours = scored(2, [1, 1], (0, [0], 0), (1, [0], 0), (2, [0], 0), (3, [1], 0))
+    theirs = scored(2, [1, 1], (0, [1], 0), (1, [1], 0), (2, [0], 0), (3, [0], 0))
+    lead = ours.lead(theirs)
+    error = sqrt(4 / 3 * 11 / 4) / 4
+    assert lead["hr10"] == 1 / 4
+    assert lead["intervals"]["hr10"] == pytest.approx((1 / 4 - 1.959964 * error, 1 / 4 + 1.959964 * error))
+    assert theirs.lead(ours)["ndcg10"] == -lead["ndcg10"]
+    assert ours.lead(ours)["intervals"]["mrr"] == (0.0, 0.0)
 
 
 def test_empty_places_are_neither_hits_nor_covered() -> None:
-    tally = Tally(np.arange(5, dtype=np.int32))
-    tally.add(np.full((1, 20), -1, np.int32), np.array([4], np.int32))
-    assert set(tally.figures().values()) == {0.0}
+    figures = scored(5, [1] * 5, (0, [], 4)).figures()
+    assert {figures[name] for name in ("hr10", "ndcg10", "hr20", "mrr", "coverage")} == {0.0}
+    assert figures["intervals"] == {}
+
+
+@given(st.lists(st.integers(0, 4), max_size=40))
+def test_earlier_events_of_the_same_user(users: list[int]) -> None:
+    counts = protocol.earlier(np.array(users, np.int32))
+    assert counts.tolist() == [users[:place].count(user) for place, user in enumerate(users)]
