@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from models import train as training
 
 _FOLDER = click.Path(path_type=Path, file_okay=False)
+_PAGE = click.Path(path_type=Path, dir_okay=False, writable=True)
 _Verb = TypeVar("_Verb", bound=Callable[..., None])
 _ENCODER_OPTIONS = {"dimensions": int, "interests": int, "heads": int, "window_length": int, "dropout": float}
 _TRAIN_OPTIONS = {
@@ -91,9 +92,11 @@ def train(config: Path | None, data: Path, out: Path, version: str | None, **cho
 @click.argument("bundle", type=_FOLDER)
 @click.option("--data", required=True, type=_FOLDER, help="Folder with interactions.csv.gz (user, item, ts[, event]).")
 @click.option("--json", "as_json", is_flag=True, help="Print one object instead of a table.")
-def evaluate(config: Path | None, bundle: Path, data: Path, *, as_json: bool) -> None:
+@click.option("--html", type=_PAGE, help="Write a page with plots to this file as well.")
+def evaluate(config: Path | None, bundle: Path, data: Path, *, as_json: bool, html: Path | None) -> None:
     """Ask a release, through the engine's own path, for what it was not trained on; baselines beside it."""
     settings = settings_module.load(config)
+    render = _page_maker(html) if html else None
     verified, interactions = release.read(bundle), dataset.read(data)
     with _bar(Console(stderr=True)) as progress:
         tasks: dict[str, Any] = {}
@@ -104,6 +107,8 @@ def evaluate(config: Path | None, bundle: Path, data: Path, *, as_json: bool) ->
             progress.update(tasks[split], completed=asked)
 
         report = evaluate_release(verified, interactions, settings, watch)
+    if html and render:
+        html.write_text(render(report, verified, settings), encoding="utf-8")
     if as_json:
         click.echo(json.dumps(report, indent=1))
     else:
@@ -155,6 +160,25 @@ def _training_side() -> tuple[Callable[..., "training.Trained"], Callable[..., P
             f"headrace train needs {error.name}, which is not installed: pip install 'headrace[train]'"
         ) from error
     return learning.train, export.write
+
+
+def _page_maker(path: Path) -> Callable[..., str]:
+    """What needs matplotlib and jinja2, and a folder to write to: asked for before the hours are spent.
+
+    Raises:
+        MissingExtraError: the extra is not installed.
+    """
+    if not path.parent.is_dir():
+        raise click.BadParameter(
+            f"{path.parent} does not exist; name a file in a folder that does", param_hint="--html"
+        )
+    try:
+        from models import report  # noqa: PLC0415 - the table works without them
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(
+            f"headrace evaluate --html needs {error.name}, which is not installed: pip install 'headrace[report]'"
+        ) from error
+    return report.render
 
 
 @contextmanager

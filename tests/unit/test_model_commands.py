@@ -30,8 +30,12 @@ def test_train_then_evaluate_then_publish(tiny_interactions: Path, tmp_path: Pat
     report = json.loads(evaluated.stdout)
     for figures in (report, report["time_split"], *report["baselines"].values()):
         assert all(0.0 <= figures[name] <= 1.0 for name in ("hr10", "ndcg10", "hr20", "coverage"))
-    table = run(commands.evaluate, [str(folder), "--data", str(tiny_interactions)], catch_exceptions=False)
+    page = tmp_path / "report.html"
+    arguments = [str(folder), "--data", str(tiny_interactions), "--html", str(page)]
+    table = run(commands.evaluate, arguments, catch_exceptions=False)
     assert "last_item_neighbours" in table.stdout
+    assert f"{report['ndcg10']:.4f}" in table.stdout
+    assert f"{report['ndcg10']:.4f}" in page.read_text()
     watched = tmp_path / "watched"
     published = run(commands.publish, [str(folder), "--folder", str(watched)], catch_exceptions=False)
     assert published.stdout == f"two-hop-7 is live: {watched / 'two-hop-7'}\n"
@@ -60,9 +64,30 @@ def test_train_without_torch_says_how_to_get_it(
         )
 
 
-def test_evaluate_and_publish_need_no_torch(tiny_release: Path, tiny_interactions: Path, tmp_path: Path) -> None:
+def test_the_page_without_matplotlib_says_how_to_get_it_before_anything_is_asked(
+    tiny_release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("models.report", "models.plots"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+        monkeypatch.delattr(name, raising=False)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    arguments = [str(tiny_release), "--data", str(tmp_path / "nowhere"), "--html", str(tmp_path / "page.html")]
+    with pytest.raises(MissingExtraError, match=r"needs matplotlib.* pip install 'headrace\[report\]'"):
+        CliRunner().invoke(commands.evaluate, arguments, catch_exceptions=False)
+
+
+def test_a_page_in_no_folder_is_refused_before_anything_is_asked(tiny_release: Path, tmp_path: Path) -> None:
+    arguments = [str(tiny_release), "--data", str(tmp_path), "--html", str(tmp_path / "nowhere" / "page.html")]
+    refused = CliRunner().invoke(commands.evaluate, arguments)
+    assert refused.exit_code == 2
+    assert "nowhere does not exist" in refused.stderr
+
+
+def test_evaluate_and_publish_need_neither_torch_nor_matplotlib(
+    tiny_release: Path, tiny_interactions: Path, tmp_path: Path
+) -> None:
     program = (
-        "import sys; sys.modules.update(torch=None, onnx=None)\n"
+        "import sys; sys.modules.update(torch=None, onnx=None, matplotlib=None, jinja2=None)\n"
         "from models import commands\n"
         f"commands.evaluate(['{tiny_release}', '--data', '{tiny_interactions}', '--json'], standalone_mode=False)\n"
         f"commands.publish(['{tiny_release}', '--folder', '{tmp_path}'], standalone_mode=False)\n"

@@ -1,0 +1,152 @@
+"""The page is whole, stands alone, and says what the evaluation found."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine import contract, release
+from engine.release import Bundle
+from engine.settings import IndexSettings, Settings, WindowSettings
+from models import dataset, plots, protocol, report
+from models.evaluate import evaluate
+from models.plots import Axis
+
+SETTINGS = Settings(windows=WindowSettings(length=20), index=IndexSettings(kind="hnsw"))
+_VOID = {"meta", "br"}
+
+
+class Page(HTMLParser):
+    """A page's elements and words; refuses what is not closed, or closed in the wrong order."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self._open: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self._open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in _VOID:
+            self._open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data.strip())
+
+    def values(self, attribute: str) -> Iterator[str]:
+        for _, attributes in self.elements:
+            if (value := attributes.get(attribute)) is not None:
+                yield value
+
+    def count(self, tag: str) -> int:
+        return sum(name == tag for name, _ in self.elements)
+
+
+@pytest.fixture(scope="module")
+def bundle(tiny_release: Path) -> Bundle:
+    """Trained with the last events left out; said to have left out the last tenth of time, so that both splits show."""
+    read = release.read(tiny_release)
+    return replace(read, manifest=_with(read, last_event=True))
+
+
+@pytest.fixture(scope="module")
+def found(bundle: Bundle, tiny_interactions: Path) -> dict[str, Any]:
+    return evaluate(bundle, dataset.read(tiny_interactions), SETTINGS, lambda *_: None)
+
+
+@pytest.fixture(scope="module")
+def text(found: dict[str, Any], bundle: Bundle) -> str:
+    return report.render(found, bundle, SETTINGS)
+
+
+def _with(bundle: Bundle, *, last_event: bool, from_ms: int | None = 2400_000) -> release.Manifest:
+    fields = {name: getattr(bundle.manifest, name) for name in bundle.manifest.__struct_fields__}
+    return release.Manifest(**fields | {"holdout": release.Holdout(last_event=last_event, from_ms=from_ms)})
+
+
+def test_the_page_is_well_formed_and_stands_alone(text: str) -> None:
+    page = Page(text)
+    assert text.startswith("<!DOCTYPE html>")
+    assert "http" not in text
+    assert not {"script", "link", "img", "iframe", "image"} & {tag for tag, _ in page.elements}
+    assert list(page.values("src")) == []
+    assert "@import" not in text
+    ids = list(page.values("id"))
+    assert len(ids) == len(set(ids))
+    assert {value.removeprefix("#") for value in page.values("href")} <= set(ids)
+
+
+def test_every_plot_is_read_out_and_has_its_numbers(text: str) -> None:
+    page = Page(text)
+    labels = [value for value in page.values("aria-label") if value]
+    assert len(set(labels)) == len(labels) == page.count("svg") == page.count("details") - 2 == 11
+    for split in ("Leave-last-out", "Time split"):
+        for title in (
+            "Lead over each baseline",
+            "Accuracy by length of history",
+            "Accuracy by age of the item",
+            "Interests in use",
+            "Recall of the index",
+        ):
+            assert f"{split}: {title}" in labels
+    assert "Learning curve" in labels
+
+
+def test_figures_intervals_and_origin_are_on_the_page(text: str, found: dict[str, Any], bundle: Bundle) -> None:
+    words = Page(text).words
+    for split in (found, found["time_split"]):
+        for figures in (split, *split["baselines"].values(), *(one["lead"] for one in split["baselines"].values())):
+            for figure in protocol.ACCURACY:
+                low, high = figures["intervals"][figure]
+                assert f"{figures[figure]:.4f}" in words
+                assert f"{low:.4f} to {high:.4f}" in words
+    trained = json.loads((bundle.folder / contract.REPORT_FILE).read_text())
+    assert trained["data_fingerprint"] in words
+    assert f"{trained['rounds'][-1]['ndcg']:.4f}" in words
+    for name, value in (("encoder.dimensions", "16"), ("index.kind", "hnsw"), ("windows.length", "20")):
+        assert words[words.index(name) + 1] == value
+
+
+def test_a_split_without_figures_and_a_release_without_a_report(
+    bundle: Bundle, tiny_interactions: Path, tmp_path: Path
+) -> None:
+    (tmp_path / contract.REPORT_FILE).write_text("{}")
+    bare = replace(bundle, folder=tmp_path, manifest=_with(bundle, last_event=False, from_ms=None))
+    reasons = evaluate(bare, dataset.read(tiny_interactions), SETTINGS, lambda *_: None)
+    page = Page(report.render(reasons, bare, SETTINGS))
+    assert page.count("svg") == 0
+    assert sum("train with --holdout" in word for word in page.words) == 2
+    assert "The release's report has no learning curve." in page.words
+    assert "not written down" in page.words
+
+
+def test_names_cannot_break_the_page(found: dict[str, Any], bundle: Bundle) -> None:
+    """A baseline's name, and a setting, come from outside."""
+    name = "<script>alert('$1 & $2')</script>"
+    attacked = found | {"baselines": {name: found["baselines"]["popularity_7d"]}, "release": name}
+    page = Page(report.render(attacked, bundle, SETTINGS))
+    assert page.count("script") == 0
+    assert page.words.count(name) == 3  # the table, the plot and its numbers
+
+
+def test_a_plot_is_the_same_every_time_and_takes_its_colours_from_the_page() -> None:
+    drawn = [plots.bars("Shares", [(["a", "b"], [0.25, 0.75], Axis("what"), Axis("share", share=True))]) for _ in "ab"]
+    assert drawn[0] == drawn[1]
+    svg = Page(drawn[0])
+    assert svg.elements[0][1]["role"] == "img"
+    assert {"a", "b", "what", "share", "20%"} <= set(svg.words)
+    assert "var(--first)" in drawn[0]
+    assert "#0000" not in drawn[0]
