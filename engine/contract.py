@@ -1,4 +1,4 @@
-"""The model contract: what the engine expects of a release's two ONNX graphs.
+"""The model contract: what the engine expects of a release's ONNX graphs.
 
 `models` imports this to export; `engine` checks every release against it and refuses what differs by name.
 
@@ -20,6 +20,13 @@ encoder.onnx   windows in, interests out; run once per micro-batch
     out  interests  float32 [B, K, D]
     out  attention  float32 [B, K, L]  share of each event in each interest, rows sum to 1
 
+content.onnx   features of items in, item vectors out; run for items that come after training. Only in a release that
+               was trained with content
+    in   buckets    int32   [V, F]     features of each item (`engine.content`)
+    in   weights    float32 [V, F]     0 where an item has fewer than F
+    in   dense      float32 [V, E]     given vectors; only in a release that was trained with some
+    out  vectors    float32 [V, D]     e(x) without an id embedding
+
 The tables are inputs, not constants of the graph, so that one graph serves a growing catalogue and a release can hold
 its item vectors once. The newest event (last column) must have a weight above 0.
 """
@@ -28,8 +35,11 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 SCHEMA: Final = 1
+CONTENT_RECIPE: Final = 1
+"""Number of the way in which `engine.content` makes features: a release serves only those it was trained with."""
 ENCODER_FILE: Final = "encoder.onnx"
 ITEMS_FILE: Final = "items.onnx"
+CONTENT_FILE: Final = "content.onnx"
 VECTORS_FILE: Final = "vectors.npy"
 POPULARITY_FILE: Final = "popularity.npy"
 IDS_FILE: Final = "ids.json"
@@ -49,6 +59,28 @@ ENCODER_INPUTS: Final = {
     "weights": ("tensor(float)", "BL"),
 }
 ENCODER_OUTPUTS: Final = {"interests": ("tensor(float)", "BKD"), "attention": ("tensor(float)", "BKL")}
+CONTENT_INPUTS: Final = {
+    "buckets": ("tensor(int32)", "VF"),
+    "weights": ("tensor(float)", "VF"),
+    "dense": ("tensor(float)", "VE"),
+}
+CONTENT_OUTPUTS: Final = {"vectors": ("tensor(float)", "VD")}
+
+
+@dataclass(frozen=True, slots=True)
+class ContentSizes:
+    """What the content graph of a release takes."""
+
+    buckets: int
+    """Features hash into so many."""
+    dense: int = 0
+    """E, the length of given vectors; 0 where the release has none."""
+    recipe: int = CONTENT_RECIPE
+
+    @property
+    def inputs(self) -> dict[str, tuple[str, str]]:
+        """The graph's inputs: all of CONTENT_INPUTS, or without `dense`."""
+        return {name: spec for name, spec in CONTENT_INPUTS.items() if self.dense or name != "dense"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +96,8 @@ class Contract:
     tolerance: float = 1e-4
     """Largest absolute difference allowed between torch and onnxruntime, on any output."""
     opset: int = 18
+    content: ContentSizes | None = None
+    """None where the release was trained without content: then it knows no items but its own."""
 
     def as_dict(self) -> dict[str, Any]:
         """The fields by name, as they stand in a release's manifest."""

@@ -2,7 +2,7 @@
 
     HeadraceError
     ├── SettingsError          a setting is unknown, missing or out of range
-    ├── DataError              recorded interactions cannot be read or are unfit for what was asked
+    ├── DataError              recorded interactions or items cannot be read or are unfit for what was asked
     ├── MissingExtraError      the verb needs an optional dependency that is not installed
     ├── ReleaseError           a release bundle cannot be used
     │   ├── DamagedReleaseError    a file is missing, cut short or changed since it was written
@@ -26,7 +26,7 @@ class SettingsError(HeadraceError):
 
 
 class DataError(HeadraceError):
-    """Recorded interactions cannot be read, or are unfit for what was asked."""
+    """Recorded interactions or items cannot be read, or are unfit for what was asked."""
 
 
 class MissingExtraError(HeadraceError):

@@ -142,6 +142,29 @@ class ClickSettings(Section):
         return actions
 
 
+class ItemFields(Section):
+    """Where an item's content lies in the user's own items file. Empty: never read; all but `item` may be absent."""
+
+    item: Annotated[str, Field(min_length=1)] = "item"
+    title: str = "title"
+    category: str = "category"
+    genres: str = "genres"
+    tags: str = "tags"
+    brand: str = "brand"
+    department: str = "department"
+    price: str = "price"
+    vector: str = "vector"
+    """Numbers that say what a text, picture or sound is like, from a model of the user's own."""
+
+
+class ItemSettings(Section):
+    """What is known of the items, and how to read it."""
+
+    fields: ItemFields = ItemFields()
+    separator: Annotated[str, Field(min_length=1)] = "|"
+    """Stands between several values (or the numbers of a vector) in one field of text."""
+
+
 class WindowSettings(Section):
     """Each user's sliding behaviour window."""
 
@@ -242,6 +265,7 @@ class Settings(Section):
 
     kafka: KafkaSettings = KafkaSettings()
     clicks: ClickSettings = ClickSettings()
+    items: ItemSettings = ItemSettings()
     windows: WindowSettings = WindowSettings()
     snapshots: SnapshotSettings = SnapshotSettings()
     index: IndexSettings = IndexSettings()
