@@ -1,23 +1,29 @@
 """The release's ONNX graphs, run by onnxruntime: item vectors to attention tables, windows to interests.
 
+The third, where there is one, makes item vectors from content.
+
 The only file that talks to onnxruntime.
 """
 
-from typing import Any
+from typing import Any, Final
 
+import numpy as np
 import onnxruntime as ort
 
 from engine import contract
 from engine.columns import Float32, Int32
-from engine.contract import Contract
+from engine.content import ItemFeatures
+from engine.contract import ContentSizes, Contract
 from engine.errors import UnfitReleaseError
 
+_CONTENT_ITEMS: Final = 256
+"""Items whose features are looked up at once: [V, F, D] floats, a few hundred features each."""
 Tables = dict[str, Float32]
 """The encoder's table inputs by name, each [V, D]: the item vectors, and keys and values of both hops."""
 
 
 class Encoder:
-    """Both graphs of one release, checked against the contract when made.
+    """The two graphs that every release has, checked against the contract when made.
 
     Raises:
         UnfitReleaseError: onnxruntime cannot load a graph, or its inputs or outputs differ from the contract.
@@ -52,6 +58,39 @@ class Encoder:
         return interests, attention
 
 
+class ContentEncoder:
+    """The content graph of a release, checked against the contract when made.
+
+    Raises:
+        UnfitReleaseError: onnxruntime cannot load it, its inputs or outputs differ from the contract, or it was trained
+            with features that this engine does not make.
+    """
+
+    def __init__(self, content_onnx: bytes, sizes: ContentSizes, dimensions: int, threads: int = 1) -> None:
+        if sizes.recipe != contract.CONTENT_RECIPE:
+            raise UnfitReleaseError(
+                f"{contract.CONTENT_FILE} takes features of recipe {sizes.recipe}, this engine makes those of recipe"
+                f" {contract.CONTENT_RECIPE}; train the release anew"
+            )
+        self._graph = _session(content_onnx, contract.CONTENT_FILE, threads)
+        letters = {"D": dimensions, "E": sizes.dense}
+        _check(self._graph.get_inputs(), sizes.inputs, letters, f"{contract.CONTENT_FILE} input")
+        _check(self._graph.get_outputs(), contract.CONTENT_OUTPUTS, letters, f"{contract.CONTENT_FILE} output")
+        self.sizes = sizes
+
+    def vectors(self, features: ItemFeatures) -> Float32:
+        """Item vectors [V, D] from content alone."""
+        buckets, weights = features.padded()
+        columns = {"buckets": buckets, "weights": weights, "dense": features.dense}
+        parts = range(0, len(features), _CONTENT_ITEMS)
+        return np.concatenate([self._run(columns, slice(start, start + _CONTENT_ITEMS)) for start in parts])
+
+    def _run(self, columns: dict[str, Any], part: slice) -> Float32:
+        vectors: Float32
+        (vectors,) = self._graph.run(["vectors"], {name: columns[name][part] for name in self.sizes.inputs})
+        return vectors
+
+
 def _session(graph: bytes, name: str, threads: int) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
@@ -80,5 +119,5 @@ def _check(found: list[Any], expected: dict[str, tuple[str, str]], letters: dict
 
 
 def _fits(size: int | str | None, axis: str, letters: dict[str, int]) -> bool:
-    """A fixed size must be the contract's; B, L and V must be free, K and D may be left free by the exporter."""
+    """A fixed size must be the contract's; B, L, V and F must be free, K, D and E may be left free by the exporter."""
     return size == letters.get(axis) if isinstance(size, int) else True

@@ -94,6 +94,36 @@ class HnswIndex:
             self._ef = ef
 
 
+class GrownIndex:
+    """HNSW over the items of a release, and the items that came later scanned exactly beside it.
+
+    The graph is never written to after it was built, so that the release that is replaced goes on undisturbed. A scan
+    costs what an exact index of as many items does; the next release has them in its graph.
+    """
+
+    def __init__(self, graph: HnswIndex, vectors: Float32) -> None:
+        """`vectors` [V, D]: those of the graph, and behind them the later ones."""
+        self.graph = graph
+        self._later = ExactIndex(vectors[len(graph) :])
+
+    def __len__(self) -> int:
+        return len(self.graph) + len(self._later)
+
+    def search(self, queries: Float32, count: int) -> tuple[Int32, Float32]:
+        """See `Index.search`."""
+        rows, scores = self.graph.search(queries, min(count, len(self.graph)))
+        later, later_scores = self._later.search(queries, min(count, len(self._later)))
+        rows = np.concatenate([rows, later + np.int32(len(self.graph))], axis=1)
+        columns, scores = best(np.concatenate([scores, later_scores], axis=1), count)
+        return np.take_along_axis(rows, columns, axis=1), scores
+
+
+def grow(index: Index, vectors: Float32) -> Index:
+    """An index of `vectors` [V, D], the first of which are those of `index`, which stays as it is."""
+    graph = index.graph if isinstance(index, GrownIndex) else index
+    return GrownIndex(graph, vectors) if isinstance(graph, HnswIndex) else ExactIndex(vectors)
+
+
 def best(scores: Float32, count: int) -> tuple[Int32, Float32]:
     """Columns and values of the `count` highest scores of each row [Q, V], highest first, ties by column."""
     if count < scores.shape[1]:

@@ -1,27 +1,34 @@
-"""A release made ready to serve: graphs loaded, attention tables computed, index built, everything run once."""
+"""A release made ready to serve: graphs loaded, attention tables computed, index built, everything run once.
 
-from dataclasses import dataclass
+Items that come after training are added from their content (`LiveRelease.with_items`).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 
-from engine import candidates
+from engine import candidates, content, contract
 from engine.catalogue import Catalogue
 from engine.columns import NO_ITEM, Float32, Int32
+from engine.content import Item
 from engine.contract import Contract
-from engine.encoder import Encoder, Tables
+from engine.encoder import ContentEncoder, Encoder, Tables
 from engine.errors import UnfitReleaseError
 from engine.features import Features
-from engine.index import Index, build
+from engine.index import Index, build, grow
 from engine.release import Bundle, Manifest
 from engine.settings import IndexSettings
 
 _DRY_RUN_USERS: Final = 8
 _FIRST_ROW_SLACK: Final = 1024
+_ROOM: Final = 1.25
+"""Tables have room for so many times their rows. Room that nothing was put into takes address space, not memory."""
 
 
 class _Rows:
-    """The release's row of each item number; numbers given out after the release was warmed have none."""
+    """The release's row of each item number; numbers given out after these were written down have none."""
 
     def __init__(self, numbers: Int32) -> None:
         self._rows = np.full(int(numbers.max()) + 2 + _FIRST_ROW_SLACK, NO_ITEM, np.int32)  # [number + 1]
@@ -30,6 +37,36 @@ class _Rows:
     def of(self, numbers: Int32) -> Int32:
         # Clipping sends every number beyond the array to its last place, which is always NO_ITEM.
         return np.take(self._rows, numbers + 1, mode="clip")
+
+
+class _Shelf:
+    """Tables with room behind their rows, so that a few more rows don't move them all.
+
+    Releases that grew out of one another share a shelf. Each sees its own rows only, and only the one that grew last
+    may write behind them; any other moves to a shelf of its own.
+    """
+
+    def __init__(self, tables: Tables, rows: int) -> None:
+        """With `tables` on it, and room for `rows` in all and some more."""
+        self._used, self._capacity = 0, int(_ROOM * rows)
+        shapes = {name: (self._capacity, table.shape[1]) for name, table in tables.items()}
+        self._tables = {name: np.empty(shape, np.float32) for name, shape in shapes.items()}
+        self.put(tables)
+
+    def has_room(self, before: int, after: int) -> bool:
+        """Whether tables of `before` rows that stand here can grow to `after`."""
+        return before == self._used and after <= self._capacity
+
+    def tables(self) -> Tables:
+        """The rows that stand here."""
+        return {name: table[: self._used] for name, table in self._tables.items()}
+
+    def put(self, later: Tables) -> None:
+        """Put the rows of `later` behind those that stand here."""
+        after = self._used + len(later["vectors"])
+        for name, rows in later.items():
+            self._tables[name][self._used : after] = rows
+        self._used = after
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +84,9 @@ class LiveRelease:
     _rows: _Rows
     _encoder: Encoder
     _tables: Tables
+    _shelf: _Shelf
+    """Where the tables stand."""
+    _content: ContentEncoder | None
 
     @property
     def name(self) -> str:
@@ -66,6 +106,51 @@ class LiveRelease:
         """Interests [B, K, D] and attention [B, K, L] of B windows, none of them cold."""
         return self._encoder.encode(self._tables, features.rows, features.ages, features.weights)
 
+    def with_items(self, items: Sequence[Item], catalogue: Catalogue) -> "LiveRelease":
+        """This release, able to recommend and to encode these items too, by what their content says.
+
+        An item that has a vector keeps it. One whose content says nothing that the release has learned about stays
+        unknown. Of several with the same id the first counts. This release itself stays as it is.
+
+        Raises:
+            UnfitReleaseError: the release was trained without content, or gives values that are not finite.
+            DataError: an item's given vector is none, or not as long as those that the release was trained with.
+        """
+        if self._content is None:
+            raise UnfitReleaseError(
+                f"release {self.name} knows no items but its own; train it with an items file to add others"
+            )
+        numbers, first = np.unique(catalogue.numbers([item.id for item in items]), return_index=True)
+        new = self.rows(numbers) == NO_ITEM
+        numbers, first = numbers[new], first[new]
+        if not len(numbers):
+            return self
+        vectors = self._content.vectors(content.features([items[place] for place in first], self._content.sizes))
+        if not np.isfinite(vectors).all():
+            raise UnfitReleaseError(f"release {self.name}: {contract.CONTENT_FILE} gives values that are not finite")
+        told = vectors.any(axis=1)
+        return self._grown(numbers[told], vectors[told]) if told.any() else self
+
+    def _grown(self, numbers: Int32, vectors: Float32) -> "LiveRelease":
+        """With items of these numbers [n], none of them known, and vectors [n, D]."""
+        before, after, shelf = len(self.numbers), len(self.numbers) + len(numbers), self._shelf
+        _refuse_too_many(self.name, after)
+        if not shelf.has_room(before, after):
+            shelf = _Shelf(self._tables, after)
+        shelf.put(self._encoder.tables(vectors))
+        tables = shelf.tables()
+        all_numbers = np.concatenate([self.numbers, numbers])
+        return replace(
+            self,
+            vectors=tables["vectors"],
+            numbers=all_numbers,
+            popularity=np.concatenate([self.popularity, np.zeros(len(numbers), np.float32)]),
+            index=grow(self.index, tables["vectors"]),
+            _rows=_Rows(all_numbers),
+            _tables=tables,
+            _shelf=shelf,
+        )
+
 
 def warm(bundle: Bundle, catalogue: Catalogue, settings: IndexSettings, threads: int) -> LiveRelease:
     """Make a verified bundle ready to serve; takes seconds for a large catalogue and holds no lock meanwhile.
@@ -73,24 +158,39 @@ def warm(bundle: Bundle, catalogue: Catalogue, settings: IndexSettings, threads:
     Raises:
         UnfitReleaseError: a graph does not load, differs from the contract or gives values that are not finite.
     """
-    if bundle.manifest.items > candidates.MAX_ITEMS:
-        raise UnfitReleaseError(
-            f"release {bundle.folder}: {bundle.manifest.items} items, at most {candidates.MAX_ITEMS} can be served"
-        )
+    _refuse_too_many(str(bundle.folder), bundle.manifest.items)
     encoder = Encoder(bundle.encoder_onnx, bundle.items_onnx, bundle.manifest.contract, threads)
     numbers = catalogue.numbers(bundle.ids)
+    shelf = _Shelf(encoder.tables(bundle.vectors), len(numbers))
+    tables = shelf.tables()
     live = LiveRelease(
         manifest=bundle.manifest,
-        vectors=bundle.vectors,
+        vectors=tables["vectors"],
         numbers=numbers,
         popularity=bundle.popularity,
-        index=build(bundle.vectors, settings, threads),
+        index=build(tables["vectors"], settings, threads),
         _rows=_Rows(numbers),
         _encoder=encoder,
-        _tables=encoder.tables(bundle.vectors),
+        _tables=tables,
+        _shelf=shelf,
+        _content=_content_encoder(bundle, threads),
     )
     _dry_run(live)
     return live
+
+
+def _content_encoder(bundle: Bundle, threads: int) -> ContentEncoder | None:
+    sizes = bundle.manifest.contract
+    if sizes.content is None or bundle.content_onnx is None:
+        return None
+    encoder = ContentEncoder(bundle.content_onnx, sizes.content, sizes.dimensions, threads)
+    encoder.vectors(content.features([Item(id="dry run", title="dry run")], sizes.content))
+    return encoder
+
+
+def _refuse_too_many(release: str, items: int) -> None:
+    if items > candidates.MAX_ITEMS:
+        raise UnfitReleaseError(f"release {release}: {items} items, at most {candidates.MAX_ITEMS} can be served")
 
 
 def _dry_run(live: LiveRelease) -> None:

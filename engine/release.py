@@ -4,6 +4,7 @@
       release.json     manifest: schema, model, version, contract, checksums, holdout, figures
       encoder.onnx     window -> interests     (`engine.contract`)
       items.onnx       item vectors -> attention tables
+      content.onnx     features of an item's content -> item vector; only where trained with content
       vectors.npy      float32 [V, D]  item vectors e(x)
       popularity.npy   float32 [V]     events per item in the last seven days of the training data
       ids.json         V item ids, in row order
@@ -38,13 +39,16 @@ REQUIRED_FILES = (
 _CHUNK_BYTES = 1 << 20
 
 
-class Holdout(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Holdout(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Which events training left out, so that an evaluation knows what it may honestly be asked."""
 
     last_event: bool = False
     """Each user's newest event was left out."""
     from_ms: int | None = None
     """Every event at or after this time was left out."""
+    items_share: float = 0.0
+    """Every event of this share of the items was left out, chosen by `items_seed` (`models.protocol.cold_items`)."""
+    items_seed: int = 0
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,6 +87,7 @@ class Bundle:
     """[V, D]"""
     popularity: npt.NDArray[np.float32]
     """[V]"""
+    content_onnx: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +106,8 @@ class NewRelease:
     popularity: npt.NDArray[np.float32]
     """[V]"""
     ids: list[str]
+    content_onnx: bytes | None = None
+    """There if and only if the contract names its sizes."""
     figures: dict[str, float] = field(default_factory=dict)
     report: Mapping[str, Any] = field(default_factory=dict)
 
@@ -119,6 +126,8 @@ def write(release: NewRelease, releases: Path) -> Path:
     partial.mkdir(parents=True)
     (partial / contract.ENCODER_FILE).write_bytes(release.encoder_onnx)
     (partial / contract.ITEMS_FILE).write_bytes(release.items_onnx)
+    if release.content_onnx is not None:
+        (partial / contract.CONTENT_FILE).write_bytes(release.content_onnx)
     (partial / contract.IDS_FILE).write_bytes(msgspec.json.encode(release.ids))
     (partial / contract.REPORT_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(release.report), indent=1))
     np.save(partial / contract.VECTORS_FILE, np.ascontiguousarray(release.vectors, np.float32))
@@ -132,7 +141,7 @@ def write(release: NewRelease, releases: Path) -> Path:
         contract=release.contract,
         holdout=release.holdout,
         figures=release.figures,
-        checksums={name: checksum(partial / name) for name in REQUIRED_FILES},
+        checksums={name: checksum(partial / name) for name in files_of(release.contract)},
     )
     (partial / contract.MANIFEST_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=1))
     partial.rename(folder)
@@ -170,7 +179,7 @@ def read(folder: Path) -> Bundle:
         UnfitReleaseError: the files do not fit each other or the contract.
     """
     manifest = read_manifest(folder)
-    for name in REQUIRED_FILES:
+    for name in files_of(manifest.contract):
         _verify(folder / name, manifest.checksums.get(name))
     bundle = Bundle(
         folder=folder,
@@ -180,9 +189,15 @@ def read(folder: Path) -> Bundle:
         ids=msgspec.json.decode((folder / contract.IDS_FILE).read_bytes(), type=list[str]),
         vectors=np.load(folder / contract.VECTORS_FILE, allow_pickle=False),
         popularity=np.load(folder / contract.POPULARITY_FILE, allow_pickle=False),
+        content_onnx=(folder / contract.CONTENT_FILE).read_bytes() if manifest.contract.content else None,
     )
     _check_fit(bundle)
     return bundle
+
+
+def files_of(sizes: Contract) -> tuple[str, ...]:
+    """The files of a release with this contract, but for its manifest."""
+    return (*REQUIRED_FILES, contract.CONTENT_FILE) if sizes.content else REQUIRED_FILES
 
 
 def checksum(path: Path) -> str:

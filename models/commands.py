@@ -22,7 +22,7 @@ from engine.commands import config_option
 from engine.errors import MissingExtraError, SettingsError
 from engine.eventlog.kafka import KafkaLog
 from engine.settings import Settings
-from models import dataset
+from models import content, dataset
 from models import publish as publishing
 from models.evaluate import evaluate as evaluate_release
 from models.protocol import ACCURACY, FIGURES, HEADINGS
@@ -34,7 +34,14 @@ if TYPE_CHECKING:
 _FOLDER = click.Path(path_type=Path, file_okay=False)
 _PAGE = click.Path(path_type=Path, dir_okay=False, writable=True)
 _Verb = TypeVar("_Verb", bound=Callable[..., None])
-_ENCODER_OPTIONS = {"dimensions": int, "interests": int, "heads": int, "window_length": int, "dropout": float}
+_ENCODER_OPTIONS = {
+    "dimensions": int,
+    "interests": int,
+    "heads": int,
+    "window_length": int,
+    "dropout": float,
+    "id_dropout": float,
+}
 _TRAIN_OPTIONS = {
     "minutes": float,
     "epochs": int,
@@ -43,6 +50,7 @@ _TRAIN_OPTIONS = {
     "learning_rate": float,
     "negatives": int,
     "patience": int,
+    "holdout_items": float,
 }
 
 
@@ -68,13 +76,15 @@ def _choices(verb: _Verb) -> _Verb:
     show_default=True,
     help="What training leaves out to be asked by `evaluate`: each user's last event, the last tenth of time, or both.",
 )
+@click.option("--no-content", is_flag=True, help="Learn from clicks alone, though DATA has an items file.")
 @_choices
-def train(config: Path | None, data: Path, out: Path, version: str | None, **chosen: Any) -> None:
-    """Train the two-hop encoder on recorded clicks and write a release bundle."""
+def train(config: Path | None, data: Path, out: Path, version: str | None, *, no_content: bool, **chosen: Any) -> None:
+    """Train the two-hop encoder on recorded clicks, and on what an items file says, and write a release bundle."""
     settings = settings_module.load(config)
     plan = _plan(settings, chosen)
     train_encoder, write = _training_side()
     interactions = dataset.read(data)
+    items = {} if no_content else content.read(data, settings.items)
     with _bar(Console(stderr=True)) as progress:
         task = progress.add_task("training", total=60.0 * plan.minutes)
 
@@ -82,7 +92,7 @@ def train(config: Path | None, data: Path, out: Path, version: str | None, **cho
             text = f"epoch {now.epoch + 1}  loss {now.loss:.3f}  validation NDCG {now.ndcg:.4f}"
             progress.update(task, completed=now.elapsed_s, description=text)
 
-        trained = train_encoder(interactions, plan, watch)
+        trained = train_encoder(interactions, plan, watch, items=items)
     name = (settings.releases.model, version or datetime.now(UTC).strftime("%Y%m%d%H%M%S"))
     click.echo(write(trained, plan, name, time.time_ns() // 1_000_000, out))
 
@@ -99,14 +109,7 @@ def evaluate(config: Path | None, bundle: Path, data: Path, *, as_json: bool, ht
     render = _page_maker(html) if html else None
     verified, interactions = release.read(bundle), dataset.read(data)
     with _bar(Console(stderr=True)) as progress:
-        tasks: dict[str, Any] = {}
-
-        def watch(split: str, asked: int, targets: int) -> None:
-            if split not in tasks:
-                tasks[split] = progress.add_task(split, total=targets)
-            progress.update(tasks[split], completed=asked)
-
-        report = evaluate_release(verified, interactions, settings, watch)
+        report = evaluate_release(verified, interactions, settings, _watch(progress))
     if html and render:
         html.write_text(render(report, verified, settings), encoding="utf-8")
     if as_json:
@@ -186,6 +189,18 @@ def _bar(console: Console) -> Iterator[Progress]:
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as progress:
         yield progress
+
+
+def _watch(progress: Progress) -> Callable[[str, int, int], None]:
+    """Shows how many of the targets of each kind have been asked."""
+    tasks: dict[str, Any] = {}
+
+    def watch(kind: str, asked: int, targets: int) -> None:
+        if kind not in tasks:
+            tasks[kind] = progress.add_task(kind, total=targets)
+        progress.update(tasks[kind], completed=asked)
+
+    return watch
 
 
 def _table(title: str, split: Mapping[str, Any]) -> Table:

@@ -69,7 +69,7 @@ class Interactions:
         return np.array(by_action, np.float32)[self.actions]
 
     def fingerprint(self) -> str:
-        """SHA-256 over all columns and ids: two datasets with the same one train the same release."""
+        """SHA-256 over all columns and ids: two datasets with the same one (and the same items file) train alike."""
         digest = hashlib.sha256()
         for column in (self.users, self.items, self.times_ms, self.actions):
             digest.update(np.ascontiguousarray(column).tobytes())

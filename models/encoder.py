@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from models.items import Content, ItemVectors
 from models.settings import EncoderSettings
 
 TINY_WEIGHT = 1e-37
 """Stands for a weight of 0 under the logarithm: the smallest power of ten float32 holds at full precision."""
-_EMBEDDING_STD = 0.05
 
 
 class Hop(nn.Module):
@@ -101,11 +101,11 @@ class FeedForward(nn.Module):
 class TwoHopEncoder(nn.Module):
     """Sequences of events in, K interests at every position out."""
 
-    def __init__(self, items: int, settings: EncoderSettings) -> None:
+    def __init__(self, items: int, settings: EncoderSettings, content: Content | None = None) -> None:
         super().__init__()
         dimensions = settings.dimensions
         self.settings = settings
-        self.items = nn.Embedding(items, dimensions)  # [V, D], tied: e(x) makes the keys and scores the items
+        self.items = ItemVectors(items, dimensions, content, settings.id_dropout)  # tied: the keys are made from them
         self.item_norm = nn.LayerNorm(dimensions)
         self.hop1 = Hop(dimensions, settings.heads, dimensions // settings.heads)
         self.mix = nn.Linear(dimensions, dimensions)
@@ -115,7 +115,6 @@ class TwoHopEncoder(nn.Module):
         self.feed2 = FeedForward(settings)
         self.interest_norm = nn.LayerNorm(dimensions)
         self.dropout = Dropout(settings.dropout)
-        nn.init.normal_(self.items.weight, std=_EMBEDDING_STD)
 
     def forward(self, items: Tensor, ages: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
         """Encode every prefix of every sequence.

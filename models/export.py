@@ -1,6 +1,6 @@
 """From a trained encoder to a release bundle: torch must agree with onnxruntime, or nothing is written."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +10,13 @@ import torch
 from engine import release
 from engine.columns import Float32, Int32, Int64
 from engine.contract import Contract
-from engine.encoder import Encoder
+from engine.encoder import ContentEncoder, Encoder
 from engine.errors import UnfitReleaseError
 from engine.features import log_ages
 from engine.release import NewRelease
 from models import graphs
 from models.encoder import TwoHopEncoder
+from models.items import Content
 from models.settings import TrainSettings
 from models.train import Trained
 
@@ -35,6 +36,12 @@ def write(trained: Trained, settings: TrainSettings, name: tuple[str, str], crea
     sizes = settings.encoder.contract
     encoder_onnx, items_onnx = graphs.encoder_graph(trained.encoder), graphs.items_graph(trained.encoder)
     difference = largest_difference(trained.encoder, Encoder(encoder_onnx, items_onnx, sizes))
+    content, content_onnx = trained.encoder.items.content, None
+    if content:
+        sizes = replace(sizes, content=content.sizes)
+        content_onnx = graphs.content_graph(trained.encoder, content)
+        served = ContentEncoder(content_onnx, content.sizes, sizes.dimensions)
+        difference = max(difference, largest_content_difference(content, served), key=_worse)
     refuse_difference(difference, sizes)
     bundle = NewRelease(
         model=name[0],
@@ -47,6 +54,7 @@ def write(trained: Trained, settings: TrainSettings, name: tuple[str, str], crea
         vectors=vectors(trained.encoder),
         popularity=trained.popularity,
         ids=trained.ids,
+        content_onnx=content_onnx,
         figures={"validation_ndcg": trained.rounds[-1].best_ndcg, "parity_difference": difference},
         report=_report(trained, settings),
     )
@@ -66,9 +74,10 @@ def refuse_difference(difference: float, sizes: Contract) -> None:
         )
 
 
+@torch.no_grad()
 def vectors(encoder: TwoHopEncoder) -> Float32:
-    """[V, D] item vectors e(x)."""
-    array: Float32 = encoder.items.weight.detach().cpu().numpy()
+    """[V, D] item vectors e(x), of an encoder in evaluation mode."""
+    array: Float32 = encoder.items.table().cpu().numpy()
     return array
 
 
@@ -81,8 +90,20 @@ def largest_difference(encoder: TwoHopEncoder, exported: Encoder, seed: int = 0)
         items, times_ms, weights = _random_windows(rng, (users, length or exported.sizes.window_length), len(table))
         found = exported.encode(tables, items, log_ages(times_ms, times_ms[:, -1:]), weights)
         for ours, theirs in zip(newest(encoder, items, times_ms, weights), found, strict=True):
-            worst = max(worst, float(np.abs(ours - theirs).max()), key=lambda value: (np.isnan(value), value))
+            worst = max(worst, float(np.abs(ours - theirs).max()), key=_worse)
     return worst
+
+
+@torch.no_grad()
+def largest_content_difference(content: Content, exported: ContentEncoder) -> float:
+    """Largest absolute difference between torch and onnxruntime on the content vectors of the release's own items."""
+    ours = content(torch.arange(len(content.features), device=content.table.device)).cpu().numpy()
+    return float(np.abs(ours - exported.vectors(content.features)).max())
+
+
+def _worse(difference: float) -> tuple[bool, float]:
+    """For `max`: NaN is worse than any number."""
+    return bool(np.isnan(difference)), difference
 
 
 @torch.no_grad()
@@ -101,10 +122,19 @@ def _random_windows(rng: np.random.Generator, shape: tuple[int, int], items: int
     return rng.integers(0, items, shape, dtype=np.int32), times_ms, weights
 
 
+def _items_with_content(content: Content | None) -> int:
+    """How many of the release's items had a feature or a given vector to learn from."""
+    if content is None:
+        return 0
+    hashed, dense = np.diff(content.features.starts) > 0, content.features.dense.any(axis=1)
+    return int((hashed | dense).sum())
+
+
 def _report(trained: Trained, settings: TrainSettings) -> dict[str, Any]:
     return {
         "settings": settings.model_dump(),
         "newest_training_event_ms": trained.newest_ms,
         "data_fingerprint": trained.fingerprint,
+        "items_with_content": _items_with_content(trained.encoder.items.content),
         "rounds": [asdict(progress) for progress in trained.rounds],
     }

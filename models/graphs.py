@@ -1,4 +1,4 @@
-"""The two ONNX graphs of a release, written node by node from the trained parameters.
+"""The ONNX graphs of a release, written node by node from the trained parameters.
 
 A traced export would bring the training pass with it; serving needs one query per hop, so the graphs are built here
 with the shapes that are cheap to run: a hop's queries are laid out over all D dimensions (a head's are zero outside
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from engine import contract
 from models.encoder import TINY_WEIGHT, FeedForward, Hop, TwoHopEncoder
+from models.items import Content
 
 _IR_VERSION = 8  # the file format that came with opset 18: every onnxruntime that knows the opset can read it
 _ONNX_TYPES = {"tensor(float)": TensorProto.FLOAT, "tensor(int32)": TensorProto.INT32}
@@ -43,6 +44,22 @@ def encoder_graph(encoder: TwoHopEncoder) -> bytes:
     state = _first_hop(graph, encoder, newest, biases[0])
     _second_hop(graph, encoder, state, biases[1])
     return graph.serialise("encoder", contract.ENCODER_INPUTS, contract.ENCODER_OUTPUTS, encoder)
+
+
+def content_graph(encoder: TwoHopEncoder, content: Content) -> bytes:
+    """content.onnx: features of V items in, their content vectors out."""
+    graph = _Graph()
+    rows = np.zeros(content.sizes.buckets, np.int32)  # row 0 stands for all buckets that nothing was learned about
+    rows[content.learned] = np.arange(1, 1 + len(content.learned))
+    table = np.concatenate([np.zeros((1, encoder.settings.dimensions), np.float32), _array(content.table)])
+    places = graph.node("Gather", graph.constant(rows), "buckets")  # [V, F]
+    vectors = graph.node("Gather", graph.constant(table), places)  # [V, F, D]
+    vectors = graph.matmul(graph.widen("weights"), vectors)  # [V, 1, D]
+    bags = None if content.projection is not None else "vectors"
+    vectors = graph.node("Squeeze", vectors, graph.constant(np.array([1], np.int64)), name=bags)
+    if content.projection is not None:
+        graph.node("Add", vectors, graph.matmul("dense", graph.constant(_array(content.projection))), name="vectors")
+    return graph.serialise("content", content.sizes.inputs, contract.CONTENT_OUTPUTS, encoder)
 
 
 class _Graph:
@@ -87,7 +104,9 @@ class _Graph:
         outputs: dict[str, tuple[str, str]],
         encoder: TwoHopEncoder,
     ) -> bytes:
+        content = encoder.items.content
         fixed = {"D": encoder.settings.dimensions, "K": encoder.settings.interests}
+        fixed |= {"E": content.sizes.dense} if content else {}
         graph = helper.make_graph(
             self._nodes,
             name,

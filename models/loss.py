@@ -44,6 +44,15 @@ def whole_catalogue(items: int) -> Candidates:
     return Candidates(items=rows, corrections=torch.zeros(items), columns=rows)
 
 
+def narrowed(targets: Tensor, candidates: Candidates) -> tuple[Tensor, Tensor, Candidates]:
+    """The items that one step needs vectors of, int [R], and targets [P] and candidates as rows of those."""
+    items, places = torch.unique(torch.cat([targets, candidates.items]), return_inverse=True)
+    among = Candidates(
+        items=places[len(targets) :], corrections=candidates.corrections, columns=candidates.columns[items]
+    )
+    return items, places[: len(targets)], among
+
+
 class NegativeSampler:
     """Draws the candidates of a sampled softmax by smoothed item frequency."""
 

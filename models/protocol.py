@@ -1,12 +1,14 @@
 """What may be learned from and what is asked: the splits, and the figures an answer scores.
 
 Leave-last-out asks for each user's newest event. The time split asks for every event at or after the 90 % quantile of
-event time, in order. Training leaves out what will be asked, and the release says so (`engine.release.Holdout`).
+event time, in order. New items are some that training saw no event of. Training leaves out what will be asked, and the
+release says so (`engine.release.Holdout`).
 Of events at the same time, the one further down the file is the newer. The whole in words: `docs/evaluation.md`.
 """
 
 # ruff: noqa: PLR2004 - 10 and 20 are what HR@10, NDCG@10 and HR@20 mean
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from hashlib import blake2b
 from typing import Any, Final
 
 import numpy as np
@@ -35,11 +37,13 @@ TRAINING_SHARE = 0.9
 _NO_PLACE = 1 << 30
 
 
-def holdout(interactions: Interactions, name: HoldoutName) -> Holdout:
-    """The holdout called `name` for this data."""
+def holdout(interactions: Interactions, name: HoldoutName, items_share: float = 0.0, items_seed: int = 0) -> Holdout:
+    """The holdout called `name` for this data, with a share of the items beside it."""
     return Holdout(
         last_event=name in {"last", "both"},
         from_ms=split_ms(interactions.times_ms) if name in {"time", "both"} else None,
+        items_share=items_share,
+        items_seed=items_seed if items_share else 0,
     )
 
 
@@ -63,7 +67,19 @@ def held_out(interactions: Interactions, left_out: Holdout) -> Bool:
         marks |= newest(interactions.users)
     if left_out.from_ms is not None:
         marks |= interactions.times_ms >= left_out.from_ms
+    if left_out.items_share > 0.0:
+        marks |= cold_items(interactions.item_ids, left_out)[interactions.items]
     return marks
+
+
+def cold_items(item_ids: Sequence[str], left_out: Holdout) -> Bool:
+    """[V] marks the items that training must not see; who is one of them hangs on its id and the seed alone."""
+    bound = int(left_out.items_share * 2**64)
+    return np.array([_draw(item, left_out.items_seed) < bound for item in item_ids], np.bool_)
+
+
+def _draw(item: str, seed: int) -> int:
+    return int.from_bytes(blake2b(f"{seed}\0{item}".encode(), digest_size=8).digest())
 
 
 def earlier(users: Int32) -> Int64:

@@ -28,6 +28,10 @@ class EncoderSettings(BaseModel):
     window_length: Annotated[int, Ge(1), Le(1000)] = 100
     """L."""
     dropout: Annotated[float, Ge(0.0), Lt(1.0)] = 0.2
+    content_buckets: PositiveInt = 1 << 18
+    """Features of content hash into so many."""
+    id_dropout: Annotated[float, Ge(0.0), Lt(1.0)] = 0.2
+    """Share of item ids silenced in training where items have content, so that content alone works."""
 
     @model_validator(mode="after")
     def _heads_divide_dimensions(self) -> Self:
@@ -51,6 +55,8 @@ class TrainSettings(BaseModel):
     """Weights of the actions, as they will be when the release serves."""
     holdout: HoldoutName = "both"
     """What training leaves out to be asked later: each user's last event, the last tenth of time, or both."""
+    holdout_items: Annotated[float, Ge(0.0), Lt(1.0)] = 0.0
+    """Share of the items of which training leaves out every event, to be asked as new items."""
     minutes: Annotated[float, Gt(0.0)] = 5.0
     """Training stops after this long, whatever it has reached."""
     epochs: PositiveInt | None = None

@@ -7,7 +7,7 @@ same data, settings and number of rounds give the same weights.
 
 import copy
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,12 +16,14 @@ import torch
 from torch import Tensor
 
 from engine.columns import Bool, Float32, Int64
+from engine.content import Item, features
 from engine.errors import DataError
 from engine.release import Holdout
-from models import protocol, sequences
+from models import content, protocol, sequences
 from models.dataset import Interactions
 from models.encoder import TwoHopEncoder
-from models.loss import Candidates, NegativeSampler, catalogue_loss, whole_catalogue
+from models.items import Content
+from models.loss import Candidates, NegativeSampler, catalogue_loss, narrowed, whole_catalogue
 from models.sequences import Batch, Histories, Sequences
 from models.settings import TrainSettings
 
@@ -67,35 +69,50 @@ def train(
     settings: TrainSettings,
     watch: Callable[[Progress], None] = lambda _progress: None,
     clock_s: Callable[[], float] = time.monotonic,
+    *,
+    items: Mapping[str, Item] | None = None,
 ) -> Trained:
-    """Train an encoder on `interactions`, less what `settings.holdout` leaves out.
+    """Train an encoder on `interactions`, less what `settings.holdout` and `settings.holdout_items` leave out.
+
+    With `items`, what is known of each by its id, the encoder learns from their content too.
 
     Raises:
         DataError: too little is left to train on.
     """
-    left_out = protocol.holdout(interactions, settings.holdout)
+    left_out = protocol.holdout(interactions, settings.holdout, settings.holdout_items, settings.seed)
     training = interactions.select(~protocol.held_out(interactions, left_out))
     weights = training.weights(settings.clicks.actions, settings.clicks.default_action)
     training, weights = training.select(weights > 0.0), weights[weights > 0.0]
     known, rows = np.unique(training.items, return_inverse=True)
     histories = _histories(training, rows.astype(np.int32), weights)
     counts = np.bincount(rows, minlength=len(known))
+    ids = [training.item_ids[number] for number in known]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         began_s = clock_s()
-        course = _Course(histories, counts, settings, watch, lambda: clock_s() - began_s)
+        encoder = TwoHopEncoder(len(ids), settings.encoder, _content(ids, items or {}, settings))
+        course = _Course(encoder, (histories, counts), settings, watch, lambda: clock_s() - began_s)
         rounds = course.run()
     newest_ms = int(training.times_ms[-1])
     recent = training.times_ms > newest_ms - POPULARITY_DAYS * _DAY_MS
     return Trained(
         encoder=course.encoder,
-        ids=[training.item_ids[number] for number in known],
+        ids=ids,
         popularity=np.bincount(rows[recent], minlength=len(known)).astype(np.float32),
         holdout=left_out,
         newest_ms=newest_ms,
         fingerprint=interactions.fingerprint(),
         rounds=rounds,
     )
+
+
+def _content(ids: list[str], items: Mapping[str, Item], settings: TrainSettings) -> Content | None:
+    """The content of the items with these ids, some of which may have none; None where there is no content at all."""
+    if not items:
+        return None
+    sizes = content.sizes(items, settings.encoder.content_buckets)
+    known = [items.get(item) or Item(id=item) for item in ids]
+    return Content(features(known, sizes), sizes, settings.encoder.dimensions)
 
 
 def _histories(training: Interactions, rows: np.ndarray, weights: Float32) -> Histories:
@@ -110,13 +127,14 @@ class _Course:
 
     def __init__(
         self,
-        histories: Histories,
-        counts: Int64,
+        encoder: TwoHopEncoder,
+        learned: tuple[Histories, Int64],
         settings: TrainSettings,
         watch: Callable[[Progress], None],
         elapsed_s: Callable[[], float],
     ) -> None:
-        self._histories, self._settings = histories, settings
+        (histories, counts), self._settings = learned, settings
+        self._histories = histories
         self._watch, self._elapsed_s = watch, elapsed_s
         self._progress = Progress(epoch=0, step=0, loss=0.0, ndcg=0.0, best_ndcg=0.0, elapsed_s=0.0)
         self._rng = np.random.default_rng(settings.seed)
@@ -131,7 +149,7 @@ class _Course:
         ends = histories.starts[1:][aside] - 1
         begins = np.maximum(histories.starts[:-1][aside], ends - length)
         self._validation = Sequences(begins=begins, ends=ends, asked=ends - 1)
-        self.encoder = TwoHopEncoder(len(counts), settings.encoder)
+        self.encoder = encoder
         self._optimiser = torch.optim.AdamW(self.encoder.parameters(), lr=settings.learning_rate, fused=True)
         self._sampler = NegativeSampler(torch.from_numpy(counts), settings.negatives, torch.default_generator)
         self._whole = whole_catalogue(len(counts))
@@ -186,7 +204,8 @@ class _Course:
             return 0.0
         targets = torch.from_numpy(batch.targets[asked]).long()
         interests = self._interests(batch)[torch.from_numpy(asked)]  # [P, K, D]
-        loss = catalogue_loss(interests, targets, self.encoder.items.weight, self._candidates())
+        rows, targets, candidates = narrowed(targets, self._candidates())
+        loss = catalogue_loss(interests, targets, self.encoder.items(rows), candidates)
         self._optimiser.zero_grad()
         torch.autograd.backward(loss)
         self._optimiser.step()
@@ -204,20 +223,21 @@ class _Course:
     @torch.no_grad()
     def _validate(self) -> float:
         self.encoder.eval()
+        vectors = self.encoder.items.table()  # [V, D]
         chosen = np.arange(len(self._validation))
         gains = [torch.zeros(0)]
         for part in np.array_split(
             chosen, range(self._settings.batch_sequences, len(chosen), self._settings.batch_sequences)
         ):
             batch = sequences.gather(self._histories, self._validation, part)
-            gains.append(self._gains(batch))
+            gains.append(self._gains(batch, vectors))
         found = torch.cat(gains)
         return float(found.mean()) if len(found) else 0.0
 
-    def _gains(self, batch: Batch) -> Tensor:
+    def _gains(self, batch: Batch, vectors: Tensor) -> Tensor:
         users, places = np.nonzero(batch.targets != sequences.NO_TARGET)  # one target a user, or none
         targets = torch.from_numpy(batch.targets[users, places]).long()
-        scores = (self._interests(batch)[users, places] @ self.encoder.items.weight.T).amax(1)  # [S', V]
+        scores = (self._interests(batch)[users, places] @ vectors.T).amax(1)  # [S', V]
         own = scores.gather(1, targets[:, None])
         inputs = np.where(batch.weights > 0.0, batch.items, batch.items[:, :1])[users]
         scores.scatter_(1, torch.from_numpy(inputs).long(), -torch.inf)

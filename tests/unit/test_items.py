@@ -1,0 +1,92 @@
+"""Item vectors in training: what content adds to an id, what is dropped, and what is never learned."""
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="training needs torch: pip install 'headrace[train]'")
+
+import torch
+from torch import Tensor
+
+from engine.content import Item, features
+from engine.contract import ContentSizes
+from models.items import Content, ItemVectors
+from models.loss import NegativeSampler, catalogue_loss, narrowed, whole_catalogue
+
+SIZES = ContentSizes(buckets=1 << 18, dense=2)
+ITEMS = [
+    Item(id="a", bags={"genres": ["drama"]}, vector=[1.0, 0.0]),
+    Item(id="b", bags={"genres": ["drama", "horror"]}, vector=[3.0, 4.0]),
+    Item(id="c", bags={"genres": ["western"]}),
+    Item(id="d"),
+]
+
+
+@pytest.fixture
+def vectors() -> ItemVectors:
+    """Every parameter away from the 0 that content starts at."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        made = ItemVectors(len(ITEMS), 3, Content(features(ITEMS, SIZES), SIZES, 3), id_dropout=0.5).eval()
+        with torch.no_grad():
+            for parameter in made.parameters():
+                parameter.add_(torch.randn_like(parameter))
+    return made
+
+
+def parts(vectors: ItemVectors) -> tuple[Tensor, Tensor, Tensor]:
+    content = vectors.content
+    assert content is not None
+    assert content.projection is not None
+    return vectors.ids.weight, content.table, content.projection
+
+
+def test_a_vector_is_id_plus_bag_plus_projection(vectors: ItemVectors) -> None:
+    """Only "drama" is learned about, as no second item has the others: +-1 times its row, or 1/√2 of it of two."""
+    ids, table, projection = parts(vectors)
+    assert len(table) == 1
+    sign = float(np.sign(features(ITEMS[:1], SIZES).weights[0]))
+    expected = torch.stack(
+        [
+            ids[0] + sign * table[0] + projection[0],
+            ids[1] + sign * table[0] / 2**0.5 + 0.6 * projection[0] + 0.8 * projection[1],
+            ids[2],
+            ids[3],
+        ]
+    )
+    torch.testing.assert_close(vectors.table(), expected)
+
+
+def test_rows_are_those_of_the_table(vectors: ItemVectors) -> None:
+    rows = torch.tensor([[3, 0, 0], [1, 2, 0]])
+    torch.testing.assert_close(vectors(rows), vectors.table()[rows])
+
+
+def test_dropout_silences_whole_ids_and_nothing_else(vectors: ItemVectors) -> None:
+    vectors.train()
+    ids, _, _ = parts(vectors)
+    rows = torch.zeros(4000, dtype=torch.long)
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(1)
+        found = vectors(rows)
+    without = vectors.eval()(rows[:1]) - ids[0]
+    silenced = (found - without).abs().amax(1) < 1e-6
+    torch.testing.assert_close(found[~silenced], (without + ids[0]).expand_as(found[~silenced]))
+    assert 0.46 < silenced.float().mean() < 0.54
+
+
+def test_without_content_ids_are_never_silenced() -> None:
+    plain = ItemVectors(4, 3, id_dropout=0.9).train()
+    torch.testing.assert_close(plain.table(), plain.ids.weight)
+
+
+@pytest.mark.parametrize("sampled", [False, True], ids=["full softmax", "sampled"])
+def test_narrowed_loss_is_that_over_the_whole_table(sampled: bool) -> None:
+    generator = torch.Generator().manual_seed(5)
+    interests, table = torch.randn(9, 2, 4, generator=generator), torch.randn(30, 4, generator=generator)
+    targets = torch.randint(0, 30, (9,), generator=generator)
+    candidates = NegativeSampler(torch.arange(1, 31), 8, generator).draw() if sampled else whole_catalogue(30)
+    rows, places, among = narrowed(targets, candidates)
+    assert len(rows) == len(set(rows.tolist())) <= 17 or not sampled
+    ours = catalogue_loss(interests, places, table[rows], among)
+    torch.testing.assert_close(ours, catalogue_loss(interests, targets, table, candidates))
