@@ -24,6 +24,7 @@ from engine.eventlog.kafka import KafkaLog
 from engine.settings import Settings
 from models import content, dataset
 from models import publish as publishing
+from models.cold_start import cold_start as ask_cold_start
 from models.evaluate import evaluate as evaluate_release
 from models.protocol import ACCURACY, FIGURES, HEADINGS
 from models.settings import EncoderSettings, HoldoutName, TrainSettings
@@ -116,6 +117,29 @@ def evaluate(config: Path | None, bundle: Path, data: Path, *, as_json: bool, ht
         click.echo(json.dumps(report, indent=1))
     else:
         Console().print(_table("Leave-last-out", report), _table("Time split", report["time_split"]))
+
+
+@click.command("cold-start")
+@config_option
+@click.argument("bundle", type=_FOLDER)
+@click.option("--data", required=True, type=_FOLDER, help="Folder with interactions.csv.gz, and an items file if any.")
+@click.option("--json", "as_json", is_flag=True, help="Print one object instead of tables.")
+def cold_start(config: Path | None, bundle: Path, data: Path, *, as_json: bool) -> None:
+    """Ask a release about items it saw no event of, and about users from their first clicks on."""
+    settings = settings_module.load(config)
+    verified, interactions, items = release.read(bundle), dataset.read(data), content.read(data, settings.items)
+    with _bar(Console(stderr=True)) as progress:
+        report = ask_cold_start(verified, interactions, items, settings, _watch(progress))
+    if as_json:
+        click.echo(json.dumps(report, indent=1))
+        return
+    new_items, new_users = report["new_items"], report["new_users"]
+    after = {f"New users, clicks so far: {clicks}": row for clicks, row in new_users.get("clicks", {}).items()}
+    for title, figures in {"New items": new_items, **(after or {"New users": new_users})}.items():
+        if reason := figures.get("reason"):
+            click.echo(f"{title}: no figures: {reason}")
+        else:
+            Console().print(_table(title, figures))
 
 
 @click.command()

@@ -1,6 +1,7 @@
 """The verbs of the learning side, as a user calls them."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from engine.announcements import Announcement
 from engine.errors import DamagedReleaseError, MissingExtraError, ReleaseError, SettingsError
 from engine.eventlog.memory import MemoryLog
 from models import commands, publish
+from tests.conftest import TINY_ITEMS
 
 SMALL = ["--dimensions", "8", "--interests", "2", "--heads", "2", "--window-length", "10", "--epochs", "2"]
 
@@ -42,6 +44,25 @@ def test_train_then_evaluate_then_publish(tiny_interactions: Path, tmp_path: Pat
     newest = announcements.FolderFeed(watched, "two-hop").newest()
     assert newest is not None
     assert newest.version == "7"
+
+
+def test_cold_start_of_a_release_trained_with_items(tiny_interactions: Path, tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="training needs torch: pip install 'headrace[train]'")
+    run, data = CliRunner().invoke, Path(shutil.copytree(tiny_interactions, tmp_path / "data"))
+    lines = [f"i{item},{'left' if item < TINY_ITEMS // 2 else 'right'}" for item in range(TINY_ITEMS)]
+    (data / "items.csv").write_text("\n".join(["item,category", *lines]))
+    arguments = ["--data", str(data), "--out", str(tmp_path), "--version", "8", "--holdout-items", "0.2", *SMALL]
+    folder = run(commands.train, arguments, catch_exceptions=False).stdout.strip()
+    asked = run(commands.cold_start, [folder, "--data", str(data), "--json"], catch_exceptions=False)
+    report = json.loads(asked.stdout)
+    assert 10 <= report["new_items"]["items"] <= 40
+    assert {"random", "same_values", "popular_in_value"} == set(report["new_items"]["baselines"])
+    table = run(commands.cold_start, [folder, "--data", str(data)], catch_exceptions=False)
+    assert "popular_in_value" in table.stdout
+    ids_alone = [*arguments, "--no-content", "--version", "9"]
+    folder = run(commands.train, ids_alone, catch_exceptions=False).stdout.strip()
+    table = run(commands.cold_start, [folder, "--data", str(data)], catch_exceptions=False)
+    assert "New items: no figures: the release was trained without content" in table.stdout
 
 
 def test_a_choice_out_of_range_is_named(tiny_interactions: Path, tmp_path: Path) -> None:

@@ -1,0 +1,235 @@
+"""Content decides in this catalogue: users stay with one colour. New items of a colour are found by its users."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="a release is trained for this test: pip install 'headrace[train]'")
+
+import torch
+
+from engine import features, live, release
+from engine.catalogue import Catalogue
+from engine.columns import NO_ITEM, Windows
+from engine.content import Item
+from engine.errors import DataError, UnfitReleaseError
+from engine.index import GrownIndex
+from engine.live import LiveRelease
+from engine.pipeline import Recommender
+from engine.popular import Popularity
+from engine.release import Bundle, Holdout
+from engine.settings import IndexSettings, RecommendationSettings, Settings
+from models import export, protocol
+from models.cold_start import cold_start
+from models.dataset import Interactions
+from models.settings import EncoderSettings, TrainSettings
+from models.train import train
+
+COLOURS = ("red", "green", "blue", "black", "white", "brown", "pink", "grey")
+ITEMS, USERS, EVENTS = 200, 120, 16
+LATE = 10
+HELD = 0.2
+
+
+def _colour(item: int) -> str:
+    return COLOURS[item % len(COLOURS)]
+
+
+@pytest.fixture(scope="module")
+def items() -> dict[str, Item]:
+    return {f"i{item}": Item(id=f"i{item}", bags={"category": [_colour(item)]}) for item in range(ITEMS)}
+
+
+@pytest.fixture(scope="module")
+def clicks() -> Interactions:
+    """A few users come in the last tenth of time."""
+    rng = np.random.default_rng(0)
+    late = np.arange(USERS) >= USERS - LATE
+    own = rng.integers(0, ITEMS // len(COLOURS), (USERS, EVENTS)) * len(COLOURS)
+    chosen = own + (np.arange(USERS) % len(COLOURS))[:, None]
+    times = np.where(late[:, None], 10_000_000, 0) + rng.integers(0, 5_000_000, (USERS, EVENTS))
+    order = np.argsort(times.ravel(), kind="stable")
+    return Interactions(
+        users=np.repeat(np.arange(USERS, dtype=np.int32), EVENTS)[order],
+        items=chosen.ravel().astype(np.int32)[order],
+        times_ms=times.ravel()[order],
+        actions=np.zeros(USERS * EVENTS, np.int32),
+        user_ids=[f"u{user}" for user in range(USERS)],
+        item_ids=[f"i{item}" for item in range(ITEMS)],
+        action_names=[""],
+    )
+
+
+@pytest.fixture(scope="module")
+def bundle(clicks: Interactions, items: dict[str, Item], tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    torch.set_num_threads(1)
+    sizes = EncoderSettings(dimensions=16, interests=2, heads=2, hidden=16, window_length=10, id_dropout=0.5)
+    chosen = TrainSettings(
+        encoder=sizes, holdout="time", holdout_items=HELD, epochs=25, batch_sequences=16, learning_rate=5e-3
+    )
+    trained = train(clicks, chosen, items=items)
+    return release.read(export.write(trained, chosen, ("two-hop", "colours"), 0, tmp_path_factory.mktemp("releases")))
+
+
+@pytest.fixture
+def catalogue() -> Catalogue:
+    return Catalogue()
+
+
+@pytest.fixture(params=["exact", "hnsw"])
+def served(request: pytest.FixtureRequest, bundle: Bundle, catalogue: Catalogue) -> LiveRelease:
+    return live.warm(bundle, catalogue, IndexSettings(kind=request.param), threads=1)
+
+
+def recommender(count: int = 10) -> Recommender:
+    return Recommender(RecommendationSettings(count=count), np.ones(256, np.float32), Popularity())
+
+
+def window(catalogue: Catalogue, *items: str) -> Windows:
+    numbers = catalogue.numbers(items)[None]
+    return Windows(numbers, np.arange(len(items))[None] * 1000, np.ones(numbers.shape, np.uint8))
+
+
+def test_training_saw_no_event_of_the_items_held_out(bundle: Bundle, clicks: Interactions) -> None:
+    left_out = bundle.manifest.holdout
+    assert (left_out.items_share, left_out.items_seed) == (HELD, 0)
+    cold = protocol.cold_items(clicks.item_ids, left_out)
+    assert 0.1 * ITEMS < cold.sum() < 0.3 * ITEMS
+    assert not {clicks.item_ids[number] for number in np.flatnonzero(cold)} & set(bundle.ids)
+
+
+def test_who_is_held_out_hangs_on_id_and_seed_alone() -> None:
+    ids = [f"i{number}" for number in range(1000)]
+    chosen = protocol.cold_items(ids, Holdout(items_share=0.1, items_seed=3))
+    assert protocol.cold_items(ids[::-1], Holdout(items_share=0.1, items_seed=3))[::-1].tolist() == chosen.tolist()
+    assert protocol.cold_items(ids, Holdout(items_share=0.1, items_seed=4)).tolist() != chosen.tolist()
+    assert 70 < chosen.sum() < 130
+
+
+def test_new_items_are_found_far_better_than_at_random(
+    bundle: Bundle, clicks: Interactions, items: dict[str, Item]
+) -> None:
+    """Of some forty new items some five have the user's colour: a list of ten that starts with them holds the next."""
+    report = cold_start(bundle, clicks, items, Settings(), lambda *_: None)
+    found = report["new_items"]
+    assert found["targets"] > 20
+    assert found["unknown_targets"] == 0
+    assert found["hr10"] > 0.95
+    assert found["hr10"] > 2.5 * found["baselines"]["random"]["hr10"]
+    assert found["baselines"]["same_values"]["hr10"] > 0.95  # in this catalogue nothing else is to be known
+    assert set(report["new_users"]["clicks"]) == {"1", "2", "3", "5"}
+    for figures in report["new_users"]["clicks"].values():
+        assert figures["targets"] == LATE
+        assert figures["hr20"] > figures["baselines"]["popularity_7d"]["hr20"]
+
+
+def test_what_cannot_be_asked_has_a_reason(bundle: Bundle, clicks: Interactions, items: dict[str, Item]) -> None:
+    manifest = bundle.manifest
+    parts = {name: getattr(manifest, name) for name in manifest.__struct_fields__}
+    everything = replace(bundle, manifest=release.Manifest(**parts | {"holdout": Holdout()}))
+    report = cold_start(everything, clicks, items, Settings(), lambda *_: None)
+    assert "train with --holdout-items" in report["new_items"]["reason"]
+    assert "train with --holdout time" in report["new_users"]["reason"]
+    without = cold_start(bundle, clicks, {}, Settings(), lambda *_: None)
+    assert "no items file" in without["new_items"]["reason"]
+
+
+def test_new_items_that_say_nothing_are_misses(bundle: Bundle, clicks: Interactions) -> None:
+    """The release learned nothing about prices, and a price is no value that a category list could be made of."""
+    priced = {item: Item(id=item, price=2.5) for item in clicks.item_ids}
+    found = cold_start(bundle, clicks, priced, Settings(), lambda *_: None)["new_items"]
+    assert found["unknown_targets"] == found["targets"] > 20
+    assert found["hr20"] == 0.0
+    assert 0.0 < found["baselines"]["same_values"]["hr20"] < 1.0
+
+
+def test_a_new_item_is_recommended_a_moment_after_it_appears(served: LiveRelease, catalogue: Catalogue) -> None:
+    """The red user's list of five has no room for blue; both users' lists come from the same release."""
+    red, blue = window(catalogue, "i0", "i8", "i16", "i24"), window(catalogue, "i2", "i10", "i18")
+    grown = served.with_items([Item(id="brand new", bags={"category": ["blue"]})], catalogue)
+    (number,) = catalogue.numbers(["brand new"])
+    assert number in recommender(30).recommend(blue, grown).items
+    assert number not in recommender(5).recommend(red, grown).items
+    assert number not in recommender(30).recommend(blue, served).items
+    assert served.rows(np.array([number], np.int32)).tolist() == [NO_ITEM]
+
+
+def test_a_new_item_in_a_window_is_encoded(served: LiveRelease, catalogue: Catalogue) -> None:
+    """Somebody whose only click was on a new black item gets black ones."""
+    grown = served.with_items([Item(id="brand new", bags={"category": ["black"]})], catalogue)
+    lists = recommender(8).recommend(window(catalogue, "brand new"), grown)
+    assert {_colour(int(item.removeprefix("i"))) for item in catalogue.ids(lists.items[0].tolist())} == {"black"}
+    assert catalogue.ids(lists.because[0, :, 0].tolist()) == ["brand new"] * 2
+    cold = recommender(8).recommend(window(catalogue, "brand new"), served)
+    assert (cold.interests == -1).all()
+
+
+def test_a_release_that_has_grown_is_one_that_was_warmed_with_more(
+    bundle: Bundle, served: LiveRelease, catalogue: Catalogue
+) -> None:
+    """Added one by one: the encoder sees what it would see if all vectors had been in the bundle."""
+    grown = served
+    for number in range(40):
+        grown = grown.with_items([Item(id=f"n{number}", bags={"category": [_colour(number)]})], catalogue)
+    whole = replace(
+        bundle,
+        ids=[*bundle.ids, *(f"n{number}" for number in range(40))],
+        vectors=grown.vectors,
+        popularity=grown.popularity,
+    )
+    warmed = live.warm(whole, catalogue, IndexSettings(kind="exact"), threads=1)
+    windows = window(catalogue, "n3", "i3", "n11", "i5")
+    inputs = features.make(windows, warmed.rows(windows.items), np.ones(256, np.float32), 10)
+    for ours, theirs in zip(grown.encode(inputs), warmed.encode(inputs), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    assert grown.rows(windows.items).tolist() == warmed.rows(windows.items).tolist()
+    found, scores = grown.index.search(grown.vectors[:5], 60)
+    expected, best = warmed.index.search(grown.vectors[:5], 60)
+    np.testing.assert_allclose(scores, best, atol=1e-4)
+    assert len(grown.index) == len(grown.vectors) == len(served.vectors) + 40
+    assert isinstance(grown.index, GrownIndex) or found.tolist() == expected.tolist()
+
+
+def test_releases_that_grew_apart_do_not_disturb_each_other(served: LiveRelease, catalogue: Catalogue) -> None:
+    first = served.with_items([Item(id="first", bags={"category": ["red"]})], catalogue)
+    vectors = first.vectors.copy()
+    one = first.with_items([Item(id="one", bags={"category": ["green"]})], catalogue)
+    other = first.with_items([Item(id="other", bags={"category": ["pink"]})], catalogue)
+    np.testing.assert_array_equal(first.vectors, vectors)
+    green, pink = one.vectors[-1], other.vectors[-1]
+    assert not np.allclose(green, pink)
+    for grown, name in ((one, "one"), (other, "other")):
+        windows = window(catalogue, name)
+        inputs = features.make(windows, grown.rows(windows.items), np.ones(256, np.float32), 10)
+        fresh = served.with_items([Item(id=name, bags={"category": ["green" if name == "one" else "pink"]})], catalogue)
+        again = features.make(windows, fresh.rows(windows.items), np.ones(256, np.float32), 10)
+        np.testing.assert_allclose(grown.encode(inputs)[0], fresh.encode(again)[0], atol=1e-5)
+
+
+def test_known_items_and_those_that_say_nothing_change_nothing(served: LiveRelease, catalogue: Catalogue) -> None:
+    known = Item(id=catalogue.ids([int(served.numbers[0])])[0], bags={"category": ["pink"]})
+    assert served.with_items([known, Item(id="silent"), Item(id="unheard", title="mauve")], catalogue) is served
+    assert served.with_items([], catalogue) is served
+
+
+def test_a_release_without_content_says_so(tiny_release: Path, catalogue: Catalogue) -> None:
+    """What was trained before there was content loads as it did, and names the way out when it is asked for more."""
+    plain = live.warm(release.read(tiny_release), catalogue, IndexSettings(), threads=1)
+    with pytest.raises(UnfitReleaseError, match="train it with an items file"):
+        plain.with_items([Item(id="new", title="x")], catalogue)
+
+
+def test_a_vector_of_another_length_is_refused(clicks: Interactions, items: dict[str, Item]) -> None:
+    uneven = items | {"i3": Item(id="i3", vector=[1.0, 2.0]), "i4": Item(id="i4", vector=[1.0])}
+    with pytest.raises(DataError, match="item 'i4': its vector has 1 numbers, expected 2"):
+        train(clicks, TrainSettings(), items=uneven)
+
+
+def test_items_without_content_are_learned_by_their_ids(clicks: Interactions, items: dict[str, Item]) -> None:
+    some = {item: content for item, content in items.items() if int(item[1:]) % 3}
+    sizes = EncoderSettings(dimensions=8, interests=1, heads=1, hidden=8, window_length=10)
+    trained = train(clicks, TrainSettings(encoder=sizes, epochs=1), items=some)
+    assert len(trained.ids) > len(some)
+    assert np.isfinite(export.vectors(trained.encoder)).all()
