@@ -28,11 +28,12 @@ content.onnx   features of items in, item vectors out; run for items that come a
     out  vectors    float32 [V, D]     e(x) without an id embedding
 
 The tables are inputs, not constants of the graph, so that one graph serves a growing catalogue and a release can hold
-its item vectors once. The newest event (last column) must have a weight above 0.
+its item vectors once. Keys and values are four times as much memory as the item vectors; they may be float16 or int8
+instead (`Contract.tables`). The newest event (last column) must have a weight above 0.
 """
 
 from dataclasses import asdict, dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 SCHEMA: Final = 1
 CONTENT_RECIPE: Final = 1
@@ -47,6 +48,12 @@ REPORT_FILE: Final = "report.json"
 MANIFEST_FILE: Final = "release.json"
 
 TABLES: Final = ("keys1", "values1", "keys2", "values2")
+TableType = Literal["float32", "float16", "int8"]
+TABLE_TYPES: Final[dict[TableType, str]] = {
+    "float32": "tensor(float)",
+    "float16": "tensor(float16)",
+    "int8": "tensor(int8)",
+}
 
 # name -> (dtype as onnxruntime spells it, axes by letter)
 ITEMS_INPUTS: Final = {"vectors": ("tensor(float)", "VD")}
@@ -96,9 +103,16 @@ class Contract:
     tolerance: float = 1e-4
     """Largest absolute difference allowed between torch and onnxruntime, on any output."""
     opset: int = 18
+    tables: TableType = "float32"
+    """Type of the keys and values of both hops; what an int8 stands for, only the two graphs know."""
     content: ContentSizes | None = None
     """None where the release was trained without content: then it knows no items but its own."""
 
     def as_dict(self) -> dict[str, Any]:
         """The fields by name, as they stand in a release's manifest."""
         return asdict(self)
+
+    def typed(self, values: dict[str, tuple[str, str]]) -> dict[str, tuple[str, str]]:
+        """Inputs or outputs of a graph, given with float32 tables, as they are with this contract's tables."""
+        table_type = TABLE_TYPES[self.tables]
+        return {name: (table_type if name in TABLES else dtype, axes) for name, (dtype, axes) in values.items()}

@@ -11,15 +11,15 @@ import numpy as np
 import onnxruntime as ort
 
 from engine import contract
-from engine.columns import Float32, Int32
+from engine.columns import Float16, Float32, Int8, Int32
 from engine.content import ItemFeatures
 from engine.contract import ContentSizes, Contract
 from engine.errors import UnfitReleaseError
 
 _CONTENT_ITEMS: Final = 256
 """Items whose features are looked up at once: [V, F, D] floats, a few hundred features each."""
-Tables = dict[str, Float32]
-"""The encoder's table inputs by name, each [V, D]: the item vectors, and keys and values of both hops."""
+Tables = dict[str, Float32 | Float16 | Int8]
+"""The encoder's table inputs by name, each [V, D]: the item vectors (float32), and keys and values of both hops."""
 
 
 class Encoder:
@@ -33,10 +33,12 @@ class Encoder:
         self._encoder = _session(encoder_onnx, contract.ENCODER_FILE, threads)
         self._items = _session(items_onnx, contract.ITEMS_FILE, threads)
         letters = {"K": sizes.interests, "D": sizes.dimensions}
-        _check(self._encoder.get_inputs(), contract.ENCODER_INPUTS, letters, f"{contract.ENCODER_FILE} input")
+        _check(
+            self._encoder.get_inputs(), sizes.typed(contract.ENCODER_INPUTS), letters, f"{contract.ENCODER_FILE} input"
+        )
         _check(self._encoder.get_outputs(), contract.ENCODER_OUTPUTS, letters, f"{contract.ENCODER_FILE} output")
         _check(self._items.get_inputs(), contract.ITEMS_INPUTS, letters, f"{contract.ITEMS_FILE} input")
-        _check(self._items.get_outputs(), contract.ITEMS_OUTPUTS, letters, f"{contract.ITEMS_FILE} output")
+        _check(self._items.get_outputs(), sizes.typed(contract.ITEMS_OUTPUTS), letters, f"{contract.ITEMS_FILE} output")
         self.sizes = sizes
 
     def tables(self, vectors: Float32) -> Tables:

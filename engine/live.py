@@ -50,7 +50,7 @@ class _Shelf:
         """With `tables` on it, and room for `rows` in all and some more."""
         self._used, self._capacity = 0, int(_ROOM * rows)
         shapes = {name: (self._capacity, table.shape[1]) for name, table in tables.items()}
-        self._tables = {name: np.empty(shape, np.float32) for name, shape in shapes.items()}
+        self._tables: Tables = {name: np.empty(shapes[name], table.dtype) for name, table in tables.items()}
         self.put(tables)
 
     def has_room(self, before: int, after: int) -> bool:
@@ -60,6 +60,10 @@ class _Shelf:
     def tables(self) -> Tables:
         """The rows that stand here."""
         return {name: table[: self._used] for name, table in self._tables.items()}
+
+    def vectors(self) -> Float32:
+        """[V, D] the item vectors among them, not copied."""
+        return np.asarray(self._tables["vectors"][: self._used], np.float32)
 
     def put(self, later: Tables) -> None:
         """Put the rows of `later` behind those that stand here."""
@@ -138,16 +142,16 @@ class LiveRelease:
         if not shelf.has_room(before, after):
             shelf = _Shelf(self._tables, after)
         shelf.put(self._encoder.tables(vectors))
-        tables = shelf.tables()
+        everything = shelf.vectors()
         all_numbers = np.concatenate([self.numbers, numbers])
         return replace(
             self,
-            vectors=tables["vectors"],
+            vectors=everything,
             numbers=all_numbers,
             popularity=np.concatenate([self.popularity, np.zeros(len(numbers), np.float32)]),
-            index=grow(self.index, tables["vectors"]),
+            index=grow(self.index, everything),
             _rows=_Rows(all_numbers),
-            _tables=tables,
+            _tables=shelf.tables(),
             _shelf=shelf,
         )
 
@@ -162,16 +166,15 @@ def warm(bundle: Bundle, catalogue: Catalogue, settings: IndexSettings, threads:
     encoder = Encoder(bundle.encoder_onnx, bundle.items_onnx, bundle.manifest.contract, threads)
     numbers = catalogue.numbers(bundle.ids)
     shelf = _Shelf(encoder.tables(bundle.vectors), len(numbers))
-    tables = shelf.tables()
     live = LiveRelease(
         manifest=bundle.manifest,
-        vectors=tables["vectors"],
+        vectors=shelf.vectors(),
         numbers=numbers,
         popularity=bundle.popularity,
-        index=build(tables["vectors"], settings, threads),
+        index=build(shelf.vectors(), settings, threads),
         _rows=_Rows(numbers),
         _encoder=encoder,
-        _tables=tables,
+        _tables=shelf.tables(),
         _shelf=shelf,
         _content=_content_encoder(bundle, threads),
     )
