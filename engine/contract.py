@@ -101,7 +101,8 @@ class Contract:
     dimensions: int
     """D."""
     tolerance: float = 1e-4
-    """Largest absolute difference allowed between torch and onnxruntime, on any output."""
+    """Largest absolute difference allowed between torch and onnxruntime, or a graph of lower precision and the float32
+    graph it was made from, on any output."""
     opset: int = 18
     tables: TableType = "float32"
     """Type of the keys and values of both hops; what an int8 stands for, only the two graphs know."""

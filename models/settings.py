@@ -9,6 +9,7 @@ from engine.contract import Contract
 from engine.settings import ClickSettings
 
 HoldoutName = Literal["none", "last", "time", "both"]
+Precision = Literal["fp32", "fp16", "int8"]
 PositiveInt = Annotated[int, Ge(1)]
 
 
@@ -75,3 +76,23 @@ class TrainSettings(BaseModel):
     """At most so many users (and at most half of them) give their newest training event to validation."""
     patience: PositiveInt = 10
     """Training stops after this many validations in a row without a better one."""
+
+
+class Form(BaseModel):
+    """A cheaper form that a release can be given."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    precision: Precision = "int8"
+    """The cheapest, and within `ALLOWED_LOSS` on everything measured."""
+    pruned: Annotated[float, Ge(0.0), Lt(1.0)] = 0.0
+    """Share of the hidden units of each feed-forward layer that are left out."""
+
+    @property
+    def name(self) -> str:
+        """As it stands in versions and tables: `int8`, `int8-pruned50`."""
+        return f"{self.precision}-pruned{100 * self.pruned:g}" if self.pruned else self.precision
+
+
+ALLOWED_LOSS = 0.01
+"""Share of NDCG@10 that a cheaper form may lose."""
