@@ -37,8 +37,8 @@ from models import intervals, protocol
 from models.baselines import Neighbours, Popularity
 from models.dataset import Interactions
 from models.protocol import Tally
+from models.questions import LISTED
 
-LISTED: Final = 20
 CLICKS: Final = (1, 2, 3, 5)
 """How many clicks of a new user the lists are made from."""
 _BATCH_USERS: Final = 256

@@ -9,7 +9,7 @@ does not know is a miss; so is one that the window holds already. A split whose 
 no figures but a reason. The whole in words: `docs/evaluation.md`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Final
 
@@ -17,24 +17,20 @@ import msgspec
 import numpy as np
 
 from engine import contract, live
-from engine.catalogue import Catalogue
-from engine.columns import NO_ITEM, Bool, Int32, Int64, UInt8, Windows
+from engine.columns import NO_ITEM, Bool, Int32, Int64, Windows
 from engine.index import ExactIndex
-from engine.messages import Actions
 from engine.pipeline import Recommender
 from engine.popular import Popularity as EnginePopularity
 from engine.release import Bundle
 from engine.settings import Settings
-from engine.window_store import Events, WindowStore
-from models import breakdowns, protocol
+from models import breakdowns, protocol, questions
 from models.baselines import Baseline, Neighbours, Popularity
 from models.breakdowns import InterestsInUse, MeasuredIndex
 from models.dataset import Interactions
 from models.protocol import FIGURES, Tally
+from models.questions import LISTED, Questions, Recording
 
-LISTED: Final = 20
 OURS: Final = "release"
-_BATCH_USERS: Final = 256
 Watch = Callable[[str, int, int], None]
 """Called with the split's name, targets asked so far and targets in all."""
 
@@ -56,57 +52,29 @@ def evaluate(bundle: Bundle, interactions: Interactions, settings: Settings, wat
     }
 
 
-class _Trial:
-    """One release, warm, and the interactions it is asked about, in the engine's numbers."""
+class _Trial(Recording):
+    """One release, warm, and the interactions it is asked about."""
 
     def __init__(self, bundle: Bundle, interactions: Interactions, settings: Settings) -> None:
-        self.bundle, self.interactions = bundle, interactions
-        self.settings = settings.model_copy(
-            update={
-                "recommendations": settings.recommendations.model_copy(update={"count": LISTED}),
-                "windows": settings.windows.model_copy(update={"max_users": len(interactions.user_ids)}),
-            }
-        )
-        catalogue, actions = Catalogue(), Actions(settings.clicks)
+        super().__init__(interactions, settings)
+        self.bundle = bundle
         self.fingerprint = interactions.fingerprint()
-        self.live = live.warm(bundle, catalogue, settings.index, settings.worker.threads)
-        codes = np.array([actions.code(name) for name in interactions.action_names], np.uint8)
-        self.items: Int32 = catalogue.numbers(interactions.item_ids)[interactions.items]  # [n]
-        self.actions: UInt8 = codes[interactions.actions]  # [n]
-        self.wanted: Bool = actions.weights[self.actions] > 0.0  # [n] events that a list should have held
-        self.learned = self.wanted & ~protocol.held_out(interactions, bundle.manifest.holdout)  # [n]
-        self.popularity: Int64 = np.bincount(self.items[self.learned], minlength=len(catalogue))  # by item number
-        self.weights = actions.weights
-
-    def store(self, until: Int64) -> WindowStore:
-        """Windows of all users, slot by user number, as they are after the events at `until` (places, ascending)."""
-        store = WindowStore(self.settings.windows)
-        store.slots(self.interactions.user_ids, np.zeros(len(self.interactions.user_ids), np.int32))
-        store.append(self.events(until[_newest_of_each(self.interactions.users[until], store.length)]))
-        return store
-
-    def events(self, places: Int64) -> Events:
-        """The events at these places, for a store of `store`."""
-        return Events(
-            slots=self.interactions.users[places],
-            items=self.items[places],
-            times_ms=self.interactions.times_ms[places],
-            actions=self.actions[places],
-            event_hashes=np.zeros(len(places), np.uint32),
-        )
+        self.live = live.warm(bundle, self.catalogue, settings.index, settings.worker.threads)
+        self.learned: Bool = self.wanted & ~protocol.held_out(interactions, bundle.manifest.holdout)  # [n]
+        self.popularity: Int64 = np.bincount(self.items[self.learned], minlength=len(self.catalogue))  # by item number
 
 
 class _Contest:
     """The release and the baselines, asked for the same targets."""
 
-    def __init__(self, trial: _Trial, targets: Int64, counted: Bool) -> None:
-        """`targets`: places of the events to ask for; `counted` [n]: events that popularity may count in their time."""
-        data, depth = trial.interactions, LISTED + trial.settings.windows.length
-        popularity = Popularity(trial.items[counted], data.times_ms[counted], data.times_ms[targets], depth)
+    def __init__(self, trial: _Trial, asked: Questions) -> None:
+        """Everyone gets ready for these questions."""
+        data, counted, depth = trial.interactions, asked.counted, LISTED + trial.settings.windows.length
+        popularity = Popularity(trial.items[counted], data.times_ms[counted], data.times_ms[asked.targets], depth)
         learned = data.by_user()
         learned = learned[trial.learned[learned]]
         self._trial = trial
-        self._engine = _Engine(trial, len(targets))
+        self._engine = _Engine(trial, len(asked.targets))
         self._contestants: dict[str, Baseline] = {
             OURS: self._engine,
             "popularity_7d": popularity,
@@ -164,7 +132,7 @@ class _Engine:
         self._in_use = InterestsInUse(interests)
 
     def lists(self, windows: Windows, times_ms: Int64, count: int) -> Int32:
-        """See `Baseline.lists`; the engine knows no clock."""
+        """See `Baseline.lists`; the engine knows no clock, and its settings say how long lists are."""
         del times_ms, count
         lists = self._recommender.recommend(windows, self._live)
         self._in_use.add(lists.interests)
@@ -179,39 +147,32 @@ class _Engine:
 
 
 def _leave_last_out(trial: _Trial, watch: Watch) -> dict[str, Any]:
-    data, manifest = trial.interactions, trial.bundle.manifest
-    if not manifest.holdout.last_event:
+    if not trial.bundle.manifest.holdout.last_event:
         return _no_figures("the release was trained on the users' last events; train with --holdout last or both")
     if trial.fingerprint != training_report(trial.bundle).get("data_fingerprint"):
         return _no_figures("the release was trained on other data, where other events may have been the last ones")
-    last = protocol.newest(data.users)
-    history = np.bincount(data.users)[data.users] > 1
-    targets = np.flatnonzero(last & history & trial.wanted)
-    if not len(targets):
+    asked = questions.last_event(trial)
+    if not len(asked.targets):
         return _no_figures("no user has an event before the last one to make a list from")
-    contest, store = _Contest(trial, targets, ~last), trial.store(np.flatnonzero(~last))
-    for part in _parts(targets):
-        contest.ask(store.read(data.users[part]), part)
-        watch("leave-last-out", contest.asked, len(targets))
-    return contest.figures()
+    return _ask(trial, asked, "leave-last-out", watch)
 
 
 def _time_split(trial: _Trial, watch: Watch) -> dict[str, Any]:
-    """The k-th held-out event of every user at once, for k = 1, 2, ...: users do not know of one another."""
-    data, from_ms = trial.interactions, trial.bundle.manifest.holdout.from_ms
+    from_ms = trial.bundle.manifest.holdout.from_ms
     if from_ms is None:
         return _no_figures("the release was trained on all of time; train with --holdout time or both")
-    before = data.times_ms < from_ms
-    targets = np.flatnonzero(~before & trial.wanted)
-    if not len(targets):
+    asked = questions.since(trial, from_ms)
+    if not len(asked.targets):
         return _no_figures("the data has no events after the time that the release was trained on")
-    contest, store = _Contest(trial, targets, trial.wanted), trial.store(np.flatnonzero(before))
-    for places in _steps(data.users, np.flatnonzero(~before)):
-        for part in _parts(places[trial.wanted[places]]):
-            contest.ask(store.read(data.users[part]), part)
-        store.append(trial.events(places))
-        watch("time split", contest.asked, len(targets))
-    return {"from_ms": from_ms, **contest.figures()}
+    return {"from_ms": from_ms, **_ask(trial, asked, "time split", watch)}
+
+
+def _ask(trial: _Trial, asked: Questions, split: str, watch: Watch) -> dict[str, Any]:
+    contest = _Contest(trial, asked)
+    for windows, targets in asked.ask():
+        contest.ask(windows, targets)
+        watch(split, contest.asked, len(asked.targets))
+    return contest.figures()
 
 
 def training_report(bundle: Bundle) -> dict[str, Any]:
@@ -221,19 +182,3 @@ def training_report(bundle: Bundle) -> dict[str, Any]:
 
 def _no_figures(reason: str) -> dict[str, Any]:
     return {**dict.fromkeys(FIGURES), "reason": reason, "baselines": {}}
-
-
-def _parts(places: Int64) -> list[Int64]:
-    return np.split(places, range(_BATCH_USERS, len(places), _BATCH_USERS)) if len(places) else []
-
-
-def _steps(users: Int32, places: Int64) -> Iterator[Int64]:
-    """The places by turn: every user's first, then every user's second, and so on."""
-    turns = protocol.earlier(users[places])
-    by_turn = np.argsort(turns, kind="stable")
-    yield from np.split(places[by_turn], np.flatnonzero(np.diff(turns[by_turn])) + 1)
-
-
-def _newest_of_each(users: Int32, count: int) -> Int64:
-    """Places of the newest `count` events of each user, of events in order of time."""
-    return np.flatnonzero(protocol.earlier(users[::-1])[::-1] < count)

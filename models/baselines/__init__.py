@@ -1,0 +1,13 @@
+"""What a release has to beat. Every baseline leaves out what stands in the user's window and knows only the past.
+
+    popularity       most events in the seven days before the hour of the question
+    neighbours       what came soon after the last items
+
+Both need nothing but numpy and stand beside every evaluation.
+"""
+
+from models.baselines.lists import Baseline, first_unseen
+from models.baselines.neighbours import Neighbours
+from models.baselines.popularity import HOUR_MS, Popularity
+
+__all__ = ["HOUR_MS", "Baseline", "Neighbours", "Popularity", "first_unseen"]
