@@ -101,6 +101,12 @@ def gains(places: Int64) -> dict[str, Float64]:
     }
 
 
+def places_of(targets: Int32, lists: Int32) -> Int64:
+    """[B] place of each target [B] in its list [B, N], from 1; beyond every list where it is not there."""
+    found = lists == targets[:, None]
+    return np.where(found.any(axis=1), found.argmax(axis=1) + 1, _NO_PLACE)
+
+
 class Tally:
     """Scores lists as they come, full ranking, one target each.
 
@@ -120,9 +126,8 @@ class Tally:
 
     def add(self, users: Int32, lists: Int32, targets: Int32) -> None:
         """Lists [B, N] of item numbers for `users` [B], best first, N at least 20; `targets` [B] they should hold."""
-        found = lists == targets[:, None]
         self._users.append(users)
-        self._places.append(np.where(found.any(axis=1), found.argmax(axis=1) + 1, _NO_PLACE))
+        self._places.append(places_of(targets, lists))
         top = lists[:, :10]
         there = top != NO_ITEM
         self._listed[top[there]] = True

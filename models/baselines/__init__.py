@@ -2,8 +2,11 @@
 
     popularity       most events in the seven days before the hour of the question
     neighbours       what came soon after the last items
+    item_knn         what is clicked by the users who clicked what the window holds
+    factorisation    implicit's ALS and BPR, the user's vector made from the window
+    sasrec           RecTools' SASRec, the window as its sequence
 
-Both need nothing but numpy and stand beside every evaluation.
+The first two need nothing but numpy and stand beside every evaluation; the others need the extra `compare`.
 """
 
 from models.baselines.lists import Baseline, first_unseen

@@ -4,7 +4,7 @@ from typing import Protocol
 
 import numpy as np
 
-from engine.columns import NO_ITEM, Int32, Int64, Windows
+from engine.columns import NO_ITEM, Float32, Int32, Int64, Windows
 
 
 class Baseline(Protocol):
@@ -36,3 +36,29 @@ def first_unseen(ranked: Int32, seen: Int32, count: int) -> Int32:
     lists = np.full((len(ranked), count), NO_ITEM, np.int32)
     lists[rows, place[rows, columns]] = ranked[rows, columns]
     return lists
+
+
+def highest_unseen(scores: Float32, seen: Int32, count: int) -> Int32:
+    """[B, count] the items with the highest scores [B, V] that are not in `seen` [B, S], ties by number.
+
+    Items with a score of -inf are not listed; NO_ITEM stands behind the last one.
+    """
+    rows, columns = np.nonzero((seen >= 0) & (seen < scores.shape[1]))
+    kept = scores.copy()
+    kept[rows, seen[rows, columns]] = -np.inf
+    cut = max(0, scores.shape[1] - count)
+    threshold = np.partition(kept, cut, axis=1)[:, cut, None] if count < scores.shape[1] else np.float32(-np.inf)
+    rows, items = np.nonzero((kept >= threshold) & (kept > -np.inf))
+    order = np.lexsort((items, -kept[rows, items], rows))
+    rows, items = rows[order], items[order]
+    place = np.arange(len(rows)) - np.searchsorted(rows, rows)
+    fits = place < count
+    lists = np.full((len(scores), count), NO_ITEM, np.int32)
+    lists[rows[fits], place[fits]] = items[fits]
+    return lists
+
+
+def listed(scores: Float32, windows: Windows, popular: Int32, count: int) -> Int32:
+    """[B, count] unseen items by score [B, V], -inf for those without one; then the `popular` ones [B, P]."""
+    best = highest_unseen(scores, windows.items, count)
+    return first_unseen(np.concatenate([best, popular], axis=1), windows.items, count)

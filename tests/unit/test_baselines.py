@@ -1,12 +1,16 @@
 """The baselines know the past only, rank the way they say, and never show what was seen."""
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from engine.columns import NO_ITEM, Windows
+from engine.errors import DataError
 from models.baselines import HOUR_MS, Neighbours, Popularity, first_unseen
+from models.baselines.lists import highest_unseen
+from models.baselines.task import TrainingEvents, Validation
 
 DAY_MS = 24 * HOUR_MS
 
@@ -29,6 +33,18 @@ def test_first_unseen_is_what_a_loop_would_find(ranked: np.ndarray, seen: np.nda
             if item not in taken:
                 expected.append(item)
                 taken.add(item)
+        assert found == [*expected, *[NO_ITEM] * count][:count]
+
+
+@given(
+    arrays(np.float32, (3, 7), elements=st.sampled_from([-np.inf, 0.0, 1.0, 2.0])),
+    arrays(np.int32, (3, 4), elements=st.integers(-1, 9)),
+    st.integers(1, 9),
+)
+def test_highest_unseen_is_what_sorting_would_find(scores: np.ndarray, seen: np.ndarray, count: int) -> None:
+    for row, found in enumerate(highest_unseen(scores, seen, count).tolist()):
+        able = [item for item in range(7) if item not in seen[row] and scores[row, item] > -np.inf]
+        expected = sorted(able, key=lambda item: (-scores[row, item], item))
         assert found == [*expected, *[NO_ITEM] * count][:count]
 
 
@@ -74,3 +90,39 @@ def test_without_any_event_nothing_is_recommended() -> None:
     popularity = Popularity(nothing, np.empty(0, np.int64), asked, depth=3)
     for baseline in (popularity, Neighbours(nothing, nothing, popularity)):
         assert baseline.lists(windows_of([1]), asked, 2).tolist() == [[NO_ITEM, NO_ITEM]]
+
+
+def events_of(*histories: list[int]) -> TrainingEvents:
+    lengths = [len(history) for history in histories]
+    return TrainingEvents(
+        users=np.repeat(np.arange(len(histories), dtype=np.int32), lengths),
+        items=np.concatenate(histories).astype(np.int32),
+        times_ms=np.arange(sum(lengths), dtype=np.int64),
+        actions=np.ones(sum(lengths), np.uint8),
+        item_count=9,
+    )
+
+
+def test_windows_hold_what_came_before_and_nothing_of_others() -> None:
+    events = events_of([1, 2, 3], [4, 5])
+    assert events.windows(np.array([2, 4, 3]), 2).items.tolist() == [[1, 2], [NO_ITEM, 4], [NO_ITEM, NO_ITEM]]
+
+
+def test_a_validation_asks_for_newest_events_and_hides_them() -> None:
+    """Of three users with two events or more, half (rounded up) are asked; the fourth has nothing to be asked from."""
+    events = events_of([1, 2, 3], [4, 5], [6, 7], [8])
+    validation = Validation(events, window_length=5)
+    newest = {0: 3, 1: 5, 2: 7}
+    hidden = [newest[user] for user in validation.users.tolist()]
+    assert len(hidden) == 2
+    assert validation.rest().items.tolist() == [item for item in events.items.tolist() if item not in hidden]
+    with pytest.raises(DataError, match="no user has two events"):
+        Validation(events_of([1], [2]), window_length=5)
+
+
+def test_older_events_become_sequences_of_their_own() -> None:
+    pytest.importorskip("rectools", reason="SASRec is RecTools': see the extra compare in pyproject.toml")
+    from models.baselines.sasrec import sessions  # noqa: PLC0415 - only where it is installed
+
+    # Sequences of 2 inputs take 3 events, counted from the newest: 1 | 2 3 4 of user 0, and 5 6 of user 1.
+    assert sessions(events_of([1, 2, 3, 4], [5, 6]), 2).tolist() == [2, 0, 0, 0, 1, 1]
