@@ -1,4 +1,4 @@
-"""Verbs of the learning side: `train`, `evaluate`, `publish`. Only `train` needs torch, and imports it when called."""
+"""Verbs of the learning side. Only `train` and `compare` need torch, and import it when called."""
 
 import json
 import os
@@ -11,10 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import click
 from pydantic import ValidationError
-from rich.box import SIMPLE
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 from engine import release
 from engine import settings as settings_module
@@ -22,11 +20,13 @@ from engine.commands import config_option
 from engine.errors import MissingExtraError, SettingsError
 from engine.eventlog.kafka import KafkaLog
 from engine.settings import Settings
-from models import content, dataset
+from models import compare as comparing
+from models import content, contestants, dataset, tables, variants
 from models import publish as publishing
 from models.cold_start import cold_start as ask_cold_start
 from models.evaluate import evaluate as evaluate_release
-from models.protocol import ACCURACY, FIGURES, HEADINGS
+from models.questions import Recording
+from models.results import Results
 from models.settings import EncoderSettings, HoldoutName, TrainSettings
 
 if TYPE_CHECKING:
@@ -116,7 +116,69 @@ def evaluate(config: Path | None, bundle: Path, data: Path, *, as_json: bool, ht
     if as_json:
         click.echo(json.dumps(report, indent=1))
     else:
-        Console().print(_table("Leave-last-out", report), _table("Time split", report["time_split"]))
+        splits = {"Leave-last-out": report, "Time split": report["time_split"]}
+        Console().print(*(tables.evaluation(title, split) for title, split in splits.items()))
+
+
+def _seeds(_context: click.Context, _parameter: click.Parameter, text: str) -> list[int]:
+    try:
+        seeds = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise click.BadParameter(f"found {text!r}, expected whole numbers with commas between them") from None
+    return list(dict.fromkeys(seeds))
+
+
+@click.command()
+@config_option
+@click.option("--data", required=True, type=_FOLDER, help="Folder with interactions.csv.gz (user, item, ts[, event]).")
+@click.option(
+    "--split",
+    type=click.Choice(get_args(comparing.SplitName)),
+    default="last",
+    show_default=True,
+    help="What is asked: each user's last event, or the last tenth of time.",
+)
+@click.option("--seeds", default="1,2,3", show_default=True, callback=_seeds, help="Each trains its own models.")
+@click.option("--minutes", type=click.FloatRange(0.0, min_open=True), default=5.0, show_default=True, help="For each.")
+@click.option(
+    "--clock",
+    type=click.Choice(get_args(comparing.ClockName)),
+    default="wall",
+    show_default=True,
+    help="What the minutes are: by the clock, or of computing (on a machine that is shared).",
+)
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="For each; 1 is repeatable.")
+@click.option("--only", multiple=True, metavar="NAME", help="Only this contestant or variant; may be given again.")
+@click.option("--variants", "variants_file", type=click.Path(path_type=Path), help="TOML: training settings by name.")
+@click.option("--out", type=_FOLDER, help="Folder for results.jsonl; started again, a comparison goes on from there.")
+@click.option("--json", "as_json", is_flag=True, help="Print one object instead of a table.")
+def compare(  # noqa: PLR0913 - one for each option
+    config: Path | None,
+    data: Path,
+    only: tuple[str, ...],
+    variants_file: Path | None,
+    seeds: list[int],
+    out: Path | None,
+    *,
+    as_json: bool,
+    **terms: Any,
+) -> None:
+    """Train and ask what others would use, and ours, in one run: same events, same time, same questions."""
+    recording = Recording(dataset.read(data), settings_module.load(config))
+    ours = contestants.two_hops(recording, terms["split"], variants.read(variants_file) if variants_file else {})
+    entered = contestants.named([*contestants.baselines(), *ours], only)
+    comparison = comparing.Comparison(recording, comparing.Terms(**terms))
+    _waiting_threads_sleep()
+    with Console(stderr=True).status("") as status:
+
+        def watch(name: str, seed: int) -> None:
+            status.update(f"{name}, seed {seed}: up to {terms['minutes']:g} minutes and its questions")
+
+        report = comparing.run(comparison, entered, seeds, Results(out), watch)
+    if as_json:
+        click.echo(json.dumps(report, indent=1))
+    else:
+        Console().print(tables.comparison(report))
 
 
 @click.command("cold-start")
@@ -139,7 +201,7 @@ def cold_start(config: Path | None, bundle: Path, data: Path, *, as_json: bool) 
         if reason := figures.get("reason"):
             click.echo(f"{title}: no figures: {reason}")
         else:
-            Console().print(_table(title, figures))
+            Console().print(tables.evaluation(title, figures))
 
 
 @click.command()
@@ -177,8 +239,7 @@ def _training_side() -> tuple[Callable[..., "training.Trained"], Callable[..., P
     Raises:
         MissingExtraError: the extra is not installed.
     """
-    # Threads that spin while they wait are slow beyond measure where they share cores; torch reads this when it loads.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    _waiting_threads_sleep()
     try:
         from models import export  # noqa: PLC0415 - the other verbs work without torch
         from models import train as learning  # noqa: PLC0415
@@ -208,6 +269,11 @@ def _page_maker(path: Path) -> Callable[..., str]:
     return report.render
 
 
+def _waiting_threads_sleep() -> None:
+    """Spinning threads are slow beyond measure where they share cores; torch reads this when it loads."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
 @contextmanager
 def _bar(console: Console) -> Iterator[Progress]:
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
@@ -225,35 +291,3 @@ def _watch(progress: Progress) -> Callable[[str, int, int], None]:
         progress.update(tasks[kind], completed=asked)
 
     return watch
-
-
-def _table(title: str, split: Mapping[str, Any]) -> Table:
-    """One split: a row for the release and one for each baseline, and the release's lead over each."""
-    if split.get("reason"):
-        return Table("", title=title, caption=f"no figures: {split['reason']}")
-    caption = (
-        f"{split['targets']} targets of {split['users']} users, {split['unknown_targets']} of them unknown to the"
-        " release; ± 95 % over users; * a lead whose interval leaves out 0"
-    )
-    table = Table(title=title, caption=caption, box=SIMPLE, padding=0)
-    table.add_column("", no_wrap=True)
-    for figure in FIGURES:
-        table.add_column(HEADINGS[figure].replace(" ", "\n"), justify="right", no_wrap=True)
-    table.add_row("release", *(_cell(split, figure) for figure in FIGURES))
-    for name, figures in split["baselines"].items():
-        table.add_section()
-        table.add_row(name, *(_cell(figures, figure) for figure in FIGURES))
-        table.add_row("  release leads by", *(_cell(figures["lead"], figure, star="*") for figure in ACCURACY))
-    return table
-
-
-def _cell(figures: Mapping[str, Any], figure: str, star: str = "") -> str:
-    """A value, and below it how far its interval reaches; the star where the interval leaves out 0."""
-    value, interval = figures[figure], figures["intervals"].get(figure)
-    if value is None:
-        return "-"
-    if interval is None:
-        return f"{value:.4f}"
-    low, high = interval
-    mark = "" if low <= 0.0 <= high else star
-    return f"{value:.4f}{mark}\n±{max(high - value, value - low):.4f}"

@@ -17,12 +17,13 @@ import msgspec
 import numpy as np
 
 from engine import contract, live
-from engine.columns import NO_ITEM, Bool, Int32, Int64, Windows
+from engine.columns import NO_ITEM, Bool, Float32, Int32, Int64, Windows
 from engine.index import ExactIndex
-from engine.pipeline import Recommender
+from engine.live import LiveRelease
+from engine.pipeline import Lists, Recommender
 from engine.popular import Popularity as EnginePopularity
 from engine.release import Bundle
-from engine.settings import Settings
+from engine.settings import RecommendationSettings, Settings
 from models import breakdowns, protocol, questions
 from models.baselines import Baseline, Neighbours, Popularity
 from models.breakdowns import InterestsInUse, MeasuredIndex
@@ -74,7 +75,7 @@ class _Contest:
         learned = data.by_user()
         learned = learned[trial.learned[learned]]
         self._trial = trial
-        self._engine = _Engine(trial, len(asked.targets))
+        self._engine = _WatchedEngine(trial, len(asked.targets))
         self._contestants: dict[str, Baseline] = {
             OURS: self._engine,
             "popularity_7d": popularity,
@@ -115,28 +116,38 @@ class _Contest:
         }
 
 
-class _Engine:
-    """The engine as a contestant, watched at work."""
+class Engine:
+    """The engine as a contestant."""
 
-    def __init__(self, trial: _Trial, lists: int) -> None:
-        """It will be asked for about `lists` lists."""
-        popularity, settings = EnginePopularity(), trial.settings.recommendations
-        popularity.seed(trial.live.numbers, trial.live.popularity)
-        self._recommender = Recommender(settings, trial.weights, popularity)
-        self._live, self._index = trial.live, None
-        interests, index = trial.live.contract.interests, trial.live.index
-        if not isinstance(index, ExactIndex):
-            depth = min(len(index), settings.candidates_per_interest)
-            self._index = MeasuredIndex(index, ExactIndex(trial.live.vectors), interests, lists, depth)
-            self._live = replace(trial.live, index=self._index)
-        self._in_use = InterestsInUse(interests)
+    def __init__(self, release: LiveRelease, settings: RecommendationSettings, weights: Float32) -> None:
+        """`weights` [256]: weight by action code."""
+        popularity = EnginePopularity()
+        popularity.seed(release.numbers, release.popularity)
+        self._recommender = Recommender(settings, weights, popularity)
+        self._live = release
 
     def lists(self, windows: Windows, times_ms: Int64, count: int) -> Int32:
         """See `Baseline.lists`; the engine knows no clock, and its settings say how long lists are."""
         del times_ms, count
-        lists = self._recommender.recommend(windows, self._live)
-        self._in_use.add(lists.interests)
-        return lists.items
+        return self._recommend(windows).items
+
+    def _recommend(self, windows: Windows) -> Lists:
+        return self._recommender.recommend(windows, self._live)
+
+
+class _WatchedEngine(Engine):
+    """The engine as a contestant, watched at work."""
+
+    def __init__(self, trial: _Trial, lists: int) -> None:
+        """It will be asked for about `lists` lists."""
+        release, index, settings = trial.live, trial.live.index, trial.settings.recommendations
+        self._in_use, self._index = InterestsInUse(release.contract.interests), None
+        if not isinstance(index, ExactIndex):
+            depth = min(len(index), settings.candidates_per_interest)
+            exact = ExactIndex(release.vectors)
+            self._index = MeasuredIndex(index, exact, release.contract.interests, lists, depth)
+            release = replace(release, index=self._index)
+        super().__init__(release, settings, trial.weights)
 
     def report(self) -> dict[str, Any]:
         """What was seen of its interests and its index."""
@@ -144,6 +155,11 @@ class _Engine:
             "interests_in_use": self._in_use.report(),
             "index": self._index.report() if self._index else {"kind": "exact"},
         }
+
+    def _recommend(self, windows: Windows) -> Lists:
+        lists = super()._recommend(windows)
+        self._in_use.add(lists.interests)
+        return lists
 
 
 def _leave_last_out(trial: _Trial, watch: Watch) -> dict[str, Any]:

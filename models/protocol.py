@@ -34,7 +34,8 @@ HEADINGS: Final = {
 """What people call the figures."""
 TRAINING_SHARE = 0.9
 """Share of the events that lies before the time split."""
-_NO_PLACE = 1 << 30
+NO_PLACE: Final = 32_767
+"""Beyond every list, and fits into two bytes."""
 
 
 def holdout(interactions: Interactions, name: HoldoutName, items_share: float = 0.0, items_seed: int = 0) -> Holdout:
@@ -104,7 +105,7 @@ def gains(places: Int64) -> dict[str, Float64]:
 def places_of(targets: Int32, lists: Int32) -> Int64:
     """[B] place of each target [B] in its list [B, N], from 1; beyond every list where it is not there."""
     found = lists == targets[:, None]
-    return np.where(found.any(axis=1), found.argmax(axis=1) + 1, _NO_PLACE)
+    return np.where(found.any(axis=1), found.argmax(axis=1) + 1, NO_PLACE)
 
 
 class Tally:
@@ -154,9 +155,21 @@ class Tally:
 
     def lead(self, other: "Tally") -> dict[str, Any]:
         """How much more accurate these answers are than another's for the same targets, pair by pair."""
-        theirs = gains(other.places)
-        pairs = {name: ours - theirs[name] for name, ours in gains(self.places).items()}
-        return named({name: intervals.mean(pair, self.users) for name, pair in pairs.items()})
+        return lead(self.places[None], other.places[None], self.users)
+
+
+def lead(ours: Int64, theirs: Int64, users: Int32) -> dict[str, Any]:
+    """How much more accurate ours are than theirs for the same targets, pair by pair; targets are those of `users` [n].
+
+    Args:
+        ours: [S, n] places of the targets, in answers of S models that differ by their seed alone: a target gains what
+            it gains on average over them.
+        theirs: [T, n] the same of another's T models.
+        users: [n] whose targets they are.
+    """
+    gained = {name: gain.mean(axis=0) for name, gain in gains(theirs).items()}
+    pairs = {name: gain.mean(axis=0) - gained[name] for name, gain in gains(ours).items()}
+    return named({name: intervals.mean(pair, users) for name, pair in pairs.items()})
 
 
 def accuracy(places: Int64, users: Int32) -> dict[str, Estimate]:

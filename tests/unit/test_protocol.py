@@ -125,6 +125,15 @@ def test_the_lead_is_pair_by_pair() -> None:
     assert ours.lead(ours)["intervals"]["mrr"] == (0.0, 0.0)
 
 
+def test_the_lead_over_seeds_counts_what_each_target_gains_on_average() -> None:
+    """Ours with two seeds: target 0 once of twice, 1 always; theirs, with one: target 0. (-1/2 + 1) / 2."""
+    miss = protocol.NO_PLACE
+    lead = protocol.lead(np.array([[1, 1], [miss, 1]]), np.array([[1, miss]]), np.array([0, 1], np.int32))
+    assert lead["hr10"] == lead["mrr"] == 1 / 4
+    error = sqrt(2 / 1 * (9 / 16 + 9 / 16)) / 2
+    assert lead["intervals"]["hr10"] == pytest.approx((1 / 4 - 1.959964 * error, 1 / 4 + 1.959964 * error))
+
+
 def test_empty_places_are_neither_hits_nor_covered() -> None:
     figures = scored(5, [1] * 5, (0, [], 4)).figures()
     assert {figures[name] for name in ("hr10", "ndcg10", "hr20", "mrr", "coverage")} == {0.0}

@@ -1,0 +1,63 @@
+"""Variants of the two-hop training, named in a TOML file: the rows of a table of ablations.
+
+    [one-interest]
+    interests = 1
+
+    [wide]
+    dimensions = 128
+    dropout = 0.3
+
+Keys are the training settings and the encoder's, as `headrace train` takes them. What the comparison itself decides
+(the seed, the minutes, what is held out) is none of a variant's business.
+"""
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import ValidationError
+
+from engine.errors import SettingsError
+from models.settings import EncoderSettings, TrainSettings
+
+_SET_BY_COMPARE: Final = {"seed": "--seeds", "minutes": "--minutes", "holdout": "--split", "clicks": "--config"}
+_OF_TRAINING: Final = TrainSettings.model_fields.keys() - {"encoder", "holdout_items", *_SET_BY_COMPARE}
+
+
+def read(path: Path) -> dict[str, dict[str, Any]]:
+    """Settings of each variant in the file, by name; whether they are known ones is found out by `settings`.
+
+    Raises:
+        SettingsError: the file cannot be read, or holds something that is not a named table.
+    """
+    try:
+        tables = tomllib.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SettingsError(f"{path} cannot be read: {error}; expected TOML with one table a variant") from error
+    for name, table in tables.items():
+        if not isinstance(table, dict):
+            raise SettingsError(f"{path}: {name} stands outside of any variant; put it below a line [name-of-variant]")
+    return tables
+
+
+def settings(name: str, chosen: Mapping[str, Any], **given: Any) -> TrainSettings:
+    """The training settings of the variant `name` that chose these; `given` is what the comparison decides.
+
+    Raises:
+        SettingsError: a setting is unknown, out of range, or decided by the comparison.
+    """
+    for key, option in _SET_BY_COMPARE.items():
+        if key in chosen:
+            raise SettingsError(f"variant {name}: {key} is the same for all contestants, set it with {option}")
+    encoder = {key: value for key, value in chosen.items() if key in EncoderSettings.model_fields}
+    training = {key: value for key, value in chosen.items() if key not in encoder}
+    unknown = training.keys() - _OF_TRAINING
+    if unknown:
+        known = sorted({*EncoderSettings.model_fields, *_OF_TRAINING})
+        raise SettingsError(f"variant {name}: unknown {', '.join(sorted(unknown))}; known are {', '.join(known)}")
+    try:
+        return TrainSettings.model_validate({"encoder": encoder, **training, **given})
+    except ValidationError as error:
+        problems = (f"{'.'.join(map(str, one['loc']))}: found {one['input']!r}, {one['msg']}" for one in error.errors())
+        raise SettingsError(f"variant {name}: {'; '.join(problems)}") from error

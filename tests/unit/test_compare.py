@@ -1,0 +1,242 @@
+"""A comparison asks everyone the same, keeps what it found, and goes on where it was killed."""
+
+import json
+import sys
+from dataclasses import replace
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from engine.columns import NO_ITEM
+from engine.errors import DataError, SettingsError
+from engine.settings import Settings, WindowSettings
+from models import commands, compare, contestants, dataset, protocol, tables
+from models.baselines.task import Fitted, Task, TrainingEvents, tuned
+from models.compare import Comparison, SplitName, Terms
+from models.contestants import TWO_HOP, Contestant, Enter
+from models.protocol import FIGURES, Tally
+from models.questions import LISTED, Recording
+from models.results import Results, packed, unpacked
+from tests.conftest import TINY_ITEMS
+
+TERMS = Terms(split="last", minutes=1.0, clock="cpu", threads=1)
+SMALL = {"dimensions": 16, "interests": 2, "epochs": 25, "batch_sequences": 16}
+NEEDS = {"item-knn": "scipy", "als": "implicit", "bpr": "implicit", "sasrec-64": "rectools", "small": "torch"}
+
+
+@pytest.fixture(scope="module")
+def rings(tiny_interactions: Path) -> Recording:
+    return Recording(dataset.read(tiny_interactions), Settings(windows=WindowSettings(length=20)))
+
+
+class Counted:
+    """Popularity as a contestant, and how often it entered."""
+
+    def __init__(self, *, seeded: bool = True) -> None:
+        self.entered = 0
+        self.contestant = Contestant("counted", self._load, seeded=seeded, settings={"a": 1})
+
+    def _load(self) -> Enter:
+        def enter(task: Task) -> Fitted:
+            self.entered += 1
+            return Fitted(task.popularity, {"seed": task.seed})
+
+        return enter
+
+
+def entered(comparison: Comparison, contestant: Contestant) -> Tally:
+    """Answers of a contestant, whose every list is looked at: nothing seen, nothing twice."""
+    fitted = contestant.load()(comparison.task)
+    data, learned = comparison.recording, comparison.task.events.items
+    tally = Tally(np.unique(learned), np.bincount(learned, minlength=TINY_ITEMS))
+    for windows, places in comparison.questions.ask():
+        lists = fitted.baseline.lists(windows, data.interactions.times_ms[places], LISTED)
+        for window, found in zip(windows.items.tolist(), lists.tolist(), strict=True):
+            items = [item for item in found if item != NO_ITEM]
+            assert not set(items) & set(window)
+            assert len(set(items)) == len(items)
+        tally.add(data.interactions.users[places], lists, data.items[places])
+    return tally
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [("item-knn", "last"), ("als", "last"), ("bpr", "last"), ("sasrec-64", "last"), ("small", "last"), ("als", "time")],
+)
+def test_each_learns_the_ring_and_lists_nothing_seen(rings: Recording, name: str, split: SplitName) -> None:
+    pytest.importorskip(NEEDS[name], reason=f"{name} needs {NEEDS[name]}: pip install 'headrace[compare]'")
+    comparison = Comparison(rings, replace(TERMS, split=split, minutes=0.05))
+    all_of_them = [*contestants.baselines(), *contestants.two_hops(rings, split, {"small": SMALL})]
+    known = {contestant.name: contestant for contestant in all_of_them}
+    popular = entered(comparison, known["popularity-7d"]).figures()
+    found = entered(comparison, known[name]).figures()
+    assert found["hr10"] > max(2 * popular["hr10"], 10 / TINY_ITEMS)  # more than chance has
+    assert found["ndcg10"] > 2 * popular["ndcg10"]
+
+
+def test_killed_and_started_again_it_trains_only_what_is_missing(rings: Recording, tmp_path: Path) -> None:
+    comparison, counted = Comparison(rings, TERMS), Counted()
+    first = compare.run(comparison, [counted.contestant], [1, 2, 3], Results(tmp_path))
+    assert counted.entered == 3
+    file = tmp_path / "results.jsonl"
+    file.write_bytes(file.read_bytes()[:-20])  # the kill came while the third result was written
+    second = compare.run(comparison, [counted.contestant], [1, 2, 3], Results(tmp_path))
+    assert counted.entered == 4
+    assert len(file.read_text().splitlines()) == 3
+    again = compare.run(comparison, [counted.contestant], [1, 2, 3], Results(tmp_path))
+    assert counted.entered == 4
+    assert again == second
+    assert again["contestants"]["counted"]["figures"] == first["contestants"]["counted"]["figures"]
+
+
+@pytest.mark.parametrize("changed", [{"minutes": 2.0}, {"clock": "wall"}, {"split": "time"}, {"threads": 2}])
+def test_other_terms_are_another_comparison(rings: Recording, tmp_path: Path, changed: dict[str, Any]) -> None:
+    counted = Counted()
+    for each in (TERMS, replace(TERMS, **changed)):
+        compare.run(Comparison(rings, each), [counted.contestant], [1], Results(tmp_path))
+    other = replace(counted.contestant, settings={"a": 2})
+    compare.run(Comparison(rings, TERMS), [other], [1], Results(tmp_path))
+    fewer = Recording(rings.interactions.select(np.arange(len(rings.interactions)) > 0), rings.settings)
+    compare.run(Comparison(fewer, TERMS), [counted.contestant], [1], Results(tmp_path))
+    assert counted.entered == 4
+
+
+def test_what_no_seed_changes_is_asked_once(rings: Recording) -> None:
+    counted = Counted(seeded=False)
+    report = compare.run(Comparison(rings, TERMS), [counted.contestant], [4, 5], Results(None))
+    assert counted.entered == 1
+    assert report["contestants"]["counted"]["seeds"] == [4]
+
+
+def results_of(*values: float) -> list[dict[str, Any]]:
+    """Results of seeds 0, 1, ... with these values of HR@10; of popularity nothing can be said."""
+    same: dict[str, Any] = {"users": 8, "targets": 9, "training_cpu_s": 1.0, "places": "..."}
+    rest: dict[str, Any] = {**dict.fromkeys(FIGURES, 0.0), "popularity_bias": None}
+    return [
+        {
+            **same,
+            "seed": seed,
+            "training_s": 2.0 * seed,
+            "figures": {**rest, "hr10": value, "intervals": {"hr10": [value - 0.1, value + 0.1]}},
+        }
+        for seed, value in enumerate(values)
+    ]
+
+
+def test_mean_and_spread_over_seeds() -> None:
+    row = compare.summary(results_of(0.1, 0.2, 0.6))
+    assert (row["training_s"], row["training_cpu_s"]) == (2.0, 1.0)
+    assert row["figures"].keys() == set(FIGURES)
+    assert row["figures"]["popularity_bias"] == {"mean": None, "interval": None}
+    # (0.1 + 0.2 + 0.6) / 3 = 0.3; deviations -0.2, -0.1, 0.3, squares 0.04 + 0.01 + 0.09 = 0.14 over 2
+    assert row["figures"]["hr10"] == pytest.approx({"mean": 0.3, "deviation": 0.07**0.5, "min": 0.1, "max": 0.6})
+
+
+def test_one_seed_has_the_interval_over_users() -> None:
+    row = compare.summary(results_of(0.3))
+    assert row["figures"]["hr10"] == {"mean": 0.3, "interval": [0.3 - 0.1, 0.3 + 0.1]}
+    assert row["figures"]["coverage"] == {"mean": 0.0, "interval": None}
+    assert "places" not in row["results"][0]
+
+
+@pytest.mark.parametrize("split", ["last", "time"])
+def test_the_lead_of_ours_is_target_by_target(rings: Recording, tmp_path: Path, split: SplitName) -> None:
+    """The neighbours stand in for ours; the time split asks in another order than that of the events."""
+    popular, neighbours = contestants.baselines()[:2]
+    ours, comparison = replace(neighbours, name=TWO_HOP), Comparison(rings, replace(TERMS, split=split))
+    expected = entered(comparison, ours).lead(entered(comparison, popular))
+    for _ in range(2):  # learnt and asked, then found
+        rows = compare.run(comparison, [popular, ours], [1, 2], Results(tmp_path))["contestants"]
+        lead = rows["popularity-7d"]["lead"]
+        assert {figure: lead[figure] for figure in protocol.ACCURACY} == pytest.approx(
+            {figure: expected[figure] for figure in protocol.ACCURACY}
+        )
+        assert lead["intervals"]["mrr"] == pytest.approx(expected["intervals"]["mrr"])
+        assert "lead" not in rows[TWO_HOP]
+
+
+def test_the_table_tells_seeds_from_users_and_fits_a_screen() -> None:
+    lead = {**dict.fromkeys(protocol.ACCURACY, 0.0), "hr10": 0.25, "intervals": {"hr10": [0.125, 0.375]}}
+    rows = {
+        "one": {**compare.summary(results_of(0.3)), "lead": lead},
+        "many": compare.summary(results_of(0.1, 0.2, 0.6)),
+    }
+    screen = Console(width=80, record=True, file=StringIO())
+    screen.print(tables.comparison({"ours": "two-hop", "contestants": rows, "left_out": {"als": "needs implicit"}}))
+    text = screen.export_text()
+    for part in ("0.3000", "±0.1000", "0.2500*", "±0.1250", "3 seeds", "σ 0.2646", "0.1000", "..0.6000", "MRR@20"):  # noqa: RUF001
+        assert part in text
+    assert "als left out: needs implicit" in text
+    assert "…" not in text
+
+
+@given(st.lists(st.integers(1, protocol.NO_PLACE)))
+def test_places_are_unpacked_as_they_were_packed(places: list[int]) -> None:
+    assert unpacked(packed(np.array(places, np.int64))).tolist() == places
+
+
+def test_one_without_its_extra_is_left_out_with_the_reason(
+    rings: Recording, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delitem(sys.modules, "models.baselines.sasrec", raising=False)
+    monkeypatch.delattr("models.baselines.sasrec", raising=False)
+    for name in ("rectools", "pandas", "pytorch_lightning"):
+        monkeypatch.setitem(sys.modules, name, None)
+    chosen = contestants.named(contestants.baselines(), {"popularity-7d", "sasrec"})
+    report = compare.run(Comparison(rings, TERMS), chosen, [1], Results(tmp_path))
+    assert list(report["contestants"]) == ["popularity-7d"]
+    assert "which is not installed: pip install 'headrace[compare]'" in report["left_out"]["sasrec"]
+
+
+def test_a_file_that_holds_no_results_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "results.jsonl").write_text("dear diary\n")
+    with pytest.raises(DataError, match="is no file of results"):
+        Results(tmp_path)
+
+
+def test_tuning_takes_the_best_option_that_there_is_time_for(rings: Recording) -> None:
+    """Options are learners from so many events: the more, the better, and the last fit is on all events."""
+    fitted_on: list[int] = []
+
+    def fit(option: Any, events: TrainingEvents, _until_s: float) -> Any:
+        fitted_on.append(len(events))
+        task = replace(comparison.task, events=events)
+        neighbours = contestants.baselines()[1].load()(task).baseline
+        return neighbours if option["good"] else task.popularity
+
+    comparison = Comparison(rings, TERMS)
+    options: list[dict[str, float]] = [{"good": 0}, {"good": 1}, {"good": 0}]
+    chosen = tuned(comparison.task, options, fit).notes
+    assert (chosen["good"], chosen["options_tried"]) == (1, 3)
+    rest, everything = len(comparison.task.validation.rest()), len(comparison.task.events)
+    assert fitted_on == [rest, rest, rest, everything]
+    hurried = tuned(replace(comparison.task, minutes=1e-9), options, fit).notes
+    assert (hurried["good"], hurried["options_tried"]) == (0, 1)
+
+
+def test_the_command_prints_table_or_json_and_keeps_results(tiny_interactions: Path, tmp_path: Path) -> None:
+    arguments = ["--data", str(tiny_interactions), "--only", "popularity-7d", "--only", "neighbours", "--seeds", "7"]
+    run = CliRunner().invoke
+    table = run(commands.compare, [*arguments, "--out", str(tmp_path)], catch_exceptions=False)
+    assert "neighbours" in table.stdout
+    printed = run(commands.compare, [*arguments, "--out", str(tmp_path), "--json"], catch_exceptions=False)
+    report = json.loads(printed.stdout)
+    lines = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    kept = [{key: value for key, value in line.items() if key != "places"} for line in lines]
+    assert [row["results"][0] for row in report["contestants"].values()] == kept
+    assert [line["seed"] for line in lines] == [7, 7]
+
+
+def test_the_command_refuses_what_it_does_not_know(tiny_interactions: Path) -> None:
+    arguments = ["--data", str(tiny_interactions)]
+    with pytest.raises(SettingsError, match=r"--only sasreck: there is no such contestant; there are .*sasrec, "):
+        CliRunner().invoke(commands.compare, [*arguments, "--only", "sasreck"], catch_exceptions=False)
+    refused = CliRunner().invoke(commands.compare, [*arguments, "--seeds", "1;2"])
+    assert "expected whole numbers with commas between them" in refused.output
