@@ -1,73 +1,23 @@
-"""The two-hop encoder, as it is trained: every event of every sequence is a query, in one causal pass.
+"""The two-hop encoder, as it is trained: many events of every sequence are queries, in one causal pass.
 
 Hop 1 asks the window about its newest item, hop 2 asks it once per interest. Keys and values of both hops depend on
 the item alone, so that a release ships them as tables and serving computes one query per hop (`models.graphs`). The
 serving graph and this module share parameters and equations; `models.export` compares them before it writes anything.
 
-Letters: S sequences, L events (the window), H heads, K interests, Q queries of a hop (H or K), D dimensions, V items.
+Letters: S sequences, L events (the window), A asked positions, H heads, K interests, D dimensions, V items.
 """
-
-import math
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from models.attention import Hop, Sight
 from models.items import Content, ItemVectors
 from models.settings import EncoderSettings
 
-TINY_WEIGHT = 1e-37
-"""Stands for a weight of 0 under the logarithm: the smallest power of ten float32 holds at full precision."""
-
-
-class Hop(nn.Module):
-    """Attention over the window with learned slopes against rank and age (ALiBi, Press et al. 2022, with both learned).
-
-    Each query sees the keys through `width` dimensions: a head sees its own slice, an interest sees them all.
-    """
-
-    def __init__(self, dimensions: int, queries: int, width: int) -> None:
-        super().__init__()
-        self.queries, self.width = queries, width
-        self.norm = nn.LayerNorm(dimensions)
-        self.query = nn.Linear(dimensions, queries * width)
-        self.key = nn.Linear(dimensions, dimensions, bias=False)
-        self.value = nn.Linear(dimensions, dimensions, bias=False)
-        # Queries start with different reach, from the whole window (slope 0) to the last few events (slope 2).
-        self.rank_slope = nn.Parameter(torch.linspace(0.0, 2.0, queries) if queries > 1 else torch.ones(1))
-        self.age_slope = nn.Parameter(torch.full((queries,), 0.1))
-
-    def attention(self, state: Tensor, keys: Tensor, bias: Tensor) -> Tensor:
-        """Share of event j in query q at position i.
-
-        Args:
-            state: [S, L, D] what is known at each position so far.
-            keys: [S, L, D] `key` of each event.
-            bias: [S, Q, L, L] from `bias`.
-
-        Returns:
-            [S, Q, L, L], rows sum to 1.
-        """
-        sequences, length, _ = state.shape
-        query = self.query(self.norm(state)) / math.sqrt(self.width)  # [S, L, Q * width]
-        query = query.view(sequences, length, self.queries, self.width).transpose(1, 2)  # [S, Q, L, width]
-        keys = keys.view(sequences, length, -1, self.width).permute(0, 2, 3, 1)  # [S, H or 1, width, L]
-        return functional.softmax(_per_group(query, keys) + bias, dim=-1)
-
-    def gather(self, attention: Tensor, values: Tensor) -> Tensor:
-        """Attention-weighted values: [S, Q, L, L] and [S, L, D] to [S, L, Q, width]."""
-        sequences, length, _ = values.shape
-        values = values.view(sequences, length, -1, self.width).transpose(1, 2)  # [S, H or 1, L, width]
-        return _per_group(attention, values).transpose(1, 2)
-
-    def bias(self, ranks: Tensor, ages: Tensor, visible: Tensor) -> Tensor:
-        """[S, Q, L, L] from ranks [L, L], ages [S, L, L] and log-weights of what each position may see [S, L, L]."""
-        slopes = self.age_slope[:, None, None] * ages[:, None] + self.rank_slope[:, None, None] * ranks
-        return visible[:, None] - slopes
-
 
 class Dropout(nn.Module):
-    """Dropout [S, L, ..., D] with one mask for all axes between L and D: drawing numbers is what costs on a CPU."""
+    """Dropout [S, A, ..., D] with one mask for all axes between A and D: drawing numbers is what costs on a CPU."""
 
     def __init__(self, share: float) -> None:
         super().__init__()
@@ -99,7 +49,7 @@ class FeedForward(nn.Module):
 
 
 class TwoHopEncoder(nn.Module):
-    """Sequences of events in, K interests at every position out."""
+    """Sequences of events in, K interests at every asked position out."""
 
     def __init__(self, items: int, settings: EncoderSettings, content: Content | None = None) -> None:
         super().__init__()
@@ -107,51 +57,34 @@ class TwoHopEncoder(nn.Module):
         self.settings = settings
         self.items = ItemVectors(items, dimensions, content, settings.id_dropout)  # tied: the keys are made from them
         self.item_norm = nn.LayerNorm(dimensions)
-        self.hop1 = Hop(dimensions, settings.heads, dimensions // settings.heads)
+        self.hop1 = Hop(dimensions, settings.heads, dimensions // settings.heads, settings.scoring)
         self.mix = nn.Linear(dimensions, dimensions)
         self.feed1_norm = nn.LayerNorm(dimensions)
         self.feed1 = FeedForward(settings)
-        self.hop2 = Hop(dimensions, settings.interests, dimensions)
+        self.hop2 = Hop(dimensions, settings.interests, dimensions, settings.scoring)
         self.feed2 = FeedForward(settings)
         self.interest_norm = nn.LayerNorm(dimensions)
         self.dropout = Dropout(settings.dropout)
 
     def forward(self, items: Tensor, ages: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-        """Encode every prefix of every sequence.
+        """Encode the prefixes of every sequence that end with one of its last A events.
 
         Args:
             items: int [S, L] rows of the item table; any row where the weight is 0.
-            ages: float [S, L, L] age of event j when event i happened (`engine.features.log_ages`).
+            ages: float [S, A, L] age of event j when the asked event i happened (`engine.features.log_ages`).
             weights: float [S, L] weight of the event's action; 0 hides the event from all others.
 
         Returns:
-            interests [S, L, K, D] and the second hop's attention [S, K, L, L]; what stands at position i is what
-            serving computes from the window that ends with event i, which must have a weight above 0.
+            interests [S, A, K, D] and the second hop's attention [S, K, A, L]; what stands at an asked position is what
+            serving computes from the window that ends with its event, which must have a weight above 0.
         """
-        ranks, visible = _relations(weights)
+        sight = Sight.of(ages, weights)
         vectors = self.dropout(self.items(items))  # [S, L, D]
         keyed = self.item_norm(vectors)
-        attention = self.hop1.attention(vectors, self.hop1.key(keyed), self.hop1.bias(ranks, ages, visible))
-        context = self.hop1.gather(attention, self.hop1.value(keyed)).flatten(2)  # [S, L, D]
-        state = vectors + self.dropout(self.mix(context))
+        asked = vectors[:, -ages.shape[1] :]  # [S, A, D]
+        context = self.hop1(asked, keyed, sight)[0].flatten(2)  # [S, A, D]
+        state = asked + self.dropout(self.mix(context))
         state = state + self.feed1(self.feed1_norm(state))
-        attention = self.hop2.attention(state, self.hop2.key(keyed), self.hop2.bias(ranks, ages, visible))
-        interests = self.hop2.gather(attention, self.hop2.value(keyed)) + state[:, :, None]  # [S, L, K, D]
+        found, attention = self.hop2(state, keyed, sight)  # [S, A, K, D]
+        interests = found + state[:, :, None]
         return self.interest_norm(interests + self.feed2(interests)), attention
-
-
-def _relations(weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Ranks [L, L] and log-weights [S, L, L] of event j as position i sees it; the future is hidden."""
-    sequences, length = weights.shape
-    places = torch.arange(length)
-    behind = places[:, None] - places  # [L, L]
-    visible = weights.clamp(min=TINY_WEIGHT).log()[:, None].expand(sequences, length, length)
-    return torch.log1p(behind.clamp(min=0).float()), visible.masked_fill(behind < 0, -math.inf)
-
-
-def _per_group(left: Tensor, right: Tensor) -> Tensor:
-    """Product of left [S, Q, M, N] and right [S, G, N, P] G = Q, or G = 1 shared by all Q (nothing is copied)."""
-    if right.shape[1] == left.shape[1]:
-        return left @ right
-    sequences, queries, rows, _ = left.shape
-    return (left.reshape(sequences, queries * rows, -1) @ right[:, 0]).view(sequences, queries, rows, -1)

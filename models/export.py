@@ -109,7 +109,7 @@ def _worse(difference: float) -> tuple[bool, float]:
 @torch.no_grad()
 def newest(encoder: TwoHopEncoder, items: Int32, times_ms: Int64, weights: Float32) -> tuple[Float32, Float32]:
     """What the training pass has at the newest event of B windows [B, L]: interests [B, K, D], attention [B, K, L]."""
-    ages = log_ages(times_ms[:, None], times_ms[:, :, None])  # [B, L, L]
+    ages = log_ages(times_ms, times_ms[:, -1:])[:, None]  # [B, 1, L]
     interests, attention = encoder(*map(torch.from_numpy, (items, ages, weights)))
     return interests[:, -1].numpy(), attention[:, :, -1].numpy()
 

@@ -1,9 +1,9 @@
 """The ONNX graphs of a release, written node by node from the trained parameters.
 
 A traced export would bring the training pass with it; serving needs one query per hop, so the graphs are built here
-with the shapes that are cheap to run: a hop's queries are laid out over all D dimensions (a head's are zero outside
-its slice, folded into the projections when the graph is built), so that both hops are the same three nodes on
-[B, Q, D] against [B, L, D] and no tensor of a window's size is ever transposed in memory.
+with the shapes that are cheap to run: what a hop's queries have of their own is laid out over all D dimensions (a
+head's is zero outside its slice, folded into the projections when the graph is built), so that both hops are the same
+few nodes on [B, Q, D] against [B, L, D] and no tensor of a window's size is ever transposed in memory.
 Nothing in a graph depends on V, B or L.
 """
 
@@ -18,12 +18,14 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from engine import contract
-from models.encoder import TINY_WEIGHT, FeedForward, Hop, TwoHopEncoder
+from models.attention import TINY_WEIGHT, AdditiveScoring, DotScoring, Hop
+from models.encoder import FeedForward, TwoHopEncoder
 from models.items import Content
 
 _IR_VERSION = 8  # the file format that came with opset 18: every onnxruntime that knows the opset can read it
 _ONNX_TYPES = {"tensor(float)": TensorProto.FLOAT, "tensor(int32)": TensorProto.INT32}
-_Array = npt.NDArray[np.float32] | npt.NDArray[np.int64]
+_Floats = npt.NDArray[np.float32]
+_Array = _Floats | npt.NDArray[np.int64]
 
 
 def items_graph(encoder: TwoHopEncoder) -> bytes:
@@ -82,6 +84,10 @@ class _Graph:
     def widen(self, state: str) -> str:
         """[B, N] to [B, 1, N]."""
         return self.node("Unsqueeze", state, self.constant(np.array([1], np.int64)))
+
+    def turn(self, state: str) -> str:
+        """[B, M, N] to [B, N, M]."""
+        return self.node("Transpose", state, perm=[0, 2, 1])
 
     def matmul(self, left: str, right: str, name: str | None = None) -> str:
         return self.node("MatMul", left, right, name=name)
@@ -150,8 +156,8 @@ def _first_hop(graph: _Graph, encoder: TwoHopEncoder, newest: str, bias: str) ->
     """Return h [B, D]: the newest item, told what the window says about it."""
     hop, size = encoder.hop1, encoder.settings.dimensions
     slices = np.repeat(np.eye(hop.queries, dtype=np.float32), hop.width, axis=1)  # [H, D], head h is 1 on its slice
-    queries = _queries(graph, hop, newest, slices)
-    context = graph.reshape(_attend(graph, queries, 1, bias), (-1, hop.queries * size))  # [B, H * D]
+    scores = _scores(graph, hop, newest, slices, "keys1")
+    context = graph.reshape(_found(graph, scores, bias, "values1"), (-1, hop.queries * size))  # [B, H * D]
     mix = slices[:, :, None] * _array(encoder.mix.weight).T  # [H, D, D]
     mixed = graph.linear(context, mix.reshape(-1, size), _array(encoder.mix.bias))
     state = graph.node("Add", newest, mixed)
@@ -160,31 +166,43 @@ def _first_hop(graph: _Graph, encoder: TwoHopEncoder, newest: str, bias: str) ->
 
 def _second_hop(graph: _Graph, encoder: TwoHopEncoder, state: str, bias: str) -> None:
     """The outputs: interests [B, K, D] and attention [B, K, L]."""
-    hop = encoder.hop2
-    queries = _queries(graph, hop, state, np.ones((1, encoder.settings.dimensions), np.float32))
-    context = _attend(graph, queries, 2, bias, name="attention")
+    whole = np.ones((1, encoder.settings.dimensions), np.float32)
+    scores = _scores(graph, encoder.hop2, state, whole, "keys2")
+    context = _found(graph, scores, bias, "values2", name="attention")
     context = graph.node("Add", context, graph.widen(state))
     interests = graph.node("Add", context, _feed_forward(graph, encoder.feed2, context))
     graph.layer_norm(interests, encoder.interest_norm, name="interests")
 
 
-def _queries(graph: _Graph, hop: Hop, state: str, slices: npt.NDArray[np.float32]) -> str:
+def _scores(graph: _Graph, hop: Hop, state: str, slices: _Floats, table: str) -> str:
+    """[B, Q, L] how each query scores each event, from the state [B, D]; `slices` as in `_dot_queries`."""
+    state, keys = graph.layer_norm(state, hop.norm), graph.node("Gather", table, "items")  # [B, D], [B, L, D]
+    if isinstance(hop.scoring, DotScoring):
+        # [B, Q, D] @ [B, D, L]; onnxruntime fuses the transposition into the product
+        return graph.matmul(_dot_queries(graph, hop.scoring, state, slices), graph.turn(keys))
+    output = graph.constant(_array(hop.scoring.output.weight).T)  # [D, Q]
+    return graph.turn(graph.matmul(_tanh_units(graph, hop.scoring, state, keys), output))
+
+
+def _dot_queries(graph: _Graph, scoring: DotScoring, state: str, slices: _Floats) -> str:
     """[B, Q, D] from the state [B, D]; `slices` [H or 1, D] says which dimensions each head looks through."""
-    size = slices.shape[1]
-    scale = 1.0 / math.sqrt(hop.width)
-    weight = scale * _array(hop.query.weight).T.reshape(size, -1, size) * slices  # [D, Q, D]
-    bias = scale * _array(hop.query.bias).reshape(-1, size) * slices  # [Q, D]
-    flat = graph.linear(graph.layer_norm(state, hop.norm), weight.reshape(size, -1), bias.ravel())
-    return graph.reshape(flat, (-1, hop.queries, size))
+    size, scale = slices.shape[1], 1.0 / math.sqrt(scoring.width)
+    weight = scale * _array(scoring.query.weight).T.reshape(size, -1, size) * slices  # [D, Q, D]
+    bias = scale * _array(scoring.query.bias).reshape(-1, size) * slices  # [Q, D]
+    flat = graph.linear(state, weight.reshape(size, -1), bias.ravel())
+    return graph.reshape(flat, (-1, scoring.queries, size))
 
 
-def _attend(graph: _Graph, queries: str, hop: int, bias: str, name: str | None = None) -> str:
+def _tanh_units(graph: _Graph, scoring: AdditiveScoring, state: str, keys: str) -> str:
+    """[B, L, D] the hidden layer of additive scoring."""
+    query = graph.linear(state, _array(scoring.query.weight).T, _array(scoring.query.bias))
+    return graph.node("Tanh", graph.node("Add", keys, graph.widen(query)))
+
+
+def _found(graph: _Graph, scores: str, bias: str, table: str, name: str | None = None) -> str:
     """What each query finds in the window: [B, Q, D]. `name` is given to the attention [B, Q, L]."""
-    keys = graph.node("Gather", f"keys{hop}", "items")  # [B, L, D]
-    transposed = graph.node("Transpose", keys, perm=[0, 2, 1])  # fused into the product by onnxruntime
-    logits = graph.node("Add", graph.node("MatMul", queries, transposed), bias)
-    attention = graph.node("Softmax", logits, name=name, axis=-1)
-    return graph.node("MatMul", attention, graph.node("Gather", f"values{hop}", "items"))
+    attention = graph.node("Softmax", graph.node("Add", scores, bias), name=name, axis=-1)
+    return graph.matmul(attention, graph.node("Gather", table, "items"))
 
 
 def _feed_forward(graph: _Graph, layer: FeedForward, state: str) -> str:
@@ -197,6 +215,6 @@ def _value(name: str, spec: tuple[str, str], fixed: dict[str, int]) -> onnx.Valu
     return helper.make_tensor_value_info(name, _ONNX_TYPES[kind], [fixed.get(axis, axis) for axis in axes])
 
 
-def _array(parameter: Tensor) -> npt.NDArray[np.float32]:
-    array: npt.NDArray[np.float32] = parameter.detach().cpu().numpy()
+def _array(parameter: Tensor) -> _Floats:
+    array: _Floats = parameter.detach().cpu().numpy()
     return array

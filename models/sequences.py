@@ -1,7 +1,9 @@
-"""Users' histories cut into sequences of at most L inputs, and batches of them.
+"""Users' histories cut into sequences of at most L inputs, the last A of which are asked, and batches of them.
 
-A history longer than the window is cut so that sequences overlap by half: every event is a target exactly once, and
-(but for the first L of a history) with at least L/2 events before it, as it will be when the release serves.
+Keys and values depend on the item alone, so an event may be seen by later ones without being asked itself. A long
+history is cut into parts of at most L/2 events, and each part is asked with all the L events that its newest one sees
+before it: every event is a target exactly once, and with at least L/2 events before it wherever there are so many, as
+it will be when the release serves.
 
 An item that came before in the sequence is no target: the engine leaves out what was seen, and an encoder that learns
 to repeat fills its candidates with what can't be shown.
@@ -40,16 +42,16 @@ class Histories:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """S sequences of up to L inputs, oldest first, padded at the end."""
+    """S sequences of up to L inputs, oldest first, padded on the left; the last A of each are asked."""
 
     items: Int32
     """[S, L] 0 where padded."""
     ages: Float32
-    """[S, L, L] age of event j when event i happened."""
+    """[S, A, L] age of event j when the asked event i happened."""
     weights: Float32
     """[S, L] 0 where padded."""
     targets: Int32
-    """[S, L] the item that came next; NO_TARGET where it is not asked here."""
+    """[S, A] the item that came next; NO_TARGET where it is not asked here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,13 +75,12 @@ def cut(lengths: Int64, starts: Int64, window_length: int) -> Sequences:
     The last event of a user is a target only, so a user with n events has n - 1 inputs.
     """
     inputs = np.maximum(lengths - 1, 0)  # [U]
-    step = max(1, window_length // 2)
-    counts = np.where(inputs > 0, 1 + np.maximum(0, -(-(inputs - window_length) // step)), 0)  # [U] sequences
+    part = max(1, window_length // 2)
+    counts = -(-inputs // part)  # [U] sequences
     owner = np.repeat(np.arange(len(inputs)), counts)  # [m]
     number = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)  # [m] 0, 1, ... within the user
-    ends = np.minimum(window_length + number * step, inputs[owner])
+    asked, ends = (inputs[owner] * turn // counts[owner] for turn in (number, number + 1))  # parts of even length
     begins = np.maximum(ends - window_length, 0)
-    asked = np.where(number > 0, window_length + (number - 1) * step, 0)
     offset = starts[owner]
     return Sequences(begins=offset + begins, ends=offset + ends, asked=offset + asked)
 
@@ -98,23 +99,26 @@ def batches(histories: Histories, sequences: Sequences, size: int, rng: np.rando
 
 def gather(histories: Histories, sequences: Sequences, chosen: Int64) -> Batch:
     """The batch of the `chosen` [S] sequences."""
-    begins, ends = sequences.begins[chosen, None], sequences.ends[chosen, None]
-    places = begins + np.arange(int((ends - begins).max()))  # [S, L]
-    real: Bool = places < ends
-    places = np.where(real, places, ends - 1)
-    items, following = histories.items[places], histories.items[np.minimum(places + 1, len(histories.items) - 1)]
-    asked = real & (places >= sequences.asked[chosen, None]) & ~_seen(items, following)
-    times_ms = histories.times_ms[places]
+    begins, ends, asked = (
+        column[chosen, None] for column in (sequences.begins, sequences.ends, sequences.asked)
+    )  # [S, 1]
+    length, most = int((ends - begins).max()), int((ends - asked).max())  # L, A
+    places = ends + np.arange(-length, 0)  # [S, L]
+    real: Bool = places >= begins
+    places = np.maximum(places, begins)
+    items, times_ms = histories.items[places], histories.times_ms[places]
+    following = histories.items[places[:, -most:] + 1]  # [S, A]
+    wanted = (places[:, -most:] >= asked) & real[:, -most:] & ~_seen(np.where(real, items, NO_TARGET), following)
     return Batch(
         items=np.where(real, items, np.int32(0)),
-        ages=log_ages(times_ms[:, None], times_ms[:, :, None]),
+        ages=log_ages(times_ms[:, None], times_ms[:, -most:, None]),
         weights=np.where(real, histories.weights[places], np.float32(0.0)),
-        targets=np.where(asked, following, np.int32(NO_TARGET)),
+        targets=np.where(wanted, following, np.int32(NO_TARGET)),
     )
 
 
 def _seen(items: Int32, following: Int32) -> Bool:
-    """[S, L] whether the item that follows an input is among the inputs up to there."""
-    same = items[:, None] == following[:, :, None]  # [S, L, L]
-    seen: Bool = np.tril(same).any(axis=2)
+    """[S, A] whether the item that follows one of the last A inputs is among the inputs [S, L] up to there."""
+    same = items[:, None] == following[:, :, None]  # [S, A, L]
+    seen: Bool = np.tril(same, items.shape[1] - following.shape[1]).any(axis=2)
     return seen

@@ -10,6 +10,7 @@ from engine.settings import ClickSettings
 
 HoldoutName = Literal["none", "last", "time", "both"]
 Precision = Literal["fp32", "fp16", "int8"]
+Scoring = Literal["dot", "additive"]
 PositiveInt = Annotated[int, Ge(1)]
 
 
@@ -24,6 +25,8 @@ class EncoderSettings(BaseModel):
     """K."""
     heads: Annotated[int, Ge(1), Le(32)] = 2
     """Attention heads of the first hop."""
+    scoring: Scoring = "dot"
+    """How a query is matched with a key: scaled dot-product, or one hidden layer of tanh units (`models.attention`)."""
     hidden: PositiveInt = 128
     """Width of the two feed-forward layers."""
     window_length: Annotated[int, Ge(1), Le(1000)] = 100

@@ -199,7 +199,7 @@ class _Course:
 
     def _learn(self, batch: Batch) -> float:
         self.encoder.train()
-        asked = batch.targets != sequences.NO_TARGET  # [S, L]
+        asked = batch.targets != sequences.NO_TARGET  # [S, A]
         if not asked.any():
             return 0.0
         targets = torch.from_numpy(batch.targets[asked]).long()
@@ -213,7 +213,7 @@ class _Course:
 
     def _interests(self, batch: Batch) -> Tensor:
         items, ages, weights = map(torch.from_numpy, (batch.items, batch.ages, batch.weights))
-        interests: Tensor = self.encoder(items, ages, weights)[0]  # [S, L, K, D]
+        interests: Tensor = self.encoder(items, ages, weights)[0]  # [S, A, K, D]
         return interests
 
     def _candidates(self) -> Candidates:
@@ -239,7 +239,7 @@ class _Course:
         targets = torch.from_numpy(batch.targets[users, places]).long()
         scores = (self._interests(batch)[users, places] @ vectors.T).amax(1)  # [S', V]
         own = scores.gather(1, targets[:, None])
-        inputs = np.where(batch.weights > 0.0, batch.items, batch.items[:, :1])[users]
+        inputs = np.where(batch.weights > 0.0, batch.items, batch.items[:, -1:])[users]
         scores.scatter_(1, torch.from_numpy(inputs).long(), -torch.inf)
         return 1.0 / torch.log2(2.0 + (scores > own).sum(1))
 

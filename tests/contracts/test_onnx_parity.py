@@ -1,6 +1,7 @@
 """torch and onnxruntime agree: what the training pass knows at a window's newest event is what the release serves."""
 
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import onnx
@@ -14,7 +15,7 @@ from engine.errors import UnfitReleaseError
 from engine.features import log_ages, make
 from models import export, graphs
 from models.encoder import TwoHopEncoder
-from models.settings import EncoderSettings
+from models.settings import EncoderSettings, Scoring
 
 HOUR_MS = 3_600_000
 ITEMS = 50
@@ -45,8 +46,9 @@ def exported(encoder: TwoHopEncoder) -> Encoder:
     ],
     ids=["default", "one interest, one head", "more heads than interests", "window of one"],
 )
-def test_training_pass_and_graph_agree(settings: EncoderSettings) -> None:
-    encoder = encoder_with(settings)
+@pytest.mark.parametrize("scoring", get_args(Scoring))
+def test_training_pass_and_graph_agree(settings: EncoderSettings, scoring: Scoring) -> None:
+    encoder = encoder_with(settings.model_copy(update={"scoring": scoring}))
     assert export.largest_difference(encoder, exported(encoder)) <= settings.contract.tolerance
 
 

@@ -38,9 +38,9 @@ def test_a_batch_shows_inputs_ages_and_what_came_next() -> None:
     histories = histories_of([5, 6, 7], [8, 9])
     cut = sequences.cut(histories.lengths(), histories.starts[:-1], 10)
     batch = sequences.gather(histories, cut, np.array([0, 1]))
-    assert batch.items.tolist() == [[5, 6], [8, 0]]
-    assert batch.targets.tolist() == [[6, 7], [9, NO_TARGET]]
-    assert batch.weights.tolist() == [[1, 1], [1, 0]]
+    assert batch.items.tolist() == [[5, 6], [0, 8]]
+    assert batch.targets.tolist() == [[6, 7], [NO_TARGET, 9]]
+    assert batch.weights.tolist() == [[1, 1], [0, 1]]
     np.testing.assert_allclose(batch.ages[0], [[0, 0], [np.log(2), 0]], rtol=1e-6)
 
 
