@@ -1,6 +1,10 @@
-"""Cross-entropy over the catalogue when an item's score is its best over all interests.
+"""Cross-entropy over the catalogue when K interests score it.
 
     logit(item) = max_k  interest_k · e(item)            loss = -log softmax(logit)[target]
+
+That is the soft choice, where each item is scored by the interest nearest to it, as when the release serves. The hard
+choice keeps of each position one interest, that nearest to the target, and lets it score all items (`nearest`; Cen et
+al. 2020, "Controllable Multi-Interest Framework for Recommendation").
 
 A sampled softmax stands in for the full one where the catalogue is large: the negatives are drawn once per step for
 all positions, each logit is lowered by the log of how often its item is expected among them, and the target stands
@@ -19,9 +23,10 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
+from torch.nn import functional
 
-_CHUNK_SCORES = 1 << 21
-"""Scores alive at once: 8 MB of float32, which stays near the cores (measured fastest from 1 to 4 million)."""
+_CHUNK_SCORES = 1 << 20
+"""Scores alive at once: 4 MB of float32, which stays near the cores (measured fastest, from 1/8 to 4 million)."""
 _POPULARITY_EXPONENT = 0.75
 """Negatives follow the item counts to this power, as in word2vec (Mikolov et al. 2013)."""
 
@@ -91,6 +96,37 @@ def catalogue_loss(interests: Tensor, targets: Tensor, vectors: Tensor, candidat
         candidates.columns[targets],
     )
     return loss
+
+
+def nearest(interests: Tensor, targets: Tensor, vectors: Tensor) -> Tensor:
+    """[P, 1, D] of the interests [P, K, D] of each position the one that scores its target highest."""
+    with torch.no_grad():
+        best = (interests @ vectors[targets][:, :, None]).argmax(1)  # [P, 1]
+    return interests.take_along_dim(best[:, :, None], 1)
+
+
+def agreement(interests: Tensor) -> Tensor:
+    """Mean cosine between any two of the K interests [P, K, D] of a position: 1 where they have become one.
+
+    Added to the loss it keeps them apart: Li et al. 2018, "Multi-Head Attention with Disagreement Regularization", on
+    the outputs. The squared length of a sum of K unit vectors is K plus the cosines of all K (K - 1) ordered pairs.
+    """
+    count = interests.shape[1]
+    if count == 1:
+        return interests.new_zeros(())
+    together = functional.normalize(interests, dim=2).sum(1).square().sum(1)  # [P]
+    return (together.mean() - count) / (count * (count - 1))
+
+
+def interests_in_use(scores: Tensor) -> float:
+    """How many interests find the targets, from 1 to K: exp of the entropy of the shares that each is nearest to.
+
+    Args:
+        scores: [P, K] interest · e(target); those that tie share alike.
+    """
+    best = (scores == scores.amax(1, keepdim=True)).double()
+    shares = (best / best.sum(1, keepdim=True)).mean(0)  # [K]
+    return float(torch.special.entr(shares).sum().exp())
 
 
 class _CrossEntropy(Function):

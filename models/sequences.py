@@ -7,6 +7,11 @@ it will be when the release serves.
 
 An item that came before in the sequence is no target: the engine leaves out what was seen, and an encoder that learns
 to repeat fills its candidates with what can't be shown.
+
+Hiding the newest m events before a target, so that lists hold what comes after the next click too: in one causal pass
+the window that ends m events earlier is a query already, so the target is asked there. A share of the sequences skips
+m events, from 1 up to a limit, at all their positions. Where that would lie beyond a part, its last target is asked,
+so that no skip reaches what is kept aside.
 """
 
 from collections.abc import Iterator
@@ -18,6 +23,7 @@ from engine.columns import Bool, Float32, Int32, Int64
 from engine.features import log_ages
 
 NO_TARGET = -1
+_NEXT = np.zeros(1, np.int64)
 _SHUFFLE_BATCHES = 32
 """Sequences are sorted by length within this many batches: little padding, and still a different mix every epoch."""
 
@@ -85,7 +91,27 @@ def cut(lengths: Int64, starts: Int64, window_length: int) -> Sequences:
     return Sequences(begins=offset + begins, ends=offset + ends, asked=offset + asked)
 
 
-def batches(histories: Histories, sequences: Sequences, size: int, rng: np.random.Generator) -> Iterator[Batch]:
+@dataclass(frozen=True, slots=True)
+class Skips:
+    """How many events between the newest input and its target are hidden."""
+
+    share: float = 0.0
+    """Of the sequences in which some are."""
+    most: int = 1
+    """At most so many are."""
+
+    def draw(self, sequences: int, rng: np.random.Generator) -> Int64:
+        """[S] for each of the sequences."""
+        skips: Int64 = np.where(rng.random(sequences) < self.share, rng.integers(1, self.most + 1, sequences), 0)
+        return skips
+
+
+NO_SKIPS = Skips()
+
+
+def batches(
+    histories: Histories, sequences: Sequences, size: int, rng: np.random.Generator, skips: Skips = NO_SKIPS
+) -> Iterator[Batch]:
     """One epoch: every sequence once, `size` at a time, in random order."""
     order = rng.permutation(len(sequences))
     lengths = sequences.ends - sequences.begins
@@ -94,11 +120,12 @@ def batches(histories: Histories, sequences: Sequences, size: int, rng: np.rando
         ordered = block[np.argsort(lengths[block], kind="stable")]
         parts = np.array_split(ordered, range(size, len(ordered), size))
         for part in rng.permutation(len(parts)):
-            yield gather(histories, sequences, parts[part])
+            chosen = parts[part]
+            yield gather(histories, sequences, chosen, skips.draw(len(chosen), rng))
 
 
-def gather(histories: Histories, sequences: Sequences, chosen: Int64) -> Batch:
-    """The batch of the `chosen` [S] sequences."""
+def gather(histories: Histories, sequences: Sequences, chosen: Int64, skips: Int64 = _NEXT) -> Batch:
+    """The batch of the `chosen` [S] sequences, whose targets come `skips` [S] events after the next one."""
     begins, ends, asked = (
         column[chosen, None] for column in (sequences.begins, sequences.ends, sequences.asked)
     )  # [S, 1]
@@ -107,7 +134,7 @@ def gather(histories: Histories, sequences: Sequences, chosen: Int64) -> Batch:
     real: Bool = places >= begins
     places = np.maximum(places, begins)
     items, times_ms = histories.items[places], histories.times_ms[places]
-    following = histories.items[places[:, -most:] + 1]  # [S, A]
+    following = histories.items[np.minimum(places[:, -most:] + 1 + skips[:, None], ends)]  # [S, A]
     wanted = (places[:, -most:] >= asked) & real[:, -most:] & ~_seen(np.where(real, items, NO_TARGET), following)
     return Batch(
         items=np.where(real, items, np.int32(0)),

@@ -11,6 +11,8 @@ from engine.settings import ClickSettings
 HoldoutName = Literal["none", "last", "time", "both"]
 Precision = Literal["fp32", "fp16", "int8"]
 Scoring = Literal["dot", "additive"]
+InterestChoice = Literal["per_item", "per_target"]
+MatmulPrecision = Literal["float32", "bfloat16"]
 PositiveInt = Annotated[int, Ge(1)]
 
 
@@ -69,6 +71,19 @@ class TrainSettings(BaseModel):
     batch_sequences: PositiveInt = 64
     """Half of the usual 128: on the small sets, as good in the end and there in two thirds of the time."""
     learning_rate: Annotated[float, Gt(0.0)] = 1e-3
+    matmul_precision: MatmulPrecision = "bfloat16"
+    """What torch may round the factors of a matrix product to while it trains, where the machine is faster for it."""
+    weight_averaging: Annotated[float, Ge(0.0), Lt(1.0)] = 0.0
+    """Share of its old value that the moving average of the weights keeps per step; 0 takes the newest weights."""
+    interest_choice: InterestChoice = "per_item"
+    """Which interest scores an item in the loss: the one nearest to that item, as when the release serves (a soft
+    choice), or for all items the one nearest to the target (a hard choice, as in ComiRec)."""
+    interest_agreement: Annotated[float, Ge(0.0)] = 0.0
+    """Weight in the loss of the mean cosine between the interests of a user; more keeps them apart."""
+    skip_share: Annotated[float, Ge(0.0), Le(1.0)] = 0.0
+    """Share of the sequences in which the newest events before each target are hidden (`models.sequences`)."""
+    skip_most: PositiveInt = 5
+    """At most so many are."""
     full_softmax_up_to: Annotated[int, Ge(0)] = 5_000
     """Catalogues up to this many items are trained with the full softmax, larger ones with a sampled one."""
     negatives: PositiveInt = 1_024

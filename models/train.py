@@ -8,6 +8,7 @@ same data, settings and number of rounds give the same weights.
 import copy
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,12 +21,22 @@ from engine.content import Item, features
 from engine.errors import DataError
 from engine.release import Holdout
 from models import content, protocol, sequences
+from models.averaging import WeightAverage
 from models.dataset import Interactions
 from models.encoder import TwoHopEncoder
 from models.items import Content
-from models.loss import Candidates, NegativeSampler, catalogue_loss, narrowed, whole_catalogue
-from models.sequences import Batch, Histories, Sequences
-from models.settings import TrainSettings
+from models.loss import (
+    Candidates,
+    NegativeSampler,
+    agreement,
+    catalogue_loss,
+    interests_in_use,
+    narrowed,
+    nearest,
+    whole_catalogue,
+)
+from models.sequences import Batch, Histories, Sequences, Skips
+from models.settings import MatmulPrecision, TrainSettings
 
 POPULARITY_DAYS = 7
 _DAY_MS = 86_400_000
@@ -42,6 +53,8 @@ class Progress:
     ndcg: float
     """Last validation: mean of 1 / log2(1 + rank) of the next item among all unseen ones; 0 before the first."""
     best_ndcg: float
+    interests_in_use: float
+    """Last validation: how many interests find the next items, from 1 to K (`models.loss`); 0 before the first."""
     elapsed_s: float
 
 
@@ -87,7 +100,7 @@ def train(
     histories = _histories(training, rows.astype(np.int32), weights)
     counts = np.bincount(rows, minlength=len(known))
     ids = [training.item_ids[number] for number in known]
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), _matmul_precision(settings.matmul_precision):
         torch.manual_seed(settings.seed)
         began_s = clock_s()
         encoder = TwoHopEncoder(len(ids), settings.encoder, _content(ids, items or {}, settings))
@@ -115,6 +128,17 @@ def _content(ids: list[str], items: Mapping[str, Item], settings: TrainSettings)
     return Content(features(known, sizes), sizes, settings.encoder.dimensions)
 
 
+@contextmanager
+def _matmul_precision(precision: MatmulPrecision) -> Iterator[None]:
+    """Let torch round the factors of matrix products inside; machines without such arithmetic do nothing else."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium" if precision == "bfloat16" else "highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
 def _histories(training: Interactions, rows: np.ndarray, weights: Float32) -> Histories:
     order = training.by_user()
     users = training.users[order]
@@ -136,7 +160,9 @@ class _Course:
         (histories, counts), self._settings = learned, settings
         self._histories = histories
         self._watch, self._elapsed_s = watch, elapsed_s
-        self._progress = Progress(epoch=0, step=0, loss=0.0, ndcg=0.0, best_ndcg=0.0, elapsed_s=0.0)
+        self._progress = Progress(
+            epoch=0, step=0, loss=0.0, ndcg=0.0, best_ndcg=0.0, interests_in_use=0.0, elapsed_s=0.0
+        )
         self._rng = np.random.default_rng(settings.seed)
         length = settings.encoder.window_length
         aside = _validation_users(histories.lengths(), settings, self._rng)
@@ -149,8 +175,11 @@ class _Course:
         ends = histories.starts[1:][aside] - 1
         begins = np.maximum(histories.starts[:-1][aside], ends - length)
         self._validation = Sequences(begins=begins, ends=ends, asked=ends - 1)
-        self.encoder = encoder
-        self._optimiser = torch.optim.AdamW(self.encoder.parameters(), lr=settings.learning_rate, fused=True)
+        self._trained = encoder
+        self._average = WeightAverage(self._trained, settings.weight_averaging)
+        self.encoder = self._average.encoder
+        self._optimiser = torch.optim.AdamW(self._trained.parameters(), lr=settings.learning_rate, fused=True)
+        self._skips = Skips(share=settings.skip_share, most=settings.skip_most)
         self._sampler = NegativeSampler(torch.from_numpy(counts), settings.negatives, torch.default_generator)
         self._whole = whole_catalogue(len(counts))
 
@@ -159,11 +188,12 @@ class _Course:
         rounds = list[Progress]()
         best_weights, stale = copy.deepcopy(self.encoder.state_dict()), 0
         for losses in self._rounds():
-            ndcg = self._validate()
+            ndcg, in_use = self._validate()
             better = ndcg > self._progress.best_ndcg or not rounds
             if better:
                 best_weights = copy.deepcopy(self.encoder.state_dict())
-            self._advance(losses, ndcg=ndcg, best_ndcg=max(ndcg, self._progress.best_ndcg))
+            best_ndcg = max(ndcg, self._progress.best_ndcg)
+            self._advance(losses, ndcg=ndcg, best_ndcg=best_ndcg, interests_in_use=in_use)
             rounds.append(self._progress)
             stale = 0 if better else stale + 1
             if stale == self._settings.patience:
@@ -174,10 +204,10 @@ class _Course:
 
     def _rounds(self) -> Iterator[list[float]]:
         """Losses of each round: an epoch, or `round_steps` of a longer one."""
-        settings = self._settings
+        settings, material = self._settings, (self._histories, self._training)
         while self._progress.epoch != settings.epochs:
             losses: list[float] = []
-            for batch in sequences.batches(self._histories, self._training, settings.batch_sequences, self._rng):
+            for batch in sequences.batches(*material, settings.batch_sequences, self._rng, self._skips):
                 losses.append(self._learn(batch))
                 self._advance(losses, step=self._progress.step + 1)
                 if self._time_is_up():
@@ -198,50 +228,63 @@ class _Course:
         self._watch(self._progress)
 
     def _learn(self, batch: Batch) -> float:
-        self.encoder.train()
+        self._trained.train()
         asked = batch.targets != sequences.NO_TARGET  # [S, A]
         if not asked.any():
             return 0.0
         targets = torch.from_numpy(batch.targets[asked]).long()
-        interests = self._interests(batch)[torch.from_numpy(asked)]  # [P, K, D]
-        rows, targets, candidates = narrowed(targets, self._candidates())
-        loss = catalogue_loss(interests, targets, self.encoder.items(rows), candidates)
+        interests = _interests(self._trained, batch)[torch.from_numpy(asked)]  # [P, K, D]
+        loss = self._loss(interests, targets)
         self._optimiser.zero_grad()
         torch.autograd.backward(loss)
         self._optimiser.step()
+        self._average.update()
         return loss.item()
 
-    def _interests(self, batch: Batch) -> Tensor:
-        items, ages, weights = map(torch.from_numpy, (batch.items, batch.ages, batch.weights))
-        interests: Tensor = self.encoder(items, ages, weights)[0]  # [S, A, K, D]
-        return interests
+    def _loss(self, interests: Tensor, targets: Tensor) -> Tensor:
+        """Loss of P positions with their interests [P, K, D] and targets [P]."""
+        rows, targets, candidates = narrowed(targets, self._candidates())
+        vectors, settings = self._trained.items(rows), self._settings  # [R, D]
+        loss = settings.interest_agreement * agreement(interests) if settings.interest_agreement > 0.0 else 0.0
+        if settings.interest_choice == "per_target":
+            interests = nearest(interests, targets, vectors)
+        return loss + catalogue_loss(interests, targets, vectors, candidates)
 
     def _candidates(self) -> Candidates:
         full = len(self._whole.items) <= self._settings.full_softmax_up_to
         return self._whole if full else self._sampler.draw()
 
     @torch.no_grad()
-    def _validate(self) -> float:
+    def _validate(self) -> tuple[float, float]:
+        """Mean gain of the next items, and how many interests find them."""
         self.encoder.eval()
         vectors = self.encoder.items.table()  # [V, D]
-        chosen = np.arange(len(self._validation))
-        gains = [torch.zeros(0)]
-        for part in np.array_split(
-            chosen, range(self._settings.batch_sequences, len(chosen), self._settings.batch_sequences)
-        ):
-            batch = sequences.gather(self._histories, self._validation, part)
-            gains.append(self._gains(batch, vectors))
-        found = torch.cat(gains)
-        return float(found.mean()) if len(found) else 0.0
+        size, chosen = self._settings.batch_sequences, np.arange(len(self._validation))
+        gains, own = [torch.zeros(0)], [torch.zeros(0, self._settings.encoder.interests)]
+        for part in np.array_split(chosen, range(size, len(chosen), size)):
+            found = self._gains(sequences.gather(self._histories, self._validation, part), vectors)
+            gains.append(found[0])
+            own.append(found[1])
+        found = torch.cat(gains), torch.cat(own)
+        return (float(found[0].mean()), interests_in_use(found[1])) if len(found[0]) else (0.0, 0.0)
 
-    def _gains(self, batch: Batch, vectors: Tensor) -> Tensor:
-        users, places = np.nonzero(batch.targets != sequences.NO_TARGET)  # one target a user, or none
+    def _gains(self, batch: Batch, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        """Gains [S'] of the targets, one a user or none, and their score by each interest [S', K]."""
+        users, places = np.nonzero(batch.targets != sequences.NO_TARGET)
         targets = torch.from_numpy(batch.targets[users, places]).long()
-        scores = (self._interests(batch)[users, places] @ vectors.T).amax(1)  # [S', V]
+        by_interest = _interests(self.encoder, batch)[users, places] @ vectors.T  # [S', K, V]
+        scores = by_interest.amax(1)  # [S', V]
         own = scores.gather(1, targets[:, None])
         inputs = np.where(batch.weights > 0.0, batch.items, batch.items[:, -1:])[users]
         scores.scatter_(1, torch.from_numpy(inputs).long(), -torch.inf)
-        return 1.0 / torch.log2(2.0 + (scores > own).sum(1))
+        return 1.0 / torch.log2(2.0 + (scores > own).sum(1)), by_interest[np.arange(len(users)), :, targets]
+
+
+def _interests(encoder: TwoHopEncoder, batch: Batch) -> Tensor:
+    """[S, A, K, D] of the asked positions."""
+    items, ages, weights = map(torch.from_numpy, (batch.items, batch.ages, batch.weights))
+    interests: Tensor = encoder(items, ages, weights)[0]
+    return interests
 
 
 def _validation_users(lengths: Int64, settings: TrainSettings, rng: np.random.Generator) -> Bool:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -13,10 +14,12 @@ from torch import Tensor
 
 from engine.errors import DataError
 from engine.features import log_ages
-from models import dataset, loss, protocol
+from models import attention, dataset, loss, protocol
+from models.attention import AdditiveScoring
+from models.averaging import WeightAverage
 from models.dataset import Interactions
 from models.encoder import TwoHopEncoder
-from models.settings import EncoderSettings, TrainSettings
+from models.settings import EncoderSettings, Scoring, TrainSettings
 from models.train import Progress, train
 
 SMALL = EncoderSettings(dimensions=8, interests=2, heads=2, hidden=16, window_length=10)
@@ -39,7 +42,7 @@ def textbook(interests: Tensor, targets: Tensor, vectors: Tensor) -> Tensor:
 
 
 def gradients(value: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
-    return torch.autograd.grad(value, inputs)
+    return torch.autograd.grad(value, inputs, retain_graph=True)
 
 
 @pytest.mark.parametrize("chunk", [1, 700, 1 << 21], ids=["position by position", "a few at once", "all at once"])
@@ -51,6 +54,37 @@ def test_full_softmax_is_cross_entropy_of_the_maximum(monkeypatch: pytest.Monkey
     torch.testing.assert_close(ours, theirs)
     found, expected = gradients(ours, interests, vectors), gradients(theirs, interests, vectors)
     torch.testing.assert_close(found, expected)
+
+
+def test_hard_choice_is_cross_entropy_of_the_interest_nearest_to_the_target() -> None:
+    """Position by position: pick the interest with the largest score of the target, then plain cross-entropy on it."""
+    interests, targets, vectors = random_problem(23, 31)
+    chosen = loss.nearest(interests, targets, vectors)
+    ours = loss.catalogue_loss(chosen, targets, vectors, loss.whole_catalogue(31))
+    best = [int((mine @ vectors[target]).argmax()) for mine, target in zip(interests, targets, strict=True)]
+    theirs = textbook(torch.stack([mine[k : k + 1] for mine, k in zip(interests, best, strict=True)]), targets, vectors)
+    torch.testing.assert_close(ours, theirs)
+    torch.testing.assert_close(gradients(ours, interests, vectors), gradients(theirs, interests, vectors))
+    assert len(set(best)) == 3
+
+
+def test_agreement_is_the_mean_cosine_of_pairs() -> None:
+    """The same vector three times: 1; three at right angles: 0; two opposite ones: -1, which is the least there is."""
+    one, across = torch.tensor([[[3.0, 4.0, 0.0]]]), torch.diag(torch.tensor([1.0, 2.0, 5.0]))[None]
+    assert loss.agreement(one.repeat(2, 3, 1)).item() == pytest.approx(1.0)
+    assert loss.agreement(across).item() == pytest.approx(0.0, abs=1e-6)
+    assert loss.agreement(torch.cat([one, -one], 1)).item() == pytest.approx(-1.0)
+    assert loss.agreement(one).item() == 0.0  # one interest agrees with nobody
+    interests = random_problem(5, 6)[0]
+    pairs = [torch.cosine_similarity(interests[:, k], interests[:, m]).mean() for k, m in ((0, 1), (0, 2), (1, 2))]
+    torch.testing.assert_close(loss.agreement(interests), sum(pairs, torch.zeros(())) / 3)
+
+
+def test_interests_in_use() -> None:
+    """All targets nearest to one interest: 1; half each: 2; a window of one event, where all tie: K."""
+    assert loss.interests_in_use(torch.tensor([[9.0, 1, 2], [8, 0, 0]])) == pytest.approx(1.0)
+    assert loss.interests_in_use(torch.tensor([[9.0, 1, 2], [3, 8, 0]])) == pytest.approx(2.0)
+    assert loss.interests_in_use(torch.ones(4, 3)) == pytest.approx(3.0)
 
 
 def test_interests_that_tie_share_the_gradient() -> None:
@@ -80,17 +114,48 @@ def test_a_target_is_never_its_own_negative() -> None:
     assert loss.catalogue_loss(interests, torch.full((4,), 3), vectors, candidates).item() == 0.0
 
 
-def test_the_future_is_hidden() -> None:
-    """Changing the last event leaves what was known before it as it was."""
-    encoder = TwoHopEncoder(20, SMALL).eval()
-    times_ms = 3_600_000 * np.arange(6)[None]
-    ages = torch.from_numpy(log_ages(times_ms[:, None], times_ms[:, :, None]))
-    items, weights = torch.tensor([[1, 2, 3, 4, 5, 6]]), torch.ones(1, 6)
-    other = torch.tensor([[1, 2, 3, 4, 5, 19]])
+def encoded(encoder: TwoHopEncoder, items: list[int], asked: int) -> Tensor:
+    """Interests [A, K, D] of the last events of one sequence, an hour apart."""
+    times_ms = 3_600_000 * np.arange(len(items))[None]
+    ages = torch.from_numpy(log_ages(times_ms[:, None], times_ms[:, len(items) - asked :, None]))
     with torch.no_grad():
-        before, after = encoder(items, ages, weights)[0], encoder(other, ages, weights)[0]
-    torch.testing.assert_close(before[:, :-1], after[:, :-1])
-    assert not torch.allclose(before[:, -1], after[:, -1])
+        interests: Tensor = encoder(torch.tensor([items]), ages, torch.ones(1, len(items)))[0]
+    return interests[0]
+
+
+@pytest.mark.parametrize("scoring", get_args(Scoring))
+def test_the_future_is_hidden(scoring: Scoring) -> None:
+    """Changing the last event leaves what was known before it as it was."""
+    encoder = TwoHopEncoder(20, SMALL.model_copy(update={"scoring": scoring})).eval()
+    before, after = encoded(encoder, [1, 2, 3, 4, 5, 6], 6), encoded(encoder, [1, 2, 3, 4, 5, 19], 6)
+    torch.testing.assert_close(before[:-1], after[:-1])
+    assert not torch.allclose(before[-1], after[-1])
+
+
+@pytest.mark.parametrize("scoring", get_args(Scoring))
+def test_asking_the_last_events_alone_changes_nothing(scoring: Scoring) -> None:
+    """The last two of six asked alone = the last two of all six asked."""
+    encoder = TwoHopEncoder(20, SMALL.model_copy(update={"scoring": scoring})).eval()
+    every, last = encoded(encoder, [1, 2, 3, 4, 5, 6], 6), encoded(encoder, [1, 2, 3, 4, 5, 6], 2)
+    torch.testing.assert_close(every[4:], last)
+
+
+def test_additive_scores_are_those_of_the_formula(monkeypatch: pytest.MonkeyPatch) -> None:
+    """v · tanh(Q h + K z), pair by pair, with its gradient, whether in one chunk or in one for each sequence."""
+    scoring, generator = AdditiveScoring(4, 3), torch.Generator().manual_seed(0)
+    state = torch.randn(5, 2, 4, generator=generator).requires_grad_()
+    keys = torch.randn(5, 6, 4, generator=generator).requires_grad_()
+    query, weights = scoring.query(state), scoring.output.weight
+    pairs = [[[torch.tanh(query[s, a] + keys[s, e]) @ weights.T for e in range(6)] for a in range(2)] for s in range(5)]
+    expected = torch.stack([torch.stack([torch.stack(row) for row in rows]) for rows in pairs]).permute(0, 3, 1, 2)
+    for chunk in (1 << 24, 1):
+        monkeypatch.setattr(attention, "_CHUNK_FEATURES", chunk)
+        found = scoring(state, keys)
+        torch.testing.assert_close(found, expected)
+        inputs = (state, keys, *scoring.parameters())
+        torch.testing.assert_close(
+            gradients(found.square().sum(), *inputs), gradients(expected.square().sum(), *inputs)
+        )
 
 
 def settings(**changes: object) -> TrainSettings:
@@ -140,6 +205,59 @@ def test_the_release_knows_only_items_it_was_trained_on(rings: Interactions) -> 
     trained = train(data, settings(epochs=1))
     assert "new" not in trained.ids
     assert len(trained.ids) == len(trained.popularity) == trained.encoder.items.ids.num_embeddings
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"encoder": SMALL.model_copy(update={"scoring": "additive"})},
+        {"interest_choice": "per_target"},
+        {"skip_share": 0.5, "skip_most": 3},
+        {"weight_averaging": 0.9},
+    ],
+    ids=["additive scoring", "hard choice", "skips", "averaged weights"],
+)
+def test_every_choice_learns(rings: Interactions, change: dict[str, object]) -> None:
+    trained = train(rings, settings(**change))
+    assert trained.rounds[-1].best_ndcg > 1.5 * trained.rounds[0].ndcg
+
+
+def test_interests_kept_apart_agree_less(rings: Interactions) -> None:
+    """The same training with and without the regulariser, each asked how alike the interests of a window are."""
+    free, apart = (train(rings, settings(interest_agreement=weight, epochs=6)).encoder for weight in (0.0, 1.0))
+    windows = [list(range(start, start + 8)) for start in range(0, 100, 10)]
+    alike = [torch.stack([loss.agreement(encoded(one, window, 1)) for window in windows]) for one in (free, apart)]
+    assert (alike[1] < alike[0]).all()
+    rounds = train(rings, settings(epochs=2)).rounds
+    assert all(1.0 <= progress.interests_in_use <= SMALL.interests for progress in rounds)
+
+
+def test_averaged_weights_follow_their_definition() -> None:
+    """Two steps: the first average is the weights themselves; then it keeps min(0.9, 2/11) of itself."""
+    trained = TwoHopEncoder(5, SMALL)
+    average = WeightAverage(trained, 0.9)
+    first = trained.items.ids.weight.detach().clone()
+    average.update()
+    with torch.no_grad():
+        trained.items.ids.weight.add_(1.0)
+    average.update()
+    torch.testing.assert_close(average.encoder.items.ids.weight, first + 1.0 - 2 / 11)
+    assert WeightAverage(trained, 0.0).encoder is trained
+
+
+def test_what_is_exported_is_the_average(rings: Interactions, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The release of one epoch has the average as it was after the last step."""
+    weights = list[Tensor]()
+    update = WeightAverage.update
+
+    def recorded(average: WeightAverage) -> None:
+        update(average)
+        weights.append(average.encoder.items.ids.weight.detach().clone())
+
+    monkeypatch.setattr(WeightAverage, "update", recorded)
+    trained = train(rings, settings(epochs=1, weight_averaging=0.9))
+    assert torch.equal(trained.encoder.items.ids.weight, weights[-1])
+    assert not torch.equal(weights[-1], weights[0])
 
 
 def test_time_limit_and_patience_end_training(rings: Interactions) -> None:

@@ -51,6 +51,37 @@ def test_what_was_seen_before_is_not_asked() -> None:
     assert sequences.gather(histories, cut, np.array([0])).targets.tolist() == [[6, NO_TARGET, 7]]
 
 
+def test_a_long_history_is_asked_in_parts_of_even_length_each_behind_a_full_window() -> None:
+    """Inputs 0 .. 8, window 4: five parts of one or two, with at most four inputs up to the newest one asked."""
+    cut = sequences.cut(np.array([10]), np.array([0]), 4)
+    parts = zip(cut.begins.tolist(), cut.asked.tolist(), cut.ends.tolist(), strict=True)
+    assert list(parts) == [(0, 0, 1), (0, 1, 3), (1, 3, 5), (3, 5, 7), (5, 7, 9)]
+
+
+def test_skipping_asks_for_a_later_event_but_none_beyond_the_part() -> None:
+    """0 .. 6 with the newest two hidden: 0 is asked for 3, 1 for 4; then each for the last, 6."""
+    histories = histories_of([0, 1, 2, 3, 4, 5, 6], [9, 9])
+    cut = sequences.cut(histories.lengths(), histories.starts[:-1], 20)
+    batch = sequences.gather(histories, cut, np.array([0]), np.array([2]))
+    assert batch.targets.tolist() == [[3, 4, 5, 6, 6, 6]]
+    drawn = sequences.Skips(share=0.5, most=3).draw(1000, np.random.default_rng(0))
+    assert set(drawn.tolist()) == {0, 1, 2, 3}
+    assert abs((drawn > 0).mean() - 0.5) < 0.05
+
+
+@given(st.lists(st.integers(2, 30), min_size=1, max_size=6), st.integers(2, 9), st.integers(0, 2**32 - 1))
+def test_every_asked_position_sees_its_own_event(lengths: list[int], window: int, seed: int) -> None:
+    """Whatever is padded, cut or skipped: where a target stands, the input there is visible, and real."""
+    histories = histories_of(*([*range(1, length + 1)] for length in lengths))
+    cut = sequences.cut(histories.lengths(), histories.starts[:-1], window)
+    rng = np.random.default_rng(seed)
+    for batch in sequences.batches(histories, cut, 4, rng, sequences.Skips(share=0.5, most=4)):
+        asked = batch.targets.shape[1]
+        targets, inputs = batch.targets, batch.items[:, -asked:]
+        assert (batch.weights[:, -asked:][targets != NO_TARGET] > 0.0).all()
+        assert (targets > inputs)[targets != NO_TARGET].all()  # items count up: every target lies ahead
+
+
 def test_an_epoch_has_every_sequence_once_and_another_order_next_time() -> None:
     histories = histories_of(*([user, user + 100, user + 200] for user in range(50)))
     cut = sequences.cut(histories.lengths(), histories.starts[:-1], 10)
