@@ -1,5 +1,6 @@
 """What the encoder sees of a window. Training and serving share this file, so that they cannot drift apart."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -38,6 +39,18 @@ def log_ages(times_ms: Int64, newest_ms: Int64) -> Float32:
     hours = (newest_ms - times_ms).astype(np.float32) / np.float32(HOUR_MS)
     ages: Float32 = np.log1p(np.maximum(hours, np.float32(0.0)))
     return ages
+
+
+def action_weights(chosen: Float32, codes: Mapping[str, int], learned: Mapping[str, float]) -> Float32:
+    """Weight by action code: as `chosen` in the settings, or as a release has `learned` it, by name.
+
+    What is not above 0 in the settings stays so: a release cannot undo that an action only marks, or pushes away.
+    """
+    weights = chosen.copy()
+    for name, value in learned.items():
+        if chosen[codes.get(name, 0)] > 0.0:
+            weights[codes[name]] = value
+    return weights
 
 
 def make(windows: Windows, rows: Int32, action_weights: Float32, length: int) -> Features:

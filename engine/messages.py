@@ -51,14 +51,14 @@ class Actions:
                 f" {', '.join(settings.actions)}"
             )
         self.names = ["", *settings.actions]
-        self._codes = {name: code for code, name in enumerate(self.names) if code}
-        self._default = self._codes[settings.default_action]
+        self.codes = {name: code for code, name in enumerate(self.names) if code}
+        self._default = self.codes[settings.default_action]
         self.weights: Float32 = np.zeros(256, np.float32)
         self.weights[1 : len(self.names)] = list(settings.actions.values())
 
     def code(self, name: str | int | None) -> int:
         """Code of an action; of the default action for one that is absent or not in the settings."""
-        return self._codes.get(str(name), self._default)
+        return self.codes.get(str(name), self._default)
 
 
 @dataclass(frozen=True, slots=True)

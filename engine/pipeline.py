@@ -3,7 +3,7 @@
 windows [B, L] -> features -> interests [B, K, D] -> near items [B, K, C] -> candidates [B, P] -> lists [B, N]
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Final
@@ -56,13 +56,16 @@ class Recommender:
     settings: RecommendationSettings
     action_weights: Float32
     """[256] weight by action code (`engine.messages.Actions`)."""
+    action_codes: Mapping[str, int]
+    """Code by action name."""
     popularity: Popularity
 
     def recommend(self, windows: Windows, live: LiveRelease, stage: Stage = nullcontext) -> Lists:
         """Lists for B users from their windows, by one release."""
         with stage("features"):
             rows = live.rows(windows.items)  # [B, L]
-            inputs = features.make(windows, rows, self.action_weights, live.contract.window_length)
+            weights = features.action_weights(self.action_weights, self.action_codes, live.manifest.action_values)
+            inputs = features.make(windows, rows, weights, live.contract.window_length)
             warm = np.flatnonzero(inputs.known)
         lists = _blank(len(windows), self.settings, live)
         if len(warm):

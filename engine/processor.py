@@ -65,7 +65,8 @@ class Processor:
         self._windows = WindowStore(settings.windows)
         self.changelog = Changelog(settings, self._windows, WindowCodec(catalogue, self._actions))
         self._popularity = Popularity()
-        self._recommender = Recommender(settings.recommendations, self._actions.weights, self._popularity)
+        weights, codes = self._actions.weights, self._actions.codes
+        self._recommender = Recommender(settings.recommendations, weights, codes, self._popularity)
         self._published = PublishedLists(_REMEMBERED_LISTS, settings.recommendations.count)
         self._evicted = 0
         self.live: LiveRelease | None = None

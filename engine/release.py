@@ -14,6 +14,7 @@ A manifest is written last, so a folder without one was cut short.
 """
 
 import hashlib
+import math
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -64,6 +65,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     holdout: Holdout
     figures: dict[str, float]
     """Headline figures of the report, by name."""
+    action_values: dict[str, float] = {}
+    """Weights that training learned for actions, by name; they stand in for those in the settings."""
     checksums: dict[str, str]
     """SHA-256 of each file, by name."""
 
@@ -108,6 +111,7 @@ class NewRelease:
     ids: list[str]
     content_onnx: bytes | None = None
     """There if and only if the contract names its sizes."""
+    action_values: Mapping[str, float] = field(default_factory=dict)
     figures: dict[str, float] = field(default_factory=dict)
     report: Mapping[str, Any] = field(default_factory=dict)
 
@@ -141,6 +145,7 @@ def write(release: NewRelease, releases: Path) -> Path:
         contract=release.contract,
         holdout=release.holdout,
         figures=release.figures,
+        action_values=dict(release.action_values),
         checksums={name: checksum(partial / name) for name in files_of(release.contract)},
     )
     (partial / contract.MANIFEST_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=1))
@@ -236,6 +241,9 @@ def _check_fit(bundle: Bundle) -> None:
             f"{where}: popularity is {bundle.popularity.dtype} {bundle.popularity.shape},"
             f" expected float32 {expected[:1]}"
         )
+    for action, value in manifest.action_values.items():
+        if not 0.0 < value < math.inf:
+            raise UnfitReleaseError(f"{where}: action {action!r} has the value {value}, expected one above 0")
     if not np.isfinite(bundle.vectors).all():
         raise UnfitReleaseError(f"{where}: vectors hold values that are not finite")
     if len(bundle.ids) != manifest.items or len(set(bundle.ids)) != len(bundle.ids) or "" in bundle.ids:

@@ -82,7 +82,8 @@ class _Trial:
         self.actions = codes[interactions.actions[order]]  # [n]
         self.held_out = protocol.held_out(interactions, bundle.manifest.holdout)[order]  # [n]
         self.turns = np.arange(len(order)) - np.searchsorted(self.users, self.users)  # [n] the user's events before
-        self.weights = actions.weights
+        self.weights = features.action_weights(actions.weights, actions.codes, bundle.manifest.action_values)
+        self.codes = actions.codes
         self.wanted: Bool = actions.weights[self.actions] > 0.0  # [n]
         self.popularity: Int64 = np.bincount(self.numbers[self.items], minlength=len(self.catalogue))  # by item number
 
@@ -312,7 +313,7 @@ def _for_users(trial: _Trial, asked: Int64) -> dict[str, Callable[[Windows, Int6
     chosen = trial.settings.recommendations.model_copy(update={"count": LISTED})
     seeded = EnginePopularity()
     seeded.seed(trial.live.numbers, trial.live.popularity)
-    recommender = Recommender(chosen, trial.weights, seeded)
+    recommender = Recommender(chosen, trial.weights, trial.codes, seeded)
     ordered = np.argsort(trial.times_ms, kind="stable")
     ordered = ordered[trial.wanted[ordered]]
     numbers = trial.numbers[trial.items]

@@ -144,6 +144,7 @@ def write(tried: Tried, version: str | None, created_ms: int, releases: Path) ->
         vectors=bundle.vectors,
         popularity=bundle.popularity,
         ids=bundle.ids,
+        action_values=manifest.action_values,
         figures={
             **manifest.figures,
             "parity_difference": manifest.figures.get("parity_difference", 0.0) + tried.difference,

@@ -123,7 +123,7 @@ class _Entry:
                 ready = live.warm(bundle, self._recording.catalogue, settings.index, task.threads)
             ended = trained.rounds[-1]
             notes = {"epochs": ended.epoch + 1, "steps": ended.step, "validation_ndcg": ended.best_ndcg}
-            return Fitted(Engine(ready, settings.recommendations, self._recording.weights), notes)
+            return Fitted(Engine(ready, self._recording), notes)
 
         return enter
 

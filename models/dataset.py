@@ -9,7 +9,7 @@ and a sort that shuffles them would change a quarter of all next-item targets of
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv
 
-from engine.columns import Bool, Float32, Int32, Int64
+from engine.columns import Bool, Int32, Int64
 from engine.errors import DataError
 
 FILE_NAMES = ("interactions.csv.gz", "interactions.csv")
@@ -63,10 +63,11 @@ class Interactions:
         """[n] order that puts the events of each user together, oldest first."""
         return np.argsort(self.users, kind="stable")
 
-    def weights(self, named: Mapping[str, float], default: str) -> Float32:
-        """[n] weight of each event's action; a name that `named` lacks weighs like `default`."""
-        by_action = [named.get(name, named[default]) for name in self.action_names]
-        return np.array(by_action, np.float32)[self.actions]
+    def actions_among(self, names: Sequence[str], default: str) -> Int32:
+        """[n] place of each event's action among `names`; one that they lack counts as the `default` among them."""
+        places = {name: place for place, name in enumerate(names)}
+        by_action = [places.get(name, places[default]) for name in self.action_names]
+        return np.array(by_action, np.int32)[self.actions]
 
     def fingerprint(self) -> str:
         """SHA-256 over all columns and ids: two datasets with the same one (and the same items file) train alike."""

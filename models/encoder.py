@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from models.actions import ActionValues
 from models.attention import Hop, Sight
 from models.items import Content, ItemVectors
 from models.settings import EncoderSettings
@@ -51,10 +52,25 @@ class FeedForward(nn.Module):
 class TwoHopEncoder(nn.Module):
     """Sequences of events in, K interests at every asked position out."""
 
-    def __init__(self, items: int, settings: EncoderSettings, content: Content | None = None) -> None:
+    def __init__(
+        self,
+        items: int,
+        settings: EncoderSettings,
+        content: Content | None = None,
+        actions: ActionValues | None = None,
+    ) -> None:
+        """An encoder that knows nothing yet.
+
+        Args:
+            items: V.
+            settings: sizes.
+            content: what the items' content says, where there is any.
+            actions: what the actions are worth to whoever makes the weights for `forward`.
+        """
         super().__init__()
         dimensions = settings.dimensions
         self.settings = settings
+        self.actions = actions or ActionValues(torch.ones(1), learned=False)
         self.items = ItemVectors(items, dimensions, content, settings.id_dropout)  # tied: the keys are made from them
         self.item_norm = nn.LayerNorm(dimensions)
         self.hop1 = Hop(dimensions, settings.heads, dimensions // settings.heads, settings.scoring)

@@ -17,13 +17,13 @@ import msgspec
 import numpy as np
 
 from engine import contract, live
-from engine.columns import NO_ITEM, Bool, Float32, Int32, Int64, Windows
+from engine.columns import NO_ITEM, Bool, Int32, Int64, Windows
 from engine.index import ExactIndex
 from engine.live import LiveRelease
 from engine.pipeline import Lists, Recommender
 from engine.popular import Popularity as EnginePopularity
 from engine.release import Bundle
-from engine.settings import RecommendationSettings, Settings
+from engine.settings import Settings
 from models import breakdowns, protocol, questions
 from models.baselines import Baseline, Neighbours, Popularity
 from models.breakdowns import InterestsInUse, MeasuredIndex
@@ -119,11 +119,12 @@ class _Contest:
 class Engine:
     """The engine as a contestant."""
 
-    def __init__(self, release: LiveRelease, settings: RecommendationSettings, weights: Float32) -> None:
-        """`weights` [256]: weight by action code."""
+    def __init__(self, release: LiveRelease, recording: Recording) -> None:
+        """A release that is asked about this recording."""
         popularity = EnginePopularity()
         popularity.seed(release.numbers, release.popularity)
-        self._recommender = Recommender(settings, weights, popularity)
+        settings, weights, codes = recording.settings.recommendations, recording.weights, recording.codes
+        self._recommender = Recommender(settings, weights, codes, popularity)
         self._live = release
 
     def lists(self, windows: Windows, times_ms: Int64, count: int) -> Int32:
@@ -147,7 +148,7 @@ class _WatchedEngine(Engine):
             exact = ExactIndex(release.vectors)
             self._index = MeasuredIndex(index, exact, release.contract.interests, lists, depth)
             release = replace(release, index=self._index)
-        super().__init__(release, settings, trial.weights)
+        super().__init__(release, trial)
 
     def report(self) -> dict[str, Any]:
         """What was seen of its interests and its index."""

@@ -53,6 +53,7 @@ def write(trained: Trained, settings: TrainSettings, name: tuple[str, str], crea
         items_onnx=items_onnx,
         vectors=vectors(trained.encoder),
         popularity=trained.popularity,
+        action_values=trained.action_values,
         ids=trained.ids,
         content_onnx=content_onnx,
         figures={"validation_ndcg": trained.rounds[-1].best_ndcg, "parity_difference": difference},

@@ -26,7 +26,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 _CHUNK_SCORES = 1 << 20
-"""Scores alive at once: 4 MB of float32, which stays near the cores (measured fastest, from 1/8 to 4 million)."""
+"""Scores alive at once: 4 MB of float32, which stays near the cores (measured fastest between 1/8 and 4 million)."""
 _POPULARITY_EXPONENT = 0.75
 """Negatives follow the item counts to this power, as in word2vec (Mikolov et al. 2013)."""
 

@@ -43,7 +43,7 @@ class Recording:
         actions = Actions(settings.clicks)
         codes = np.array([actions.code(name) for name in interactions.action_names], np.uint8)
         self.actions: UInt8 = codes[interactions.actions]  # [n]
-        self.weights = actions.weights
+        self.weights, self.codes = actions.weights, actions.codes
         self.wanted: Bool = actions.weights[self.actions] > 0.0  # [n] events that a list should have held
 
     def store(self, until: Int64) -> WindowStore:

@@ -23,6 +23,7 @@ from engine.columns import Bool, Float32, Int32, Int64
 from engine.features import log_ages
 
 NO_TARGET = -1
+NO_ACTION = -1
 _NEXT = np.zeros(1, np.int64)
 _SHUFFLE_BATCHES = 32
 """Sequences are sorted by length within this many batches: little padding, and still a different mix every epoch."""
@@ -30,14 +31,14 @@ _SHUFFLE_BATCHES = 32
 
 @dataclass(frozen=True, slots=True)
 class Histories:
-    """The events of U users, one user after the other, each in order of time; all have a weight above 0."""
+    """The events of U users, one user after the other, each in order of time; all actions weigh more than 0."""
 
     items: Int32
     """[n] rows of the item table."""
     times_ms: Int64
     """[n]"""
-    weights: Float32
-    """[n] weights of the actions."""
+    actions: Int32
+    """[n] numbers of the actions (`models.actions`)."""
     starts: Int64
     """[U + 1] where each user's events begin."""
 
@@ -54,8 +55,8 @@ class Batch:
     """[S, L] 0 where padded."""
     ages: Float32
     """[S, A, L] age of event j when the asked event i happened."""
-    weights: Float32
-    """[S, L] 0 where padded."""
+    actions: Int32
+    """[S, L] NO_ACTION where padded."""
     targets: Int32
     """[S, A] the item that came next; NO_TARGET where it is not asked here."""
 
@@ -139,7 +140,7 @@ def gather(histories: Histories, sequences: Sequences, chosen: Int64, skips: Int
     return Batch(
         items=np.where(real, items, np.int32(0)),
         ages=log_ages(times_ms[:, None], times_ms[:, -most:, None]),
-        weights=np.where(real, histories.weights[places], np.float32(0.0)),
+        actions=np.where(real, histories.actions[places], np.int32(NO_ACTION)),
         targets=np.where(wanted, following, np.int32(NO_TARGET)),
     )
 

@@ -11,6 +11,7 @@ from engine.settings import ClickSettings
 HoldoutName = Literal["none", "last", "time", "both"]
 Precision = Literal["fp32", "fp16", "int8"]
 Scoring = Literal["dot", "additive"]
+ActionValues = Literal["set", "learned"]
 InterestChoice = Literal["per_item", "per_target"]
 MatmulPrecision = Literal["float32", "bfloat16"]
 PositiveInt = Annotated[int, Ge(1)]
@@ -59,6 +60,8 @@ class TrainSettings(BaseModel):
     encoder: EncoderSettings = EncoderSettings()
     clicks: ClickSettings = ClickSettings()
     """Weights of the actions, as they will be when the release serves."""
+    action_values: ActionValues = "set"
+    """Whether weights above 0 stay as they are set, or are learned, and served as the release's own."""
     holdout: HoldoutName = "both"
     """What training leaves out to be asked later: each user's last event, the last tenth of time, or both."""
     holdout_items: Annotated[float, Ge(0.0), Lt(1.0)] = 0.0

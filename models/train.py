@@ -16,11 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engine.columns import Bool, Float32, Int64
+from engine.columns import Bool, Float32, Int32, Int64
 from engine.content import Item, features
 from engine.errors import DataError
 from engine.release import Holdout
 from models import content, protocol, sequences
+from models.actions import ActionValues
 from models.averaging import WeightAverage
 from models.dataset import Interactions
 from models.encoder import TwoHopEncoder
@@ -66,6 +67,8 @@ class Trained:
     """In evaluation mode."""
     ids: list[str]
     """[V] ids of the items with a training event, by row."""
+    action_values: dict[str, float]
+    """By name, where they were learned; else none."""
     popularity: Float32
     """[V] events in the last seven days of the training data."""
     holdout: Holdout
@@ -94,16 +97,19 @@ def train(
     """
     left_out = protocol.holdout(interactions, settings.holdout, settings.holdout_items, settings.seed)
     training = interactions.select(~protocol.held_out(interactions, left_out))
-    weights = training.weights(settings.clicks.actions, settings.clicks.default_action)
-    training, weights = training.select(weights > 0.0), weights[weights > 0.0]
+    names, weights = list(settings.clicks.actions), np.array(list(settings.clicks.actions.values()), np.float32)
+    actions = training.actions_among(names, settings.clicks.default_action)
+    seen = weights[actions] > 0.0
+    training, actions = training.select(seen), actions[seen]
     known, rows = np.unique(training.items, return_inverse=True)
-    histories = _histories(training, rows.astype(np.int32), weights)
+    histories = _histories(training, rows.astype(np.int32), actions)
     counts = np.bincount(rows, minlength=len(known))
     ids = [training.item_ids[number] for number in known]
     with torch.random.fork_rng(devices=[]), _matmul_precision(settings.matmul_precision):
         torch.manual_seed(settings.seed)
         began_s = clock_s()
-        encoder = TwoHopEncoder(len(ids), settings.encoder, _content(ids, items or {}, settings))
+        values = ActionValues(torch.from_numpy(weights), learned=settings.action_values == "learned")
+        encoder = TwoHopEncoder(len(ids), settings.encoder, _content(ids, items or {}, settings), values)
         course = _Course(encoder, (histories, counts), settings, watch, lambda: clock_s() - began_s)
         rounds = course.run()
     newest_ms = int(training.times_ms[-1])
@@ -111,6 +117,7 @@ def train(
     return Trained(
         encoder=course.encoder,
         ids=ids,
+        action_values=_learned_values(course.encoder, settings),
         popularity=np.bincount(rows[recent], minlength=len(known)).astype(np.float32),
         holdout=left_out,
         newest_ms=newest_ms,
@@ -139,11 +146,19 @@ def _matmul_precision(precision: MatmulPrecision) -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
-def _histories(training: Interactions, rows: np.ndarray, weights: Float32) -> Histories:
+def _histories(training: Interactions, rows: Int32, actions: Int32) -> Histories:
     order = training.by_user()
     users = training.users[order]
     starts = np.concatenate([np.flatnonzero(np.diff(users, prepend=-1)), [len(users)]])
-    return Histories(items=rows[order], times_ms=training.times_ms[order], weights=weights[order], starts=starts)
+    return Histories(items=rows[order], times_ms=training.times_ms[order], actions=actions[order], starts=starts)
+
+
+def _learned_values(encoder: TwoHopEncoder, settings: TrainSettings) -> dict[str, float]:
+    """Values of the actions that the encoder sees, if they were learned."""
+    if settings.action_values == "set":
+        return {}
+    named = zip(settings.clicks.actions.items(), encoder.actions.by_number(), strict=True)
+    return {name: value for (name, weight), value in named if weight > 0.0}
 
 
 class _Course:
@@ -275,15 +290,15 @@ class _Course:
         by_interest = _interests(self.encoder, batch)[users, places] @ vectors.T  # [S', K, V]
         scores = by_interest.amax(1)  # [S', V]
         own = scores.gather(1, targets[:, None])
-        inputs = np.where(batch.weights > 0.0, batch.items, batch.items[:, -1:])[users]
+        inputs = np.where(batch.actions != sequences.NO_ACTION, batch.items, batch.items[:, -1:])[users]
         scores.scatter_(1, torch.from_numpy(inputs).long(), -torch.inf)
         return 1.0 / torch.log2(2.0 + (scores > own).sum(1)), by_interest[np.arange(len(users)), :, targets]
 
 
 def _interests(encoder: TwoHopEncoder, batch: Batch) -> Tensor:
     """[S, A, K, D] of the asked positions."""
-    items, ages, weights = map(torch.from_numpy, (batch.items, batch.ages, batch.weights))
-    interests: Tensor = encoder(items, ages, weights)[0]
+    items, ages, actions = map(torch.from_numpy, (batch.items, batch.ages, batch.actions))
+    interests: Tensor = encoder(items, ages, encoder.actions(actions))[0]
     return interests
 
 

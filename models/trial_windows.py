@@ -13,7 +13,8 @@ import numpy as np
 from engine.columns import NO_ITEM, Float32, Float64, Int32, Int64
 from engine.encoder import Encoder
 from engine.errors import DataError
-from engine.features import log_ages
+from engine.features import action_weights, log_ages
+from engine.messages import Actions
 from engine.release import Bundle
 from engine.settings import ClickSettings
 from models import protocol
@@ -112,7 +113,9 @@ class _Events:
         training = interactions.select(~protocol.held_out(interactions, bundle.manifest.holdout))
         rows_by_id = {item: row for row, item in enumerate(bundle.ids)}
         rows = np.array([rows_by_id.get(item, NO_ITEM) for item in training.item_ids], np.int32)[training.items]
-        weights = training.weights(clicks.actions, clicks.default_action)
+        actions = Actions(clicks)
+        codes = np.array([actions.code(name) for name in training.action_names])[training.actions]  # [n]
+        weights = action_weights(actions.weights, actions.codes, bundle.manifest.action_values)[codes]  # [n]
         order = training.by_user()
         order = order[(rows[order] != NO_ITEM) & (weights[order] > 0.0)]
         users = training.users[order]

@@ -18,7 +18,7 @@ from engine.errors import DataError, UnfitReleaseError
 from engine.features import Features
 from engine.release import Bundle, Holdout
 from engine.settings import ClickSettings, IndexSettings
-from models import compress_commands, compression, dataset, export, graphs, trial_windows
+from models import compress, compress_commands, compression, dataset, export, graphs, trial_windows
 from models.compress import Trial
 from models.encoder import TwoHopEncoder
 from models.settings import EncoderSettings, Form, Precision
@@ -203,3 +203,15 @@ def test_ndcg_is_that_of_a_full_ranking_without_the_window() -> None:
     asked = TrialWindows(items, 0 * ones, ones, np.array([2, 0], np.int32))
     interests = np.array([[[1], [1]], [[-1], [0]]], np.float32)
     assert trial_windows.gains(interests, vectors, asked).tolist() == [1.0 / np.log2(3), 1.0]
+
+
+def test_values_that_were_learned_weigh_the_trial_and_travel_with_the_cheaper_release(
+    bundle: Bundle, tiny_interactions: Path, tmp_path: Path
+) -> None:
+    manifest = msgspec.structs.replace(bundle.manifest, action_values={"view": 2.5})
+    learned = replace(bundle, manifest=manifest)
+    trial = Trial(learned, dataset.read(tiny_interactions), ClickSettings())
+    windows = trial_windows.draw(learned, dataset.read(tiny_interactions), ClickSettings(), 20)
+    assert np.unique(windows.weights).tolist() == [0.0, 2.5]
+    written = compress.write(trial.run(Form(precision="fp16")), None, 0, tmp_path)
+    assert release.read(written).manifest.action_values == {"view": 2.5}

@@ -41,12 +41,12 @@ def test_plain_csv_is_read_too(tmp_path: Path) -> None:
 def test_weights_come_from_the_action_and_not_from_the_rating(tmp_path: Path) -> None:
     lines = ("a,x,1,9,buy", "a,y,2,9,view", "b,x,3,9,unheard-of")
     found = dataset.read(folder_with(tmp_path, HEADER + ",event", *lines))
-    assert found.weights({"view": 1.0, "buy": 3.0}, "view").tolist() == [3.0, 1.0, 1.0]
+    assert found.actions_among(["view", "buy"], "view").tolist() == [1, 0, 0]
 
 
 def test_data_without_actions_has_the_default_one(tmp_path: Path) -> None:
     found = dataset.read(folder_with(tmp_path, HEADER, "a,x,1,9", "b,y,2,9"))
-    assert found.weights({"view": 1.5}, "view").tolist() == [1.5, 1.5]
+    assert found.actions_among(["buy", "view"], "view").tolist() == [1, 1]
 
 
 def test_by_user_keeps_time_order_within_a_user(tmp_path: Path) -> None:

@@ -232,6 +232,19 @@ def test_interests_kept_apart_agree_less(rings: Interactions) -> None:
     assert all(1.0 <= progress.interests_in_use <= SMALL.interests for progress in rounds)
 
 
+def test_values_of_actions_are_learned(rings: Interactions) -> None:
+    """Half of the clicks, drawn by lot, are on any item: "stray". They say nothing, and come to be worth less."""
+    rng = np.random.default_rng(0)
+    stray = rng.random(len(rings)) < 0.5
+    items = np.where(stray, rng.integers(0, len(rings.item_ids), len(rings)), rings.items).astype(np.int32)
+    data = dataclasses.replace(rings, items=items, actions=stray.astype(np.int32), action_names=["view", "stray"])
+    clicks = {"actions": {"stray": 1.0, "view": 2.0, "hide": 0.0}, "default_action": "view"}
+    learned = train(data, settings(clicks=clicks, action_values="learned")).action_values
+    assert learned.keys() == {"stray", "view"}
+    assert learned["stray"] / learned["view"] < 0.45  # they began at 1/2
+    assert train(data, settings(clicks=clicks, epochs=1)).action_values == {}
+
+
 def test_averaged_weights_follow_their_definition() -> None:
     """Two steps: the first average is the weights themselves; then it keeps min(0.9, 2/11) of itself."""
     trained = TwoHopEncoder(5, SMALL)

@@ -24,6 +24,14 @@ def test_ages_count_hours_before_the_newest_event() -> None:
     assert made.known.tolist() == [True]
 
 
+def test_a_release_brings_its_own_weights_but_never_hides_or_shows_an_action() -> None:
+    """Set: view 1, buy 3, dislike -2, wish 0. Learned: buy 5, and values for the others that the settings forbid."""
+    codes = {"view": 1, "buy": 2, "dislike": 3, "wish": 4}
+    learned = {"buy": 5.0, "dislike": 1.0, "wish": 1.0, "of another shop": 9.0}
+    assert features.action_weights(WEIGHTS, codes, learned)[:6].tolist() == [0.0, 1.0, 5.0, -2.0, 0.0, 0.0]
+    assert features.action_weights(WEIGHTS, codes, {}).tolist() == WEIGHTS.tolist()
+
+
 def test_events_the_encoder_does_not_see_are_gone_and_the_rest_moves_right() -> None:
     # Item 9 is unknown to the release, item 8 was disliked (weight -2): the newest event seen is item 7, at hour 1.
     made = features.make(

@@ -97,6 +97,14 @@ def test_sizes_that_disagree_are_refused(bundle: Path, tmp_path: Path) -> None:
         release.read(rewritten(bundle, tmp_path / "c", vectors=vectors * np.nan))
 
 
+def test_learned_values_of_actions_are_part_of_a_release(bundle: Path, tmp_path: Path) -> None:
+    assert release.read(bundle).manifest.action_values == {}
+    learned = {"view": 1.0, "buy": 2.5}
+    assert release.read(rewritten(bundle, tmp_path / "a", action_values=learned)).manifest.action_values == learned
+    with pytest.raises(UnfitReleaseError, match="'buy' has the value 0"):
+        release.read(rewritten(bundle, tmp_path / "b", action_values={"buy": 0.0}))
+
+
 def test_a_graph_that_is_none_is_refused(bundle: Path, tmp_path: Path) -> None:
     with pytest.raises(UnfitReleaseError, match=r"encoder\.onnx: onnxruntime cannot load it"):
         warm(release.read(rewritten(bundle, tmp_path / "a", encoder_onnx=b"no graph")))

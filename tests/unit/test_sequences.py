@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models import sequences
-from models.sequences import NO_TARGET, Histories
+from models.sequences import NO_ACTION, NO_TARGET, Histories
 
 
 def histories_of(*users: list[int]) -> Histories:
@@ -13,7 +13,7 @@ def histories_of(*users: list[int]) -> Histories:
     return Histories(
         items=items,
         times_ms=3_600_000 * np.arange(len(items), dtype=np.int64),
-        weights=np.ones(len(items), np.float32),
+        actions=np.zeros(len(items), np.int32),
         starts=np.cumsum([0, *map(len, users)]),
     )
 
@@ -40,7 +40,7 @@ def test_a_batch_shows_inputs_ages_and_what_came_next() -> None:
     batch = sequences.gather(histories, cut, np.array([0, 1]))
     assert batch.items.tolist() == [[5, 6], [0, 8]]
     assert batch.targets.tolist() == [[6, 7], [NO_TARGET, 9]]
-    assert batch.weights.tolist() == [[1, 1], [0, 1]]
+    assert batch.actions.tolist() == [[0, 0], [NO_ACTION, 0]]
     np.testing.assert_allclose(batch.ages[0], [[0, 0], [np.log(2), 0]], rtol=1e-6)
 
 
@@ -78,7 +78,7 @@ def test_every_asked_position_sees_its_own_event(lengths: list[int], window: int
     for batch in sequences.batches(histories, cut, 4, rng, sequences.Skips(share=0.5, most=4)):
         asked = batch.targets.shape[1]
         targets, inputs = batch.targets, batch.items[:, -asked:]
-        assert (batch.weights[:, -asked:][targets != NO_TARGET] > 0.0).all()
+        assert (batch.actions[:, -asked:][targets != NO_TARGET] != NO_ACTION).all()
         assert (targets > inputs)[targets != NO_TARGET].all()  # items count up: every target lies ahead
 
 
