@@ -27,7 +27,15 @@ from models.cold_start import cold_start as ask_cold_start
 from models.evaluate import evaluate as evaluate_release
 from models.questions import Recording
 from models.results import Results
-from models.settings import EncoderSettings, HoldoutName, TrainSettings
+from models.settings import (
+    ActionValues,
+    EncoderSettings,
+    HoldoutName,
+    InterestChoice,
+    MatmulPrecision,
+    Scoring,
+    TrainSettings,
+)
 
 if TYPE_CHECKING:
     from models import train as training
@@ -35,20 +43,28 @@ if TYPE_CHECKING:
 _FOLDER = click.Path(path_type=Path, file_okay=False)
 _PAGE = click.Path(path_type=Path, dir_okay=False, writable=True)
 _Verb = TypeVar("_Verb", bound=Callable[..., None])
-_ENCODER_OPTIONS = {
+_ENCODER_OPTIONS: dict[str, Any] = {
     "dimensions": int,
     "interests": int,
     "heads": int,
+    "scoring": click.Choice(get_args(Scoring)),
     "window_length": int,
     "dropout": float,
     "id_dropout": float,
 }
-_TRAIN_OPTIONS = {
+_TRAIN_OPTIONS: dict[str, Any] = {
     "minutes": float,
     "epochs": int,
     "seed": int,
     "batch_sequences": int,
     "learning_rate": float,
+    "matmul_precision": click.Choice(get_args(MatmulPrecision)),
+    "weight_averaging": float,
+    "interest_choice": click.Choice(get_args(InterestChoice)),
+    "interest_agreement": float,
+    "skip_share": float,
+    "skip_most": int,
+    "action_values": click.Choice(get_args(ActionValues)),
     "negatives": int,
     "patience": int,
     "holdout_items": float,

@@ -218,7 +218,7 @@ def test_the_release_knows_only_items_it_was_trained_on(rings: Interactions) -> 
     ids=["additive scoring", "hard choice", "skips", "averaged weights"],
 )
 def test_every_choice_learns(rings: Interactions, change: dict[str, object]) -> None:
-    trained = train(rings, settings(**change))
+    trained = train(rings, settings(**change, epochs=8))
     assert trained.rounds[-1].best_ndcg > 1.5 * trained.rounds[0].ndcg
 
 
