@@ -23,6 +23,7 @@ from engine.settings import Settings
 from models import compare as comparing
 from models import content, contestants, dataset, tables, variants
 from models import publish as publishing
+from models.archive import Source
 from models.cold_start import cold_start as ask_cold_start
 from models.evaluate import evaluate as evaluate_release
 from models.questions import Recording
@@ -36,6 +37,7 @@ from models.settings import (
     Scoring,
     TrainSettings,
 )
+from models.source_options import source_options
 
 if TYPE_CHECKING:
     from models import train as training
@@ -83,7 +85,7 @@ def _choices(verb: _Verb) -> _Verb:
 
 @click.command()
 @config_option
-@click.option("--data", required=True, type=_FOLDER, help="Folder with interactions.csv.gz (user, item, ts[, event]).")
+@source_options
 @click.option("--out", required=True, type=_FOLDER, help="Folder that the release bundle is written to.")
 @click.option("--version", help="Version of the release. Default: the time, to the second.")
 @click.option(
@@ -95,13 +97,15 @@ def _choices(verb: _Verb) -> _Verb:
 )
 @click.option("--no-content", is_flag=True, help="Learn from clicks alone, though DATA has an items file.")
 @_choices
-def train(config: Path | None, data: Path, out: Path, version: str | None, *, no_content: bool, **chosen: Any) -> None:
+def train(
+    config: Path | None, source: Source, out: Path, version: str | None, *, no_content: bool, **chosen: Any
+) -> None:
     """Train the two-hop encoder on recorded clicks, and on what an items file says, and write a release bundle."""
     settings = settings_module.load(config)
     plan = _plan(settings, chosen)
     train_encoder, write = _training_side()
-    interactions = dataset.read(data)
-    items = {} if no_content else content.read(data, settings.items)
+    interactions = dataset.read(source)
+    items = {} if no_content else content.read(source.address, settings.items)
     with _bar(Console(stderr=True)) as progress:
         task = progress.add_task("training", total=60.0 * plan.minutes)
 
@@ -117,14 +121,14 @@ def train(config: Path | None, data: Path, out: Path, version: str | None, *, no
 @click.command()
 @config_option
 @click.argument("bundle", type=_FOLDER)
-@click.option("--data", required=True, type=_FOLDER, help="Folder with interactions.csv.gz (user, item, ts[, event]).")
+@source_options
 @click.option("--json", "as_json", is_flag=True, help="Print one object instead of a table.")
 @click.option("--html", type=_PAGE, help="Write a page with plots to this file as well.")
-def evaluate(config: Path | None, bundle: Path, data: Path, *, as_json: bool, html: Path | None) -> None:
+def evaluate(config: Path | None, bundle: Path, source: Source, *, as_json: bool, html: Path | None) -> None:
     """Ask a release, through the engine's own path, for what it was not trained on; baselines beside it."""
     settings = settings_module.load(config)
     render = _page_maker(html) if html else None
-    verified, interactions = release.read(bundle), dataset.read(data)
+    verified, interactions = release.read(bundle), dataset.read(source)
     with _bar(Console(stderr=True)) as progress:
         report = evaluate_release(verified, interactions, settings, _watch(progress))
     if html and render:
@@ -146,7 +150,7 @@ def _seeds(_context: click.Context, _parameter: click.Parameter, text: str) -> l
 
 @click.command()
 @config_option
-@click.option("--data", required=True, type=_FOLDER, help="Folder with interactions.csv.gz (user, item, ts[, event]).")
+@source_options
 @click.option(
     "--split",
     type=click.Choice(get_args(comparing.SplitName)),
@@ -170,7 +174,7 @@ def _seeds(_context: click.Context, _parameter: click.Parameter, text: str) -> l
 @click.option("--json", "as_json", is_flag=True, help="Print one object instead of a table.")
 def compare(  # noqa: PLR0913 - one for each option
     config: Path | None,
-    data: Path,
+    source: Source,
     only: tuple[str, ...],
     variants_file: Path | None,
     seeds: list[int],
@@ -180,7 +184,7 @@ def compare(  # noqa: PLR0913 - one for each option
     **terms: Any,
 ) -> None:
     """Train and ask what others would use, and ours, in one run: same events, same time, same questions."""
-    recording = Recording(dataset.read(data), settings_module.load(config))
+    recording = Recording(dataset.read(source), settings_module.load(config))
     ours = contestants.two_hops(recording, terms["split"], variants.read(variants_file) if variants_file else {})
     entered = contestants.named([*contestants.baselines(), *ours], only)
     comparison = comparing.Comparison(recording, comparing.Terms(**terms))
@@ -200,12 +204,16 @@ def compare(  # noqa: PLR0913 - one for each option
 @click.command("cold-start")
 @config_option
 @click.argument("bundle", type=_FOLDER)
-@click.option("--data", required=True, type=_FOLDER, help="Folder with interactions.csv.gz, and an items file if any.")
+@source_options
 @click.option("--json", "as_json", is_flag=True, help="Print one object instead of tables.")
-def cold_start(config: Path | None, bundle: Path, data: Path, *, as_json: bool) -> None:
+def cold_start(config: Path | None, bundle: Path, source: Source, *, as_json: bool) -> None:
     """Ask a release about items it saw no event of, and about users from their first clicks on."""
     settings = settings_module.load(config)
-    verified, interactions, items = release.read(bundle), dataset.read(data), content.read(data, settings.items)
+    verified, interactions, items = (
+        release.read(bundle),
+        dataset.read(source),
+        content.read(source.address, settings.items),
+    )
     with _bar(Console(stderr=True)) as progress:
         report = ask_cold_start(verified, interactions, items, settings, _watch(progress))
     if as_json:

@@ -15,7 +15,9 @@ from engine import settings as settings_module
 from engine.commands import config_option
 from engine.errors import MissingExtraError
 from models import dataset
+from models.archive import Source
 from models.settings import ALLOWED_LOSS, Form, Precision
+from models.source_options import source_options
 
 _FOLDER = click.Path(path_type=Path, file_okay=False)
 _COLUMNS = {
@@ -32,9 +34,6 @@ _COLUMNS = {
     "table_bytes": ",",
     "bundle_bytes": ",",
 }
-_data_option = click.option(
-    "--data", required=True, type=_FOLDER, help="Folder with the interactions that the release was trained on."
-)
 
 
 @click.group()
@@ -45,7 +44,7 @@ def compress() -> None:
 @compress.command()
 @config_option
 @click.argument("bundle", type=_FOLDER)
-@_data_option
+@source_options
 @click.option("--out", required=True, type=_FOLDER, help="Folder that the new release bundle is written to.")
 @click.option("--version", help="Version of the new release. Default: the old one, and what was done.")
 @click.option("--precision", type=click.Choice(get_args(Precision)), default=Form().precision, show_default=True)
@@ -63,13 +62,13 @@ def compress() -> None:
     show_default=True,
     help="Refuse what loses a larger share of NDCG@10.",
 )
-def write(config: Path | None, bundle: Path, data: Path, out: Path, **chosen: Any) -> None:
+def write(config: Path | None, bundle: Path, source: Source, out: Path, **chosen: Any) -> None:
     """Try a cheaper form of a release on recorded windows and write it as a release of its own."""
     form = Form(precision=chosen["precision"], pruned=chosen["prune"])
     if form == Form(precision="fp32"):
         raise click.UsageError("fp32 without --prune is the release as it is; choose a lower precision, or prune")
     settings, compressing = settings_module.load(config), _compressing()
-    tried = compressing.Trial(release.read(bundle), dataset.read(data), settings.clicks).run(form)
+    tried = compressing.Trial(release.read(bundle), dataset.read(source), settings.clicks).run(form)
     tried.refuse(chosen["allow_loss"])
     click.echo(compressing.write(tried, chosen["version"], time.time_ns() // 1_000_000, out))
 
@@ -77,13 +76,13 @@ def write(config: Path | None, bundle: Path, data: Path, out: Path, **chosen: An
 @compress.command()
 @config_option
 @click.argument("bundle", type=_FOLDER)
-@_data_option
+@source_options
 @click.option("--items", type=click.IntRange(min=1), help="Catalogue to measure the cost on. Default: the release's.")
 @click.option("--json", "as_json", is_flag=True, help="Print a list of objects instead of a table.")
-def measure(config: Path | None, bundle: Path, data: Path, items: int | None, *, as_json: bool) -> None:
+def measure(config: Path | None, bundle: Path, source: Source, items: int | None, *, as_json: bool) -> None:
     """Put the cheaper forms of a release side by side: quality as `evaluate` has it, cost per user, and sizes."""
     settings, compressing = settings_module.load(config), _compressing()
-    interactions = dataset.read(data)
+    interactions = dataset.read(source)
     trial = compressing.Trial(release.read(bundle), interactions, settings.clicks)
     with Console(stderr=True).status("measuring"):
         rows = compressing.measure(trial, interactions, settings, items)

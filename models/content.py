@@ -1,8 +1,8 @@
 """What is known of the items, read from an items file.
 
-A data folder may hold `items.csv.gz`, `items.csv` or `items.parquet` with the column `item` and any of the content
-columns of the settings (`items.fields`): title, price, a given vector, and bags (category, genres, tags, ...), several
-values in one field of text separated by `items.separator`. Lists of Parquet are read as they are.
+Beside the interactions may lie `items.csv.gz`, `items.csv` or `items.parquet` with the column `item` and any of the
+content columns of the settings (`items.fields`): title, price, a given vector, and bags (category, genres, tags, ...),
+several values in one field of text separated by `items.separator`. Lists of Parquet are read as they are.
 """
 
 from collections.abc import Mapping
@@ -12,30 +12,32 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyarrow import csv, parquet
+from pyarrow import csv, fs, parquet
 
 from engine.columns import Float32
 from engine.content import Item
 from engine.contract import ContentSizes
 from engine.errors import DataError
 from engine.settings import ItemSettings
+from models import storage
 
 FILE_NAMES = ("items.csv.gz", "items.csv", "items.parquet")
 BAGS = ("category", "genres", "tags", "brand", "department")
 
 
-def read(folder: Path, settings: ItemSettings) -> dict[str, Item]:
-    """The items of the items file in `folder`, by id; none where there is no such file, or no content in it.
+def read(address: str | Path, settings: ItemSettings) -> dict[str, Item]:
+    """The items by id, of the items file in the folder at `address`, or beside the file there; none where none lies.
 
     Raises:
         DataError: the file cannot be read, lacks the item column, names an item twice, or has vectors that are not
             equally long or not finite.
     """
-    path = next((folder / name for name in FILE_NAMES if (folder / name).is_file()), None)
+    file_system, place = storage.file_system(str(address))
+    path = storage.beside(file_system, place, FILE_NAMES)
     if path is None:
         return {}
     columns = {name: column for name, column in settings.fields.model_dump().items() if column}
-    table = _read_table(path, columns)
+    table = _read_table(file_system, path, columns)
     if columns["item"] not in table.column_names:
         raise DataError(
             f"{path} has no column {columns['item']!r}; found {', '.join(table.column_names)}: name the one that holds"
@@ -55,7 +57,7 @@ def sizes(items: Mapping[str, Item], buckets: int) -> ContentSizes:
     return ContentSizes(buckets=buckets, dense=dense)
 
 
-def _items(ids: list[str], found: dict[str, pa.ChunkedArray], separator: str, path: Path) -> dict[str, Item]:
+def _items(ids: list[str], found: dict[str, pa.ChunkedArray], separator: str, path: str) -> dict[str, Item]:
     titles = found["title"].cast(pa.string()).fill_null("").to_pylist() if "title" in found else [""] * len(ids)
     prices = found["price"].cast(pa.float64()).to_pylist() if "price" in found else [None] * len(ids)
     bags = {name: _lists(found[name], separator).to_pylist() for name in BAGS if name in found}
@@ -72,15 +74,16 @@ def _items(ids: list[str], found: dict[str, pa.ChunkedArray], separator: str, pa
     }
 
 
-def _read_table(path: Path, columns: Mapping[str, str]) -> pa.Table:
+def _read_table(file_system: fs.FileSystem, path: str, columns: Mapping[str, str]) -> pa.Table:
     """The wanted columns that the file has; all of them, where it lacks the item column."""
     try:
-        if path.suffix == ".parquet":
-            found = parquet.read_schema(path).names
+        if storage.is_parquet(path):
+            found = parquet.read_schema(path, filesystem=file_system).names
             wanted = [name for name in found if name in columns.values()]
-            return parquet.read_table(path, columns=wanted if columns["item"] in found else None)
+            wanted_or_all = wanted if columns["item"] in found else None
+            return parquet.read_table(path, columns=wanted_or_all, filesystem=file_system)
         parsing = csv.ParseOptions(newlines_in_values=True)
-        with csv.open_csv(path, parse_options=parsing) as reader:
+        with csv.open_csv(_stream(file_system, path), parse_options=parsing) as reader:
             found = reader.schema.names
         wanted = [name for name in found if name in columns.values()]
         options = csv.ConvertOptions(
@@ -89,12 +92,16 @@ def _read_table(path: Path, columns: Mapping[str, str]) -> pa.Table:
             strings_can_be_null=True,
             quoted_strings_can_be_null=False,
         )
-        return csv.read_csv(path, parse_options=parsing, convert_options=options)
+        return csv.read_csv(_stream(file_system, path), parse_options=parsing, convert_options=options)
     except (pa.ArrowInvalid, OSError) as error:
         raise DataError(f"{path} cannot be read: {error}; expected one row an item, prices as plain numbers") from error
 
 
-def _ids(column: pa.ChunkedArray, path: Path) -> list[str]:
+def _stream(file_system: fs.FileSystem, path: str) -> pa.NativeFile:
+    return file_system.open_input_stream(path, compression="detect")
+
+
+def _ids(column: pa.ChunkedArray, path: str) -> list[str]:
     ids: list[str] = column.cast(pa.string()).fill_null("").to_pylist()
     if "" in ids:
         raise DataError(f"{path}: row {ids.index('') + 1} has no item id; mend the file")
@@ -116,7 +123,7 @@ def _is_list(kind: Any) -> bool:
     return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
 
 
-def _vectors(column: pa.ChunkedArray, separator: str, ids: list[str], path: Path) -> list[Float32 | None]:
+def _vectors(column: pa.ChunkedArray, separator: str, ids: list[str], path: str) -> list[Float32 | None]:
     """Each item's given vector, None where it has none."""
     lists = _lists(column, separator).combine_chunks()
     there = np.flatnonzero(lists.is_valid().to_numpy(zero_copy_only=False))

@@ -1,0 +1,102 @@
+"""Events sorted on disk are what a sort in memory gives, and need no more memory than was said."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pyarrow import parquet
+
+from models import archive, dataset, timelines
+from models.dataset import Interactions
+
+COLUMNS = ("items", "times_ms", "actions", "starts")
+
+
+@pytest.fixture(params=[3, 1000], ids=["many regions", "one region"])
+def region(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    monkeypatch.setattr(timelines, "REGION_EVENTS", request.param)
+    return int(request.param)
+
+
+@pytest.mark.usefixtures("region")
+def test_sorted_on_disk_as_in_memory(tiny_interactions: Path, tmp_path: Path) -> None:
+    ours = timelines.sort(archive.open_source(tiny_interactions), tmp_path)
+    theirs = dataset.read(tiny_interactions).timelines()
+    for name in COLUMNS:
+        np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name))
+    assert (ours.item_ids, ours.action_names) == (theirs.item_ids, theirs.action_names)
+    assert ours.fingerprint() == theirs.fingerprint() == dataset.read(tiny_interactions).fingerprint()
+    assert {path.name for path in tmp_path.iterdir()} == {"items.npy", "times_ms.npy", "actions.npy"}
+
+
+EVENTS = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 5), st.integers(0, 6), st.integers(0, 1)), min_size=1)
+
+
+def interactions(events: list[tuple[int, int, int, int]]) -> Interactions:
+    users, items, times, actions = np.array(sorted(events, key=lambda one: one[2])).T
+    return Interactions(
+        users=users.astype(np.int32),
+        items=items.astype(np.int32),
+        times_ms=1_600_000_000_000 + times * 86_400_000,
+        actions=actions.astype(np.int32),
+        user_ids=list("abcde"),
+        item_ids=list("uvwxyz"),
+        action_names=["view", "dislike"],
+    )
+
+
+@given(st.lists(st.integers(0, 253_402_300_799_999), min_size=1, max_size=30), st.floats(0, 0.99))
+def test_a_quantile_is_the_one_of_the_sorted_times(times: list[int], share: float) -> None:
+    data = interactions([(0, 0, 0, 0)] * len(times)).timelines()
+    object.__setattr__(data, "times_ms", np.array(times))
+    assert data.quantile_ms(share) == sorted(times)[int(share * len(times))]
+
+
+LIMITED = """
+import resource, sys
+from pathlib import Path
+import pyarrow as pa
+pa.set_cpu_count(1)
+from models import archive, dataset, timelines
+import numpy as np
+np.lexsort((np.zeros(2), np.zeros(2)))
+timelines.REGION_EVENTS = 100_000
+status = dict(line.split(":", 1) for line in open("/proc/self/status"))
+now = 1024 * int(status["VmData"].split()[0])
+resource.setrlimit(resource.RLIMIT_DATA, (now + int(sys.argv[3]), resource.RLIM_INFINITY))
+folder = Path(sys.argv[2])
+if sys.argv[1] == "sort":
+    lines = timelines.sort(archive.open_source(folder / "clicks.parquet"), folder / "timelines")
+    print(len(lines))
+else:
+    print(len(dataset.read(folder / "clicks.parquet")))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit on a process's own memory is Linux's")
+def test_an_archive_larger_than_memory_is_sorted(tmp_path: Path) -> None:
+    """2,000,000 events take 34 MB as records and 40 MB as Interactions; the process may grow by 32 MB."""
+    count, rng = 2_000_000, np.random.default_rng(0)
+    table = pa.table(
+        {
+            "user": rng.integers(0, 5_000, count, np.int32),
+            "item": rng.integers(0, 2_000, count, np.int32),
+            "ts": 1_600_000_000 + np.arange(count),
+        }
+    )
+    parquet.write_table(table, tmp_path / "clicks.parquet", row_group_size=100_000)
+    limit = 32 << 20
+
+    def run(verb: str) -> subprocess.CompletedProcess[str]:
+        arguments = [sys.executable, "-c", LIMITED, verb, str(tmp_path), str(limit)]
+        return subprocess.run(arguments, check=False, capture_output=True, text=True, timeout=120)
+
+    done = run("sort")
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) == count
+    assert run("read").returncode != 0
