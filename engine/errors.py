@@ -3,6 +3,7 @@
     HeadraceError
     ├── SettingsError          a setting is unknown, missing or out of range
     ├── DataError              recorded interactions or items cannot be read or are unfit for what was asked
+    ├── RunFolderError         a training's folder holds another training, or one that has ended
     ├── MissingExtraError      the verb needs an optional dependency that is not installed
     ├── ReleaseError           a release bundle cannot be used
     │   ├── DamagedReleaseError    a file is missing, cut short or changed since it was written
@@ -27,6 +28,10 @@ class SettingsError(HeadraceError):
 
 class DataError(HeadraceError):
     """Recorded interactions or items cannot be read, or are unfit for what was asked."""
+
+
+class RunFolderError(HeadraceError):
+    """A training's folder holds another training, one that has ended, or one that is under way."""
 
 
 class MissingExtraError(HeadraceError):

@@ -4,8 +4,8 @@ Polyak and Juditsky 1992, "Acceleration of Stochastic Approximation by Averaging
 themselves and forgets them fast at first: after n steps it keeps no more than (1 + n) / (10 + n) of its old value.
 """
 
-from collections.abc import Callable, Sequence
-from typing import cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -30,6 +30,15 @@ class WeightAverage:
         """Take in the weights as they are after a step."""
         if self._averaged is not None:
             self._averaged.update_parameters(self._trained)
+
+    def state(self) -> dict[str, Any]:
+        """All that the next update stands on."""
+        return {} if self._averaged is None else self._averaged.state_dict()
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from a `state`."""
+        if self._averaged is not None:
+            self._averaged.load_state_dict(state)
 
 
 def _towards(decay: float) -> Callable[[Sequence[Tensor], Sequence[Tensor], Tensor | int], None]:

@@ -1,25 +1,21 @@
-"""Verbs of the learning side. Only `train` and `compare` need torch, and import it when called."""
+"""Verbs about releases and data: `evaluate`, `compare`, `cold-start`, `publish`. Only `compare` needs torch."""
 
 import json
-import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, get_args
+from typing import Any, get_args
 
 import click
-from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from engine import release
 from engine import settings as settings_module
 from engine.commands import config_option
-from engine.errors import MissingExtraError, SettingsError
+from engine.errors import MissingExtraError
 from engine.eventlog.kafka import KafkaLog
-from engine.settings import Settings
 from models import compare as comparing
 from models import content, contestants, dataset, tables, variants
 from models import publish as publishing
@@ -28,94 +24,11 @@ from models.cold_start import cold_start as ask_cold_start
 from models.evaluate import evaluate as evaluate_release
 from models.questions import Recording
 from models.results import Results
-from models.settings import (
-    ActionValues,
-    EncoderSettings,
-    HoldoutName,
-    InterestChoice,
-    MatmulPrecision,
-    Scoring,
-    TrainSettings,
-)
 from models.source_options import source_options
-
-if TYPE_CHECKING:
-    from models import train as training
+from models.train_command import waiting_threads_sleep
 
 _FOLDER = click.Path(path_type=Path, file_okay=False)
 _PAGE = click.Path(path_type=Path, dir_okay=False, writable=True)
-_Verb = TypeVar("_Verb", bound=Callable[..., None])
-_ENCODER_OPTIONS: dict[str, Any] = {
-    "dimensions": int,
-    "interests": int,
-    "heads": int,
-    "scoring": click.Choice(get_args(Scoring)),
-    "window_length": int,
-    "dropout": float,
-    "id_dropout": float,
-}
-_TRAIN_OPTIONS: dict[str, Any] = {
-    "minutes": float,
-    "epochs": int,
-    "seed": int,
-    "batch_sequences": int,
-    "learning_rate": float,
-    "matmul_precision": click.Choice(get_args(MatmulPrecision)),
-    "weight_averaging": float,
-    "interest_choice": click.Choice(get_args(InterestChoice)),
-    "interest_agreement": float,
-    "skip_share": float,
-    "skip_most": int,
-    "action_values": click.Choice(get_args(ActionValues)),
-    "negatives": int,
-    "patience": int,
-    "holdout_items": float,
-}
-
-
-def _choices(verb: _Verb) -> _Verb:
-    """Options for the training settings; what is not given keeps its default there."""
-    for section, options in ((EncoderSettings, _ENCODER_OPTIONS), (TrainSettings, _TRAIN_OPTIONS)):
-        for name, kind in reversed(options.items()):
-            default = section.model_fields[name].default
-            text = f"Default: {'no limit' if default is None else default}."
-            verb = click.option(f"--{name.replace('_', '-')}", type=kind, help=text)(verb)
-    return verb
-
-
-@click.command()
-@config_option
-@source_options
-@click.option("--out", required=True, type=_FOLDER, help="Folder that the release bundle is written to.")
-@click.option("--version", help="Version of the release. Default: the time, to the second.")
-@click.option(
-    "--holdout",
-    type=click.Choice(get_args(HoldoutName)),
-    default="both",
-    show_default=True,
-    help="What training leaves out to be asked by `evaluate`: each user's last event, the last tenth of time, or both.",
-)
-@click.option("--no-content", is_flag=True, help="Learn from clicks alone, though DATA has an items file.")
-@_choices
-def train(
-    config: Path | None, source: Source, out: Path, version: str | None, *, no_content: bool, **chosen: Any
-) -> None:
-    """Train the two-hop encoder on recorded clicks, and on what an items file says, and write a release bundle."""
-    settings = settings_module.load(config)
-    plan = _plan(settings, chosen)
-    train_encoder, write = _training_side()
-    interactions = dataset.read(source)
-    items = {} if no_content else content.read(source.address, settings.items)
-    with _bar(Console(stderr=True)) as progress:
-        task = progress.add_task("training", total=60.0 * plan.minutes)
-
-        def watch(now: "training.Progress") -> None:
-            text = f"epoch {now.epoch + 1}  loss {now.loss:.3f}  validation NDCG {now.ndcg:.4f}"
-            progress.update(task, completed=now.elapsed_s, description=text)
-
-        trained = train_encoder(interactions, plan, watch, items=items)
-    name = (settings.releases.model, version or datetime.now(UTC).strftime("%Y%m%d%H%M%S"))
-    click.echo(write(trained, plan, name, time.time_ns() // 1_000_000, out))
 
 
 @click.command()
@@ -188,7 +101,7 @@ def compare(  # noqa: PLR0913 - one for each option
     ours = contestants.two_hops(recording, terms["split"], variants.read(variants_file) if variants_file else {})
     entered = contestants.named([*contestants.baselines(), *ours], only)
     comparison = comparing.Comparison(recording, comparing.Terms(**terms))
-    _waiting_threads_sleep()
+    waiting_threads_sleep()
     with Console(stderr=True).status("") as status:
 
         def watch(name: str, seed: int) -> None:
@@ -242,38 +155,6 @@ def publish(config: Path | None, bundle: Path, folder: Path | None) -> None:
     click.echo(f"{announcement.model}-{announcement.version} is {announcement.state}: {announcement.bundle}")
 
 
-def _plan(settings: Settings, chosen: Mapping[str, Any]) -> TrainSettings:
-    """The training settings with what was chosen on the command line.
-
-    Raises:
-        SettingsError: a choice is out of range.
-    """
-    given = {name: value for name, value in chosen.items() if value is not None}
-    encoder = {name: given.pop(name) for name in _ENCODER_OPTIONS if name in given}
-    try:
-        return TrainSettings.model_validate({"encoder": encoder, "clicks": settings.clicks, **given})
-    except ValidationError as error:
-        problems = (f"{'.'.join(map(str, one['loc']))}: found {one['input']!r}, {one['msg']}" for one in error.errors())
-        raise SettingsError("; ".join(problems)) from error
-
-
-def _training_side() -> tuple[Callable[..., "training.Trained"], Callable[..., Path]]:
-    """What needs torch.
-
-    Raises:
-        MissingExtraError: the extra is not installed.
-    """
-    _waiting_threads_sleep()
-    try:
-        from models import export  # noqa: PLC0415 - the other verbs work without torch
-        from models import train as learning  # noqa: PLC0415
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(
-            f"headrace train needs {error.name}, which is not installed: pip install 'headrace[train]'"
-        ) from error
-    return learning.train, export.write
-
-
 def _page_maker(path: Path) -> Callable[..., str]:
     """What needs matplotlib and jinja2, and a folder to write to: asked for before the hours are spent.
 
@@ -291,11 +172,6 @@ def _page_maker(path: Path) -> Callable[..., str]:
             f"headrace evaluate --html needs {error.name}, which is not installed: pip install 'headrace[report]'"
         ) from error
     return report.render
-
-
-def _waiting_threads_sleep() -> None:
-    """Spinning threads are slow beyond measure where they share cores; torch reads this when it loads."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 @contextmanager

@@ -51,7 +51,7 @@ class Comparison:
         """
         self.recording, self._terms = recording, terms
         data = recording.interactions
-        left_out = protocol.holdout(data, terms.split)
+        left_out = protocol.holdout(data.timelines(), terms.split)
         self.questions = _questions(recording, left_out.from_ms)
         events = _training_events(recording, recording.wanted & ~protocol.held_out(data, left_out))
         if not len(events) or not len(self.questions.targets):

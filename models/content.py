@@ -5,6 +5,7 @@ content columns of the settings (`items.fields`): title, price, a given vector, 
 several values in one field of text separated by `items.separator`. Lists of Parquet are read as they are.
 """
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,17 @@ def sizes(items: Mapping[str, Item], buckets: int) -> ContentSizes:
     """Sizes of a content graph for these items, whose vectors are equally long."""
     dense = next((len(np.asarray(item.vector)) for item in items.values() if item.vector is not None), 0)
     return ContentSizes(buckets=buckets, dense=dense)
+
+
+def fingerprint(items: Mapping[str, Item]) -> str:
+    """SHA-256 over all that is known of the items: what has the same one (and the same clicks) trains alike."""
+    found = hashlib.sha256()
+    for item in (items[key] for key in sorted(items)):
+        said = (item.id, item.title, sorted((name, sorted(values)) for name, values in item.bags.items()), item.price)
+        found.update(repr(said).encode())
+        if item.vector is not None:
+            found.update(np.asarray(item.vector, np.float32).tobytes())
+    return found.hexdigest()
 
 
 def _items(ids: list[str], found: dict[str, pa.ChunkedArray], separator: str, path: str) -> dict[str, Item]:

@@ -6,7 +6,6 @@ and a sort that shuffles them would change a quarter of all next-item targets of
 All of it is in memory here, which evaluation needs. Training has a way past that (`models.timelines`).
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
@@ -54,12 +53,6 @@ class Interactions:
     def by_user(self) -> Int64:
         """[n] order that puts the events of each user together, oldest first."""
         return np.argsort(self.users, kind="stable")
-
-    def actions_among(self, names: Sequence[str], default: str) -> Int32:
-        """[n] place of each event's action among `names`; one that they lack counts as the `default` among them."""
-        places = {name: place for place, name in enumerate(names)}
-        by_action = [places.get(name, places[default]) for name in self.action_names]
-        return np.array(by_action, np.int32)[self.actions]
 
     def timelines(self) -> Timelines:
         """The same events, user by user."""

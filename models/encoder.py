@@ -14,6 +14,7 @@ from torch.nn import functional
 from models.actions import ActionValues
 from models.attention import Hop, Sight
 from models.items import Content, ItemVectors
+from models.sequences import Batch
 from models.settings import EncoderSettings
 
 
@@ -29,7 +30,7 @@ class Dropout(nn.Module):
         if not self.training or self.share == 0.0:
             return state
         between = [1] * (state.dim() - 3)
-        mask = torch.rand(*state.shape[:2], *between, state.shape[-1]) >= self.share
+        mask = torch.rand(*state.shape[:2], *between, state.shape[-1], device=state.device) >= self.share
         return state * (mask / (1.0 - self.share))
 
 
@@ -104,3 +105,10 @@ class TwoHopEncoder(nn.Module):
         found, attention = self.hop2(state, keyed, sight)  # [S, A, K, D]
         interests = found + state[:, :, None]
         return self.interest_norm(interests + self.feed2(interests)), attention
+
+    def encode(self, batch: Batch) -> Tensor:
+        """Interests [S, A, K, D] of a batch's asked positions."""
+        device = self.items.ids.weight.device
+        items, ages, actions = (torch.from_numpy(one).to(device) for one in (batch.items, batch.ages, batch.actions))
+        interests: Tensor = self(items, ages, self.actions(actions))[0]
+        return interests

@@ -36,25 +36,25 @@ class Candidates:
     """The items that compete with the targets in one step."""
 
     items: Tensor
-    """int [C] item rows, each once."""
+    """int [C] item rows, each once, ascending."""
     corrections: Tensor
     """[C] log of how often each is expected among the candidates."""
-    columns: Tensor
-    """int [V] where an item stands in `items`; -1 where it does not."""
+
+    def columns(self, targets: Tensor) -> Tensor:
+        """Int [P] where each of these items stands in `items`; -1 where it does not."""
+        places = torch.searchsorted(self.items, targets).clamp(max=len(self.items) - 1)
+        return torch.where(self.items[places] == targets, places, -1)
 
 
-def whole_catalogue(items: int) -> Candidates:
+def whole_catalogue(items: int, device: torch.device | None = None) -> Candidates:
     """All V items, as candidates of a full softmax."""
-    rows = torch.arange(items)
-    return Candidates(items=rows, corrections=torch.zeros(items), columns=rows)
+    return Candidates(items=torch.arange(items, device=device), corrections=torch.zeros(items, device=device))
 
 
 def narrowed(targets: Tensor, candidates: Candidates) -> tuple[Tensor, Tensor, Candidates]:
     """The items that one step needs vectors of, int [R], and targets [P] and candidates as rows of those."""
     items, places = torch.unique(torch.cat([targets, candidates.items]), return_inverse=True)
-    among = Candidates(
-        items=places[len(targets) :], corrections=candidates.corrections, columns=candidates.columns[items]
-    )
+    among = Candidates(items=places[len(targets) :], corrections=candidates.corrections)
     return items, places[: len(targets)], among
 
 
@@ -62,7 +62,7 @@ class NegativeSampler:
     """Draws the candidates of a sampled softmax by smoothed item frequency."""
 
     def __init__(self, counts: Tensor, negatives: int, generator: torch.Generator) -> None:
-        """Args: counts [V] training events per item; how many draws make one sample; the source of randomness."""
+        """Args: counts [V] training events per item; how many draws make one sample; a source of randomness (CPU)."""
         smoothed = counts.double().pow(_POPULARITY_EXPONENT)
         self._shares = smoothed / smoothed.sum()  # [V]
         self._bounds = self._shares.cumsum(0)  # [V]
@@ -70,13 +70,11 @@ class NegativeSampler:
 
     def draw(self) -> Candidates:
         """A new sample; items drawn several times stand in it once, with their expected count corrected for it."""
-        places = torch.rand(self._negatives, generator=self._generator, dtype=torch.float64)
+        places = torch.rand(self._negatives, generator=self._generator, dtype=torch.float64).to(self._bounds.device)
         drawn = torch.searchsorted(self._bounds, places).clamp(max=len(self._bounds) - 1)
         items, repeats = torch.unique(drawn, return_counts=True)
         expected = self._negatives * self._shares[items]
-        columns = torch.full((len(self._shares),), -1)
-        columns[items] = torch.arange(len(items))
-        return Candidates(items=items, corrections=(expected / repeats).log().float(), columns=columns)
+        return Candidates(items=items, corrections=(expected / repeats).log().float())
 
 
 def catalogue_loss(interests: Tensor, targets: Tensor, vectors: Tensor, candidates: Candidates) -> Tensor:
@@ -90,10 +88,10 @@ def catalogue_loss(interests: Tensor, targets: Tensor, vectors: Tensor, candidat
     """
     loss: Tensor = _CrossEntropy.apply(  # type: ignore[no-untyped-call] # torch leaves it untyped
         interests,
-        vectors[targets],
-        vectors[candidates.items],
+        functional.embedding(targets, vectors),
+        functional.embedding(candidates.items, vectors),
         candidates.corrections,
-        candidates.columns[targets],
+        candidates.columns(targets),
     )
     return loss
 

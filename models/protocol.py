@@ -14,11 +14,13 @@ from typing import Any, Final
 import numpy as np
 
 from engine.columns import NO_ITEM, Bool, Float64, Int32, Int64
+from engine.errors import DataError
 from engine.release import Holdout
 from models import intervals
 from models.dataset import Interactions
 from models.intervals import Estimate
 from models.settings import HoldoutName
+from models.timelines import Timelines
 
 ACCURACY: Final = ("hr10", "ndcg10", "hr20", "mrr")
 """Figures of accuracy: averages over answers."""
@@ -38,19 +40,33 @@ NO_PLACE: Final = 32_767
 """Beyond every list, and fits into two bytes."""
 
 
-def holdout(interactions: Interactions, name: HoldoutName, items_share: float = 0.0, items_seed: int = 0) -> Holdout:
-    """The holdout called `name` for this data, with a share of the items beside it."""
+def holdout(timelines: Timelines, name: HoldoutName, items_share: float = 0.0, items_seed: int = 0) -> Holdout:
+    """The holdout called `name` for this data, with a share of the items beside it.
+
+    Raises:
+        DataError: there is no last tenth of time to hold out.
+    """
     return Holdout(
         last_event=name in {"last", "both"},
-        from_ms=split_ms(interactions.times_ms) if name in {"time", "both"} else None,
+        from_ms=split_ms(timelines) if name in {"time", "both"} else None,
         items_share=items_share,
         items_seed=items_seed if items_share else 0,
     )
 
 
-def split_ms(times_ms: Int64) -> int:
-    """Where the time split begins: the event time that stands after the first 90 % of the events."""
-    return int(times_ms[int(TRAINING_SHARE * len(times_ms))])
+def split_ms(timelines: Timelines) -> int:
+    """Where the time split begins: the event time that stands after the first 90 % of the events.
+
+    Raises:
+        DataError: nine tenths of the events share the earliest time, so that there is no last tenth.
+    """
+    from_ms = timelines.quantile_ms(TRAINING_SHARE)
+    if from_ms == timelines.times_ms.min():
+        raise DataError(
+            f"at least nine tenths of the {len(timelines)} events have the same time, {from_ms} ms, so that no last"
+            " tenth of time can be held out; mend the times, or say --holdout last to go by the order of the file"
+        )
+    return from_ms
 
 
 def newest(users: Int32) -> Bool:

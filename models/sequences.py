@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from engine.columns import Bool, Float32, Int32, Int64
+from engine.columns import Bool, Float32, Int32, Int64, UInt8
 from engine.features import log_ages
 
 NO_TARGET = -1
@@ -37,7 +37,7 @@ class Histories:
     """[n] rows of the item table."""
     times_ms: Int64
     """[n]"""
-    actions: Int32
+    actions: UInt8
     """[n] numbers of the actions (`models.actions`)."""
     starts: Int64
     """[U + 1] where each user's events begin."""
@@ -92,37 +92,16 @@ def cut(lengths: Int64, starts: Int64, window_length: int) -> Sequences:
     return Sequences(begins=offset + begins, ends=offset + ends, asked=offset + asked)
 
 
-@dataclass(frozen=True, slots=True)
-class Skips:
-    """How many events between the newest input and its target are hidden."""
-
-    share: float = 0.0
-    """Of the sequences in which some are."""
-    most: int = 1
-    """At most so many are."""
-
-    def draw(self, sequences: int, rng: np.random.Generator) -> Int64:
-        """[S] for each of the sequences."""
-        skips: Int64 = np.where(rng.random(sequences) < self.share, rng.integers(1, self.most + 1, sequences), 0)
-        return skips
-
-
-NO_SKIPS = Skips()
-
-
-def batches(
-    histories: Histories, sequences: Sequences, size: int, rng: np.random.Generator, skips: Skips = NO_SKIPS
-) -> Iterator[Batch]:
-    """One epoch: every sequence once, `size` at a time, in random order."""
+def parts(sequences: Sequences, size: int, rng: np.random.Generator) -> Iterator[Int64]:
+    """Which sequences stand in each batch of one epoch: every one once, `size` at a time, in random order."""
     order = rng.permutation(len(sequences))
     lengths = sequences.ends - sequences.begins
     blocks = np.array_split(order, range(size * _SHUFFLE_BATCHES, len(order), size * _SHUFFLE_BATCHES))
     for block in blocks:
         ordered = block[np.argsort(lengths[block], kind="stable")]
-        parts = np.array_split(ordered, range(size, len(ordered), size))
-        for part in rng.permutation(len(parts)):
-            chosen = parts[part]
-            yield gather(histories, sequences, chosen, skips.draw(len(chosen), rng))
+        batches = np.array_split(ordered, range(size, len(ordered), size))
+        for batch in rng.permutation(len(batches)):
+            yield batches[batch]
 
 
 def gather(histories: Histories, sequences: Sequences, chosen: Int64, skips: Int64 = _NEXT) -> Batch:

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from engine.contract import Contract
 from engine.settings import ClickSettings
 
+DeviceName = Literal["auto", "cpu", "cuda"]
 HoldoutName = Literal["none", "last", "time", "both"]
 Precision = Literal["fp32", "fp16", "int8"]
 Scoring = Literal["dot", "additive"]
@@ -97,6 +98,10 @@ class TrainSettings(BaseModel):
     """At most so many users (and at most half of them) give their newest training event to validation."""
     patience: PositiveInt = 10
     """Training stops after this many validations in a row without a better one."""
+    device: DeviceName = "auto"
+    """auto: a GPU where there is one."""
+    checkpoint_s: Annotated[float, Ge(0.0)] = 60.0
+    """A validation that comes so long after the last checkpoint writes one."""
 
 
 class Form(BaseModel):

@@ -2,6 +2,7 @@
 
 import datetime as dt
 import gzip
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ from pyarrow import parquet
 
 from engine.errors import DataError
 from engine.settings import ItemSettings
-from models import archive, content, dataset
+from models import archive, content, dataset, material, timelines
 from models.archive import Layout, Source
 from models.dataset import Interactions
+from models.settings import TrainSettings
 
 EVENTS: dict[str, list[Any]] = {
     "user": ["b", "a", "b", "a"],
@@ -183,3 +185,30 @@ def test_what_is_not_there_or_not_readable_is_named(tmp_path: Path) -> None:
     assert "holds no events" in refusal(empty)
     (tmp_path / "interactions.csv").write_text("")
     assert "cannot be read" in refusal(tmp_path)
+
+
+def test_all_ties_go_by_the_order_of_the_file_and_have_no_last_tenth(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = written(tmp_path, {"user": ["a", "b"] * 3, "item": list("uvwxyz"), "ts": [7] * 6})
+    with caplog.at_level(logging.WARNING):
+        found = timelines.sort(archive.open_source(path), tmp_path / "sorted")
+    assert "all 6 events have the same time; the order of the file decides" in caplog.text
+    learned = material.prepare(found, TrainSettings(holdout="last"))
+    assert [learned.ids[row] for row in learned.histories.items] == ["u", "w", "v", "x"]
+    with pytest.raises(DataError, match=r"nine tenths of the 6 events have the same time.* say --holdout last"):
+        material.prepare(found, TrainSettings(holdout="both"))
+
+
+def test_a_user_with_millions_of_events_is_named_and_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    many = 1_200_000
+    columns = {
+        "user": np.append(np.zeros(many, np.int32), [1, 1, 2, 2]).astype(np.int32),
+        "item": np.arange(many + 4, dtype=np.int32) % 50,
+        "ts": np.arange(many + 4),
+    }
+    with caplog.at_level(logging.WARNING):
+        found = timelines.sort(archive.open_source(written(tmp_path, columns)), tmp_path / "sorted")
+    assert f"user '0' has {many} of {many + 4} events; if that is a program" in caplog.text
+    learned = material.prepare(found, TrainSettings())
+    assert learned.histories.lengths()[0] == int(0.9 * (many + 4))  # the last tenth of time is left out

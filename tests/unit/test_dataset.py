@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 
 from engine.errors import DataError
-from models import dataset
+from engine.settings import ClickSettings
+from models import dataset, material
+from models.dataset import Interactions
+from models.settings import TrainSettings
 
 HEADER = "user,item,ts,weight"
 
@@ -38,15 +41,21 @@ def test_plain_csv_is_read_too(tmp_path: Path) -> None:
     assert len(dataset.read(tmp_path)) == 2
 
 
+def learned_actions(data: Interactions, weights: dict[str, float], default: str) -> list[int]:
+    clicks = ClickSettings(actions=weights, default_action=default)
+    learned = material.prepare(data.timelines(), TrainSettings(clicks=clicks, holdout="none"))
+    return list(map(int, learned.histories.actions))
+
+
 def test_weights_come_from_the_action_and_not_from_the_rating(tmp_path: Path) -> None:
     lines = ("a,x,1,9,buy", "a,y,2,9,view", "b,x,3,9,unheard-of")
     found = dataset.read(folder_with(tmp_path, HEADER + ",event", *lines))
-    assert found.actions_among(["view", "buy"], "view").tolist() == [1, 0, 0]
+    assert learned_actions(found, {"view": 1.0, "buy": 3.0}, "view") == [1, 0, 0]
 
 
 def test_data_without_actions_has_the_default_one(tmp_path: Path) -> None:
     found = dataset.read(folder_with(tmp_path, HEADER, "a,x,1,9", "b,y,2,9"))
-    assert found.actions_among(["buy", "view"], "view").tolist() == [1, 1]
+    assert learned_actions(found, {"buy": 2.0, "view": 1.0}, "view") == [1, 1]
 
 
 def test_by_user_keeps_time_order_within_a_user(tmp_path: Path) -> None:

@@ -14,13 +14,14 @@ from torch import Tensor
 
 from engine.errors import DataError
 from engine.features import log_ages
-from models import attention, dataset, loss, protocol
+from models import attention, dataset, learner, loss, material, protocol, validation
 from models.attention import AdditiveScoring
 from models.averaging import WeightAverage
+from models.course import Progress
 from models.dataset import Interactions
 from models.encoder import TwoHopEncoder
 from models.settings import EncoderSettings, Scoring, TrainSettings
-from models.train import Progress, train
+from models.train import train
 
 SMALL = EncoderSettings(dimensions=8, interests=2, heads=2, hidden=16, window_length=10)
 
@@ -188,7 +189,7 @@ def test_sampled_softmax_learns_too(rings: Interactions) -> None:
 def test_training_does_not_see_what_is_held_out(rings: Interactions) -> None:
     """Whatever the held-out events are, the trained weights are the same to the bit."""
     chosen = settings(holdout="both", epochs=2)
-    hidden = protocol.held_out(rings, protocol.holdout(rings, "both"))
+    hidden = protocol.held_out(rings, protocol.holdout(rings.timelines(), "both"))
     assert 0.1 <= hidden.mean() < 0.2
     garbled = dataclasses.replace(rings, items=np.where(hidden, np.int32(0), rings.items))
     one, other = train(rings, chosen), train(garbled, chosen)
@@ -270,6 +271,25 @@ def test_what_is_exported_is_the_average(rings: Interactions, monkeypatch: pytes
     trained = train(rings, settings(epochs=1, weight_averaging=0.9))
     assert torch.equal(trained.encoder.items.ids.weight, weights[-1])
     assert not torch.equal(weights[-1], weights[0])
+
+
+def test_a_share_of_the_sequences_skips_up_to_the_most() -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        drawn = learner.drawn_skips(1000, settings(skip_share=0.5, skip_most=3))
+    assert set(drawn.tolist()) == {0, 1, 2, 3}
+    assert abs((drawn > 0).mean() - 0.5) < 0.05
+
+
+def test_weights_that_are_no_numbers_are_the_worst(rings: Interactions) -> None:
+    """Every other item stands above the target, so its rank is that of all V items."""
+    chosen = settings()
+    learned = material.prepare(rings.timelines(), chosen)
+    encoder = TwoHopEncoder(len(learned.ids), SMALL)
+    aside = validation.cut(learned.histories, chosen)[1]
+    assert aside.run(encoder).ndcg > 1.1 / np.log2(2 + len(learned.ids))
+    torch.nn.init.constant_(encoder.hop1.key.weight, torch.nan)
+    assert aside.run(encoder).ndcg == pytest.approx(1.0 / np.log2(2 + len(learned.ids)))
 
 
 def test_time_limit_and_patience_end_training(rings: Interactions) -> None:

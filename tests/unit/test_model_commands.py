@@ -13,7 +13,7 @@ from engine import announcements, release
 from engine.announcements import Announcement
 from engine.errors import DamagedReleaseError, MissingExtraError, ReleaseError, SettingsError
 from engine.eventlog.memory import MemoryLog
-from models import commands, publish
+from models import commands, publish, train_command
 from tests.conftest import TINY_ITEMS
 
 SMALL = ["--dimensions", "8", "--interests", "2", "--heads", "2", "--window-length", "10", "--epochs", "2"]
@@ -23,7 +23,7 @@ def test_train_then_evaluate_then_publish(tiny_interactions: Path, tmp_path: Pat
     pytest.importorskip("torch", reason="training needs torch: pip install 'headrace[train]'")
     run = CliRunner().invoke
     arguments = ["--data", str(tiny_interactions), "--out", str(tmp_path / "releases"), "--version", "7", *SMALL]
-    trained = run(commands.train, arguments, catch_exceptions=False)
+    trained = run(train_command.train, arguments, catch_exceptions=False)
     folder = Path(trained.stdout.strip())
     assert folder == tmp_path / "releases" / "two-hop-7"
     evaluated = run(
@@ -52,7 +52,7 @@ def test_cold_start_of_a_release_trained_with_items(tiny_interactions: Path, tmp
     lines = [f"i{item},{'left' if item < TINY_ITEMS // 2 else 'right'}" for item in range(TINY_ITEMS)]
     (data / "items.csv").write_text("\n".join(["item,category", *lines]))
     arguments = ["--data", str(data), "--out", str(tmp_path), "--version", "8", "--holdout-items", "0.2", *SMALL]
-    folder = run(commands.train, arguments, catch_exceptions=False).stdout.strip()
+    folder = run(train_command.train, arguments, catch_exceptions=False).stdout.strip()
     asked = run(commands.cold_start, [folder, "--data", str(data), "--json"], catch_exceptions=False)
     report = json.loads(asked.stdout)
     assert 10 <= report["new_items"]["items"] <= 40
@@ -60,7 +60,7 @@ def test_cold_start_of_a_release_trained_with_items(tiny_interactions: Path, tmp
     table = run(commands.cold_start, [folder, "--data", str(data)], catch_exceptions=False)
     assert "popular_in_value" in table.stdout
     ids_alone = [*arguments, "--no-content", "--version", "9"]
-    folder = run(commands.train, ids_alone, catch_exceptions=False).stdout.strip()
+    folder = run(train_command.train, ids_alone, catch_exceptions=False).stdout.strip()
     table = run(commands.cold_start, [folder, "--data", str(data)], catch_exceptions=False)
     assert "New items: no figures: the release was trained without content" in table.stdout
 
@@ -68,20 +68,18 @@ def test_cold_start_of_a_release_trained_with_items(tiny_interactions: Path, tmp
 def test_a_choice_out_of_range_is_named(tiny_interactions: Path, tmp_path: Path) -> None:
     arguments = ["--data", str(tiny_interactions), "--out", str(tmp_path), "--dimensions", "7"]
     with pytest.raises(SettingsError, match=r"dimensions \(7\) must be a multiple of heads \(2\)"):
-        CliRunner().invoke(commands.train, arguments, catch_exceptions=False)
+        CliRunner().invoke(train_command.train, arguments, catch_exceptions=False)
 
 
 def test_train_without_torch_says_how_to_get_it(
     tiny_interactions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in [name for name in sys.modules if name in {"models.export", "models.train", "models.encoder"}]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.delattr("models.export", raising=False)
-    monkeypatch.delattr("models.train", raising=False)
+    monkeypatch.delitem(sys.modules, "models.course", raising=False)
+    monkeypatch.delattr("models.course", raising=False)
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'headrace\[train\]'"):
         CliRunner().invoke(
-            commands.train, ["--data", str(tiny_interactions), "--out", str(tmp_path)], catch_exceptions=False
+            train_command.train, ["--data", str(tiny_interactions), "--out", str(tmp_path)], catch_exceptions=False
         )
 
 

@@ -1,0 +1,199 @@
+"""The verb `train`, the only one that needs torch; it is imported when the verb is called."""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from types import FrameType, ModuleType
+from typing import TYPE_CHECKING, Any, get_args
+
+import click
+from pydantic import ValidationError
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskProgressColumn, TextColumn
+from rich.text import Text
+
+from engine import settings as settings_module
+from engine.commands import config_option
+from engine.errors import MissingExtraError, SettingsError
+from engine.settings import Settings
+from models import content
+from models.archive import Source
+from models.settings import (
+    ActionValues,
+    DeviceName,
+    EncoderSettings,
+    HoldoutName,
+    InterestChoice,
+    MatmulPrecision,
+    Scoring,
+    TrainSettings,
+)
+from models.source_options import source_options
+
+if TYPE_CHECKING:
+    from models.course import Progress as Standing
+
+_FOLDER = click.Path(path_type=Path, file_okay=False)
+_ENCODER_OPTIONS: dict[str, Any] = {
+    "dimensions": int,
+    "interests": int,
+    "heads": int,
+    "scoring": click.Choice(get_args(Scoring)),
+    "window_length": int,
+    "dropout": float,
+    "id_dropout": float,
+}
+_TRAIN_OPTIONS: dict[str, Any] = {
+    "minutes": float,
+    "epochs": int,
+    "seed": int,
+    "batch_sequences": int,
+    "learning_rate": float,
+    "matmul_precision": click.Choice(get_args(MatmulPrecision)),
+    "weight_averaging": float,
+    "interest_choice": click.Choice(get_args(InterestChoice)),
+    "interest_agreement": float,
+    "skip_share": float,
+    "skip_most": int,
+    "action_values": click.Choice(get_args(ActionValues)),
+    "full_softmax_up_to": int,
+    "negatives": int,
+    "patience": int,
+    "round_steps": int,
+    "validation_users": int,
+    "holdout_items": float,
+    "device": click.Choice(get_args(DeviceName)),
+    "checkpoint_s": float,
+}
+
+
+def _choices(verb: Callable[..., None]) -> Callable[..., None]:
+    """Options for the training settings; what is not given keeps its default there."""
+    for section, options in ((EncoderSettings, _ENCODER_OPTIONS), (TrainSettings, _TRAIN_OPTIONS)):
+        for name, kind in reversed(options.items()):
+            default = section.model_fields[name].default
+            text = f"Default: {'no limit' if default is None else default}."
+            verb = click.option(f"--{name.replace('_', '-')}", type=kind, help=text)(verb)
+    return verb
+
+
+@click.command()
+@config_option
+@source_options
+@click.option("--out", required=True, type=_FOLDER, help="Folder that the release bundle is written to.")
+@click.option("--version", help="Version of the release. Default: the time, to the second.")
+@click.option(
+    "--run",
+    "run_folder",
+    type=_FOLDER,
+    help="Folder of checkpoints and progress; a training that was cut off there goes on. Default: OUT/.runs/RELEASE.",
+)
+@click.option(
+    "--holdout",
+    type=click.Choice(get_args(HoldoutName)),
+    default="both",
+    show_default=True,
+    help="What training leaves out to be asked by `evaluate`: each user's last event, the last tenth of time, or both.",
+)
+@click.option("--no-content", is_flag=True, help="Learn from clicks alone, though an items file lies beside them.")
+@_choices
+def train(config: Path | None, source: Source, *, no_content: bool, **chosen: Any) -> None:
+    """Train the two-hop encoder on recorded clicks, and on what an items file says, and write a release bundle.
+
+    Ctrl-C ends training in order: the best weights so far become the release.
+    """
+    settings = settings_module.load(config)
+    out, version, run_folder = (chosen.pop(name) for name in ("out", "version", "run_folder"))
+    plan = _plan(settings, chosen)
+    course, runs = _training_side()
+    lessons = runs.Lessons(source, {} if no_content else content.read(source.address, settings.items))
+    with _bar(Console(stderr=True)) as progress, _interruptible() as interrupted:
+        task = progress.add_task("training", total=1.0, visible=False, left_s=0.0)
+
+        def watch(now: "Standing") -> None:
+            done, left_s = course.outlook(now, plan)
+            text = f"epoch {now.epoch + 1}  loss {now.loss:.3f}  validation NDCG {now.ndcg:.4f}"
+            progress.update(task, completed=done, left_s=left_s, description=text, visible=True)
+            if interrupted():
+                progress.console.print("interrupted: the best weights so far become the release, a moment, please")
+                raise course.EndTraining
+
+        reports = runs.Reports(say=progress.console.print, watch=watch)
+        goal = runs.Goal(settings.releases.model, version, out, run_folder)
+        bundle = runs.run(lessons, plan, goal, time.time_ns() // 1_000_000, reports)
+    if bundle:
+        click.echo(bundle)
+
+
+def _plan(settings: Settings, chosen: Mapping[str, Any]) -> TrainSettings:
+    """The training settings with what was chosen on the command line.
+
+    Raises:
+        SettingsError: a choice is out of range.
+    """
+    given = {name: value for name, value in chosen.items() if value is not None}
+    encoder = {name: given.pop(name) for name in _ENCODER_OPTIONS if name in given}
+    try:
+        return TrainSettings.model_validate({"encoder": encoder, "clicks": settings.clicks, **given})
+    except ValidationError as error:
+        problems = (f"{'.'.join(map(str, one['loc']))}: found {one['input']!r}, {one['msg']}" for one in error.errors())
+        raise SettingsError("; ".join(problems)) from error
+
+
+def _training_side() -> tuple[ModuleType, ModuleType]:
+    """What needs torch: the modules `models.course` and `models.training_run`.
+
+    Raises:
+        MissingExtraError: the extra is not installed.
+    """
+    waiting_threads_sleep()
+    try:
+        from models import course  # noqa: PLC0415 - the other verbs work without torch
+        from models import training_run as runs  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(
+            f"headrace train needs {error.name}, which is not installed: pip install 'headrace[train]'"
+        ) from error
+    return course, runs
+
+
+def waiting_threads_sleep() -> None:
+    """Spinning threads are slow beyond measure where they share cores; torch reads this when it loads."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+@contextmanager
+def _interruptible() -> Iterator[Callable[[], bool]]:
+    """What it gives says whether Ctrl-C was pressed; pressed once more, it ends the program as usual."""
+    pressed = False
+
+    def note(number: int, frame: FrameType | None) -> None:
+        nonlocal pressed
+        del number, frame
+        pressed = True
+        signal.signal(signal.SIGINT, usual)
+
+    usual = signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: pressed
+    finally:
+        signal.signal(signal.SIGINT, usual)
+
+
+class _Left(ProgressColumn):
+    """The time that training takes at most: it may stop earlier, when it gets no better."""
+
+    def render(self, task: Task) -> Text:
+        """The text of the column."""
+        return Text(f"{timedelta(seconds=round(task.fields['left_s']))} at most", style="progress.remaining")
+
+
+@contextmanager
+def _bar(console: Console) -> Iterator[Progress]:
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), _Left())
+    with Progress(*columns, console=console) as progress:
+        yield progress
