@@ -20,7 +20,7 @@ from engine import settings as settings_module
 from engine.commands import config_option
 from engine.errors import MissingExtraError, SettingsError
 from engine.settings import Settings
-from models import content
+from models import content, search_space
 from models.archive import Source
 from models.settings import (
     ActionValues,
@@ -37,6 +37,7 @@ from models.source_options import source_options
 if TYPE_CHECKING:
     from models.course import Progress as Standing
 
+_FILE = click.Path(path_type=Path, dir_okay=False)
 _FOLDER = click.Path(path_type=Path, file_okay=False)
 _ENCODER_OPTIONS: dict[str, Any] = {
     "dimensions": int,
@@ -93,6 +94,12 @@ def _choices(verb: Callable[..., None]) -> Callable[..., None]:
     help="Folder of checkpoints and progress; a training that was cut off there goes on. Default: OUT/.runs/RELEASE.",
 )
 @click.option(
+    "--settings",
+    "settings_file",
+    type=_FILE,
+    help="TOML file of training settings, one value each; the options below win over it.",
+)
+@click.option(
     "--holdout",
     type=click.Choice(get_args(HoldoutName)),
     default="both",
@@ -107,8 +114,8 @@ def train(config: Path | None, source: Source, *, no_content: bool, **chosen: An
     Ctrl-C ends training in order: the best weights so far become the release.
     """
     settings = settings_module.load(config)
-    out, version, run_folder = (chosen.pop(name) for name in ("out", "version", "run_folder"))
-    plan = _plan(settings, chosen)
+    out, version, run_folder, file = (chosen.pop(name) for name in ("out", "version", "run_folder", "settings_file"))
+    plan = training_settings(settings, chosen, file)
     course, runs = _training_side()
     lessons = runs.Lessons(source, {} if no_content else content.read(source.address, settings.items))
     with _bar(Console(stderr=True)) as progress, _interruptible() as interrupted:
@@ -129,16 +136,16 @@ def train(config: Path | None, source: Source, *, no_content: bool, **chosen: An
         click.echo(bundle)
 
 
-def _plan(settings: Settings, chosen: Mapping[str, Any]) -> TrainSettings:
-    """The training settings with what was chosen on the command line.
+def training_settings(settings: Settings, chosen: Mapping[str, Any], file: Path | None = None) -> TrainSettings:
+    """The training settings with what stands in a file, and over it what was chosen on the command line.
 
     Raises:
-        SettingsError: a choice is out of range.
+        SettingsError: the file cannot be read, or a choice is unknown or out of range.
     """
+    before = search_space.read_settings(file) if file else {}
     given = {name: value for name, value in chosen.items() if value is not None}
-    encoder = {name: given.pop(name) for name in _ENCODER_OPTIONS if name in given}
     try:
-        return TrainSettings.model_validate({"encoder": encoder, "clicks": settings.clicks, **given})
+        return TrainSettings.model_validate({"clicks": settings.clicks} | search_space.nested({**before, **given}))
     except ValidationError as error:
         problems = (f"{'.'.join(map(str, one['loc']))}: found {one['input']!r}, {one['msg']}" for one in error.errors())
         raise SettingsError("; ".join(problems)) from error

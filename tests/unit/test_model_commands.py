@@ -13,7 +13,9 @@ from engine import announcements, release
 from engine.announcements import Announcement
 from engine.errors import DamagedReleaseError, MissingExtraError, ReleaseError, SettingsError
 from engine.eventlog.memory import MemoryLog
+from engine.settings import Settings
 from models import commands, publish, train_command
+from models.settings import EncoderSettings, TrainSettings
 from tests.conftest import TINY_ITEMS
 
 SMALL = ["--dimensions", "8", "--interests", "2", "--heads", "2", "--window-length", "10", "--epochs", "2"]
@@ -63,6 +65,14 @@ def test_cold_start_of_a_release_trained_with_items(tiny_interactions: Path, tmp
     folder = run(train_command.train, ids_alone, catch_exceptions=False).stdout.strip()
     table = run(commands.cold_start, [folder, "--data", str(data)], catch_exceptions=False)
     assert "New items: no figures: the release was trained without content" in table.stdout
+
+
+def test_options_win_over_a_file_of_settings(tmp_path: Path) -> None:
+    file = tmp_path / "best.toml"
+    file.write_text("interests = 3\nwindow_length = 20\nlearning_rate = 0.01\n")
+    chosen = train_command.training_settings(Settings(), {"interests": 2, "learning_rate": None, "seed": 7}, file)
+    encoder = EncoderSettings(interests=2, window_length=20)
+    assert chosen == TrainSettings(encoder=encoder, learning_rate=0.01, seed=7, clicks=Settings().clicks)
 
 
 def test_a_choice_out_of_range_is_named(tiny_interactions: Path, tmp_path: Path) -> None:

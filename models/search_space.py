@@ -1,0 +1,213 @@
+"""Training settings in files: one value each for `headrace train --settings`, or ranges that `headrace tune` searches.
+
+    learning_rate = { low = 3e-4, high = 1e-2, log = true }     searched
+    dimensions = { choices = [32, 64] }                         searched
+    window_length = 50                                          fixed
+
+Names, types and bounds are those of `models.settings`: a new field there is known here at once, and is searched by
+default when it has a line in `DEFAULTS`.
+"""
+
+import difflib
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Annotated, Any, Final, Self, get_args
+
+from annotated_types import MinLen
+from pydantic import BaseModel, ConfigDict, StrictFloat, StrictInt, TypeAdapter, ValidationError, model_validator
+from pydantic.fields import FieldInfo
+
+from engine.errors import SettingsError
+from models.settings import EncoderSettings, InterestChoice, Scoring, TrainSettings
+
+_ELSEWHERE: Final = {
+    "encoder": "its fields stand beside the others, without a table of their own",
+    "clicks": "the weights of the actions stand in the file that --config names",
+    "holdout": "give --holdout",
+    "holdout_items": "give --holdout-items",
+    "minutes": "give --minutes, and for a tuning --trial-minutes",
+    "seed": "give --seed",
+    "device": "give --device",
+    "checkpoint_s": "give --checkpoint-s to `headrace train`; a tuning writes no checkpoints",
+}
+_MEASURE: Final = "validation_users"
+"""Part of the yardstick: can be set, not searched."""
+
+
+class Range(BaseModel):
+    """Numbers from `low` to `high`, both included."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    low: StrictInt | StrictFloat
+    high: StrictInt | StrictFloat
+    log: bool = False
+    """Equal ratios are equally likely, not equal differences."""
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if not self.low < self.high:
+            raise ValueError(f"low ({self.low}) must be less than high ({self.high})")
+        if self.log and self.low <= 0:
+            raise ValueError(f"low is {self.low}, but a range in logarithms must begin above 0")
+        return self
+
+    def __contains__(self, value: Any) -> bool:
+        return isinstance(value, int | float) and self.low <= value <= self.high
+
+    def __str__(self) -> str:
+        return f"{self.low} to {self.high}{' in logarithms' if self.log else ''}"
+
+
+class Choices(BaseModel):
+    """A few values."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    choices: Annotated[tuple[Any, ...], MinLen(1)]
+
+    def __contains__(self, value: Any) -> bool:
+        return value in self.choices
+
+    def __str__(self) -> str:
+        return f"one of {', '.join(map(str, self.choices))}"
+
+
+Searched = Range | Choices
+
+DEFAULTS: Final[Mapping[str, Searched]] = {
+    "learning_rate": Range(low=3e-4, high=1e-2, log=True),
+    "dimensions": Choices(choices=(32, 64, 96, 128)),
+    "heads": Choices(choices=(1, 2, 4, 8)),
+    "interests": Range(low=1, high=8),
+    "hidden": Range(low=64, high=512, log=True),
+    "dropout": Range(low=0.0, high=0.6),
+    "batch_sequences": Choices(choices=(32, 64, 128, 256)),
+    "weight_averaging": Choices(choices=(0.0, 0.99, 0.999)),
+    "scoring": Choices(choices=get_args(Scoring)),
+    "interest_choice": Choices(choices=get_args(InterestChoice)),
+    "id_dropout": Range(low=0.0, high=0.6),
+}
+"""What is searched unless a file says otherwise."""
+_OF_CONTENT: Final = "id_dropout"
+"""Does nothing where items have no content."""
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """Settings to search through."""
+
+    searched: Mapping[str, Searched]
+    fixed: Mapping[str, Any]
+    """Settings with one value other than the default."""
+
+    def settings(self, base: TrainSettings, sampled: Mapping[str, Any]) -> TrainSettings:
+        """`base` with the fixed settings and a sample of the searched ones.
+
+        Raises:
+            ValidationError: the settings refuse this combination.
+        """
+        encoder = dict(base.encoder)
+        return TrainSettings.model_validate(dict(base) | nested({**encoder, **self.fixed, **sampled}))
+
+    def start(self, base: TrainSettings) -> dict[str, Any]:
+        """The searched settings as they are in `base`, where the space has that value."""
+        values = flat(base)
+        return {name: values[name] for name, among in self.searched.items() if values[name] in among}
+
+    def described(self, base: TrainSettings) -> dict[str, str]:
+        """Every setting by name, in words: what it is searched among, or its one value."""
+        words = {**flat(base), **self.fixed, **self.searched}
+        return {name: str(value) for name, value in words.items()}
+
+
+def read(path: Path | None, *, with_content: bool) -> Space:
+    """The default space with what the file at `path` says instead; `with_content`: whether items have any.
+
+    Raises:
+        SettingsError: the file cannot be read, a name is unknown (the nearest known one is named) or a value is wrong.
+    """
+    defaults = {name: among for name, among in DEFAULTS.items() if with_content or name != _OF_CONTENT}
+    given = {**defaults, **(_read_file(path) if path else {})}
+    space = Space(
+        searched={name: value for name, value in given.items() if isinstance(value, Searched)},
+        fixed={name: value for name, value in given.items() if not isinstance(value, Searched)},
+    )
+    if not space.searched:
+        raise SettingsError(f"{path} fixes every setting, nothing is left to tune; give one of them a range or choices")
+    return space
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """The settings in the file at `path`, which must have one value each.
+
+    Raises:
+        SettingsError: as for `read`, or a setting has a range or choices.
+    """
+    given = _read_file(path)
+    for name, value in given.items():
+        if isinstance(value, Searched):
+            raise SettingsError(f"{path}: {name} is {value}, expected one value; `headrace tune --space` searches")
+    return given
+
+
+def flat(settings: TrainSettings) -> dict[str, Any]:
+    """Every setting that a file may hold, by name."""
+    values = {**dict(settings.encoder), **dict(settings)}
+    return {name: values[name] for name in _fields()}
+
+
+def nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings by name as `TrainSettings` has them: those of the encoder in a section of their own."""
+    encoder = {name: value for name, value in values.items() if name in EncoderSettings.model_fields}
+    return {"encoder": encoder} | {name: value for name, value in values.items() if name not in encoder}
+
+
+def _fields() -> dict[str, FieldInfo]:
+    every = chain(EncoderSettings.model_fields.items(), TrainSettings.model_fields.items())
+    return {name: field for name, field in every if name not in _ELSEWHERE}
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(f"{path} cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path} is not valid TOML: {error}") from error
+    fields = _fields()
+    for name in values:
+        if name not in fields:
+            raise SettingsError(f"{path}: {_unknown(name, fields)}")
+    return {name: _read_value(name, value, fields[name], path) for name, value in values.items()}
+
+
+def _read_value(name: str, value: Any, field: FieldInfo, path: Path) -> Any:
+    """A range, choices or one value, each within the field's own bounds."""
+    one: TypeAdapter[Any] = TypeAdapter(field.rebuild_annotation())
+    try:
+        if not isinstance(value, Mapping):
+            return one.validate_python(value)
+        if name == _MEASURE:
+            raise SettingsError(f"{path}: {name} decides how trials are measured and can't be searched; give one value")
+        if "choices" in value:
+            chosen = Choices.model_validate(value)
+            return Choices(choices=tuple(map(one.validate_python, chosen.choices)))
+        chosen_range = Range.model_validate(value)
+        ends = {end: one.validate_python(getattr(chosen_range, end)) for end in ("low", "high")}
+        return Range(**ends, log=chosen_range.log)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        inside = ".".join(map(str, (name, *problem["loc"])))
+        way_out = "" if not isinstance(value, Mapping) else "; a range has low, high and perhaps log, or give choices"
+        raise SettingsError(f"{path}: {inside}: found {problem['input']!r}, {problem['msg']}{way_out}") from error
+
+
+def _unknown(name: str, known: Iterable[str]) -> str:
+    if name in _ELSEWHERE:
+        return f"{name!r} does not stand here: {_ELSEWHERE[name]}"
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"unknown setting {name!r}; " + (f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}")
