@@ -1,4 +1,4 @@
-"""Plots of an evaluation as SVG, to stand inside a page. The only file that talks to matplotlib.
+"""Plots of an evaluation as SVG, to stand inside a page.
 
 Colours are names that the page gives a value (`var(--ink)`), so that a plot follows it from light to dark; letters stay
 text in the page's own font, which a reader can select and a screen reader can read.

@@ -1,4 +1,4 @@
-"""The verb `train`, the only one that needs torch; it is imported when the verb is called."""
+"""The verb `train`, and what it shares with `tune`. Both need torch, which is imported when they are called."""
 
 import os
 import signal
@@ -37,9 +37,10 @@ from models.source_options import source_options
 if TYPE_CHECKING:
     from models.course import Progress as Standing
 
+_Verb = Callable[..., None]
 _FILE = click.Path(path_type=Path, dir_okay=False)
 _FOLDER = click.Path(path_type=Path, file_okay=False)
-_ENCODER_OPTIONS: dict[str, Any] = {
+_OPTIONS: dict[str, Any] = {
     "dimensions": int,
     "interests": int,
     "heads": int,
@@ -47,8 +48,6 @@ _ENCODER_OPTIONS: dict[str, Any] = {
     "window_length": int,
     "dropout": float,
     "id_dropout": float,
-}
-_TRAIN_OPTIONS: dict[str, Any] = {
     "minutes": float,
     "epochs": int,
     "seed": int,
@@ -72,14 +71,30 @@ _TRAIN_OPTIONS: dict[str, Any] = {
 }
 
 
-def _choices(verb: Callable[..., None]) -> Callable[..., None]:
-    """Options for the training settings; what is not given keeps its default there."""
-    for section, options in ((EncoderSettings, _ENCODER_OPTIONS), (TrainSettings, _TRAIN_OPTIONS)):
-        for name, kind in reversed(options.items()):
-            default = section.model_fields[name].default
+def setting_options(*names: str) -> Callable[[_Verb], _Verb]:
+    """Options for training settings; what is not given keeps its default there."""
+    fields = EncoderSettings.model_fields | TrainSettings.model_fields
+
+    def with_options(verb: _Verb) -> _Verb:
+        for name in reversed(names):
+            default = fields[name].default
             text = f"Default: {'no limit' if default is None else default}."
-            verb = click.option(f"--{name.replace('_', '-')}", type=kind, help=text)(verb)
-    return verb
+            verb = click.option(f"--{name.replace('_', '-')}", type=_OPTIONS[name], help=text)(verb)
+        return verb
+
+    return with_options
+
+
+holdout_option = click.option(
+    "--holdout",
+    type=click.Choice(get_args(HoldoutName)),
+    default="both",
+    show_default=True,
+    help="What training leaves out to be asked by `evaluate`: each user's last event, the last tenth of time, or both.",
+)
+no_content_option = click.option(
+    "--no-content", is_flag=True, help="Learn from clicks alone, though an items file lies beside them."
+)
 
 
 @click.command()
@@ -99,15 +114,9 @@ def _choices(verb: Callable[..., None]) -> Callable[..., None]:
     type=_FILE,
     help="TOML file of training settings, one value each; the options below win over it.",
 )
-@click.option(
-    "--holdout",
-    type=click.Choice(get_args(HoldoutName)),
-    default="both",
-    show_default=True,
-    help="What training leaves out to be asked by `evaluate`: each user's last event, the last tenth of time, or both.",
-)
-@click.option("--no-content", is_flag=True, help="Learn from clicks alone, though an items file lies beside them.")
-@_choices
+@holdout_option
+@no_content_option
+@setting_options(*_OPTIONS)
 def train(config: Path | None, source: Source, *, no_content: bool, **chosen: Any) -> None:
     """Train the two-hop encoder on recorded clicks, and on what an items file says, and write a release bundle.
 
@@ -118,7 +127,7 @@ def train(config: Path | None, source: Source, *, no_content: bool, **chosen: An
     plan = training_settings(settings, chosen, file)
     course, runs = _training_side()
     lessons = runs.Lessons(source, {} if no_content else content.read(source.address, settings.items))
-    with _bar(Console(stderr=True)) as progress, _interruptible() as interrupted:
+    with bar(Console(stderr=True)) as progress, interruptible() as interrupted:
         task = progress.add_task("training", total=1.0, visible=False, left_s=0.0)
 
         def watch(now: "Standing") -> None:
@@ -174,7 +183,7 @@ def waiting_threads_sleep() -> None:
 
 
 @contextmanager
-def _interruptible() -> Iterator[Callable[[], bool]]:
+def interruptible() -> Iterator[Callable[[], bool]]:
     """What it gives says whether Ctrl-C was pressed; pressed once more, it ends the program as usual."""
     pressed = False
 
@@ -192,7 +201,7 @@ def _interruptible() -> Iterator[Callable[[], bool]]:
 
 
 class _Left(ProgressColumn):
-    """The time that training takes at most: it may stop earlier, when it gets no better."""
+    """The time that it takes at most: a training may stop earlier, when it gets no better."""
 
     def render(self, task: Task) -> Text:
         """The text of the column."""
@@ -200,7 +209,8 @@ class _Left(ProgressColumn):
 
 
 @contextmanager
-def _bar(console: Console) -> Iterator[Progress]:
+def bar(console: Console) -> Iterator[Progress]:
+    """A bar for tasks with a field `left_s`."""
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), _Left())
     with Progress(*columns, console=console) as progress:
         yield progress

@@ -1,9 +1,12 @@
 """The verbs of the learning side, as a user calls them."""
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -79,6 +82,25 @@ def test_a_choice_out_of_range_is_named(tiny_interactions: Path, tmp_path: Path)
     arguments = ["--data", str(tiny_interactions), "--out", str(tmp_path), "--dimensions", "7"]
     with pytest.raises(SettingsError, match=r"dimensions \(7\) must be a multiple of heads \(2\)"):
         CliRunner().invoke(train_command.train, arguments, catch_exceptions=False)
+
+
+@pytest.fixture
+def _usual_ctrl_c() -> Iterator[None]:
+    """Also where the tests run in the background of a shell, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_usual_ctrl_c")
+def test_ctrl_c_is_noted_once_and_the_second_time_ends_as_usual() -> None:
+    with train_command.interruptible() as interrupted:
+        assert not interrupted()
+        os.kill(os.getpid(), signal.SIGINT)
+        assert interrupted()
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_train_without_torch_says_how_to_get_it(
