@@ -16,14 +16,16 @@ from engine import settings as settings_module
 from engine.commands import config_option
 from engine.errors import MissingExtraError
 from engine.eventlog.kafka import KafkaLog
-from models import compare as comparing
-from models import content, contestants, dataset, tables, variants
-from models import publish as publishing
-from models.archive import Source
-from models.cold_start import cold_start as ask_cold_start
-from models.evaluate import evaluate as evaluate_release
-from models.questions import Recording
-from models.results import Results
+from models import tables
+from models.comparison import compare as comparing
+from models.comparison import contestants, variants
+from models.comparison.results import Results
+from models.data import content, dataset
+from models.data.archive import Source
+from models.evaluation.cold_start import cold_start as ask_cold_start
+from models.evaluation.evaluate import evaluate as evaluate_release
+from models.evaluation.questions import Recording
+from models.publishing import publish as publishing
 from models.source_options import source_options
 from models.train_command import waiting_threads_sleep
 
@@ -166,7 +168,7 @@ def _page_maker(path: Path) -> Callable[..., str]:
             f"{path.parent} does not exist; name a file in a folder that does", param_hint="--html"
         )
     try:
-        from models import report  # noqa: PLC0415 - the table works without them
+        from models.evaluation import report  # noqa: PLC0415 - the table works without them
     except ModuleNotFoundError as error:
         raise MissingExtraError(
             f"headrace evaluate --html needs {error.name}, which is not installed: pip install 'headrace[report]'"

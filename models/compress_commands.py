@@ -14,8 +14,8 @@ from engine import release
 from engine import settings as settings_module
 from engine.commands import config_option
 from engine.errors import MissingExtraError
-from models import dataset
-from models.archive import Source
+from models.data import dataset
+from models.data.archive import Source
 from models.settings import ALLOWED_LOSS, Form, Precision
 from models.source_options import source_options
 
@@ -93,13 +93,13 @@ def measure(config: Path | None, bundle: Path, source: Source, items: int | None
 
 
 def _compressing() -> ModuleType:
-    """`models.compress`, which needs onnx.
+    """`models.cheaper.forms`, which needs onnx.
 
     Raises:
         MissingExtraError: the extra is not installed.
     """
     try:
-        from models import compress as compressing  # noqa: PLC0415 - the other verbs work without onnx
+        from models.cheaper import forms as compressing  # noqa: PLC0415 - the other verbs work without onnx
     except ModuleNotFoundError as error:
         raise MissingExtraError(
             f"headrace compress needs {error.name}, which is not installed: pip install 'headrace[train]'"

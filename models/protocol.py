@@ -17,10 +17,10 @@ from engine.columns import NO_ITEM, Bool, Float64, Int32, Int64
 from engine.errors import DataError
 from engine.release import Holdout
 from models import intervals
-from models.dataset import Interactions
+from models.data.dataset import Interactions
+from models.data.timelines import Timelines
 from models.intervals import Estimate
 from models.settings import HoldoutName
-from models.timelines import Timelines
 
 ACCURACY: Final = ("hr10", "ndcg10", "hr20", "mrr")
 """Figures of accuracy: averages over answers."""

@@ -30,7 +30,7 @@ class EncoderSettings(BaseModel):
     heads: Annotated[int, Ge(1), Le(32)] = 2
     """Attention heads of the first hop."""
     scoring: Scoring = "dot"
-    """How a query is matched with a key: scaled dot-product, or one hidden layer of tanh units (`models.attention`)."""
+    """How a query is matched with a key: scaled dot-product, or one hidden layer of tanh units (`attention`)."""
     hidden: PositiveInt = 128
     """Width of the two feed-forward layers."""
     window_length: Annotated[int, Ge(1), Le(1000)] = 100
@@ -85,7 +85,7 @@ class TrainSettings(BaseModel):
     interest_agreement: Annotated[float, Ge(0.0)] = 0.0
     """Weight in the loss of the mean cosine between the interests of a user; more keeps them apart."""
     skip_share: Annotated[float, Ge(0.0), Le(1.0)] = 0.0
-    """Share of the sequences in which the newest events before each target are hidden (`models.sequences`)."""
+    """Share of the sequences in which the newest events before each target are hidden (`models.data.sequences`)."""
     skip_most: PositiveInt = 5
     """At most so many are."""
     full_softmax_up_to: Annotated[int, Ge(0)] = 5_000

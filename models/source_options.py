@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 import click
 
-from models.archive import Layout, Source, TimeUnit
+from models.data.archive import Layout, Source, TimeUnit
 
 _LAYOUT = Layout()
 

@@ -60,7 +60,7 @@ def _values(figures: Mapping[str, Any], names: Sequence[str], star: str = "") ->
 
 
 def _over_seeds(figure: Mapping[str, Any]) -> str:
-    """See `models.compare.summary`."""
+    """See `models.comparison.compare.summary`."""
     if "deviation" not in figure:
         return _cell(figure["mean"], figure["interval"])
     return f"{figure['mean']:.4f}\nσ {figure['deviation']:.4f}\n{figure['min']:.4f}\n..{figure['max']:.4f}"  # noqa: RUF001 - a sigma

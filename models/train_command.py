@@ -20,8 +20,8 @@ from engine import settings as settings_module
 from engine.commands import config_option
 from engine.errors import MissingExtraError, SettingsError
 from engine.settings import Settings
-from models import content, search_space
-from models.archive import Source
+from models.data import content
+from models.data.archive import Source
 from models.settings import (
     ActionValues,
     DeviceName,
@@ -33,9 +33,10 @@ from models.settings import (
     TrainSettings,
 )
 from models.source_options import source_options
+from models.tuning import search_space
 
 if TYPE_CHECKING:
-    from models.course import Progress as Standing
+    from models.training.course import Progress as Standing
 
 _Verb = Callable[..., None]
 _FILE = click.Path(path_type=Path, dir_okay=False)
@@ -161,15 +162,15 @@ def training_settings(settings: Settings, chosen: Mapping[str, Any], file: Path 
 
 
 def _training_side() -> tuple[ModuleType, ModuleType]:
-    """What needs torch: the modules `models.course` and `models.training_run`.
+    """What needs torch: the modules `models.training.course` and `models.training_run`.
 
     Raises:
         MissingExtraError: the extra is not installed.
     """
     waiting_threads_sleep()
     try:
-        from models import course  # noqa: PLC0415 - the other verbs work without torch
         from models import training_run as runs  # noqa: PLC0415
+        from models.training import course  # noqa: PLC0415 - the other verbs work without torch
     except ModuleNotFoundError as error:
         raise MissingExtraError(
             f"headrace train needs {error.name}, which is not installed: pip install 'headrace[train]'"

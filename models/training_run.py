@@ -11,13 +11,15 @@ from pathlib import Path
 
 from engine.content import Item
 from engine.errors import ReleaseError
-from models import archive, content, devices, export, material, processes, timelines
-from models.archive import Archive, Source
-from models.course import Progress
-from models.material import Material
-from models.run_folder import RunFolder
+from models.data import archive, content, timelines
+from models.data.archive import Archive, Source
+from models.publishing import export
 from models.settings import TrainSettings
-from models.train import train
+from models.training import devices, material, processes
+from models.training.course import Progress
+from models.training.material import Material
+from models.training.run_folder import RunFolder
+from models.training.train import train
 
 RUNS = ".runs"
 """Beside the releases: here lie their run folders, each under its release's name."""
@@ -51,7 +53,7 @@ class Reports:
     say: Callable[[str], None]
     """A sentence now and then."""
     watch: Callable[[Progress], None]
-    """Told after every step; may raise `models.course.EndTraining`."""
+    """Told after every step; may raise `models.training.course.EndTraining`."""
 
 
 def run(lessons: Lessons, settings: TrainSettings, goal: Goal, created_ms: int, reports: Reports) -> Path | None:

@@ -11,8 +11,8 @@ from rich.console import Console
 from engine import settings as settings_module
 from engine.commands import config_option
 from engine.errors import MissingExtraError
-from models import content, dataset, search_space
-from models.archive import Source
+from models.data import content, dataset
+from models.data.archive import Source
 from models.source_options import source_options
 from models.train_command import (
     bar,
@@ -23,10 +23,11 @@ from models.train_command import (
     training_settings,
     waiting_threads_sleep,
 )
+from models.tuning import search_space
 
 if TYPE_CHECKING:
-    from models.study import Trial
-    from models.tune import Outlook
+    from models.tuning.study import Trial
+    from models.tuning.tune import Outlook
 
 _MINUTES = click.FloatRange(min=0.0, min_open=True)
 _FILE = click.Path(path_type=Path, dir_okay=False)
@@ -92,15 +93,16 @@ def tune(  # noqa: PLR0913 - one for each option
 
 
 def _tuning_side() -> tuple[ModuleType, ModuleType, ModuleType]:
-    """What needs torch, Optuna and matplotlib: `models.tune`, `models.tuning_report` and `models.tuning_plot`.
+    """What needs torch, Optuna and matplotlib: `models.tuning.tune`, `models.tuning.report` and `models.tuning.plot`.
 
     Raises:
         MissingExtraError: the extra is not installed.
     """
     waiting_threads_sleep()
     try:
-        from models import tune as tuning  # noqa: PLC0415 - the other verbs work without them
-        from models import tuning_plot, tuning_report  # noqa: PLC0415
+        from models.tuning import plot as tuning_plot  # noqa: PLC0415
+        from models.tuning import report as tuning_report  # noqa: PLC0415
+        from models.tuning import tune as tuning  # noqa: PLC0415 - the other verbs work without them
     except ModuleNotFoundError as error:
         raise MissingExtraError(
             f"headrace tune needs {error.name}, which is not installed: pip install 'headrace[tune]'"

@@ -49,9 +49,10 @@ def tiny_interactions(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_release(tiny_interactions: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A release bundle trained on `tiny_interactions` for a few passes."""
     torch = pytest.importorskip("torch", reason="a release is trained for this test: pip install 'headrace[train]'")
-    from models import dataset, export  # noqa: PLC0415 - only where torch is installed
+    from models.data import dataset  # noqa: PLC0415 - only where torch is installed
+    from models.publishing import export  # noqa: PLC0415 - only where torch is installed
     from models.settings import EncoderSettings, TrainSettings  # noqa: PLC0415
-    from models.train import train  # noqa: PLC0415
+    from models.training.train import train  # noqa: PLC0415
 
     torch.set_num_threads(1)  # so small a model gains nothing from more, and waits for them on a busy machine
     sizes = EncoderSettings(dimensions=16, interests=2, heads=2, window_length=20)

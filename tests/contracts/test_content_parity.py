@@ -18,9 +18,9 @@ from engine.encoder import ContentEncoder
 from engine.errors import DamagedReleaseError, UnfitReleaseError
 from engine.release import Bundle, NewRelease
 from engine.settings import IndexSettings
-from models import export, graphs
-from models.encoder import TwoHopEncoder
-from models.items import Content
+from models.network.encoder import TwoHopEncoder
+from models.network.items import Content
+from models.publishing import export, graphs
 from models.settings import EncoderSettings
 
 SETTINGS = EncoderSettings(dimensions=8, interests=2, heads=2, window_length=4)

@@ -13,8 +13,8 @@ from engine.columns import NO_ITEM, Windows
 from engine.encoder import Encoder
 from engine.errors import UnfitReleaseError
 from engine.features import log_ages, make
-from models import export, graphs
-from models.encoder import TwoHopEncoder
+from models.network.encoder import TwoHopEncoder
+from models.publishing import export, graphs
 from models.settings import EncoderSettings, Scoring
 
 HOUR_MS = 3_600_000

@@ -62,10 +62,9 @@ def test_the_list_in_the_readme_is_one() -> None:
 
 
 def test_the_map_names_every_module() -> None:
-    for folder in ("engine", "engine/eventlog", "producers", "models", "models/baselines"):
-        for path in (ROOT / folder).glob("*.py"):
-            if path.name != "__init__.py":
-                assert f"`{path.name}`" in README, f"{path} is not on the README's map"
+    for path in (each for folder in ("engine", "producers", "models") for each in (ROOT / folder).rglob("*.py")):
+        if path.name != "__init__.py" and "kafka" not in path.parts:  # that package tells its own story
+            assert f"`{path.name}`" in README, f"{path} is not on the README's map"
 
 
 def test_ci_runs_the_readmes_test_command() -> None:

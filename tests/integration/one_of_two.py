@@ -11,8 +11,8 @@ from pathlib import Path
 
 import torch
 
-from models import train as training
 from models import train_command, training_run
+from models.training import train as training
 
 torch.set_num_threads(1)
 original = training.train

@@ -46,9 +46,10 @@ class Outcome:
 def recorded_release(data_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A release that knows the items of the clicks that are replayed; how good it is does not matter here."""
     pytest.importorskip("torch", reason="a release is trained for this test: pip install 'headrace[train]'")
-    from models import dataset, export  # noqa: PLC0415 - only where torch is installed
+    from models.data import dataset  # noqa: PLC0415 - only where torch is installed
+    from models.publishing import export  # noqa: PLC0415 - only where torch is installed
     from models.settings import EncoderSettings, TrainSettings  # noqa: PLC0415
-    from models.train import train  # noqa: PLC0415
+    from models.training.train import train  # noqa: PLC0415
 
     interactions = dataset.read(data_folder / "taobao-84k")
     chosen = TrainSettings(encoder=EncoderSettings(), holdout="none", epochs=1, negatives=64)

@@ -15,10 +15,11 @@ from pyarrow import parquet
 
 from engine.errors import DataError
 from engine.settings import ItemSettings
-from models import archive, content, dataset, material, timelines
-from models.archive import Layout, Source
-from models.dataset import Interactions
+from models.data import archive, content, dataset, timelines
+from models.data.archive import Layout, Source
+from models.data.dataset import Interactions
 from models.settings import TrainSettings
+from models.training import material
 
 EVENTS: dict[str, list[Any]] = {
     "user": ["b", "a", "b", "a"],

@@ -8,9 +8,9 @@ from hypothesis.extra.numpy import arrays
 
 from engine.columns import NO_ITEM, Windows
 from engine.errors import DataError
-from models.baselines import HOUR_MS, Neighbours, Popularity, first_unseen
-from models.baselines.lists import highest_unseen
-from models.baselines.task import TrainingEvents, Validation
+from models.evaluation.baselines import HOUR_MS, Neighbours, Popularity, first_unseen
+from models.evaluation.baselines.lists import highest_unseen
+from models.evaluation.baselines.task import TrainingEvents, Validation
 
 DAY_MS = 24 * HOUR_MS
 
@@ -122,7 +122,7 @@ def test_a_validation_asks_for_newest_events_and_hides_them() -> None:
 
 def test_older_events_become_sequences_of_their_own() -> None:
     pytest.importorskip("rectools", reason="SASRec is RecTools': see the extra compare in pyproject.toml")
-    from models.baselines.sasrec import sessions  # noqa: PLC0415 - only where it is installed
+    from models.evaluation.baselines.sasrec import sessions  # noqa: PLC0415 - only where it is installed
 
     # Sequences of 2 inputs take 3 events, counted from the newest: 1 | 2 3 4 of user 0, and 5 6 of user 1.
     assert sessions(events_of([1, 2, 3, 4], [5, 6]), 2).tolist() == [2, 0, 0, 0, 1, 1]

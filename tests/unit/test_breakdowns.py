@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from engine.index import ExactIndex, HnswIndex
 from engine.settings import IndexSettings
-from models import breakdowns, protocol
-from models.breakdowns import InterestsInUse, MeasuredIndex
-from models.dataset import Interactions
+from models import protocol
+from models.data.dataset import Interactions
+from models.evaluation import breakdowns
+from models.evaluation.breakdowns import InterestsInUse, MeasuredIndex
 
 HOUR_MS = 3_600_000
 MISS = 1 << 30

@@ -21,11 +21,12 @@ from engine.pipeline import Recommender
 from engine.popular import Popularity
 from engine.release import Bundle, Holdout
 from engine.settings import IndexSettings, RecommendationSettings, Settings
-from models import export, protocol
-from models.cold_start import cold_start
-from models.dataset import Interactions
+from models import protocol
+from models.data.dataset import Interactions
+from models.evaluation.cold_start import cold_start
+from models.publishing import export
 from models.settings import EncoderSettings, TrainSettings
-from models.train import train
+from models.training.train import train
 
 COLOURS = ("red", "green", "blue", "black", "white", "brown", "pink", "grey")
 ITEMS, USERS, EVENTS = 200, 120, 16

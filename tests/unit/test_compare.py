@@ -17,13 +17,15 @@ from rich.console import Console
 from engine.columns import NO_ITEM
 from engine.errors import DataError, SettingsError
 from engine.settings import Settings, WindowSettings
-from models import commands, compare, contestants, dataset, protocol, tables
-from models.baselines.task import Fitted, Task, TrainingEvents, tuned
-from models.compare import Comparison, SplitName, Terms
-from models.contestants import TWO_HOP, Contestant, Enter
+from models import commands, protocol, tables
+from models.comparison import compare, contestants
+from models.comparison.compare import Comparison, SplitName, Terms
+from models.comparison.contestants import TWO_HOP, Contestant, Enter
+from models.comparison.results import Results, packed, unpacked
+from models.data import dataset
+from models.evaluation.baselines.task import Fitted, Task, TrainingEvents, tuned
+from models.evaluation.questions import LISTED, Recording
 from models.protocol import FIGURES, Tally
-from models.questions import LISTED, Recording
-from models.results import Results, packed, unpacked
 from tests.conftest import TINY_ITEMS
 
 TERMS = Terms(split="last", minutes=1.0, clock="cpu", threads=1)
@@ -185,8 +187,8 @@ def test_places_are_unpacked_as_they_were_packed(places: list[int]) -> None:
 def test_one_without_its_extra_is_left_out_with_the_reason(
     rings: Recording, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.delitem(sys.modules, "models.baselines.sasrec", raising=False)
-    monkeypatch.delattr("models.baselines.sasrec", raising=False)
+    monkeypatch.delitem(sys.modules, "models.evaluation.baselines.sasrec", raising=False)
+    monkeypatch.delattr("models.evaluation.baselines.sasrec", raising=False)
     for name in ("rectools", "pandas", "pytorch_lightning"):
         monkeypatch.setitem(sys.modules, name, None)
     chosen = contestants.named(contestants.baselines(), {"popularity-7d", "sasrec"})

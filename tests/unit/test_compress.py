@@ -18,11 +18,16 @@ from engine.errors import DataError, UnfitReleaseError
 from engine.features import Features
 from engine.release import Bundle, Holdout
 from engine.settings import ClickSettings, IndexSettings
-from models import compress, compress_commands, compression, dataset, export, graphs, trial_windows
-from models.compress import Trial
-from models.encoder import TwoHopEncoder
+from models import compress_commands
+from models.cheaper import forms as compress
+from models.cheaper import rewriting as compression
+from models.cheaper import trial_windows
+from models.cheaper.forms import Trial
+from models.cheaper.trial_windows import TrialWindows
+from models.data import dataset
+from models.network.encoder import TwoHopEncoder
+from models.publishing import export, graphs
 from models.settings import EncoderSettings, Form, Precision
-from models.trial_windows import TrialWindows
 
 FORMS = [Form(precision="fp16"), Form(precision="int8"), Form(precision="fp32", pruned=0.5), Form(pruned=0.5)]
 LOWERED: list[Precision] = ["fp16", "int8"]

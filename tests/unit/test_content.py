@@ -15,7 +15,7 @@ from engine.content import Item, ItemFeatures, features, words
 from engine.contract import ContentSizes
 from engine.errors import DataError
 from engine.settings import ItemFields, ItemSettings
-from models import content
+from models.data import content
 
 SIZES = ContentSizes(buckets=1 << 18)
 

@@ -8,9 +8,10 @@ import pytest
 
 from engine.errors import DataError
 from engine.settings import ClickSettings
-from models import dataset, material
-from models.dataset import Interactions
+from models.data import dataset
+from models.data.dataset import Interactions
 from models.settings import TrainSettings
+from models.training import material
 
 HEADER = "user,item,ts,weight"
 

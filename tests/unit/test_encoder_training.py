@@ -14,14 +14,17 @@ from torch import Tensor
 
 from engine.errors import DataError
 from engine.features import log_ages
-from models import attention, dataset, learner, loss, material, protocol, validation
-from models.attention import AdditiveScoring
-from models.averaging import WeightAverage
-from models.course import Progress
-from models.dataset import Interactions
-from models.encoder import TwoHopEncoder
+from models import protocol
+from models.data import dataset
+from models.data.dataset import Interactions
+from models.network import attention, loss
+from models.network.attention import AdditiveScoring
+from models.network.encoder import TwoHopEncoder
 from models.settings import EncoderSettings, Scoring, TrainSettings
-from models.train import train
+from models.training import learner, material, validation
+from models.training.averaging import WeightAverage
+from models.training.course import Progress
+from models.training.train import train
 
 SMALL = EncoderSettings(dimensions=8, interests=2, heads=2, hidden=16, window_length=10)
 

@@ -14,9 +14,10 @@ from engine.encoder import Encoder
 from engine.features import log_ages
 from engine.release import Bundle, Holdout
 from engine.settings import IndexSettings, Settings, WindowSettings
-from models import dataset, protocol
-from models.dataset import Interactions
-from models.evaluate import evaluate
+from models import protocol
+from models.data import dataset
+from models.data.dataset import Interactions
+from models.evaluation.evaluate import evaluate
 
 SETTINGS = Settings(windows=WindowSettings(length=20))
 

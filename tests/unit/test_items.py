@@ -10,8 +10,8 @@ from torch import Tensor
 
 from engine.content import Item, features
 from engine.contract import ContentSizes
-from models.items import Content, ItemVectors
-from models.loss import NegativeSampler, catalogue_loss, narrowed, whole_catalogue
+from models.network.items import Content, ItemVectors
+from models.network.loss import NegativeSampler, catalogue_loss, narrowed, whole_catalogue
 
 SIZES = ContentSizes(buckets=1 << 18, dense=2)
 ITEMS = [

@@ -17,7 +17,8 @@ from engine.announcements import Announcement
 from engine.errors import DamagedReleaseError, MissingExtraError, ReleaseError, SettingsError
 from engine.eventlog.memory import MemoryLog
 from engine.settings import Settings
-from models import commands, publish, train_command
+from models import commands, train_command
+from models.publishing import publish
 from models.settings import EncoderSettings, TrainSettings
 from tests.conftest import TINY_ITEMS
 
@@ -106,8 +107,8 @@ def test_ctrl_c_is_noted_once_and_the_second_time_ends_as_usual() -> None:
 def test_train_without_torch_says_how_to_get_it(
     tiny_interactions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delitem(sys.modules, "models.course", raising=False)
-    monkeypatch.delattr("models.course", raising=False)
+    monkeypatch.delitem(sys.modules, "models.training.course", raising=False)
+    monkeypatch.delattr("models.training.course", raising=False)
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'headrace\[train\]'"):
         CliRunner().invoke(
@@ -118,7 +119,7 @@ def test_train_without_torch_says_how_to_get_it(
 def test_the_page_without_matplotlib_says_how_to_get_it_before_anything_is_asked(
     tiny_release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("models.report", "models.plots"):
+    for name in ("models.evaluation.report", "models.evaluation.plots"):
         monkeypatch.delitem(sys.modules, name, raising=False)
         monkeypatch.delattr(name, raising=False)
     monkeypatch.setitem(sys.modules, "matplotlib", None)

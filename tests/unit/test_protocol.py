@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from engine.columns import NO_ITEM
 from engine.release import Holdout
 from models import protocol
-from models.dataset import Interactions
+from models.data.dataset import Interactions
 from models.protocol import Tally
 from models.settings import HoldoutName
 

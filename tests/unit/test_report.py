@@ -12,9 +12,11 @@ import pytest
 from engine import contract, release
 from engine.release import Bundle
 from engine.settings import IndexSettings, Settings, WindowSettings
-from models import dataset, plots, protocol, report
-from models.evaluate import evaluate
-from models.plots import Axis
+from models import protocol
+from models.data import dataset
+from models.evaluation import plots, report
+from models.evaluation.evaluate import evaluate
+from models.evaluation.plots import Axis
 
 SETTINGS = Settings(windows=WindowSettings(length=20), index=IndexSettings(kind="hnsw"))
 _VOID = {"meta", "br"}

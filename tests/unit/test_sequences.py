@@ -4,8 +4,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models import sequences
-from models.sequences import NO_ACTION, NO_TARGET, Histories
+from models.data import sequences
+from models.data.sequences import NO_ACTION, NO_TARGET, Histories
 
 
 def histories_of(*users: list[int]) -> Histories:

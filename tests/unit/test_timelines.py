@@ -11,9 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from models import archive, dataset, material, protocol, timelines
-from models.dataset import Interactions
+from models import protocol
+from models.data import archive, dataset, timelines
+from models.data.dataset import Interactions
 from models.settings import HoldoutName, TrainSettings
+from models.training import material
 
 COLUMNS = ("items", "times_ms", "actions", "starts")
 
@@ -105,7 +107,8 @@ import resource, sys
 from pathlib import Path
 import pyarrow as pa
 pa.set_cpu_count(1)
-from models import archive, dataset, material, timelines
+from models.data import archive, dataset, timelines
+from models.training import material
 from models.settings import TrainSettings
 import numpy as np
 np.lexsort((np.zeros(2), np.zeros(2)))

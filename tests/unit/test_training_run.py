@@ -22,14 +22,16 @@ from engine import release
 from engine.content import Item, features
 from engine.contract import ContentSizes
 from engine.errors import ReleaseError, RunFolderError, SettingsError
-from models import dataset as reading
-from models import devices, encoder, loss, material, train_command, training_run, validation
-from models.archive import Source
-from models.course import EndTraining, Progress, outlook
-from models.items import Content, ItemVectors
-from models.run_folder import RunFolder
+from models import train_command, training_run
+from models.data import dataset as reading
+from models.data.archive import Source
+from models.network import encoder, loss
+from models.network.items import Content, ItemVectors
 from models.settings import EncoderSettings, TrainSettings
-from models.train import train
+from models.training import devices, material, validation
+from models.training.course import EndTraining, Progress, outlook
+from models.training.run_folder import RunFolder
+from models.training.train import train
 from models.training_run import Lessons
 
 SMALL = ["--dimensions", "8", "--interests", "2", "--heads", "2", "--window-length", "10", "--batch-sequences", "16"]

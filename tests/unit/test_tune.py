@@ -24,13 +24,16 @@ import torch
 
 from engine.content import Item
 from engine.errors import MissingExtraError, SettingsError
-from models import dataset, train_command, tune_command, tuning_plot, tuning_report
-from models.course import Progress
-from models.dataset import Interactions
-from models.search_space import DEFAULTS, Choices, Range, Searched, Space
+from models import train_command, tune_command
+from models.data import dataset
+from models.data.dataset import Interactions
 from models.settings import EncoderSettings, TrainSettings
-from models.study import JOURNAL_NAME, End, Outcome, Plan, Trial, best, open_study
-from models.tune import EndTuning, Outlook, Reports, _FellBehindError, _Pace, tune
+from models.training.course import Progress
+from models.tuning import plot as tuning_plot
+from models.tuning import report as tuning_report
+from models.tuning.search_space import DEFAULTS, Choices, Range, Searched, Space
+from models.tuning.study import JOURNAL_NAME, End, Outcome, Plan, Trial, best, open_study
+from models.tuning.tune import EndTuning, Outlook, Reports, _FellBehindError, _Pace, tune
 
 SMALL = EncoderSettings(dimensions=8, interests=2, heads=2, hidden=16, window_length=10, dropout=0.0)
 RATE: dict[str, Searched] = {"learning_rate": Range(low=1e-5, high=3e-2, log=True)}
@@ -255,11 +258,11 @@ def test_a_killed_tuning_goes_on(tiny_interactions: Path, interactions: Interact
     program = f"""
 import itertools, os, signal
 from pathlib import Path
-from models import dataset
-from models.search_space import Range, Space
+from models.data import dataset
+from models.tuning.search_space import Range, Space
 from models.settings import TrainSettings
-from models.study import Plan
-from models.tune import Reports, tune
+from models.tuning.study import Plan
+from models.tuning.tune import Reports, tune
 
 def watch(now):
     if now.number == 1 and now.training.step == 2:
@@ -333,7 +336,7 @@ def test_tune_then_train_with_what_it_found(tiny_interactions: Path, tmp_path: P
 def test_tune_without_optuna_says_how_to_get_it(
     tiny_interactions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("models.tune", "models.study", "models.tuning_report", "models.tuning_plot"):
+    for name in ("models.tuning.tune", "models.tuning.study", "models.tuning.report", "models.tuning.plot"):
         monkeypatch.delitem(sys.modules, name)
         monkeypatch.delattr(name, raising=False)
     monkeypatch.setitem(sys.modules, "optuna", None)

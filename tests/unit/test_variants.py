@@ -8,9 +8,9 @@ import pytest
 
 from engine.errors import SettingsError
 from engine.settings import Settings, WindowSettings
-from models import contestants, variants
-from models.dataset import Interactions
-from models.questions import Recording
+from models.comparison import contestants, variants
+from models.data.dataset import Interactions
+from models.evaluation.questions import Recording
 
 
 def read(tmp_path: Path, text: str) -> dict[str, dict[str, Any]]:

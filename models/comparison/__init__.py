@@ -1,0 +1,1 @@
+"""Contestants that learn and are asked in one run."""

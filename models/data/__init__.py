@@ -1,0 +1,1 @@
+"""Recorded clicks and items: read, sorted by user, cut into sequences."""

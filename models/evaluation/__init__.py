@@ -1,0 +1,1 @@
+"""How good a release is, asked through the engine's own path."""

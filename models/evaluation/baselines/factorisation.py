@@ -1,0 +1,143 @@
+"""implicit's matrix factorisations, each user's vector made from the window at the time of the question.
+
+    als    Hu, Koren and Volinsky, Collaborative filtering for implicit feedback datasets, 2008
+    bpr    Rendle et al., BPR: Bayesian personalized ranking from implicit feedback, 2009
+
+A user's vector as it was trained knows nothing of what came later, and a new user has none. ALS makes one from a window
+by the same least squares as in training. implicit has nothing of the kind for BPR, so the window's vector climbs the
+objective of the training, items held fixed.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, Final
+
+import numpy as np
+from implicit.cpu.als import AlternatingLeastSquares
+from implicit.cpu.bpr import BayesianPersonalizedRanking
+from threadpoolctl import threadpool_limits
+
+from engine.columns import NO_ITEM, Float32, Int32, Int64, Windows
+from models.evaluation.baselines import matrices
+from models.evaluation.baselines.lists import listed
+from models.evaluation.baselines.task import Fitted, Option, Task, TrainingEvents, tuned
+
+ALS_OPTIONS: Final[tuple[Option, ...]] = (
+    {"factors": 100, "regularization": 0.01, "alpha": 1.0, "iterations": 15},  # implicit's defaults
+    *(
+        {"factors": factors, "regularization": regularization, "alpha": alpha, "iterations": 15}
+        for factors in (64, 32, 128)
+        for regularization in (0.1, 1.0, 10.0)
+        for alpha in (1.0, 10.0, 40.0)  # 40 is what Hu et al. use
+    ),
+)
+BPR_OPTIONS: Final[tuple[Option, ...]] = (
+    {"factors": 100, "learning_rate": 0.01, "regularization": 0.01, "iterations": 100},  # implicit's defaults
+    *(
+        {"factors": factors, "learning_rate": learning_rate, "regularization": regularization, "iterations": 100}
+        for learning_rate in (0.01, 0.05)
+        for regularization in (0.05, 0.01, 0.002)
+        for factors in (32, 64, 128)
+    ),
+)
+_CLIMB_STEPS: Final = 60
+_NEGATIVES: Final = 32
+"""Negatives drawn at each step of the climb, for all users together."""
+
+
+class _TimeIsUpError(Exception):
+    """Ends a fit between two iterations; the factors are those of the last one."""
+
+
+class _Factorisation(ABC):
+    """Item factors, and a user vector for every window."""
+
+    def __init__(self, task: Task, model: Any, events: TrainingEvents, until_s: float) -> None:
+        """Fit implicit's `model` on `events`."""
+        self._task, self._model = task, model
+        _fit_until(model, events, lambda: task.clock_s() > until_s)
+        self._trained = np.zeros(events.item_count, np.bool_)  # [V]
+        self._trained[events.items] = True
+
+    def lists(self, windows: Windows, times_ms: Int64, count: int) -> Int32:
+        """See `Baseline.lists`; items nobody clicked in training, and windows without another, have no score."""
+        liked = self._task.liked(windows)
+        liked = np.where((liked >= 0) & self._trained[liked], liked, np.int32(NO_ITEM))
+        scores: Float32 = self._vectors(liked) @ self._model.item_factors.T  # [B, V]
+        scores[:, ~self._trained] = -np.inf
+        scores[(liked == NO_ITEM).all(axis=1)] = -np.inf
+        return listed(scores, windows, self._task.popularity.ranking(times_ms), count)
+
+    @abstractmethod
+    def _vectors(self, liked: Int32) -> Float32:
+        """[B, F] vectors of users whose windows hold these items [B, L]."""
+
+
+class Als(_Factorisation):
+    """Alternating least squares."""
+
+    def _vectors(self, liked: Int32) -> Float32:
+        held = matrices.of_windows(liked, self._task.events.item_count)
+        with threadpool_limits(1, "blas"):
+            vectors: Float32 = self._model.recalculate_user(np.arange(len(liked)), held)
+        return vectors
+
+
+class Bpr(_Factorisation):
+    """Bayesian personalised ranking; the last factor is the item's bias, and always 1 in a user's vector."""
+
+    def _vectors(self, liked: Int32) -> Float32:
+        factors, rng = self._model.item_factors, np.random.default_rng(self._task.seed)
+        real = liked >= 0  # [B, L]
+        held = np.where(real[:, :, None], factors[liked], np.float32(0.0))  # [B, L, F]
+        events = np.maximum(real.sum(axis=1), 1)[:, None]  # [B, 1]
+        # Below this length a step of gradient ascent cannot overshoot: the logistic's curvature is at most 1/4.
+        step = 1.0 / (np.square(2.0 * np.linalg.norm(factors[:, :-1], axis=1).max()) / 4.0 + self._model.regularization)
+        vectors = np.zeros((len(liked), factors.shape[1]), np.float32)
+        vectors[:, -1] = 1.0
+        for _ in range(_CLIMB_STEPS):
+            drawn = rng.choice(self._task.events.items, _NEGATIVES)  # by popularity, as in training
+            negatives = factors[drawn]  # [M, F]
+            allowed = real[:, :, None] & ~(liked[:, :, None] == drawn).any(axis=1)[:, None]  # [B, L, M]
+            ahead = (held @ vectors[:, :, None]) - (vectors @ negatives.T)[:, None]  # [B, L, M]
+            pulls = np.where(allowed, 1.0 / (1.0 + np.exp(ahead)), np.float32(0.0))
+            slope = (pulls.sum(axis=2)[:, None] @ held)[:, 0] - pulls.sum(axis=1) @ negatives  # [B, F]
+            slope = slope / (events * _NEGATIVES) - self._model.regularization * vectors
+            vectors[:, :-1] += step * slope[:, :-1]
+        return vectors
+
+
+def fit_als(task: Task) -> Fitted:
+    """ALS with the option that does best on the validation."""
+
+    def with_option(option: Option, events: TrainingEvents, until_s: float) -> Als:
+        model = AlternatingLeastSquares(**_arguments(option), num_threads=task.threads, random_state=task.seed)
+        return Als(task, model, events, until_s)
+
+    with threadpool_limits(1, "blas"):  # implicit's own threads would wait for those of BLAS, and it warns of them
+        return tuned(task, ALS_OPTIONS, with_option)
+
+
+def fit_bpr(task: Task) -> Fitted:
+    """BPR with the option that does best on the validation."""
+
+    def with_option(option: Option, events: TrainingEvents, until_s: float) -> Bpr:
+        model = BayesianPersonalizedRanking(**_arguments(option), num_threads=task.threads, random_state=task.seed)
+        return Bpr(task, model, events, until_s)
+
+    return tuned(task, BPR_OPTIONS, with_option)
+
+
+def _arguments(option: Option) -> dict[str, float]:
+    return {name: int(value) if name in {"factors", "iterations"} else value for name, value in option.items()}
+
+
+def _fit_until(model: Any, events: TrainingEvents, time_is_up: Callable[[], bool]) -> None:
+    def watch(*_progress: object) -> None:
+        if time_is_up():
+            raise _TimeIsUpError
+
+    try:
+        model.fit(matrices.of_users(events), show_progress=False, callback=watch)
+    except _TimeIsUpError:
+        return

@@ -1,0 +1,22 @@
+"""Who clicked what, as sparse matrices."""
+
+import numpy as np
+from scipy import sparse
+
+from engine.columns import Int32, Int64
+from models.evaluation.baselines.task import TrainingEvents
+
+
+def of_users(events: TrainingEvents) -> sparse.csr_matrix:
+    """[U, V] how often each user clicked each item."""
+    return _counts(events.users, events.items, (int(events.users.max(initial=0)) + 1, events.item_count))
+
+
+def of_windows(items: Int32, item_count: int) -> sparse.csr_matrix:
+    """[B, V] how often each window [B, L] holds each item; NO_ITEM does not count."""
+    rows, columns = np.nonzero(items >= 0)
+    return _counts(rows, items[rows, columns], (len(items), item_count))
+
+
+def _counts(rows: Int32 | Int64, columns: Int32, shape: tuple[int, int]) -> sparse.csr_matrix:
+    return sparse.csr_matrix((np.ones(len(rows), np.float32), (rows, columns)), shape=shape)

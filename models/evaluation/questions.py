@@ -1,0 +1,122 @@
+"""What is asked: recorded events as the engine would meet them, and the windows before each event asked for.
+
+    last event       the newest event of every user, from the window of all before it
+    since a time     every event from then on, from the window of all the user's events before it
+
+Item numbers are those of the interactions, in the engine's catalogue too, so that a release and a baseline speak of
+the same item.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from engine.catalogue import Catalogue
+from engine.columns import Bool, Int32, Int64, UInt8, Windows
+from engine.messages import Actions
+from engine.settings import Settings
+from engine.window_store import Events, WindowStore
+from models import protocol
+from models.data.dataset import Interactions
+
+LISTED: Final = 20
+"""N: items per list asked for."""
+_BATCH_USERS: Final = 256
+
+
+class Recording:
+    """Recorded interactions in the engine's terms: catalogue numbers, action codes and windows."""
+
+    def __init__(self, interactions: Interactions, settings: Settings) -> None:
+        """`settings`: how clicks count and windows are kept; lists are `LISTED` long and every user has room."""
+        self.interactions = interactions
+        self.settings = settings.model_copy(
+            update={
+                "recommendations": settings.recommendations.model_copy(update={"count": LISTED}),
+                "windows": settings.windows.model_copy(update={"max_users": len(interactions.user_ids)}),
+            }
+        )
+        self.catalogue = Catalogue()
+        self.items: Int32 = self.catalogue.numbers(interactions.item_ids)[interactions.items]  # [n]
+        actions = Actions(settings.clicks)
+        codes = np.array([actions.code(name) for name in interactions.action_names], np.uint8)
+        self.actions: UInt8 = codes[interactions.actions]  # [n]
+        self.weights, self.codes = actions.weights, actions.codes
+        self.wanted: Bool = actions.weights[self.actions] > 0.0  # [n] events that a list should have held
+
+    def store(self, until: Int64) -> WindowStore:
+        """Windows of all users, slot by user number, as they are after the events at `until` (places, ascending)."""
+        store = WindowStore(self.settings.windows)
+        store.slots(self.interactions.user_ids, np.zeros(len(self.interactions.user_ids), np.int32))
+        store.append(self.events(until[_newest_of_each(self.interactions.users[until], store.length)]))
+        return store
+
+    def events(self, places: Int64) -> Events:
+        """The events at these places, for a store of `store`."""
+        return Events(
+            slots=self.interactions.users[places],
+            items=self.items[places],
+            times_ms=self.interactions.times_ms[places],
+            actions=self.actions[places],
+            event_hashes=np.zeros(len(places), np.uint32),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Questions:
+    """Events to ask for, and the windows to ask from."""
+
+    targets: Int64
+    """Places of the events asked for, ascending."""
+    counted: Bool
+    """[n] events that popularity may count in their time."""
+    ask: Callable[[], Iterator[tuple[Windows, Int64]]]
+    """Windows [B] and the places [B] of their targets, until every target was asked for."""
+
+
+def last_event(recording: Recording) -> Questions:
+    """Each user's newest event, where there is one before it."""
+    data = recording.interactions
+    last = protocol.newest(data.users)
+    history = np.bincount(data.users)[data.users] > 1
+    targets = np.flatnonzero(last & history & recording.wanted)
+
+    def ask() -> Iterator[tuple[Windows, Int64]]:
+        store = recording.store(np.flatnonzero(~last))
+        for part in _parts(targets):
+            yield store.read(data.users[part]), part
+
+    return Questions(targets, ~last, ask)
+
+
+def since(recording: Recording, from_ms: int) -> Questions:
+    """Every event from then on, the k-th of every user at once, k = 1, 2, ...: users do not know of one another."""
+    data = recording.interactions
+    before = data.times_ms < from_ms
+
+    def ask() -> Iterator[tuple[Windows, Int64]]:
+        store = recording.store(np.flatnonzero(before))
+        for places in _steps(data.users, np.flatnonzero(~before)):
+            for part in _parts(places[recording.wanted[places]]):
+                yield store.read(data.users[part]), part
+            store.append(recording.events(places))
+
+    return Questions(np.flatnonzero(~before & recording.wanted), recording.wanted, ask)
+
+
+def _parts(places: Int64) -> list[Int64]:
+    return np.split(places, range(_BATCH_USERS, len(places), _BATCH_USERS)) if len(places) else []
+
+
+def _steps(users: Int32, places: Int64) -> Iterator[Int64]:
+    """The places by turn: every user's first, then every user's second, and so on."""
+    turns = protocol.earlier(users[places])
+    by_turn = np.argsort(turns, kind="stable")
+    yield from np.split(places[by_turn], np.flatnonzero(np.diff(turns[by_turn])) + 1)
+
+
+def _newest_of_each(users: Int32, count: int) -> Int64:
+    """Places of the newest `count` events of each user, of events in order of time."""
+    return np.flatnonzero(protocol.earlier(users[::-1])[::-1] < count)

@@ -1,0 +1,1 @@
+"""The two-hop encoder in torch, and its loss."""

@@ -1,0 +1,1 @@
+"""From trained weights to a release bundle, and its announcement."""

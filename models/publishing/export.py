@@ -1,0 +1,141 @@
+"""From a trained encoder to a release bundle: torch must agree with onnxruntime, or nothing is written."""
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from engine import release
+from engine.columns import Float32, Int32, Int64
+from engine.contract import Contract
+from engine.encoder import ContentEncoder, Encoder
+from engine.errors import UnfitReleaseError
+from engine.features import log_ages
+from engine.release import NewRelease
+from models.network.encoder import TwoHopEncoder
+from models.network.items import Content
+from models.publishing import graphs
+from models.settings import TrainSettings
+from models.training.train import Trained
+
+_TRIAL_BATCHES = ((1, 1), (3, 2), (16, 17), (8, None))
+"""Users and window length of each comparison; None stands for the full window."""
+_TRIAL_SPAN_MS = 10**11
+"""Three years: windows as old as they get."""
+
+
+def write(trained: Trained, settings: TrainSettings, name: tuple[str, str], created_ms: int, releases: Path) -> Path:
+    """Export, compare, and write the bundle `name` = (model, version) below `releases`; returns its folder.
+
+    Raises:
+        UnfitReleaseError: torch and onnxruntime differ by more than the contract's tolerance.
+        ReleaseError: that bundle is there already.
+    """
+    sizes = settings.encoder.contract
+    encoder_onnx, items_onnx = graphs.encoder_graph(trained.encoder), graphs.items_graph(trained.encoder)
+    difference = largest_difference(trained.encoder, Encoder(encoder_onnx, items_onnx, sizes))
+    content, content_onnx = trained.encoder.items.content, None
+    if content:
+        sizes = replace(sizes, content=content.sizes)
+        content_onnx = graphs.content_graph(trained.encoder, content)
+        served = ContentEncoder(content_onnx, content.sizes, sizes.dimensions)
+        difference = max(difference, largest_content_difference(content, served), key=_worse)
+    refuse_difference(difference, sizes)
+    bundle = NewRelease(
+        model=name[0],
+        version=name[1],
+        created_ms=created_ms,
+        contract=sizes,
+        holdout=trained.holdout,
+        encoder_onnx=encoder_onnx,
+        items_onnx=items_onnx,
+        vectors=vectors(trained.encoder),
+        popularity=trained.popularity,
+        action_values=trained.action_values,
+        ids=trained.ids,
+        content_onnx=content_onnx,
+        figures={"validation_ndcg": trained.rounds[-1].best_ndcg, "parity_difference": difference},
+        report=_report(trained, settings),
+    )
+    return release.write(bundle, releases)
+
+
+def refuse_difference(difference: float, sizes: Contract) -> None:
+    """Refuse to go on when torch and onnxruntime differ by more than the contract allows, or by NaN.
+
+    Raises:
+        UnfitReleaseError: they do.
+    """
+    if not difference <= sizes.tolerance:
+        raise UnfitReleaseError(
+            f"torch and onnxruntime differ by {difference:.2g}, at most {sizes.tolerance:.2g} is allowed; nothing was"
+            " written: a smaller learning rate or another seed gives weights of a more usual size"
+        )
+
+
+@torch.no_grad()
+def vectors(encoder: TwoHopEncoder) -> Float32:
+    """[V, D] item vectors e(x), of an encoder in evaluation mode."""
+    array: Float32 = encoder.items.table().cpu().numpy()
+    return array
+
+
+def largest_difference(encoder: TwoHopEncoder, exported: Encoder, seed: int = 0) -> float:
+    """Largest absolute difference between torch and onnxruntime on any output, over random windows."""
+    rng, table = np.random.default_rng(seed), vectors(encoder)
+    tables = exported.tables(table)
+    worst = 0.0
+    for users, length in _TRIAL_BATCHES:
+        items, times_ms, weights = _random_windows(rng, (users, length or exported.sizes.window_length), len(table))
+        found = exported.encode(tables, items, log_ages(times_ms, times_ms[:, -1:]), weights)
+        for ours, theirs in zip(newest(encoder, items, times_ms, weights), found, strict=True):
+            worst = max(worst, float(np.abs(ours - theirs).max()), key=_worse)
+    return worst
+
+
+@torch.no_grad()
+def largest_content_difference(content: Content, exported: ContentEncoder) -> float:
+    """Largest absolute difference between torch and onnxruntime on the content vectors of the release's own items."""
+    ours = content(torch.arange(len(content.features), device=content.table.device)).cpu().numpy()
+    return float(np.abs(ours - exported.vectors(content.features)).max())
+
+
+def _worse(difference: float) -> tuple[bool, float]:
+    """For `max`: NaN is worse than any number."""
+    return bool(np.isnan(difference)), difference
+
+
+@torch.no_grad()
+def newest(encoder: TwoHopEncoder, items: Int32, times_ms: Int64, weights: Float32) -> tuple[Float32, Float32]:
+    """What the training pass has at the newest event of B windows [B, L]: interests [B, K, D], attention [B, K, L]."""
+    ages = log_ages(times_ms, times_ms[:, -1:])[:, None]  # [B, 1, L]
+    interests, attention = encoder(*map(torch.from_numpy, (items, ages, weights)))
+    return interests[:, -1].numpy(), attention[:, :, -1].numpy()
+
+
+def _random_windows(rng: np.random.Generator, shape: tuple[int, int], items: int) -> tuple[Int32, Int64, Float32]:
+    """Windows with events of every weight, hidden ones among them; the newest is always visible."""
+    times_ms = np.sort(rng.integers(0, _TRIAL_SPAN_MS, shape), axis=1)
+    weights = rng.choice(np.array([0.0, 0.5, 1.0, 3.0], np.float32), shape)
+    weights[:, -1] = 1.0
+    return rng.integers(0, items, shape, dtype=np.int32), times_ms, weights
+
+
+def _items_with_content(content: Content | None) -> int:
+    """How many of the release's items had a feature or a given vector to learn from."""
+    if content is None:
+        return 0
+    hashed, dense = np.diff(content.features.starts) > 0, content.features.dense.any(axis=1)
+    return int((hashed | dense).sum())
+
+
+def _report(trained: Trained, settings: TrainSettings) -> dict[str, Any]:
+    return {
+        "settings": settings.model_dump(),
+        "newest_training_event_ms": trained.newest_ms,
+        "data_fingerprint": trained.fingerprint,
+        "items_with_content": _items_with_content(trained.encoder.items.content),
+        "rounds": [asdict(progress) for progress in trained.rounds],
+    }

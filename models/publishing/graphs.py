@@ -1,0 +1,220 @@
+"""The ONNX graphs of a release, written node by node from the trained parameters.
+
+A traced export would bring the training pass with it; serving needs one query per hop, so the graphs are built here
+with the shapes that are cheap to run: what a hop's queries have of their own is laid out over all D dimensions (a
+head's is zero outside its slice, folded into the projections when the graph is built), so that both hops are the same
+few nodes on [B, Q, D] against [B, L, D] and no tensor of a window's size is ever transposed in memory.
+Nothing in a graph depends on V, B or L.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor, nn
+
+from engine import contract
+from models.network.attention import TINY_WEIGHT, AdditiveScoring, DotScoring, Hop
+from models.network.encoder import FeedForward, TwoHopEncoder
+from models.network.items import Content
+
+_IR_VERSION = 8  # the file format that came with opset 18: every onnxruntime that knows the opset can read it
+_ONNX_TYPES = {"tensor(float)": TensorProto.FLOAT, "tensor(int32)": TensorProto.INT32}
+_Floats = npt.NDArray[np.float32]
+_Array = _Floats | npt.NDArray[np.int64]
+
+
+def items_graph(encoder: TwoHopEncoder) -> bytes:
+    """items.onnx: item vectors [V, D] in, the attention tables [V, D] out."""
+    graph = _Graph()
+    keyed = graph.layer_norm("vectors", encoder.item_norm)
+    for number, hop in enumerate((encoder.hop1, encoder.hop2), start=1):
+        graph.matmul(keyed, graph.constant(_array(hop.key.weight).T), name=f"keys{number}")
+        graph.matmul(keyed, graph.constant(_array(hop.value.weight).T), name=f"values{number}")
+    return graph.serialise("items", contract.ITEMS_INPUTS, contract.ITEMS_OUTPUTS, encoder)
+
+
+def encoder_graph(encoder: TwoHopEncoder) -> bytes:
+    """encoder.onnx: windows of B users in, K interests each and the attention behind them out."""
+    graph = _Graph()
+    biases = _biases(graph, encoder)
+    newest = graph.node("Gather", "vectors", graph.node("Gather", "items", graph.constant(np.int64(-1)), axis=1))
+    state = _first_hop(graph, encoder, newest, biases[0])
+    _second_hop(graph, encoder, state, biases[1])
+    return graph.serialise("encoder", contract.ENCODER_INPUTS, contract.ENCODER_OUTPUTS, encoder)
+
+
+def content_graph(encoder: TwoHopEncoder, content: Content) -> bytes:
+    """content.onnx: features of V items in, their content vectors out."""
+    graph = _Graph()
+    rows = np.zeros(content.sizes.buckets, np.int32)  # row 0 stands for all buckets that nothing was learned about
+    rows[content.learned] = np.arange(1, 1 + len(content.learned))
+    table = np.concatenate([np.zeros((1, encoder.settings.dimensions), np.float32), _array(content.table)])
+    places = graph.node("Gather", graph.constant(rows), "buckets")  # [V, F]
+    vectors = graph.node("Gather", graph.constant(table), places)  # [V, F, D]
+    vectors = graph.matmul(graph.widen("weights"), vectors)  # [V, 1, D]
+    bags = None if content.projection is not None else "vectors"
+    vectors = graph.node("Squeeze", vectors, graph.constant(np.array([1], np.int64)), name=bags)
+    if content.projection is not None:
+        graph.node("Add", vectors, graph.matmul("dense", graph.constant(_array(content.projection))), name="vectors")
+    return graph.serialise("content", content.sizes.inputs, contract.CONTENT_OUTPUTS, encoder)
+
+
+class _Graph:
+    """Nodes and constants in the making; every method returns the name of what it adds."""
+
+    def __init__(self) -> None:
+        self._nodes: list[onnx.NodeProto] = []
+        self._constants: list[onnx.TensorProto] = []
+
+    def node(self, operator: str, *inputs: str, name: str | None = None, **attributes: Any) -> str:
+        output = name or f"{operator}_{len(self._nodes)}"
+        self._nodes.append(helper.make_node(operator, list(inputs), [output], output, **attributes))
+        return output
+
+    def constant(self, value: npt.ArrayLike) -> str:
+        name = f"constant_{len(self._constants)}"
+        self._constants.append(numpy_helper.from_array(np.ascontiguousarray(value).reshape(np.shape(value)), name))
+        return name
+
+    def widen(self, state: str) -> str:
+        """[B, N] to [B, 1, N]."""
+        return self.node("Unsqueeze", state, self.constant(np.array([1], np.int64)))
+
+    def turn(self, state: str) -> str:
+        """[B, M, N] to [B, N, M]."""
+        return self.node("Transpose", state, perm=[0, 2, 1])
+
+    def matmul(self, left: str, right: str, name: str | None = None) -> str:
+        return self.node("MatMul", left, right, name=name)
+
+    def linear(self, state: str, weight: _Array, bias: _Array) -> str:
+        """Affine map: state [..., N] @ weight [N, M] + bias [M]."""
+        return self.node("Add", self.matmul(state, self.constant(weight)), self.constant(bias))
+
+    def layer_norm(self, state: str, norm: nn.LayerNorm, name: str | None = None) -> str:
+        scale, shift = self.constant(_array(norm.weight)), self.constant(_array(norm.bias))
+        return self.node("LayerNormalization", state, scale, shift, name=name, axis=-1, epsilon=norm.eps)
+
+    def reshape(self, state: str, shape: Sequence[int]) -> str:
+        return self.node("Reshape", state, self.constant(np.array(shape, np.int64)))
+
+    def serialise(
+        self,
+        name: str,
+        inputs: dict[str, tuple[str, str]],
+        outputs: dict[str, tuple[str, str]],
+        encoder: TwoHopEncoder,
+    ) -> bytes:
+        content = encoder.items.content
+        fixed = {"D": encoder.settings.dimensions, "K": encoder.settings.interests}
+        fixed |= {"E": content.sizes.dense} if content else {}
+        graph = helper.make_graph(
+            self._nodes,
+            name,
+            [_value(*item, fixed) for item in inputs.items()],
+            [_value(*item, fixed) for item in outputs.items()],
+            self._constants,
+        )
+        opset = helper.make_opsetid("", encoder.settings.contract.opset)
+        model = helper.make_model(graph, opset_imports=[opset], ir_version=_IR_VERSION, producer_name="headrace")
+        onnx.checker.check_model(model, full_check=True)
+        return bytes(model.SerializeToString())
+
+
+def _biases(graph: _Graph, encoder: TwoHopEncoder) -> tuple[str, str]:
+    """What rank, age and weight add to the attention of each query: [B, H, L] and [B, K, L]."""
+    hops = (encoder.hop1, encoder.hop2)
+    ages = graph.constant(-np.concatenate([_array(hop.age_slope) for hop in hops])[:, None])  # [H + K, 1]
+    ranks = graph.constant(-np.concatenate([_array(hop.rank_slope) for hop in hops])[:, None])  # [H + K, 1]
+    weights = graph.node("Log", graph.node("Max", "weights", graph.constant(np.float32(TINY_WEIGHT))))
+    bias = graph.node("Mul", graph.widen("ages"), ages)  # [B, H + K, L]
+    bias = graph.node("Add", bias, graph.node("Mul", _ranks(graph), ranks))
+    bias = graph.node("Add", bias, graph.widen(weights))
+    cuts = [0, encoder.hop1.queries, encoder.hop1.queries + encoder.hop2.queries]
+    return _rows(graph, bias, cuts[0], cuts[1]), _rows(graph, bias, cuts[1], cuts[2])
+
+
+def _ranks(graph: _Graph) -> str:
+    """log(1 + events after this one): [L], 0 in the last column."""
+    length = graph.node("Cast", graph.node("Shape", "items", start=1, end=2), to=TensorProto.FLOAT)
+    length = graph.node("Squeeze", length)
+    one_past = graph.node("Range", length, graph.constant(np.float32(0)), graph.constant(np.float32(-1)))
+    return graph.node("Log", one_past)
+
+
+def _rows(graph: _Graph, state: str, start: int, end: int) -> str:
+    bounds = [graph.constant(np.array([number], np.int64)) for number in (start, end, 1)]
+    return graph.node("Slice", state, *bounds)
+
+
+def _first_hop(graph: _Graph, encoder: TwoHopEncoder, newest: str, bias: str) -> str:
+    """Return h [B, D]: the newest item, told what the window says about it."""
+    hop, size = encoder.hop1, encoder.settings.dimensions
+    slices = np.repeat(np.eye(hop.queries, dtype=np.float32), hop.width, axis=1)  # [H, D], head h is 1 on its slice
+    scores = _scores(graph, hop, newest, slices, "keys1")
+    context = graph.reshape(_found(graph, scores, bias, "values1"), (-1, hop.queries * size))  # [B, H * D]
+    mix = slices[:, :, None] * _array(encoder.mix.weight).T  # [H, D, D]
+    mixed = graph.linear(context, mix.reshape(-1, size), _array(encoder.mix.bias))
+    state = graph.node("Add", newest, mixed)
+    return graph.node("Add", state, _feed_forward(graph, encoder.feed1, graph.layer_norm(state, encoder.feed1_norm)))
+
+
+def _second_hop(graph: _Graph, encoder: TwoHopEncoder, state: str, bias: str) -> None:
+    """The outputs: interests [B, K, D] and attention [B, K, L]."""
+    whole = np.ones((1, encoder.settings.dimensions), np.float32)
+    scores = _scores(graph, encoder.hop2, state, whole, "keys2")
+    context = _found(graph, scores, bias, "values2", name="attention")
+    context = graph.node("Add", context, graph.widen(state))
+    interests = graph.node("Add", context, _feed_forward(graph, encoder.feed2, context))
+    graph.layer_norm(interests, encoder.interest_norm, name="interests")
+
+
+def _scores(graph: _Graph, hop: Hop, state: str, slices: _Floats, table: str) -> str:
+    """[B, Q, L] how each query scores each event, from the state [B, D]; `slices` as in `_dot_queries`."""
+    state, keys = graph.layer_norm(state, hop.norm), graph.node("Gather", table, "items")  # [B, D], [B, L, D]
+    if isinstance(hop.scoring, DotScoring):
+        # [B, Q, D] @ [B, D, L]; onnxruntime fuses the transposition into the product
+        return graph.matmul(_dot_queries(graph, hop.scoring, state, slices), graph.turn(keys))
+    output = graph.constant(_array(hop.scoring.output.weight).T)  # [D, Q]
+    return graph.turn(graph.matmul(_tanh_units(graph, hop.scoring, state, keys), output))
+
+
+def _dot_queries(graph: _Graph, scoring: DotScoring, state: str, slices: _Floats) -> str:
+    """[B, Q, D] from the state [B, D]; `slices` [H or 1, D] says which dimensions each head looks through."""
+    size, scale = slices.shape[1], 1.0 / math.sqrt(scoring.width)
+    weight = scale * _array(scoring.query.weight).T.reshape(size, -1, size) * slices  # [D, Q, D]
+    bias = scale * _array(scoring.query.bias).reshape(-1, size) * slices  # [Q, D]
+    flat = graph.linear(state, weight.reshape(size, -1), bias.ravel())
+    return graph.reshape(flat, (-1, scoring.queries, size))
+
+
+def _tanh_units(graph: _Graph, scoring: AdditiveScoring, state: str, keys: str) -> str:
+    """[B, L, D] the hidden layer of additive scoring."""
+    query = graph.linear(state, _array(scoring.query.weight).T, _array(scoring.query.bias))
+    return graph.node("Tanh", graph.node("Add", keys, graph.widen(query)))
+
+
+def _found(graph: _Graph, scores: str, bias: str, table: str, name: str | None = None) -> str:
+    """What each query finds in the window: [B, Q, D]. `name` is given to the attention [B, Q, L]."""
+    attention = graph.node("Softmax", graph.node("Add", scores, bias), name=name, axis=-1)
+    return graph.matmul(attention, graph.node("Gather", table, "items"))
+
+
+def _feed_forward(graph: _Graph, layer: FeedForward, state: str) -> str:
+    inner = graph.linear(state, _array(layer.inner.weight).T, _array(layer.inner.bias))
+    return graph.linear(graph.node("Relu", inner), _array(layer.outer.weight).T, _array(layer.outer.bias))
+
+
+def _value(name: str, spec: tuple[str, str], fixed: dict[str, int]) -> onnx.ValueInfoProto:
+    kind, axes = spec
+    return helper.make_tensor_value_info(name, _ONNX_TYPES[kind], [fixed.get(axis, axis) for axis in axes])
+
+
+def _array(parameter: Tensor) -> _Floats:
+    array: _Floats = parameter.detach().cpu().numpy()
+    return array

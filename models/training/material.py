@@ -1,0 +1,186 @@
+"""What one training learns from: histories without what is held out, and what there is to know about their items.
+
+It is made from timelines in a few passes, some million events at a time, and lies in memory or, for data that is
+larger, in a folder whose files are mapped: 13 bytes an event. What has to fit in memory: 16 bytes a user and some 50
+an item, and the items' ids.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from engine.columns import Bool, Float32, Int32, Int64, UInt8
+from engine.errors import DataError
+from engine.release import Holdout
+from models import protocol
+from models.data import timelines as sorted_events
+from models.data.sequences import Histories
+from models.data.timelines import Timelines, column
+from models.settings import TrainSettings
+
+POPULARITY_DAYS: Final = 7
+_DAY_MS: Final = 86_400_000
+_FACTS: Final = "material.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """U histories of n events with V items."""
+
+    histories: Histories
+    counts: Int64
+    """[V] training events of each item, by row."""
+    popularity: Float32
+    """[V] those of the last seven days of the training data."""
+    ids: list[str]
+    """[V] ids of the items with a training event, by row."""
+    holdout: Holdout
+    newest_ms: int
+    """Newest event to learn from."""
+    fingerprint: str
+    """Of the data, what was left out included."""
+
+
+def prepare(timelines: Timelines, settings: TrainSettings, folder: Path | None = None) -> Material:
+    """What is left of the timelines without what the settings hold out, in `folder` or else in memory.
+
+    Raises:
+        DataError: nothing is left.
+    """
+    left_out = protocol.holdout(timelines, settings.holdout, settings.holdout_items, settings.seed)
+    columns = _Columns(folder, len(timelines))
+    lengths, newest_ms = _fill(columns, timelines, left_out, settings)
+    if not lengths.any():
+        raise DataError(
+            f"{len(lengths)} users with {len(timelines)} events leave nothing to train on when"
+            f" --holdout {settings.holdout} is left out, too few; give more data or a smaller --holdout"
+        )
+    histories = columns.histories(np.append(0, np.cumsum(lengths[lengths > 0])))
+    known, counts, popularity = _items(histories, len(timelines.item_ids), newest_ms)
+    return Material(
+        histories=histories,
+        counts=counts,
+        popularity=popularity,
+        ids=[timelines.item_ids[number] for number in known],
+        holdout=left_out,
+        newest_ms=newest_ms,
+        fingerprint=timelines.fingerprint(),
+    )
+
+
+def save(material: Material, folder: Path, stamp: Any) -> None:
+    """Complete a folder that `prepare` was given; `stamp` says which files it was made from."""
+    for name in ("counts", "popularity"):
+        np.save(folder / f"{name}.npy", getattr(material, name))
+    np.save(folder / "starts.npy", material.histories.starts)
+    facts = {
+        "ids": material.ids,
+        "holdout": msgspec.to_builtins(material.holdout),
+        "newest_ms": material.newest_ms,
+        "fingerprint": material.fingerprint,
+        "stamp": stamp,
+    }
+    unfinished = folder / f".{_FACTS}"
+    unfinished.write_text(json.dumps(facts))
+    unfinished.rename(folder / _FACTS)
+
+
+def saved_for(folder: Path, stamp: Any) -> bool:
+    """Whether the folder is complete, and was made from files with this stamp."""
+    path = folder / _FACTS
+    return path.exists() and json.loads(path.read_text())["stamp"] == stamp
+
+
+def load(folder: Path) -> Material:
+    """What `save` left there."""
+    facts = json.loads((folder / _FACTS).read_text())
+    kept = {name: np.load(folder / f"{name}.npy", mmap_mode="r").view(np.ndarray) for name in _Columns.KINDS}
+    starts = np.load(folder / "starts.npy")
+    return Material(
+        histories=Histories(**{name: kept[name][: starts[-1]] for name in kept}, starts=starts),
+        counts=np.load(folder / "counts.npy"),
+        popularity=np.load(folder / "popularity.npy"),
+        ids=facts["ids"],
+        holdout=msgspec.convert(facts["holdout"], Holdout),
+        newest_ms=facts["newest_ms"],
+        fingerprint=facts["fingerprint"],
+    )
+
+
+class _Columns:
+    """The events of the histories, room for all of them."""
+
+    KINDS: Final[Mapping[str, npt.DTypeLike]] = {"items": np.int32, "times_ms": np.int64, "actions": np.uint8}
+
+    def __init__(self, folder: Path | None, events: int) -> None:
+        if folder:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / _FACTS).unlink(missing_ok=True)
+        self._columns: dict[str, npt.NDArray[Any]] = {
+            name: column(folder / f"{name}.npy", kind, events) if folder else np.empty(events, kind)
+            for name, kind in self.KINDS.items()
+        }
+        self._filled = 0
+
+    def add(self, **found: npt.NDArray[Any]) -> None:
+        end = self._filled + len(found["items"])
+        for name, values in found.items():
+            self._columns[name][self._filled : end] = values
+        self._filled = end
+
+    def histories(self, starts: Int64) -> Histories:
+        return Histories(**{name: values[: self._filled] for name, values in self._columns.items()}, starts=starts)
+
+
+def _actions(timelines: Timelines, settings: TrainSettings) -> UInt8:
+    """[A] number of each action among those in the settings; one that they do not name counts as the default."""
+    names = list(settings.clicks.actions)
+    default = settings.clicks.default_action
+    return np.array([names.index(name if name in names else default) for name in timelines.action_names], np.uint8)
+
+
+def _fill(columns: _Columns, timelines: Timelines, left_out: Holdout, settings: TrainSettings) -> tuple[Int64, int]:
+    """Copy what is to be learned from; events a user [U], and the newest of all."""
+    lengths, newest_ms = np.zeros(len(timelines.starts) - 1, np.int64), 0
+    by_name, weights = _actions(timelines, settings), np.array(list(settings.clicks.actions.values()))
+    cold = protocol.cold_items(timelines.item_ids, left_out) if left_out.items_share else None  # [V]
+    for users, events in timelines.parts():
+        times_ms, actions = timelines.times_ms[events], by_name[timelines.actions[events]]
+        kept: Bool = weights[actions] > 0.0
+        if left_out.from_ms is not None:
+            kept &= times_ms < left_out.from_ms
+        if cold is not None:
+            kept &= ~cold[timelines.items[events]]
+        starts = timelines.starts[users.start : users.stop + 1] - events.start
+        if left_out.last_event:
+            kept[starts[1:][np.diff(starts) > 0] - 1] = False
+        upto = np.append(0, np.cumsum(kept))
+        lengths[users] = np.diff(upto[starts])
+        columns.add(items=timelines.items[events][kept], times_ms=times_ms[kept], actions=actions[kept])
+        newest_ms = max(newest_ms, int(times_ms[kept].max(initial=0)))
+    return lengths, newest_ms
+
+
+def _items(histories: Histories, numbers: int, newest_ms: int) -> tuple[Int64, Int64, Float32]:
+    """Turn item numbers into rows of the items that were met: their numbers, events and recent events, all [V]."""
+    counts, recent = np.zeros((2, numbers), np.int64)
+    for events in _pieces(histories):
+        counts += np.bincount(histories.items[events], minlength=numbers)
+        late = histories.times_ms[events] > newest_ms - POPULARITY_DAYS * _DAY_MS
+        recent += np.bincount(histories.items[events][late], minlength=numbers)
+    met: Bool = counts > 0
+    rows: Int32 = (np.cumsum(met) - 1).astype(np.int32)
+    for events in _pieces(histories):
+        histories.items[events] = rows[histories.items[events]]
+    return np.flatnonzero(met), counts[met], recent[met].astype(np.float32)
+
+
+def _pieces(histories: Histories) -> list[slice]:
+    size = sorted_events.REGION_EVENTS
+    return [slice(start, start + size) for start in range(0, len(histories.items), size)]

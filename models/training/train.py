@@ -1,0 +1,118 @@
+"""Training: recorded interactions in, the best encoder found within the time limit out.
+
+Every event of every history is a target once per epoch (`data.sequences`). Some users' newest training events are
+kept aside to tell when to stop (`validation`); what an evaluation will ask is left out altogether
+(`material`). A step stands in `learner`, the course of many in `course`.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+
+from engine.columns import Float32
+from engine.content import Item, features
+from engine.release import Holdout
+from models.data import content
+from models.data.dataset import Interactions
+from models.network.actions import ActionValues
+from models.network.encoder import TwoHopEncoder
+from models.network.items import Content
+from models.settings import TrainSettings
+from models.training import devices, validation
+from models.training.course import Clock, Course, Keeper, Nowhere, Progress
+from models.training.learner import Learner
+from models.training.material import Material, prepare
+from models.training.processes import Group
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What training found."""
+
+    encoder: TwoHopEncoder
+    """In evaluation mode, on the CPU."""
+    ids: list[str]
+    """[V] ids of the items with a training event, by row."""
+    action_values: dict[str, float]
+    """By name, where they were learned; else none."""
+    popularity: Float32
+    """[V] events in the last seven days of the training data."""
+    holdout: Holdout
+    newest_ms: int
+    """Newest event trained on."""
+    fingerprint: str
+    """Of the data, what was left out included."""
+    rounds: list[Progress]
+    """Where training stood after each validation."""
+
+
+def train(  # noqa: PLR0913 - the last four are for those who want them
+    data: Interactions | Material,
+    settings: TrainSettings,
+    watch: Callable[[Progress], None] = lambda _progress: None,
+    clock_s: Callable[[], float] = time.monotonic,
+    *,
+    items: Mapping[str, Item] | None = None,
+    keeper: Keeper | None = None,
+) -> Trained:
+    """Train an encoder on `data`, less what `settings.holdout` and `settings.holdout_items` leave out.
+
+    Args:
+        data: interactions in memory, or what was made of larger ones.
+        settings: how.
+        watch: told after every step; it may raise EndTraining. Processes that torchrun started listen to the first's.
+        clock_s: the time.
+        items: what is known of each by its id; with them the encoder learns from their content too.
+        keeper: has the checkpoint to go on from, and takes new ones.
+
+    Raises:
+        DataError: too little is left to train on.
+    """
+    material = data if isinstance(data, Material) else prepare(data.timelines(), settings)
+    device, group, clock = devices.choose(settings.device), Group.here(), Clock(clock_s)
+    generators = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+    with generators, devices.matmul_precision(settings.matmul_precision):
+        torch.manual_seed(settings.seed)
+        training, kept_aside = validation.cut(material.histories, settings)
+        encoder = _encoder(material.ids, items or {}, settings).to(device)
+        learner = Learner(encoder, material, training, settings, group)
+        if not group.first:  # the same weights to begin with, but dropout and negatives of its own
+            torch.manual_seed(settings.seed + (group.rank << 32))
+        rounds = Course(learner, (training, kept_aside), settings, group, clock).run(keeper or Nowhere(), watch)
+    best = learner.encoder.cpu().eval()
+    return Trained(
+        encoder=best,
+        ids=material.ids,
+        action_values=_learned_values(best, settings),
+        popularity=material.popularity,
+        holdout=material.holdout,
+        newest_ms=material.newest_ms,
+        fingerprint=material.fingerprint,
+        rounds=rounds,
+    )
+
+
+def _encoder(ids: list[str], items: Mapping[str, Item], settings: TrainSettings) -> TwoHopEncoder:
+    """A new encoder of the items with these ids, with what is known of their content."""
+    weights = torch.tensor(list(settings.clicks.actions.values()))
+    actions = ActionValues(weights, learned=settings.action_values == "learned")
+    return TwoHopEncoder(len(ids), settings.encoder, _content(ids, items, settings), actions)
+
+
+def _content(ids: list[str], items: Mapping[str, Item], settings: TrainSettings) -> Content | None:
+    """The content of the items with these ids, some of which may have none; None where there is no content at all."""
+    if not items:
+        return None
+    sizes = content.sizes(items, settings.encoder.content_buckets)
+    known = [items.get(item) or Item(id=item) for item in ids]
+    return Content(features(known, sizes), sizes, settings.encoder.dimensions)
+
+
+def _learned_values(encoder: TwoHopEncoder, settings: TrainSettings) -> dict[str, float]:
+    """Values of the actions that the encoder sees, if they were learned."""
+    if settings.action_values == "set":
+        return {}
+    named = zip(settings.clicks.actions.items(), encoder.actions.by_number(), strict=True)
+    return {name: value for (name, weight), value in named if weight > 0.0}

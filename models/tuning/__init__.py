@@ -1,0 +1,1 @@
+"""Better training settings within a time budget."""
