@@ -102,27 +102,26 @@ class Learner:
         if not len(chosen):  # a small batch does not reach all processes
             return 0, 0.0
         batch = sequences.gather(self._histories, self._training, chosen, drawn_skips(len(chosen), self._settings))
-        asked = torch.from_numpy(batch.targets != sequences.NO_TARGET)  # [S, A]
-        if not asked.any():
+        targets = int((batch.targets != sequences.NO_TARGET).sum())
+        if not targets:
             return 0, 0.0
-        loss = self._loss(batch, asked)
+        loss = mean_loss(self._encoder, batch, self._whole or self._sampler.draw(), self._settings)
         torch.autograd.backward(loss)
-        return int(asked.sum()), loss.item()
+        return targets, loss.item()
 
-    def _loss(self, batch: Batch, asked: Tensor) -> Tensor:
-        """Mean loss of the P positions of a batch that are asked [S, A]."""
-        settings = self._settings
-        targets = torch.from_numpy(batch.targets)[asked].to(self._device).long()  # [P]
-        interests = self._encoder.encode(batch)[asked.to(self._device)]  # [P, K, D]
-        rows, targets, candidates = narrowed(targets, self._candidates())
-        vectors = self._encoder.items(rows)  # [R, D]
-        loss = settings.interest_agreement * agreement(interests) if settings.interest_agreement > 0.0 else 0.0
-        if settings.interest_choice == "per_target":
-            interests = nearest(interests, targets, vectors)
-        return loss + catalogue_loss(interests, targets, vectors, candidates)
 
-    def _candidates(self) -> Candidates:
-        return self._whole or self._sampler.draw()
+def mean_loss(encoder: TwoHopEncoder, batch: Batch, candidates: Candidates, settings: TrainSettings) -> Tensor:
+    """Mean loss of the P positions of a batch that have a target; there is one at least."""
+    device = encoder.items.ids.weight.device
+    asked = torch.from_numpy(batch.targets != sequences.NO_TARGET)  # [S, A]
+    targets = torch.from_numpy(batch.targets)[asked].to(device).long()  # [P]
+    interests = encoder.encode(batch)[asked.to(device)]  # [P, K, D]
+    rows, targets, candidates = narrowed(targets, candidates)
+    vectors = encoder.items(rows)  # [R, D]
+    loss = settings.interest_agreement * agreement(interests) if settings.interest_agreement > 0.0 else 0.0
+    if settings.interest_choice == "per_target":
+        interests = nearest(interests, targets, vectors)
+    return loss + catalogue_loss(interests, targets, vectors, candidates)
 
 
 def drawn_skips(sequences: int, settings: TrainSettings) -> Int64:
