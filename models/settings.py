@@ -98,6 +98,12 @@ class TrainSettings(BaseModel):
     """At most so many users (and at most half of them) give their newest training event to validation."""
     patience: PositiveInt = 10
     """Training stops after this many validations in a row without a better one."""
+    private_epsilon: Annotated[float, Gt(0.0)] | None = None
+    """Differential privacy towards every user, with this epsilon at most (`models.training.private`)."""
+    private_delta: Annotated[float, Gt(0.0), Lt(1.0)] | None = None
+    """The delta beside it; none takes 1 / users^1.1."""
+    private_clip: Annotated[float, Gt(0.0)] = 1.0
+    """Length that one user's gradient is cut to in a private training."""
     device: DeviceName = "auto"
     """auto: a GPU where there is one."""
     checkpoint_s: Annotated[float, Ge(0.0)] = 60.0

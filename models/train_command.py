@@ -67,9 +67,14 @@ _OPTIONS: dict[str, Any] = {
     "round_steps": int,
     "validation_users": int,
     "holdout_items": float,
+    "private_epsilon": float,
+    "private_delta": float,
+    "private_clip": float,
     "device": click.Choice(get_args(DeviceName)),
     "checkpoint_s": float,
 }
+_UNSET = {"epochs": "no limit", "private_epsilon": "not private", "private_delta": "1 / users^1.1"}
+"""What it means not to choose, where there is no number for it."""
 
 
 def setting_options(*names: str) -> Callable[[_Verb], _Verb]:
@@ -78,8 +83,7 @@ def setting_options(*names: str) -> Callable[[_Verb], _Verb]:
 
     def with_options(verb: _Verb) -> _Verb:
         for name in reversed(names):
-            default = fields[name].default
-            text = f"Default: {'no limit' if default is None else default}."
+            text = f"Default: {_UNSET.get(name, fields[name].default)}."
             verb = click.option(f"--{name.replace('_', '-')}", type=_OPTIONS[name], help=text)(verb)
         return verb
 
@@ -133,7 +137,9 @@ def train(config: Path | None, source: Source, *, no_content: bool, **chosen: An
 
         def watch(now: "Standing") -> None:
             done, left_s = course.outlook(now, plan)
-            text = f"epoch {now.epoch + 1}  loss {now.loss:.3f}  validation NDCG {now.ndcg:.4f}"
+            text = f"epoch {now.epoch + 1}  loss {now.loss:.3f}"
+            if not plan.private_epsilon:
+                text += f"  validation NDCG {now.ndcg:.4f}"
             progress.update(task, completed=done, left_s=left_s, description=text, visible=True)
             if interrupted():
                 progress.console.print("interrupted: the best weights so far become the release, a moment, please")

@@ -15,7 +15,7 @@ from models.data import archive, content, timelines
 from models.data.archive import Archive, Source
 from models.publishing import export
 from models.settings import TrainSettings
-from models.training import devices, material, processes
+from models.training import devices, material, private, processes
 from models.training.course import Progress
 from models.training.material import Material
 from models.training.run_folder import RunFolder
@@ -65,9 +65,11 @@ def run(lessons: Lessons, settings: TrainSettings, goal: Goal, created_ms: int, 
         ReleaseError: that bundle is there already.
         RunFolderError: the run folder holds another training, one that has ended, or one that is under way.
         DataError: the data cannot be read, or is unfit to learn from.
-        SettingsError: there is no such device.
+        SettingsError: there is no such device, or a setting that a private training cannot keep its promise with.
+        MissingExtraError: a private training needs an extra that is not installed.
     """
     with processes.joined(devices.choose(settings.device)) as group:
+        private.refuse_unfit(settings, group.size)
         now = f"{datetime.fromtimestamp(created_ms / 1000, UTC):%Y%m%d%H%M%S}"
         folder = RunFolder(group.agree(goal.run or goal.releases / RUNS / f"{goal.model}-{goal.version or now}"))
         if not group.first:
@@ -101,5 +103,6 @@ def _material(
     found = material.load(folder.material)
     of_items = content.fingerprint(lessons.items) if lessons.items else None
     folder.add_data(opened.address, stamp, {"data": found.fingerprint, "content": of_items})
-    say(f"run folder {folder.folder}: a training that was cut off goes on with --run and the same options")
+    goes_on = "begins anew" if settings.private_epsilon else "goes on"
+    say(f"run folder {folder.folder}: a training that was cut off {goes_on} with --run and the same options")
     return found

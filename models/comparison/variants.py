@@ -22,7 +22,9 @@ from engine.errors import SettingsError
 from models.settings import EncoderSettings, TrainSettings
 
 _SET_BY_COMPARE: Final = {"seed": "--seeds", "minutes": "--minutes", "holdout": "--split", "clicks": "--config"}
-_OF_TRAINING: Final = TrainSettings.model_fields.keys() - {"encoder", "holdout_items", *_SET_BY_COMPARE}
+_PRIVATE: Final = {"private_epsilon", "private_delta", "private_clip"}
+"""A private training ends when its steps are done, not when the time is that all contestants have."""
+_OF_TRAINING: Final = TrainSettings.model_fields.keys() - {"encoder", "holdout_items", *_SET_BY_COMPARE, *_PRIVATE}
 
 
 def read(path: Path) -> dict[str, dict[str, Any]]:

@@ -42,7 +42,7 @@ def render(evaluation: Mapping[str, Any], bundle: Bundle, settings: Settings) ->
     return page.render(
         manifest=manifest,
         created=_utc(manifest.created_ms),
-        same_data=evaluation["data_fingerprint"] == trained.get("data_fingerprint"),
+        same_data=_same_data(evaluation, trained),
         fingerprints={"trained on": trained.get("data_fingerprint"), "asked about": evaluation["data_fingerprint"]},
         headings=[HEADINGS[figure] for figure in FIGURES],
         splits=[_split("Leave-last-out", evaluation), _split("Time split", evaluation["time_split"])],
@@ -52,6 +52,12 @@ def render(evaluation: Mapping[str, Any], bundle: Bundle, settings: Settings) ->
             "Engine": dict(_flat(settings.model_dump(mode="json", include=set(_USED_SECTIONS)))),
         },
     )
+
+
+def _same_data(evaluation: Mapping[str, Any], trained: Mapping[str, Any]) -> str:
+    if "privacy" in trained:
+        return "not known, as the training was private"
+    return "yes" if evaluation["data_fingerprint"] == trained.get("data_fingerprint") else "no"
 
 
 def _split(name: str, split: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from models.network.encoder import TwoHopEncoder
 from models.network.items import Content
 from models.publishing import graphs
 from models.settings import TrainSettings
+from models.training.private import PROMISE
 from models.training.train import Trained
 
 _TRIAL_BATCHES = ((1, 1), (3, 2), (16, 17), (8, None))
@@ -56,7 +57,7 @@ def write(trained: Trained, settings: TrainSettings, name: tuple[str, str], crea
         action_values=trained.action_values,
         ids=trained.ids,
         content_onnx=content_onnx,
-        figures={"validation_ndcg": trained.rounds[-1].best_ndcg, "parity_difference": difference},
+        figures={**_figures(trained), "parity_difference": difference},
         report=_report(trained, settings),
     )
     return release.write(bundle, releases)
@@ -131,11 +132,22 @@ def _items_with_content(content: Content | None) -> int:
     return int((hashed | dense).sum())
 
 
+def _figures(trained: Trained) -> dict[str, float]:
+    if trained.privacy:
+        return {"epsilon": trained.privacy.epsilon, "delta": trained.privacy.delta}
+    return {"validation_ndcg": trained.rounds[-1].best_ndcg}
+
+
 def _report(trained: Trained, settings: TrainSettings) -> dict[str, Any]:
-    return {
+    """How the release was trained; of a private training nothing that is exact about its users' data."""
+    report: dict[str, Any] = {
         "settings": settings.model_dump(),
+        "items_with_content": _items_with_content(trained.encoder.items.content),
+    }
+    if trained.privacy:
+        return report | {"privacy": asdict(trained.privacy) | {"promise": PROMISE}}
+    return report | {
         "newest_training_event_ms": trained.newest_ms,
         "data_fingerprint": trained.fingerprint,
-        "items_with_content": _items_with_content(trained.encoder.items.content),
         "rounds": [asdict(progress) for progress in trained.rounds],
     }

@@ -2,7 +2,7 @@
 
 Every event of every history is a target once per epoch (`data.sequences`). Some users' newest training events are
 kept aside to tell when to stop (`validation`); what an evaluation will ask is left out altogether
-(`material`). A step stands in `learner`, the course of many in `course`.
+(`material`). A step stands in `learner`, the course of many in `course`; a private training has both in `private`.
 """
 
 import time
@@ -20,10 +20,11 @@ from models.network.actions import ActionValues
 from models.network.encoder import TwoHopEncoder
 from models.network.items import Content
 from models.settings import TrainSettings
-from models.training import devices, validation
+from models.training import devices, private, validation
 from models.training.course import Clock, Course, Keeper, Nowhere, Progress
 from models.training.learner import Learner
 from models.training.material import Material, prepare
+from models.training.private import Privacy
 from models.training.processes import Group
 
 
@@ -38,14 +39,16 @@ class Trained:
     action_values: dict[str, float]
     """By name, where they were learned; else none."""
     popularity: Float32
-    """[V] events in the last seven days of the training data."""
+    """[V] events in the last seven days of the training data; 0 after a private training."""
     holdout: Holdout
     newest_ms: int
     """Newest event trained on."""
     fingerprint: str
     """Of the data, what was left out included."""
     rounds: list[Progress]
-    """Where training stood after each validation."""
+    """Where training stood after each validation; a private training has none."""
+    privacy: Privacy | None
+    """What a private training promises its users."""
 
 
 def train(  # noqa: PLR0913 - the last four are for those who want them
@@ -69,29 +72,52 @@ def train(  # noqa: PLR0913 - the last four are for those who want them
 
     Raises:
         DataError: too little is left to train on.
+        SettingsError: a private training cannot keep its promise with these settings.
+        MissingExtraError: a private training needs an extra that is not installed.
     """
+    private.refuse_unfit(settings, Group.here().size)
     material = data if isinstance(data, Material) else prepare(data.timelines(), settings)
-    device, group, clock = devices.choose(settings.device), Group.here(), Clock(clock_s)
+    if settings.private_epsilon:
+        material = private.blind(material)
+    device, clock = devices.choose(settings.device), Clock(clock_s)
     generators = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
     with generators, devices.matmul_precision(settings.matmul_precision):
         torch.manual_seed(settings.seed)
-        training, kept_aside = validation.cut(material.histories, settings)
-        encoder = _encoder(material.ids, items or {}, settings).to(device)
-        learner = Learner(encoder, material, training, settings, group)
-        if not group.first:  # the same weights to begin with, but dropout and negatives of its own
-            torch.manual_seed(settings.seed + (group.rank << 32))
-        rounds = Course(learner, (training, kept_aside), settings, group, clock).run(keeper or Nowhere(), watch)
-    best = learner.encoder.cpu().eval()
+        encoder, privacy, rounds = _encoder(material.ids, items or {}, settings).to(device), None, list[Progress]()
+        if settings.private_epsilon:
+            encoder, privacy = private.train(encoder, material.histories, settings, clock, watch)
+        else:
+            encoder, rounds = _train(encoder, material, settings, clock, keeper or Nowhere(), watch)
+    encoder = encoder.cpu().eval()
     return Trained(
-        encoder=best,
+        encoder=encoder,
         ids=material.ids,
-        action_values=_learned_values(best, settings),
+        action_values=_learned_values(encoder, settings),
         popularity=material.popularity,
         holdout=material.holdout,
         newest_ms=material.newest_ms,
         fingerprint=material.fingerprint,
         rounds=rounds,
+        privacy=privacy,
     )
+
+
+def _train(  # noqa: PLR0913 - all of a training
+    encoder: TwoHopEncoder,
+    material: Material,
+    settings: TrainSettings,
+    clock: Clock,
+    keeper: Keeper,
+    watch: Callable[[Progress], None],
+) -> tuple[TwoHopEncoder, list[Progress]]:
+    """The best encoder found, and where training stood after each validation."""
+    group = Group.here()
+    training, kept_aside = validation.cut(material.histories, settings)
+    learner = Learner(encoder, material, training, settings, group)
+    if not group.first:  # the same weights to begin with, but dropout and negatives of its own
+        torch.manual_seed(settings.seed + (group.rank << 32))
+    rounds = Course(learner, (training, kept_aside), settings, group, clock).run(keeper, watch)
+    return learner.encoder, rounds
 
 
 def _encoder(ids: list[str], items: Mapping[str, Item], settings: TrainSettings) -> TwoHopEncoder:

@@ -31,6 +31,9 @@ _ELSEWHERE: Final = {
     "minutes": "give --minutes, and for a tuning --trial-minutes",
     "seed": "give --seed",
     "device": "give --device",
+    "private_epsilon": "give --private-epsilon to `headrace train`; a tuning looks at users' data as it is",
+    "private_delta": "give --private-delta to `headrace train`",
+    "private_clip": "give --private-clip to `headrace train`",
     "checkpoint_s": "give --checkpoint-s to `headrace train`; a tuning writes no checkpoints",
 }
 _MEASURE: Final = "validation_users"
