@@ -21,7 +21,7 @@ from models.comparison.contestants import TWO_HOP, Contestant
 from models.comparison.results import Results, packed, unpacked
 from models.evaluation import questions
 from models.evaluation.baselines import Baseline, Popularity
-from models.evaluation.baselines.task import Task, TrainingEvents, Validation
+from models.evaluation.baselines.task import Task, UserEvents, Validation
 from models.evaluation.questions import LISTED, Questions, Recording
 from models.protocol import FIGURES, Tally
 
@@ -208,11 +208,11 @@ def _questions(recording: Recording, from_ms: int | None) -> Questions:
     return questions.last_event(recording) if from_ms is None else questions.since(recording, from_ms)
 
 
-def _training_events(recording: Recording, mask: Bool) -> TrainingEvents:
+def _training_events(recording: Recording, mask: Bool) -> UserEvents:
     data = recording.interactions
     places = data.by_user()
     places = places[mask[places]]
-    return TrainingEvents(
+    return UserEvents(
         users=data.users[places],
         items=recording.items[places],
         times_ms=data.times_ms[places],

@@ -36,6 +36,7 @@ from engine.settings import Settings
 from models import intervals, protocol
 from models.data.dataset import Interactions
 from models.evaluation.baselines import Neighbours, Popularity
+from models.evaluation.baselines.task import UserEvents
 from models.evaluation.questions import LISTED
 from models.protocol import Tally
 
@@ -81,6 +82,8 @@ class _Trial:
         self.times_ms = interactions.times_ms[order]  # [n]
         self.actions = codes[interactions.actions[order]]  # [n]
         self.held_out = protocol.held_out(interactions, bundle.manifest.holdout)[order]  # [n]
+        numbers = self.numbers[self.items]  # [n]
+        self._events = UserEvents(self.users, numbers, self.times_ms, self.actions, len(self.catalogue))
         self.turns = np.arange(len(order)) - np.searchsorted(self.users, self.users)  # [n] the user's events before
         self.weights = features.action_weights(actions.weights, actions.codes, bundle.manifest.action_values)
         self.codes = actions.codes
@@ -89,15 +92,7 @@ class _Trial:
 
     def windows(self, targets: Int64) -> Windows:
         """The windows [B, L] of the events before these."""
-        length = self.settings.windows.length
-        places = targets[:, None] + np.arange(-length, 0)
-        there = places >= (targets - self.turns[targets])[:, None]
-        places = np.where(there, places, 0)
-        return Windows(
-            items=np.where(there, self.numbers[self.items[places]], np.int32(NO_ITEM)),
-            times_ms=np.where(there, self.times_ms[places], np.int64(0)),
-            actions=np.where(there, self.actions[places], np.uint8(0)),
-        )
+        return self._events.windows(targets, self.settings.windows.length)
 
     def in_time_order(self, targets: Int64) -> Iterator[Int64]:
         """The targets a batch at a time, oldest first."""

@@ -10,7 +10,7 @@ from engine.columns import NO_ITEM, Windows
 from engine.errors import DataError
 from models.evaluation.baselines import HOUR_MS, Neighbours, Popularity, first_unseen
 from models.evaluation.baselines.lists import highest_unseen
-from models.evaluation.baselines.task import TrainingEvents, Validation
+from models.evaluation.baselines.task import UserEvents, Validation
 
 DAY_MS = 24 * HOUR_MS
 
@@ -92,9 +92,9 @@ def test_without_any_event_nothing_is_recommended() -> None:
         assert baseline.lists(windows_of([1]), asked, 2).tolist() == [[NO_ITEM, NO_ITEM]]
 
 
-def events_of(*histories: list[int]) -> TrainingEvents:
+def events_of(*histories: list[int]) -> UserEvents:
     lengths = [len(history) for history in histories]
-    return TrainingEvents(
+    return UserEvents(
         users=np.repeat(np.arange(len(histories), dtype=np.int32), lengths),
         items=np.concatenate(histories).astype(np.int32),
         times_ms=np.arange(sum(lengths), dtype=np.int64),

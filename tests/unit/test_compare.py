@@ -23,7 +23,7 @@ from models.comparison.compare import Comparison, SplitName, Terms
 from models.comparison.contestants import TWO_HOP, Contestant, Enter
 from models.comparison.results import Results, packed, unpacked
 from models.data import dataset
-from models.evaluation.baselines.task import Fitted, Task, TrainingEvents, tuned
+from models.evaluation.baselines.task import Fitted, Task, UserEvents, tuned
 from models.evaluation.questions import LISTED, Recording
 from models.protocol import FIGURES, Tally
 from tests.conftest import TINY_ITEMS
@@ -207,7 +207,7 @@ def test_tuning_takes_the_best_option_that_there_is_time_for(rings: Recording) -
     """Options are learners from so many events: the more, the better, and the last fit is on all events."""
     fitted_on: list[int] = []
 
-    def fit(option: Any, events: TrainingEvents, _until_s: float) -> Any:
+    def fit(option: Any, events: UserEvents, _until_s: float) -> Any:
         fitted_on.append(len(events))
         task = replace(comparison.task, events=events)
         neighbours = contestants.baselines()[1].load()(task).baseline

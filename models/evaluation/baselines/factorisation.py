@@ -20,7 +20,7 @@ from threadpoolctl import threadpool_limits
 from engine.columns import NO_ITEM, Float32, Int32, Int64, Windows
 from models.evaluation.baselines import matrices
 from models.evaluation.baselines.lists import listed
-from models.evaluation.baselines.task import Fitted, Option, Task, TrainingEvents, tuned
+from models.evaluation.baselines.task import Fitted, Option, Task, UserEvents, tuned
 
 ALS_OPTIONS: Final[tuple[Option, ...]] = (
     {"factors": 100, "regularization": 0.01, "alpha": 1.0, "iterations": 15},  # implicit's defaults
@@ -52,7 +52,7 @@ class _TimeIsUpError(Exception):
 class _Factorisation(ABC):
     """Item factors, and a user vector for every window."""
 
-    def __init__(self, task: Task, model: Any, events: TrainingEvents, until_s: float) -> None:
+    def __init__(self, task: Task, model: Any, events: UserEvents, until_s: float) -> None:
         """Fit implicit's `model` on `events`."""
         self._task, self._model = task, model
         _fit_until(model, events, lambda: task.clock_s() > until_s)
@@ -110,7 +110,7 @@ class Bpr(_Factorisation):
 def fit_als(task: Task) -> Fitted:
     """ALS with the option that does best on the validation."""
 
-    def with_option(option: Option, events: TrainingEvents, until_s: float) -> Als:
+    def with_option(option: Option, events: UserEvents, until_s: float) -> Als:
         model = AlternatingLeastSquares(**_arguments(option), num_threads=task.threads, random_state=task.seed)
         return Als(task, model, events, until_s)
 
@@ -121,7 +121,7 @@ def fit_als(task: Task) -> Fitted:
 def fit_bpr(task: Task) -> Fitted:
     """BPR with the option that does best on the validation."""
 
-    def with_option(option: Option, events: TrainingEvents, until_s: float) -> Bpr:
+    def with_option(option: Option, events: UserEvents, until_s: float) -> Bpr:
         model = BayesianPersonalizedRanking(**_arguments(option), num_threads=task.threads, random_state=task.seed)
         return Bpr(task, model, events, until_s)
 
@@ -132,7 +132,7 @@ def _arguments(option: Option) -> dict[str, float]:
     return {name: int(value) if name in {"factors", "iterations"} else value for name, value in option.items()}
 
 
-def _fit_until(model: Any, events: TrainingEvents, time_is_up: Callable[[], bool]) -> None:
+def _fit_until(model: Any, events: UserEvents, time_is_up: Callable[[], bool]) -> None:
     def watch(*_progress: object) -> None:
         if time_is_up():
             raise _TimeIsUpError

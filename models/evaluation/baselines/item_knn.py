@@ -15,7 +15,7 @@ from scipy import sparse
 from engine.columns import Float32, Int32, Int64, Windows
 from models.evaluation.baselines import matrices
 from models.evaluation.baselines.lists import listed
-from models.evaluation.baselines.task import Fitted, Option, Task, TrainingEvents, tuned
+from models.evaluation.baselines.task import Fitted, Option, Task, UserEvents, tuned
 
 OPTIONS: Final[tuple[Option, ...]] = tuple(
     {"last_items": last_items, "neighbours": neighbours, "shrinkage": shrinkage}
@@ -37,7 +37,7 @@ def fit(task: Task) -> Fitted:
 class ItemKnn:
     """Sum of the similarities to the items of the window; then what is popular."""
 
-    def __init__(self, task: Task, option: Option, events: TrainingEvents) -> None:
+    def __init__(self, task: Task, option: Option, events: UserEvents) -> None:
         """Learn from `events`."""
         self._task, self._last_items = task, int(option["last_items"])
         self._similarities = _similarities(events, int(option["neighbours"]), option["shrinkage"])
@@ -51,7 +51,7 @@ class ItemKnn:
         return listed(scores, windows, self._task.popularity.ranking(times_ms), count)
 
 
-def _similarities(events: TrainingEvents, neighbours: int, shrinkage: float) -> sparse.csr_matrix:
+def _similarities(events: UserEvents, neighbours: int, shrinkage: float) -> sparse.csr_matrix:
     """[V, V] similarity of each item (row) to the candidates (columns) whose nearest items it is one of."""
     liked = matrices.of_users(events)
     liked.data[:] = 1.0

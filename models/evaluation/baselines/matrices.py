@@ -4,10 +4,10 @@ import numpy as np
 from scipy import sparse
 
 from engine.columns import Int32, Int64
-from models.evaluation.baselines.task import TrainingEvents
+from models.evaluation.baselines.task import UserEvents
 
 
-def of_users(events: TrainingEvents) -> sparse.csr_matrix:
+def of_users(events: UserEvents) -> sparse.csr_matrix:
     """[U, V] how often each user clicked each item."""
     return _counts(events.users, events.items, (int(events.users.max(initial=0)) + 1, events.item_count))
 

@@ -26,7 +26,7 @@ from rectools.models.nn.transformers.utils import leave_one_out_mask
 
 from engine.columns import NO_ITEM, Int32, Int64, Windows
 from models.evaluation.baselines.lists import first_unseen
-from models.evaluation.baselines.task import Fitted, Task, TrainingEvents
+from models.evaluation.baselines.task import Fitted, Task, UserEvents
 
 SIZES: Final[dict[str, dict[str, int]]] = {
     "sasrec": {"n_factors": 256, "n_heads": 4},  # RecTools' defaults, like everything that is not named here
@@ -85,7 +85,7 @@ class SasRec:
         return ranked
 
 
-def sessions(events: TrainingEvents, length: int) -> Int64:
+def sessions(events: UserEvents, length: int) -> Int64:
     """[n] one number for each run of `length` + 1 events of a user, counted from the newest; the newest has the user's.
 
     That many events make `length` inputs, each with its successor as target.

@@ -24,8 +24,8 @@ _TUNING_SHARE: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class TrainingEvents:
-    """n events that may be learned from, user by user, each user's in order of time."""
+class UserEvents:
+    """n events, user by user, each user's in order of time."""
 
     users: Int32
     """[n] user numbers, 0 to U - 1."""
@@ -41,11 +41,9 @@ class TrainingEvents:
     def __len__(self) -> int:
         return len(self.users)
 
-    def select(self, mask: Bool) -> "TrainingEvents":
+    def select(self, mask: Bool) -> "UserEvents":
         """The events under `mask` [n]."""
-        return TrainingEvents(
-            self.users[mask], self.items[mask], self.times_ms[mask], self.actions[mask], self.item_count
-        )
+        return UserEvents(self.users[mask], self.items[mask], self.times_ms[mask], self.actions[mask], self.item_count)
 
     def windows(self, ends: Int64, length: int) -> Windows:
         """Windows [B, L] of up to `length` events before each place in `ends` [B], all of the same user."""
@@ -62,7 +60,7 @@ class TrainingEvents:
 class Validation:
     """The newest training event of some users, to be asked from what is before it."""
 
-    def __init__(self, events: TrainingEvents, window_length: int) -> None:
+    def __init__(self, events: UserEvents, window_length: int) -> None:
         """Choose the users, always the same ones.
 
         Raises:
@@ -78,7 +76,7 @@ class Validation:
         self.times_ms = events.times_ms[self._places]
         self.users = events.users[self._places]
 
-    def rest(self) -> TrainingEvents:
+    def rest(self) -> UserEvents:
         """The training events without those asked for here."""
         mask = np.ones(len(self._events), np.bool_)
         mask[self._places] = False
@@ -98,7 +96,7 @@ class Validation:
 class Task:
     """What every contestant gets."""
 
-    events: TrainingEvents
+    events: UserEvents
     validation: Validation
     popularity: Popularity
     """Fills lists that would be short; knows the times of all questions and of the validation."""
@@ -129,7 +127,7 @@ class Fitted:
 
 Option = Mapping[str, float]
 """Settings to be tried, by name."""
-Fit = Callable[[Option, TrainingEvents, float], Baseline]
+Fit = Callable[[Option, UserEvents, float], Baseline]
 """Fits with an option on events, and returns what it has when the task's clock reaches the limit."""
 
 
