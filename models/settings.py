@@ -3,7 +3,7 @@
 from typing import Annotated, Literal, Self
 
 from annotated_types import Ge, Gt, Le, Lt
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from engine.contract import Contract
 from engine.settings import ClickSettings
@@ -14,6 +14,7 @@ Precision = Literal["fp32", "fp16", "int8"]
 Scoring = Literal["dot", "additive"]
 ActionValues = Literal["set", "learned"]
 InterestChoice = Literal["per_item", "per_target"]
+LearningRateDecay = Literal["none", "cosine"]
 MatmulPrecision = Literal["float32", "bfloat16"]
 PositiveInt = Annotated[int, Ge(1)]
 
@@ -75,6 +76,10 @@ class TrainSettings(BaseModel):
     batch_sequences: PositiveInt = 64
     """Half of the usual 128: on the small sets, as good in the end and there in two thirds of the time."""
     learning_rate: Annotated[float, Gt(0.0)] = 1e-3
+    learning_rate_decay: LearningRateDecay = "none"
+    """cosine: the rate falls to 0 over all `epochs`, which must be given then (`models.training.schedule`)."""
+    warmup_steps: Annotated[int, Ge(0)] = 0
+    """The rate rises evenly over so many steps first."""
     matmul_precision: MatmulPrecision = "bfloat16"
     """What torch may round the factors of a matrix product to while it trains, where the machine is faster for it."""
     weight_averaging: Annotated[float, Ge(0.0), Lt(1.0)] = 0.0
@@ -108,6 +113,21 @@ class TrainSettings(BaseModel):
     """auto: a GPU where there is one."""
     checkpoint_s: Annotated[float, Ge(0.0)] = 60.0
     """A validation that comes so long after the last checkpoint writes one."""
+
+    @model_validator(mode="after")
+    def _decay_has_an_end(self) -> Self:
+        if self.learning_rate_decay != "none" and self.epochs is None:
+            raise ValueError(
+                f"learning_rate_decay is {self.learning_rate_decay!r} and epochs is not given: the rate falls over all"
+                " epochs, so say how many (and give enough minutes for them)"
+            )
+        return self
+
+
+def refusal(error: ValidationError) -> str:
+    """What is wrong with settings, in one line: where, what was found, what was expected."""
+    problems = [(".".join(map(str, one["loc"])), one["input"], one["msg"]) for one in error.errors()]
+    return "; ".join(f"{where}: found {found!r}, {said}" if where else said for where, found, said in problems)
 
 
 class Form(BaseModel):

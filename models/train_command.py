@@ -28,9 +28,11 @@ from models.settings import (
     EncoderSettings,
     HoldoutName,
     InterestChoice,
+    LearningRateDecay,
     MatmulPrecision,
     Scoring,
     TrainSettings,
+    refusal,
 )
 from models.source_options import source_options
 from models.tuning import search_space
@@ -54,6 +56,8 @@ _OPTIONS: dict[str, Any] = {
     "seed": int,
     "batch_sequences": int,
     "learning_rate": float,
+    "learning_rate_decay": click.Choice(get_args(LearningRateDecay)),
+    "warmup_steps": int,
     "matmul_precision": click.Choice(get_args(MatmulPrecision)),
     "weight_averaging": float,
     "interest_choice": click.Choice(get_args(InterestChoice)),
@@ -163,8 +167,7 @@ def training_settings(settings: Settings, chosen: Mapping[str, Any], file: Path 
     try:
         return TrainSettings.model_validate({"clicks": settings.clicks} | search_space.nested({**before, **given}))
     except ValidationError as error:
-        problems = (f"{'.'.join(map(str, one['loc']))}: found {one['input']!r}, {one['msg']}" for one in error.errors())
-        raise SettingsError("; ".join(problems)) from error
+        raise SettingsError(refusal(error)) from error
 
 
 def _training_side() -> tuple[ModuleType, ModuleType]:

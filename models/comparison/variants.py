@@ -19,7 +19,7 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from engine.errors import SettingsError
-from models.settings import EncoderSettings, TrainSettings
+from models.settings import EncoderSettings, TrainSettings, refusal
 
 _SET_BY_COMPARE: Final = {"seed": "--seeds", "minutes": "--minutes", "holdout": "--split", "clicks": "--config"}
 _PRIVATE: Final = {"private_epsilon", "private_delta", "private_clip"}
@@ -61,5 +61,4 @@ def settings(name: str, chosen: Mapping[str, Any], **given: Any) -> TrainSetting
     try:
         return TrainSettings.model_validate({"encoder": encoder, **training, **given})
     except ValidationError as error:
-        problems = (f"{'.'.join(map(str, one['loc']))}: found {one['input']!r}, {one['msg']}" for one in error.errors())
-        raise SettingsError(f"variant {name}: {'; '.join(problems)}") from error
+        raise SettingsError(f"variant {name}: {refusal(error)}") from error

@@ -18,6 +18,7 @@ from models.data.sequences import Sequences
 from models.settings import TrainSettings
 from models.training.learner import Learner
 from models.training.processes import Group
+from models.training.schedule import learning_rate
 from models.training.validation import Validation
 
 
@@ -167,7 +168,8 @@ class Course:
 
     def _learn(self, chosen: np.ndarray[Any, Any]) -> float:
         ending = self._told_to_end or self._clock.elapsed_s() > 60.0 * self._settings.minutes
-        step = self._learner.learn(chosen, ending=ending)
+        rate = learning_rate(self._settings, self._progress.step, self._progress.epoch_steps)
+        step = self._learner.learn(chosen, rate, ending=ending)
         self._ending = step.ending
         return step.loss
 

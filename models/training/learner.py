@@ -59,11 +59,12 @@ class Learner:
         """What is validated and exported: the encoder with the averaged weights, where they are averaged."""
         return self._average.encoder
 
-    def learn(self, chosen: Int64, *, ending: bool) -> Step:
+    def learn(self, chosen: Int64, rate: float, *, ending: bool) -> Step:
         """One step of all processes.
 
         Args:
             chosen: the sequences of the batch, of which this process takes its share.
+            rate: the learning rate of this step.
             ending: whether this process wishes to end after it; the first process's wish counts.
 
         Returns:
@@ -76,6 +77,8 @@ class Learner:
         step = self._group.combine(self._dense, self._sparse, Step(targets, loss, ending))
         if step.targets:
             for optimiser in self._optimisers:
+                for group in optimiser.param_groups:
+                    group["lr"] = rate
                 optimiser.step()
             self._average.update()
         return step

@@ -37,6 +37,7 @@ from models.training.averaging import WeightAverage
 from models.training.course import Clock, EndTraining, Progress
 from models.training.learner import drawn_skips, mean_loss
 from models.training.material import Material
+from models.training.schedule import learning_rate
 
 PROMISE: Final = (
     "Weights, item vectors and learned action values are (epsilon, delta)-differentially private for adding or"
@@ -166,7 +167,8 @@ def train(
     for step in range((settings.epochs or 0) * epoch_steps):
         if step % epoch_steps == 0:
             losses = []
-        losses.append(learner.learn(np.flatnonzero(draws.random(users) < terms.sample_rate)))
+        drawn = np.flatnonzero(draws.random(users) < terms.sample_rate)
+        losses.append(learner.learn(drawn, learning_rate(settings, step, epoch_steps)))
         progress = Progress(epoch=step // epoch_steps, step=step + 1, epoch_steps=epoch_steps)
         elapsed_s = clock.elapsed_s()
         try:
@@ -221,11 +223,13 @@ class PrivateLearner:
         """What is exported: the encoder with the averaged weights, where they are averaged."""
         return self._average.encoder
 
-    def learn(self, users: Int64) -> float:
-        """One step with the users [u] that were drawn, which may be nobody; returns the mean of their losses."""
+    def learn(self, users: Int64, rate: float) -> float:
+        """One step at this learning rate with the users [u] that were drawn, which may be nobody; their mean loss."""
         losses = self.add(users)
         for parameter in self._learned:  # nobody is left to be cut and added: what follows is noise
             parameter.grad_sample = parameter.new_zeros(0, *parameter.shape)  # type: ignore[attr-defined] # Opacus's
+        for group in self._optimiser.param_groups:
+            group["lr"] = rate
         self._optimiser.step()
         self._optimiser.zero_grad(set_to_none=True)
         self._average.update()

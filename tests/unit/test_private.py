@@ -82,7 +82,7 @@ def noised(one: PrivateLearner, users: list[int]) -> Tensor:
     """What a step with these users hands to the optimiser, times the users expected in it: a sum with noise."""
     found: list[Tensor] = []
     one._optimiser.attach_step_hook(lambda optimiser: found.extend(p.grad.flatten() for p in optimiser.params))
-    one.learn(np.array(users, np.int64))
+    one.learn(np.array(users, np.int64), 1e-3)
     return torch.cat(found) * float(one._optimiser.expected_batch_size)
 
 

@@ -77,6 +77,7 @@ def test_a_killed_training_goes_on_to_the_same_weights(
     """Killed in the middle of an epoch of thirteen steps, whose checkpoints come every five; with both optimisers."""
     chosen = ["--epochs", "8", "--round-steps", "5", "--patience", "1000", "--full-softmax-up-to", "0"]
     chosen += ["--negatives", "40", "--weight-averaging", "0.9", "--skip-share", "0.5", "--action-values", "learned"]
+    chosen += ["--learning-rate-decay", "cosine", "--warmup-steps", "20"]
     undisturbed = trained(tiny_interactions, tmp_path / "undisturbed", *chosen)
     process = started(tiny_interactions, tmp_path / "killed", *chosen)
     checkpoints = tmp_path / "killed" / ".runs" / "two-hop-1" / "checkpoints"
