@@ -1,7 +1,8 @@
 """Attention over the window, as it is trained: many queries a position, keys and values that depend on the item alone.
 
 What a query sees in an event is a score of the two, less learned slopes times the event's rank and age (ALiBi, Press
-et al. 2022, "Train Short, Test Long", with both slopes learned), plus the log of the event's weight. Two scorings:
+et al. 2022, "Train Short, Test Long", with all slopes learned), plus the log of the event's weight. Age counts twice:
+as the log of hours, in which a visit is one moment, and of seconds, in which it is not. Two scorings:
 
     dot        (Q h) · (K z) / √width       Vaswani et al. 2017, "Attention Is All You Need"
     additive   v · tanh(Q h + K z)          Bahdanau et al. 2015, "Neural Machine Translation by Jointly Learning to
@@ -26,6 +27,7 @@ from models.settings import Scoring
 
 TINY_WEIGHT = 1e-37
 """Stands for a weight of 0 under the logarithm: the smallest power of ten float32 holds at full precision."""
+HOUR_S = 3600.0
 _CHUNK_FEATURES = 1 << 24
 """Numbers under the tanh of additive scoring alive at once: 64 MB of float32."""
 
@@ -36,21 +38,24 @@ class Sight:
 
     ranks: Tensor
     """[A, L] log(1 + events between event j and position i)."""
-    ages: Tensor
+    hours: Tensor
     """[S, A, L] log(1 + hours between them)."""
+    seconds: Tensor
+    """[S, A, L] log(1 + seconds between them)."""
     visible: Tensor
     """[S, A, L] log of the event's weight; -inf in the future."""
 
     @classmethod
     def of(cls, ages: Tensor, weights: Tensor) -> Self:
-        """From ages [S, A, L] and weights [S, L] of the events; the last A of them ask."""
+        """From ages [S, A, L], in log(1 + hours), and weights [S, L] of the events; the last A of them ask."""
         asked, length = ages.shape[1:]
         places = torch.arange(length, device=ages.device)
         behind = places[length - asked :, None] - places  # [A, L]
         log_weights = weights.clamp(min=TINY_WEIGHT).log()[:, None].expand_as(ages)
         return cls(
             ranks=torch.log1p(behind.clamp(min=0).float()),
-            ages=ages,
+            hours=ages,
+            seconds=torch.log1p(HOUR_S * torch.expm1(ages)),
             visible=log_weights.masked_fill(behind < 0, -math.inf),
         )
 
@@ -113,7 +118,8 @@ class Hop(nn.Module):
         self.value = nn.Linear(dimensions, dimensions, bias=False)
         # Queries start with different reach, from the whole window (slope 0) to the last few events (slope 2).
         self.rank_slope = nn.Parameter(torch.linspace(0.0, 2.0, queries) if queries > 1 else torch.ones(1))
-        self.age_slope = nn.Parameter(torch.full((queries,), 0.1))
+        self.hour_slope = nn.Parameter(torch.full((queries,), 0.1))
+        self.second_slope = nn.Parameter(torch.zeros(queries))
 
     def forward(self, state: Tensor, keyed: Tensor, sight: Sight) -> tuple[Tensor, Tensor]:
         """What each query finds, and where.
@@ -133,8 +139,9 @@ class Hop(nn.Module):
 
     def _bias(self, sight: Sight) -> Tensor:
         """[S, Q, A, L] what rank, age and weight of an event add to each query's score."""
-        slopes = self.age_slope[:, None, None] * sight.ages[:, None] + self.rank_slope[:, None, None] * sight.ranks
-        return sight.visible[:, None] - slopes
+        bias = sight.visible[:, None] - self.rank_slope[:, None, None] * sight.ranks
+        bias = bias - self.hour_slope[:, None, None] * sight.hours[:, None]
+        return bias - self.second_slope[:, None, None] * sight.seconds[:, None]
 
 
 def _split(state: Tensor, width: int) -> Tensor:

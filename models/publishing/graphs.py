@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from engine import contract
-from models.network.attention import TINY_WEIGHT, AdditiveScoring, DotScoring, Hop
+from models.network.attention import HOUR_S, TINY_WEIGHT, AdditiveScoring, DotScoring, Hop
 from models.network.encoder import FeedForward, TwoHopEncoder
 from models.network.items import Content
 
@@ -129,14 +129,28 @@ class _Graph:
 def _biases(graph: _Graph, encoder: TwoHopEncoder) -> tuple[str, str]:
     """What rank, age and weight add to the attention of each query: [B, H, L] and [B, K, L]."""
     hops = (encoder.hop1, encoder.hop2)
-    ages = graph.constant(-np.concatenate([_array(hop.age_slope) for hop in hops])[:, None])  # [H + K, 1]
-    ranks = graph.constant(-np.concatenate([_array(hop.rank_slope) for hop in hops])[:, None])  # [H + K, 1]
+    slopes = {
+        name: graph.constant(-np.concatenate([_array(getattr(hop, name)) for hop in hops])[:, None])  # [H + K, 1]
+        for name in ("rank_slope", "hour_slope", "second_slope")
+    }
     weights = graph.node("Log", graph.node("Max", "weights", graph.constant(np.float32(TINY_WEIGHT))))
-    bias = graph.node("Mul", graph.widen("ages"), ages)  # [B, H + K, L]
-    bias = graph.node("Add", bias, graph.node("Mul", _ranks(graph), ranks))
+    bias = graph.node("Mul", graph.widen("ages"), slopes["hour_slope"])  # [B, H + K, L]
+    bias = graph.node("Add", bias, graph.node("Mul", graph.widen(_seconds(graph)), slopes["second_slope"]))
+    bias = graph.node("Add", bias, graph.node("Mul", _ranks(graph), slopes["rank_slope"]))
     bias = graph.node("Add", bias, graph.widen(weights))
     cuts = [0, encoder.hop1.queries, encoder.hop1.queries + encoder.hop2.queries]
     return _rows(graph, bias, cuts[0], cuts[1]), _rows(graph, bias, cuts[1], cuts[2])
+
+
+def _seconds(graph: _Graph) -> str:
+    """log(1 + seconds before the newest event): [B, L], from log(1 + hours).
+
+    exp(a) - 1 would lose the seconds of a young event; tanh(a / 2) · (exp(a) + 1) is the same, and keeps them.
+    """
+    half = graph.node("Tanh", graph.node("Mul", "ages", graph.constant(np.float32(0.5))))
+    hours = graph.node("Mul", half, graph.node("Add", graph.node("Exp", "ages"), graph.constant(np.float32(1.0))))
+    seconds = graph.node("Mul", hours, graph.constant(np.float32(HOUR_S)))
+    return graph.node("Log", graph.node("Add", seconds, graph.constant(np.float32(1.0))))
 
 
 def _ranks(graph: _Graph) -> str:

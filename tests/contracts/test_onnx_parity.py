@@ -111,12 +111,27 @@ def test_weight_counts_like_that_many_events() -> None:
     with torch.no_grad():
         for hop in (encoder.hop1, encoder.hop2):
             hop.rank_slope.zero_()
-            hop.age_slope.zero_()
+            hop.hour_slope.zero_()
+            hop.second_slope.zero_()
     served = exported(encoder)
     tables = served.tables(export.vectors(encoder))
     weighed = np.array([[5, 6, 7]], np.int32), np.zeros((1, 3), np.float32), np.array([[2, 1, 1]], np.float32)
     twice = np.array([[5, 5, 6, 7]], np.int32), np.zeros((1, 4), np.float32), np.ones((1, 4), np.float32)
     np.testing.assert_allclose(served.encode(tables, *weighed)[0], served.encode(tables, *twice)[0], atol=1e-5)
+
+
+def test_seconds_within_a_visit_count() -> None:
+    """With the slope of seconds alone, the same item 0, 1, 9 and 3599 seconds ago weighs 1, 1/2, 1/10 and 1/3600."""
+    encoder = encoder_with(EncoderSettings(dimensions=8, interests=1, heads=1, window_length=4))
+    with torch.no_grad():
+        encoder.hop2.rank_slope.zero_()
+        encoder.hop2.hour_slope.zero_()
+        encoder.hop2.second_slope.fill_(1.0)
+    served = exported(encoder)
+    times_ms = np.array([[0, 3590, 3598, 3599]], np.int64) * 1000
+    ages, weights = log_ages(times_ms, times_ms[:, -1:]), np.ones((1, 4), np.float32)
+    shares = served.encode(served.tables(export.vectors(encoder)), np.full((1, 4), 5, np.int32), ages, weights)[1]
+    np.testing.assert_allclose(shares[0, 0] / shares[0, 0, -1], [1 / 3600, 1 / 10, 1 / 2, 1.0], rtol=1e-4)
 
 
 def test_users_in_a_batch_do_not_touch_each_other() -> None:
