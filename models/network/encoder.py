@@ -1,9 +1,9 @@
 """The two-hop encoder, as it is trained: many events of every sequence are queries, in one causal pass.
 
-Hop 1 asks the window about its newest item, hop 2 asks it once per interest. Keys and values of both hops depend on
-the item alone, so that a release ships them as tables and serving computes one query per hop (`publishing.graphs`).
-The serving graph and this module share parameters and equations; `publishing.export` compares them before it writes
-anything.
+Hop 1 asks the window about its newest item and the moment, hop 2 asks it once per interest. Keys and values of both
+hops depend on the item alone, so that a release ships them as tables and serving computes one query per hop
+(`publishing.graphs`). The serving graph and this module share parameters and equations; `publishing.export` compares
+them before it writes anything.
 
 Letters: S sequences, L events (the window), A asked positions, H heads, K interests, D dimensions, V items.
 """
@@ -16,6 +16,7 @@ from models.data.sequences import Batch
 from models.network.actions import ActionValues
 from models.network.attention import Hop, Sight
 from models.network.items import Content, ItemVectors
+from models.network.moment import Moment
 from models.settings import EncoderSettings
 
 
@@ -74,6 +75,7 @@ class TwoHopEncoder(nn.Module):
         self.settings = settings
         self.actions = actions or ActionValues(torch.ones(1), learned=False)
         self.items = ItemVectors(items, dimensions, content, settings.id_dropout)  # tied: the keys are made from them
+        self.moment = Moment(dimensions)
         self.item_norm = nn.LayerNorm(dimensions)
         self.hop1 = Hop(dimensions, settings.heads, dimensions // settings.heads, settings.scoring)
         self.mix = nn.Linear(dimensions, dimensions)
@@ -99,7 +101,7 @@ class TwoHopEncoder(nn.Module):
         sight = Sight.of(ages, weights)
         vectors = self.dropout(self.items(items))  # [S, L, D]
         keyed = self.item_norm(vectors)
-        asked = vectors[:, -ages.shape[1] :]  # [S, A, D]
+        asked = vectors[:, -ages.shape[1] :] + self.moment(sight, weights)  # [S, A, D]
         context = self.hop1(asked, keyed, sight)[0].flatten(2)  # [S, A, D]
         state = asked + self.dropout(self.mix(context))
         state = state + self.feed1(self.feed1_norm(state))

@@ -21,6 +21,7 @@ from engine import contract
 from models.network.attention import HOUR_S, TINY_WEIGHT, AdditiveScoring, DotScoring, Hop
 from models.network.encoder import FeedForward, TwoHopEncoder
 from models.network.items import Content
+from models.network.moment import COUNT_KNOTS, GAP_KNOTS, Moment
 
 _IR_VERSION = 8  # the file format that came with opset 18: every onnxruntime that knows the opset can read it
 _ONNX_TYPES = {"tensor(float)": TensorProto.FLOAT, "tensor(int32)": TensorProto.INT32}
@@ -41,9 +42,11 @@ def items_graph(encoder: TwoHopEncoder) -> bytes:
 def encoder_graph(encoder: TwoHopEncoder) -> bytes:
     """encoder.onnx: windows of B users in, K interests each and the attention behind them out."""
     graph = _Graph()
-    biases = _biases(graph, encoder)
+    seconds = _seconds(graph)
+    biases = _biases(graph, encoder, seconds)
     newest = graph.node("Gather", "vectors", graph.node("Gather", "items", graph.constant(np.int64(-1)), axis=1))
-    state = _first_hop(graph, encoder, newest, biases[0])
+    asking = graph.node("Add", newest, _moment(graph, encoder.moment, seconds))
+    state = _first_hop(graph, encoder, asking, biases[0])
     _second_hop(graph, encoder, state, biases[1])
     return graph.serialise("encoder", contract.ENCODER_INPUTS, contract.ENCODER_OUTPUTS, encoder)
 
@@ -126,7 +129,7 @@ class _Graph:
         return bytes(model.SerializeToString())
 
 
-def _biases(graph: _Graph, encoder: TwoHopEncoder) -> tuple[str, str]:
+def _biases(graph: _Graph, encoder: TwoHopEncoder, seconds: str) -> tuple[str, str]:
     """What rank, age and weight add to the attention of each query: [B, H, L] and [B, K, L]."""
     hops = (encoder.hop1, encoder.hop2)
     slopes = {
@@ -135,7 +138,7 @@ def _biases(graph: _Graph, encoder: TwoHopEncoder) -> tuple[str, str]:
     }
     weights = graph.node("Log", graph.node("Max", "weights", graph.constant(np.float32(TINY_WEIGHT))))
     bias = graph.node("Mul", graph.widen("ages"), slopes["hour_slope"])  # [B, H + K, L]
-    bias = graph.node("Add", bias, graph.node("Mul", graph.widen(_seconds(graph)), slopes["second_slope"]))
+    bias = graph.node("Add", bias, graph.node("Mul", graph.widen(seconds), slopes["second_slope"]))
     bias = graph.node("Add", bias, graph.node("Mul", _ranks(graph), slopes["rank_slope"]))
     bias = graph.node("Add", bias, graph.widen(weights))
     cuts = [0, encoder.hop1.queries, encoder.hop1.queries + encoder.hop2.queries]
@@ -161,13 +164,39 @@ def _ranks(graph: _Graph) -> str:
     return graph.node("Log", one_past)
 
 
+def _moment(graph: _Graph, moment: Moment, seconds: str) -> str:
+    """[B, D] how much the windows hold, and how long before the newest event the one before it came."""
+    there = graph.node("Cast", graph.node("Greater", "weights", graph.constant(np.float32(0))), to=TensorProto.FLOAT)
+    axis, two = graph.constant(np.array([1], np.int64)), graph.constant(np.float32(math.log(2.0)))
+    counts = graph.node("ReduceSum", there, axis)  # [B, 1]
+    counts = graph.node("Div", graph.node("Log", counts), two)
+    before = [graph.constant(np.array([number], np.int64)) for number in (-2, -1, 1)]
+    gaps = graph.node("Div", graph.node("Slice", seconds, *before), two)  # [B, 1], [B, 0] where windows hold one event
+    followed = graph.node("Slice", there, *before)
+    hats = graph.node(
+        "Mul", _hats(graph, gaps, GAP_KNOTS), graph.node("Unsqueeze", followed, graph.constant(np.array([2], np.int64)))
+    )
+    hats = graph.node("ReduceSum", hats, axis, keepdims=0)  # [B, N], of one event or none
+    gap = graph.matmul(hats, graph.constant(_array(moment.gap)))
+    hats = graph.node("Squeeze", _hats(graph, counts, COUNT_KNOTS), axis)
+    return graph.node("Add", graph.matmul(hats, graph.constant(_array(moment.count))), gap)
+
+
+def _hats(graph: _Graph, values: str, knots: int) -> str:
+    """[B, M, N] how much of each knot 0, 1, 2, ... stands for values [B, M]: linear between two of them."""
+    values = graph.node("Min", values, graph.constant(np.float32(knots - 1)))
+    values = graph.node("Unsqueeze", values, graph.constant(np.array([2], np.int64)))
+    distances = graph.node("Abs", graph.node("Sub", values, graph.constant(np.arange(knots, dtype=np.float32))))
+    return graph.node("Relu", graph.node("Sub", graph.constant(np.float32(1)), distances))
+
+
 def _rows(graph: _Graph, state: str, start: int, end: int) -> str:
     bounds = [graph.constant(np.array([number], np.int64)) for number in (start, end, 1)]
     return graph.node("Slice", state, *bounds)
 
 
 def _first_hop(graph: _Graph, encoder: TwoHopEncoder, newest: str, bias: str) -> str:
-    """Return h [B, D]: the newest item, told what the window says about it."""
+    """Return h [B, D]: the newest item in its moment, told what the window says about it."""
     hop, size = encoder.hop1, encoder.settings.dimensions
     slices = np.repeat(np.eye(hop.queries, dtype=np.float32), hop.width, axis=1)  # [H, D], head h is 1 on its slice
     scores = _scores(graph, hop, newest, slices, "keys1")

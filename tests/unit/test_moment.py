@@ -1,0 +1,59 @@
+"""The moment of a query: what it is made of, event by event."""
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="training needs torch: pip install 'headrace[train]'")
+
+import torch
+
+from engine.features import log_ages
+from models.network.attention import Sight
+from models.network.moment import COUNT_KNOTS, GAP_KNOTS, Moment
+
+TIMES_S = [[0, 0, 1, 4, 6, 6 + 7 * (1 << 22)]]
+
+
+def moments(asked: int, weights: list[list[float]]) -> torch.Tensor:
+    """[S, A, N] with a moment whose vectors say which knot they are: those of the count, then those of the gap."""
+    moment, knots = Moment(COUNT_KNOTS + GAP_KNOTS), torch.eye(COUNT_KNOTS + GAP_KNOTS)
+    times_ms = np.array(TIMES_S) * 1000
+    ages = torch.from_numpy(log_ages(times_ms[:, None], times_ms[:, -asked:, None]))
+    with torch.no_grad():
+        moment.count.copy_(knots[:COUNT_KNOTS])
+        moment.gap.copy_(knots[COUNT_KNOTS:])
+        found: torch.Tensor = moment(Sight.of(ages, torch.tensor(weights)), torch.tensor(weights))
+    return found
+
+
+def knots(found: torch.Tensor) -> dict[int, float]:
+    return {place: round(float(found[place]), 3) for place in torch.nonzero(found > 1e-3)[:, 0].tolist()}
+
+
+@pytest.mark.parametrize("asked", [3, 6])
+def test_counts_and_gaps_stand_between_powers_of_two(asked: int) -> None:
+    """Gaps of 0, 1, 3, 2 seconds and most of a year: knots 0, 1, 2, log2(3) = 1.585, 24.807; counts up to 6."""
+    found = moments(asked, [[1.0] * 6])[0]
+    assert knots(found[-3]) == {2: 1.0, COUNT_KNOTS + 2: 1.0}
+    assert knots(found[-2]) == {2: 0.678, 3: 0.322, COUNT_KNOTS + 1: 0.415, COUNT_KNOTS + 2: 0.585}
+    assert knots(found[-1]) == {2: 0.415, 3: 0.585, COUNT_KNOTS + 24: 0.193, COUNT_KNOTS + 25: 0.807}
+    if asked == 6:
+        assert knots(found[0]) == {0: 1.0}  # nothing before it
+        assert knots(found[1]) == {1: 1.0, COUNT_KNOTS: 1.0}
+        assert knots(found[2]) == {1: 0.415, 2: 0.585, COUNT_KNOTS + 1: 1.0}
+
+
+def test_padding_is_no_event() -> None:
+    found = moments(6, [[0.0, 0.0, 0.0, 1.0, 1.0, 1.0]])[0]
+    assert knots(found[3]) == {0: 1.0}
+    assert knots(found[4]) == {1: 1.0, COUNT_KNOTS + 1: 0.415, COUNT_KNOTS + 2: 0.585}
+
+
+def test_what_lies_beyond_the_last_knot_is_the_last_knot() -> None:
+    found = moments(1, [[1.0] * 6])
+    far = Moment(1)
+    with torch.no_grad():
+        far.gap[-1] = 1.0
+        ages = torch.log1p(torch.tensor([[[1e6, 0.0]]]))  # a century
+        assert float(far(Sight.of(ages, torch.ones(1, 2)), torch.ones(1, 2))) == pytest.approx(1.0)
+    assert found.shape == (1, 1, COUNT_KNOTS + GAP_KNOTS)
