@@ -141,6 +141,8 @@ def cold_start(config: Path | None, bundle: Path, source: Source, *, as_json: bo
             click.echo(f"{title}: no figures: {reason}")
         else:
             Console().print(tables.evaluation(title, figures))
+    for name, reason in new_users.get("left_out", {}).items():
+        click.echo(f"New users: {name} left out: {reason}")
 
 
 @click.command()

@@ -10,15 +10,16 @@ from typing import Any, Final, Self
 
 import numpy as np
 
-from engine.columns import NO_ITEM, Float32, Float64, Int32, Int64
+from engine import features
+from engine.columns import NO_ITEM, Float32, Float64, Int32
 from engine.encoder import Encoder
 from engine.errors import DataError
-from engine.features import action_weights, log_ages
 from engine.messages import Actions
 from engine.release import Bundle
 from engine.settings import ClickSettings
 from models import protocol
 from models.data.dataset import Interactions
+from models.evaluation.user_events import UserEvents
 
 _BATCH_USERS: Final = 256
 _SCORES_AT_ONCE: Final = 1 << 24
@@ -61,10 +62,15 @@ def draw(bundle: Bundle, interactions: Interactions, clicks: ClickSettings, coun
     Raises:
         DataError: there are fewer than two.
     """
-    events = _Events.known(bundle, interactions, clicks)
-    able = np.flatnonzero(events.starts < np.arange(len(events.starts)))  # there is an event before
+    actions, length = Actions(clicks), bundle.manifest.contract.window_length
+    weights = features.action_weights(actions.weights, actions.codes, bundle.manifest.action_values)
+    events = _seen(bundle, interactions, actions, weights)
+    able = np.flatnonzero(np.diff(events.users, prepend=-1) == 0)  # there is an event before
     targets = np.random.default_rng(0).permutation(able)[:count]
-    windows = _windows(events, targets, bundle.manifest.contract.window_length)
+    before, wanted = events.windows(targets, length), events.items[targets]
+    inputs = features.make(before, before.items, weights, length)
+    fresh = (before.items != wanted[:, None]).all(axis=1)  # what the window holds could not be listed
+    windows = TrialWindows(inputs.rows[fresh], inputs.ages[fresh], inputs.weights[fresh], wanted[fresh])
     if len(windows) < _FEWEST:
         raise DataError(
             f"{len(windows)} training events have another of the same user before them and an item that"
@@ -95,44 +101,12 @@ def gains(interests: Float32, vectors: Float32, windows: TrialWindows) -> Float6
     return np.concatenate(found)
 
 
-@dataclass(frozen=True, slots=True)
-class _Events:
-    """n training events with items that the release knows, one user after the other, each in order of time."""
-
-    rows: Int32
-    """[n] rows of the release's tables."""
-    times_ms: Int64
-    """[n]"""
-    weights: Float32
-    """[n] all above 0."""
-    starts: Int64
-    """[n] where the events of the same user begin."""
-
-    @classmethod
-    def known(cls, bundle: Bundle, interactions: Interactions, clicks: ClickSettings) -> Self:
-        training = interactions.select(~protocol.held_out(interactions, bundle.manifest.holdout))
-        rows_by_id = {item: row for row, item in enumerate(bundle.ids)}
-        rows = np.array([rows_by_id.get(item, NO_ITEM) for item in training.item_ids], np.int32)[training.items]
-        actions = Actions(clicks)
-        codes = np.array([actions.code(name) for name in training.action_names])[training.actions]  # [n]
-        weights = action_weights(actions.weights, actions.codes, bundle.manifest.action_values)[codes]  # [n]
-        order = training.by_user()
-        order = order[(rows[order] != NO_ITEM) & (weights[order] > 0.0)]
-        users = training.users[order]
-        return cls(rows[order], training.times_ms[order], weights[order], np.searchsorted(users, users))
-
-
-def _windows(events: _Events, targets: Int64, length: int) -> TrialWindows:
-    """Windows before the events at `targets` [B], without those that hold their target: it could not be listed."""
-    places = targets[:, None] - length + np.arange(length)  # [B, L]
-    visible = places >= events.starts[targets, None]
-    places = np.maximum(places, 0)
-    items, wanted = np.where(visible, events.rows[places], np.int32(0)), events.rows[targets]
-    ages = log_ages(events.times_ms[places], events.times_ms[places[:, -1:]])
-    fresh = ~((items == wanted[:, None]) & visible).any(axis=1)
-    return TrialWindows(
-        items=items[fresh],
-        ages=np.where(visible, ages, np.float32(0.0))[fresh],
-        weights=np.where(visible, events.weights[places], np.float32(0.0))[fresh],
-        targets=wanted[fresh],
-    )
+def _seen(bundle: Bundle, interactions: Interactions, actions: Actions, weights: Float32) -> UserEvents:
+    """The training events that the encoder sees; their items are rows of the release's tables."""
+    training = interactions.select(~protocol.held_out(interactions, bundle.manifest.holdout))
+    rows_by_id = {item: row for row, item in enumerate(bundle.ids)}
+    rows = np.array([rows_by_id.get(item, NO_ITEM) for item in training.item_ids], np.int32)[training.items]
+    codes = np.array([actions.code(name) for name in training.action_names], np.uint8)[training.actions]
+    order = training.by_user()
+    order = order[(rows[order] != NO_ITEM) & (weights[codes[order]] > 0.0)]
+    return UserEvents(training.users[order], rows[order], training.times_ms[order], codes[order], len(bundle.ids))

@@ -14,14 +14,14 @@ from typing import Any, Literal
 
 import numpy as np
 
-from engine.columns import Bool, Int32, Int64
+from engine.columns import Int32, Int64
 from engine.errors import DataError, MissingExtraError
 from models import protocol
 from models.comparison.contestants import TWO_HOP, Contestant
 from models.comparison.results import Results, packed, unpacked
 from models.evaluation import questions
-from models.evaluation.baselines import Baseline, Popularity
-from models.evaluation.baselines.task import Task, UserEvents, Validation
+from models.evaluation.baselines import Baseline
+from models.evaluation.baselines.task import Task
 from models.evaluation.questions import LISTED, Questions, Recording
 from models.protocol import FIGURES, Tally
 
@@ -54,28 +54,18 @@ class Comparison:
         data = recording.interactions
         left_out = protocol.holdout(data.timelines(), terms.split)
         self.questions = _questions(recording, left_out.from_ms)
-        events = _training_events(recording, recording.wanted & ~protocol.held_out(data, left_out))
-        if not len(events) or not len(self.questions.targets):
+        learned = recording.wanted & ~protocol.held_out(data, left_out)
+        if not learned.any() or not len(self.questions.targets):
             raise DataError(
-                f"split {terms.split} leaves {len(events)} events to learn from and {len(self.questions.targets)} to"
+                f"split {terms.split} leaves {learned.sum()} events to learn from and {len(self.questions.targets)} to"
                 " ask for; give more data or another --split"
             )
-        length = recording.settings.windows.length
-        validation = Validation(events, length)
-        counted = self.questions.counted
-        asked_ms = np.concatenate([data.times_ms[self.questions.targets], validation.times_ms])
-        popularity = Popularity(recording.items[counted], data.times_ms[counted], asked_ms, LISTED + length)
         self.users: Int32 = data.users[self.questions.targets]  # [n] whose targets they are
-        self.task = Task(
-            events=events,
-            validation=validation,
-            popularity=popularity,
-            window_length=length,
-            action_weights=recording.weights,
+        self.task = replace(
+            Task.of(recording, learned, self.questions),
             minutes=terms.minutes,
             clock_s=_clock(terms),
             threads=terms.threads,
-            seed=0,
         )
         self._fingerprint = data.fingerprint()
 
@@ -206,16 +196,3 @@ def _clock(terms: Terms) -> Callable[[], float]:
 
 def _questions(recording: Recording, from_ms: int | None) -> Questions:
     return questions.last_event(recording) if from_ms is None else questions.since(recording, from_ms)
-
-
-def _training_events(recording: Recording, mask: Bool) -> UserEvents:
-    data = recording.interactions
-    places = data.by_user()
-    places = places[mask[places]]
-    return UserEvents(
-        users=data.users[places],
-        items=recording.items[places],
-        times_ms=data.times_ms[places],
-        actions=recording.actions[places],
-        item_count=len(data.item_ids),
-    )

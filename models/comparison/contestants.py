@@ -4,20 +4,19 @@ Each is imported only when it enters: one whose extra is missing leaves the othe
 """
 
 import tempfile
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from engine import live, release
-from engine.errors import MissingExtraError, SettingsError
+from engine.errors import SettingsError
 from models.comparison import variants
-from models.evaluation.baselines import Neighbours
+from models.evaluation.baselines import Neighbours, extras
 from models.evaluation.baselines.task import Fitted, Task
-from models.evaluation.evaluate import Engine
 from models.evaluation.questions import Recording
+from models.evaluation.trial import Engine
 from models.settings import HoldoutName, TrainSettings
 
 ONE_VECTOR: Final = "one-vector"
@@ -107,7 +106,7 @@ class _Entry:
 
     def load(self) -> Enter:
         """See `Contestant.load`."""
-        with _extra("train"):
+        with extras.needed("train"):
             import torch  # noqa: PLC0415 - only where it is installed
 
             from models.publishing import export  # noqa: PLC0415
@@ -137,40 +136,24 @@ def _neighbours() -> Enter:
 
 
 def _item_knn() -> Enter:
-    with _extra("compare"):
+    with extras.needed("compare"):
         from models.evaluation.baselines import item_knn  # noqa: PLC0415 - only where the extra is installed
     return item_knn.fit
 
 
 def _als() -> Enter:
-    with _extra("compare"):
+    with extras.needed("compare"):
         from models.evaluation.baselines import factorisation  # noqa: PLC0415
     return factorisation.fit_als
 
 
 def _bpr() -> Enter:
-    with _extra("compare"):
+    with extras.needed("compare"):
         from models.evaluation.baselines import factorisation  # noqa: PLC0415
     return factorisation.fit_bpr
 
 
 def _sasrec(size: str) -> Enter:
-    with _extra("compare"):
+    with extras.needed("compare"):
         from models.evaluation.baselines import sasrec  # noqa: PLC0415
     return partial(sasrec.fit, size=size)
-
-
-@contextmanager
-def _extra(name: str) -> Iterator[None]:
-    """Imports that need an extra.
-
-    Raises:
-        MissingExtraError: it is not installed.
-    """
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        command = f"pip install 'headrace[{name}]'"
-        if error.name == "rectools":  # pyproject.toml says why the extra lacks it there
-            command += ", and before Python 3.13 then pip install --no-deps 'rectools>=0.19,<0.20'"
-        raise MissingExtraError(f"needs {error.name}, which is not installed: {command}") from error

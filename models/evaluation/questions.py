@@ -2,6 +2,7 @@
 
     last event       the newest event of every user, from the window of all before it
     since a time     every event from then on, from the window of all the user's events before it
+    chosen events    these, from the windows of all their users' events before them, in order of time
 
 Item numbers are those of the interactions, in the engine's catalogue too, so that a release and a baseline speak of
 the same item.
@@ -20,6 +21,7 @@ from engine.settings import Settings
 from engine.window_store import Events, WindowStore
 from models import protocol
 from models.data.dataset import Interactions
+from models.evaluation.user_events import UserEvents
 
 LISTED: Final = 20
 """N: items per list asked for."""
@@ -45,6 +47,18 @@ class Recording:
         self.actions: UInt8 = codes[interactions.actions]  # [n]
         self.weights, self.codes = actions.weights, actions.codes
         self.wanted: Bool = actions.weights[self.actions] > 0.0  # [n] events that a list should have held
+
+    def by_user(self, mask: Bool) -> UserEvents:
+        """The events under `mask` [n], user by user."""
+        places = self.interactions.by_user()
+        places = places[mask[places]]
+        return UserEvents(
+            users=self.interactions.users[places],
+            items=self.items[places],
+            times_ms=self.interactions.times_ms[places],
+            actions=self.actions[places],
+            item_count=len(self.interactions.item_ids),
+        )
 
     def store(self, until: Int64) -> WindowStore:
         """Windows of all users, slot by user number, as they are after the events at `until` (places, ascending)."""
@@ -104,6 +118,20 @@ def since(recording: Recording, from_ms: int) -> Questions:
             store.append(recording.events(places))
 
     return Questions(np.flatnonzero(~before & recording.wanted), recording.wanted, ask)
+
+
+def chosen(recording: Recording, targets: Int64) -> Questions:
+    """The events at these places (ascending), oldest first."""
+    data, length = recording.interactions, recording.settings.windows.length
+    events = recording.by_user(np.ones(len(data), np.bool_))
+    by_user = np.empty(len(data), np.int64)  # [n] where each event stands among `events`
+    by_user[data.by_user()] = np.arange(len(data))
+
+    def ask() -> Iterator[tuple[Windows, Int64]]:
+        for part in _parts(targets):
+            yield events.windows(by_user[part], length), part
+
+    return Questions(targets, recording.wanted, ask)
 
 
 def _parts(places: Int64) -> list[Int64]:

@@ -10,8 +10,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from engine.release import Bundle
 from engine.settings import Settings
 from models.evaluation import plots
-from models.evaluation.evaluate import OURS, training_report
+from models.evaluation.evaluate import training_report
 from models.evaluation.plots import Axis
+from models.evaluation.trial import OURS
 from models.protocol import ACCURACY, FIGURES, HEADINGS
 
 _TEMPLATE: Final = "report.html"

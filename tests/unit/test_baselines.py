@@ -10,7 +10,8 @@ from engine.columns import NO_ITEM, Windows
 from engine.errors import DataError
 from models.evaluation.baselines import HOUR_MS, Neighbours, Popularity, first_unseen
 from models.evaluation.baselines.lists import highest_unseen
-from models.evaluation.baselines.task import UserEvents, Validation
+from models.evaluation.baselines.task import Validation
+from models.evaluation.user_events import UserEvents
 
 DAY_MS = 24 * HOUR_MS
 
@@ -106,6 +107,8 @@ def events_of(*histories: list[int]) -> UserEvents:
 def test_windows_hold_what_came_before_and_nothing_of_others() -> None:
     events = events_of([1, 2, 3], [4, 5])
     assert events.windows(np.array([2, 4, 3]), 2).items.tolist() == [[1, 2], [NO_ITEM, 4], [NO_ITEM, NO_ITEM]]
+    longer_than_all_events = events.windows(np.array([2, 4]), 9).items
+    assert longer_than_all_events[:, -3:].tolist() == [[NO_ITEM, 1, 2], [NO_ITEM, NO_ITEM, 4]]
 
 
 def test_a_validation_asks_for_newest_events_and_hides_them() -> None:

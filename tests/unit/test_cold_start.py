@@ -1,5 +1,6 @@
 """Content decides in this catalogue: users stay with one colour. New items of a colour are found by its users."""
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -124,6 +125,26 @@ def test_new_items_are_found_far_better_than_at_random(
     for figures in report["new_users"]["clicks"].values():
         assert figures["targets"] == LATE
         assert figures["hr20"] > figures["baselines"]["popularity_7d"]["hr20"]
+
+
+def test_item_knn_stands_beside_the_release_for_new_users(bundle: Bundle, clicks: Interactions) -> None:
+    """Whoever clicked a red item clicked no other colour: from one click on, neighbours are of the user's own."""
+    pytest.importorskip("scipy", reason="item-kNN needs scipy: pip install 'headrace[compare]'")
+    report = cold_start(bundle, clicks, {}, Settings(), lambda *_: None)["new_users"]
+    assert report["left_out"] == {}
+    for figures in report["clicks"].values():
+        assert figures["baselines"]["item_knn"]["hr20"] > figures["baselines"]["popularity_7d"]["hr20"]
+
+
+def test_without_its_extra_item_knn_is_left_out_with_the_reason(
+    bundle: Bundle, clicks: Interactions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "models.evaluation.baselines.item_knn", raising=False)
+    monkeypatch.delattr("models.evaluation.baselines.item_knn", raising=False)
+    monkeypatch.setitem(sys.modules, "scipy", None)
+    report = cold_start(bundle, clicks, {}, Settings(), lambda *_: None)["new_users"]
+    assert "pip install 'headrace[compare]'" in report["left_out"]["item_knn"]
+    assert set(report["clicks"]["1"]["baselines"]) == {"popularity_7d", "last_item_neighbours"}
 
 
 def test_what_cannot_be_asked_has_a_reason(bundle: Bundle, clicks: Interactions, items: dict[str, Item]) -> None:

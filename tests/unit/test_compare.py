@@ -23,8 +23,9 @@ from models.comparison.compare import Comparison, SplitName, Terms
 from models.comparison.contestants import TWO_HOP, Contestant, Enter
 from models.comparison.results import Results, packed, unpacked
 from models.data import dataset
-from models.evaluation.baselines.task import Fitted, Task, UserEvents, tuned
+from models.evaluation.baselines.task import Fitted, Task, tuned
 from models.evaluation.questions import LISTED, Recording
+from models.evaluation.user_events import UserEvents
 from models.protocol import FIGURES, Tally
 from tests.conftest import TINY_ITEMS
 

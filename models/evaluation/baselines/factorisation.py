@@ -20,7 +20,8 @@ from threadpoolctl import threadpool_limits
 from engine.columns import NO_ITEM, Float32, Int32, Int64, Windows
 from models.evaluation.baselines import matrices
 from models.evaluation.baselines.lists import listed
-from models.evaluation.baselines.task import Fitted, Option, Task, UserEvents, tuned
+from models.evaluation.baselines.task import Fitted, Option, Task, tuned
+from models.evaluation.user_events import UserEvents
 
 ALS_OPTIONS: Final[tuple[Option, ...]] = (
     {"factors": 100, "regularization": 0.01, "alpha": 1.0, "iterations": 15},  # implicit's defaults

@@ -4,7 +4,7 @@ import numpy as np
 from scipy import sparse
 
 from engine.columns import Int32, Int64
-from models.evaluation.baselines.task import UserEvents
+from models.evaluation.user_events import UserEvents
 
 
 def of_users(events: UserEvents) -> sparse.csr_matrix:

@@ -26,7 +26,8 @@ from rectools.models.nn.transformers.utils import leave_one_out_mask
 
 from engine.columns import NO_ITEM, Int32, Int64, Windows
 from models.evaluation.baselines.lists import first_unseen
-from models.evaluation.baselines.task import Fitted, Task, UserEvents
+from models.evaluation.baselines.task import Fitted, Task
+from models.evaluation.user_events import UserEvents
 
 SIZES: Final[dict[str, dict[str, int]]] = {
     "sasrec": {"n_factors": 256, "n_heads": 4},  # RecTools' defaults, like everything that is not named here

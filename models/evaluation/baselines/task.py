@@ -4,57 +4,26 @@ Settings that a library leaves to its user are chosen here: each is fitted witho
 asked for those, the best is fitted anew on all events. What the comparison will ask takes no part in that.
 """
 
+import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import numpy as np
 
-from engine.columns import NO_ACTION, NO_ITEM, Bool, Float32, Int32, Int64, UInt8, Windows
+from engine.columns import NO_ITEM, Bool, Float32, Int32, Windows
 from engine.errors import DataError
 from models import protocol
 from models.evaluation.baselines.lists import Baseline
 from models.evaluation.baselines.popularity import Popularity
-from models.evaluation.questions import LISTED
+from models.evaluation.questions import LISTED, Questions, Recording
+from models.evaluation.user_events import UserEvents
 
 VALIDATION_USERS: Final = 1_000
 _BATCH_USERS: Final = 256
 _TUNING_SHARE: Final = 0.5
 """Share of the time that may go into choosing settings; the rest is kept for the fit that counts."""
-
-
-@dataclass(frozen=True, slots=True)
-class UserEvents:
-    """n events, user by user, each user's in order of time."""
-
-    users: Int32
-    """[n] user numbers, 0 to U - 1."""
-    items: Int32
-    """[n] item numbers, 0 to V - 1."""
-    times_ms: Int64
-    """[n]"""
-    actions: UInt8
-    """[n] action codes."""
-    item_count: int
-    """V, of the whole data."""
-
-    def __len__(self) -> int:
-        return len(self.users)
-
-    def select(self, mask: Bool) -> "UserEvents":
-        """The events under `mask` [n]."""
-        return UserEvents(self.users[mask], self.items[mask], self.times_ms[mask], self.actions[mask], self.item_count)
-
-    def windows(self, ends: Int64, length: int) -> Windows:
-        """Windows [B, L] of up to `length` events before each place in `ends` [B], all of the same user."""
-        places = ends[:, None] - length + np.arange(length)  # [B, L]
-        real = (places >= 0) & (self.users[places] == self.users[ends, None])
-        places = np.where(real, places, 0)
-        return Windows(
-            np.where(real, self.items[places], np.int32(NO_ITEM)),
-            np.where(real, self.times_ms[places], 0),
-            np.where(real, self.actions[places], np.uint8(NO_ACTION)),
-        )
 
 
 class Validation:
@@ -104,12 +73,32 @@ class Task:
     """L: a question comes with at most so many events."""
     action_weights: Float32
     """[256] weight by action code."""
-    minutes: float
+    minutes: float = math.inf
     """Time for all that a contestant does before the first question."""
-    clock_s: Callable[[], float]
+    clock_s: Callable[[], float] = time.monotonic
     """Tells that time, in seconds."""
-    threads: int
-    seed: int
+    threads: int = 1
+    seed: int = 0
+
+    @classmethod
+    def of(cls, recording: Recording, learned: Bool, asked: Questions) -> Self:
+        """To learn from the events `learned` [n] of the recording, and to be `asked` these questions.
+
+        Raises:
+            DataError: no user has two events to learn from.
+        """
+        data, length = recording.interactions, recording.settings.windows.length
+        events = recording.by_user(learned)
+        validation = Validation(events, length)
+        asked_ms = np.concatenate([data.times_ms[asked.targets], validation.times_ms])
+        counted = asked.counted
+        return cls(
+            events=events,
+            validation=validation,
+            popularity=Popularity(recording.items[counted], data.times_ms[counted], asked_ms, LISTED + length),
+            window_length=length,
+            action_weights=recording.weights,
+        )
 
     def liked(self, windows: Windows) -> Int32:
         """[B, L] the items of the windows; NO_ITEM where the action speaks against the item, or is none."""

@@ -1,0 +1,22 @@
+"""Imports that need an extra, and the sentence for whoever lacks it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from engine.errors import MissingExtraError
+
+
+@contextmanager
+def needed(extra: str) -> Iterator[None]:
+    """For the imports inside.
+
+    Raises:
+        MissingExtraError: the extra is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        command = f"pip install 'headrace[{extra}]'"
+        if error.name == "rectools":  # pyproject.toml says why the extra lacks it there
+            command += ", and before Python 3.13 then pip install --no-deps 'rectools>=0.19,<0.20'"
+        raise MissingExtraError(f"needs {error.name}, which is not installed: {command}") from error

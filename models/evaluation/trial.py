@@ -1,0 +1,122 @@
+"""A release on trial: warm, asked through the engine's own path, with those beside it that must be beaten."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import numpy as np
+
+from engine import live
+from engine.columns import NO_ITEM, Bool, Int32, Int64, Windows
+from engine.live import LiveRelease
+from engine.pipeline import Lists, Recommender
+from engine.popular import Popularity as EnginePopularity
+from engine.release import Bundle
+from engine.settings import Settings
+from models import protocol
+from models.data.dataset import Interactions
+from models.evaluation.baselines import Baseline, Neighbours, Popularity
+from models.evaluation.questions import LISTED, Questions, Recording
+from models.protocol import Tally
+
+OURS: Final = "release"
+Watch = Callable[[str, int, int], None]
+"""Called with the name of what is asked, targets asked so far and targets in all."""
+
+
+class Trial(Recording):
+    """One release, warm, and the interactions it is asked about."""
+
+    def __init__(self, bundle: Bundle, interactions: Interactions, settings: Settings) -> None:
+        """Warm the release.
+
+        Raises:
+            ReleaseError: it cannot be warmed.
+        """
+        super().__init__(interactions, settings)
+        self.bundle = bundle
+        self.live = live.warm(bundle, self.catalogue, settings.index, settings.worker.threads)
+        self.learned: Bool = self.wanted & ~protocol.held_out(interactions, bundle.manifest.holdout)  # [n]
+        self.popularity: Int64 = np.bincount(self.items[self.learned], minlength=len(self.catalogue))  # by item number
+
+    def unknown(self, targets: Int64) -> int:
+        """How many of these events have an item that the release does not know."""
+        return int((self.live.rows(self.items[targets]) == NO_ITEM).sum())
+
+    def baselines(self, asked: Questions) -> dict[str, Baseline]:
+        """Those that need nothing but numpy, ready for these questions."""
+        times_ms, depth = self.interactions.times_ms, LISTED + self.settings.windows.length
+        counted, learned = asked.counted, self.by_user(self.learned)
+        popularity = Popularity(self.items[counted], times_ms[counted], times_ms[asked.targets], depth)
+        return {
+            "popularity_7d": popularity,
+            "last_item_neighbours": Neighbours(learned.users, learned.items, popularity),
+        }
+
+
+class Engine:
+    """The engine as a contestant."""
+
+    def __init__(self, release: LiveRelease, recording: Recording) -> None:
+        """A release that is asked about this recording."""
+        popularity = EnginePopularity()
+        popularity.seed(release.numbers, release.popularity)
+        settings, weights, codes = recording.settings.recommendations, recording.weights, recording.codes
+        self._recommender = Recommender(settings, weights, codes, popularity)
+        self._live = release
+
+    def lists(self, windows: Windows, times_ms: Int64, count: int) -> Int32:
+        """See `Baseline.lists`; the engine knows no clock, and its settings say how long lists are."""
+        del times_ms, count
+        return self._recommend(windows).items
+
+    def _recommend(self, windows: Windows) -> Lists:
+        return self._recommender.recommend(windows, self._live)
+
+
+class Contest:
+    """The release and the baselines, asked for the same targets."""
+
+    def __init__(self, trial: Trial, contestants: Mapping[str, Baseline]) -> None:
+        """Everyone by name, the release among them as `OURS`."""
+        self._trial, self._contestants = trial, contestants
+        self._tallies = {name: Tally(trial.live.numbers, trial.popularity) for name in contestants}
+        self._targets = [np.zeros(0, np.int64)]
+        self.asked = self._seen = 0
+
+    def ask(self, windows: Windows, targets: Int64) -> None:
+        """Ask everyone for lists for these windows [B], and score them by the events at `targets` [B]."""
+        data, items = self._trial.interactions, self._trial.items[targets]
+        for name, contestant in self._contestants.items():
+            lists = contestant.lists(windows, data.times_ms[targets], LISTED)
+            self._tallies[name].add(data.users[targets], lists, items)
+        self._targets.append(targets)
+        self.asked += len(targets)
+        self._seen += int((windows.items == items[:, None]).any(axis=1).sum())
+
+    @property
+    def targets(self) -> Int64:
+        """[n] places of the events asked for, in the order of asking."""
+        return np.concatenate(self._targets)
+
+    @property
+    def places(self) -> Int64:
+        """[n] places of these in the release's lists."""
+        return self._tallies[OURS].places
+
+    def figures(self) -> dict[str, Any]:
+        """Ours, how many were asked, and the baselines' with our lead over each."""
+        targets = self.targets
+        return {
+            "users": len(np.unique(self._trial.interactions.users[targets])),
+            "targets": len(targets),
+            "unknown_targets": self._trial.unknown(targets),
+            "seen_targets": self._seen,
+            **beside(self._tallies),
+        }
+
+
+def beside(tallies: Mapping[str, Tally], others: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The release's figures, and those of the others with its lead over each."""
+    ours = tallies[OURS]
+    scored = {name: {**tally.figures(), "lead": ours.lead(tally)} for name, tally in tallies.items() if name != OURS}
+    return {**ours.figures(), "baselines": {**(others or {}), **scored}}
