@@ -3,7 +3,7 @@
 windows [B, L] -> features -> interests [B, K, D] -> near items [B, K, C] -> candidates [B, P] -> lists [B, N]
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Final
@@ -51,21 +51,18 @@ class Lists:
 
 @dataclass(frozen=True, slots=True)
 class Recommender:
-    """The parts of the path that stay the same from batch to batch."""
+    """The parts of the path that stay the same from batch to batch, as long as a release serves."""
 
     settings: RecommendationSettings
     action_weights: Float32
-    """[256] weight by action code (`engine.messages.Actions`)."""
-    action_codes: Mapping[str, int]
-    """Code by action name."""
+    """[256] weight by action code, as the release has learned it or else as it is set (`features.action_weights`)."""
     popularity: Popularity
 
     def recommend(self, windows: Windows, live: LiveRelease, stage: Stage = nullcontext) -> Lists:
         """Lists for B users from their windows, by one release."""
         with stage("features"):
             rows = live.rows(windows.items)  # [B, L]
-            weights = features.action_weights(self.action_weights, self.action_codes, live.manifest.action_values)
-            inputs = features.make(windows, rows, weights, live.contract.window_length)
+            inputs = features.make(windows, rows, self.action_weights, live.contract.window_length)
             warm = np.flatnonzero(inputs.known)
         lists = _blank(len(windows), self.settings, live)
         if len(warm):

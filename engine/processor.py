@@ -13,12 +13,13 @@ clicks that come again would change nothing and their lists would be lost.
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import compress
 from typing import Final
 
 import numpy as np
 
+from engine import features
 from engine.catalogue import Catalogue
 from engine.changelog import Changelog, WindowCodec
 from engine.columns import Bool, Clicks, Int32, Int64
@@ -65,8 +66,7 @@ class Processor:
         self._windows = WindowStore(settings.windows)
         self.changelog = Changelog(settings, self._windows, WindowCodec(catalogue, self._actions))
         self._popularity = Popularity()
-        weights, codes = self._actions.weights, self._actions.codes
-        self._recommender = Recommender(settings.recommendations, weights, codes, self._popularity)
+        self._recommender = Recommender(settings.recommendations, self._actions.weights, self._popularity)
         self._published = PublishedLists(_REMEMBERED_LISTS, settings.recommendations.count)
         self._evicted = 0
         self.live: LiveRelease | None = None
@@ -78,6 +78,9 @@ class Processor:
         else:
             self._metrics.release.labels(self.live.manifest.model, self.live.manifest.version).set(0)
         self.live = release
+        learned = release.manifest.action_values
+        weights = features.action_weights(self._actions.weights, self._actions.codes, learned)
+        self._recommender = replace(self._recommender, action_weights=weights)
         self._metrics.release.labels(release.manifest.model, release.manifest.version).set(1)
         self._metrics.release_swaps.inc()
         self._metrics.index_items.set(len(release.index))

@@ -223,7 +223,7 @@ class _Bench:
         windows = Windows(self.windows[users], times_ms, codes)
         inputs = features.make(windows, self.live.rows(windows.items), actions.weights, length)
         interests, _ = self.live.encode(inputs)
-        recommender = Recommender(self.settings.recommendations, actions.weights, actions.codes, Popularity())
+        recommender = Recommender(self.settings.recommendations, actions.weights, Popularity())
         names = [_user(user) for user in users.tolist()]
         return Prepared(
             features=inputs,

@@ -66,8 +66,7 @@ class _NewItems:
 
     def __init__(self, trial: Trial, grown: LiveRelease, cold: Int32, items: Mapping[str, Item]) -> None:
         self._trial, self._live, self._cold = trial, grown, cold
-        learned = trial.bundle.manifest.action_values
-        self._action_weights = features.action_weights(trial.weights, trial.codes, learned)
+        self._action_weights = trial.weights_for(trial.bundle.manifest)
         self._rows = grown.rows(cold)  # [C] NO_ITEM where its content says nothing
         self._columns = np.full(len(trial.catalogue) + 1, NO_ITEM, np.int64)  # by item number; the last is NO_ITEM's
         self._columns[cold] = np.arange(len(cold))

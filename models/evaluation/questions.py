@@ -14,9 +14,11 @@ from typing import Final
 
 import numpy as np
 
+from engine import features
 from engine.catalogue import Catalogue
-from engine.columns import Bool, Int32, Int64, UInt8, Windows
+from engine.columns import Bool, Float32, Int32, Int64, UInt8, Windows
 from engine.messages import Actions
+from engine.release import Manifest
 from engine.settings import Settings
 from engine.window_store import Events, WindowStore
 from models import protocol
@@ -45,8 +47,12 @@ class Recording:
         actions = Actions(settings.clicks)
         codes = np.array([actions.code(name) for name in interactions.action_names], np.uint8)
         self.actions: UInt8 = codes[interactions.actions]  # [n]
-        self.weights, self.codes = actions.weights, actions.codes
+        self.weights, self._codes = actions.weights, actions.codes
         self.wanted: Bool = actions.weights[self.actions] > 0.0  # [n] events that a list should have held
+
+    def weights_for(self, release: Manifest) -> Float32:
+        """[256] weight by action code when this release serves."""
+        return features.action_weights(self.weights, self._codes, release.action_values)
 
     def by_user(self, mask: Bool) -> UserEvents:
         """The events under `mask` [n], user by user."""

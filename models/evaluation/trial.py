@@ -60,8 +60,8 @@ class Engine:
         """A release that is asked about this recording."""
         popularity = EnginePopularity()
         popularity.seed(release.numbers, release.popularity)
-        settings, weights, codes = recording.settings.recommendations, recording.weights, recording.codes
-        self._recommender = Recommender(settings, weights, codes, popularity)
+        weights = recording.weights_for(release.manifest)
+        self._recommender = Recommender(recording.settings.recommendations, weights, popularity)
         self._live = release
 
     def lists(self, windows: Windows, times_ms: Int64, count: int) -> Int32:

@@ -86,7 +86,7 @@ def served(request: pytest.FixtureRequest, bundle: Bundle, catalogue: Catalogue)
 
 
 def recommender(count: int = 10) -> Recommender:
-    return Recommender(RecommendationSettings(count=count), np.ones(256, np.float32), {}, Popularity())
+    return Recommender(RecommendationSettings(count=count), np.ones(256, np.float32), Popularity())
 
 
 def window(catalogue: Catalogue, *items: str) -> Windows:

@@ -23,7 +23,6 @@ from tests.conftest import TINY_ITEMS
 LENGTH = 20
 COUNT = 10
 VIEW, DISLIKE = 1, 2
-CODES = {"view": VIEW, "dislike": DISLIKE}
 WEIGHTS = np.zeros(256, np.float32)
 WEIGHTS[[VIEW, DISLIKE]] = [1.0, -1.0]
 Clicks = list[tuple[str, int]]
@@ -37,7 +36,7 @@ class Served:
 
     def recommend(self, users: list[Clicks], popularity: Popularity | None = None, **changes: object) -> Lists:
         chosen = RecommendationSettings(**{"count": COUNT, **changes})  # type: ignore[arg-type]
-        return Recommender(chosen, WEIGHTS, CODES, popularity or Popularity()).recommend(self.windows(users), self.live)
+        return Recommender(chosen, WEIGHTS, popularity or Popularity()).recommend(self.windows(users), self.live)
 
     def windows(self, users: list[Clicks]) -> Windows:
         items, actions = np.full((len(users), LENGTH), NO_ITEM, np.int32), np.zeros((len(users), LENGTH), np.uint8)
