@@ -11,7 +11,7 @@ from pathlib import Path
 
 from engine.content import Item
 from engine.errors import ReleaseError
-from models.data import archive, content, timelines
+from models.data import actions, archive, content, timelines
 from models.data.archive import Archive, Source
 from models.publishing import export
 from models.settings import TrainSettings
@@ -96,13 +96,16 @@ def _material(
     if not material.saved_for(folder.material, stamp):
         say(f"reading {opened.address}")
         try:
-            made = material.prepare(timelines.sort(opened, scratch), settings, folder.material)
+            found = timelines.sort(opened, scratch)
+            every_action = (found.actions[events] for _, events in found.parts())
+            actions.warn_of_unnamed(found.action_names, every_action, settings.clicks)
+            made = material.prepare(found, settings, folder.material)
             material.save(made, folder.material, stamp)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
-    found = material.load(folder.material)
+    learned = material.load(folder.material)
     of_items = content.fingerprint(lessons.items) if lessons.items else None
-    folder.add_data(opened.address, stamp, {"data": found.fingerprint, "content": of_items})
+    folder.add_data(opened.address, stamp, {"data": learned.fingerprint, "content": of_items})
     goes_on = "begins anew" if settings.private_epsilon else "goes on"
     say(f"run folder {folder.folder}: a training that was cut off {goes_on} with --run and the same options")
-    return found
+    return learned

@@ -22,6 +22,7 @@ from engine.release import Manifest
 from engine.settings import Settings
 from engine.window_store import Events, WindowStore
 from models import protocol
+from models.data.actions import warn_of_unnamed
 from models.data.dataset import Interactions
 from models.evaluation.user_events import UserEvents
 
@@ -44,6 +45,7 @@ class Recording:
         )
         self.catalogue = Catalogue()
         self.items: Int32 = self.catalogue.numbers(interactions.item_ids)[interactions.items]  # [n]
+        warn_of_unnamed(interactions.action_names, [interactions.actions], settings.clicks)
         actions = Actions(settings.clicks)
         codes = np.array([actions.code(name) for name in interactions.action_names], np.uint8)
         self.actions: UInt8 = codes[interactions.actions]  # [n]
@@ -138,6 +140,20 @@ def chosen(recording: Recording, targets: Int64) -> Questions:
             yield events.windows(by_user[part], length), part
 
     return Questions(targets, recording.wanted, ask)
+
+
+def about_frequent_items(asked: Questions, recording: Recording, learned: Bool, least: int) -> Questions:
+    """Those about items with at least so many of the events that were `learned` [n]."""
+    counts = np.bincount(recording.items[learned], minlength=len(recording.catalogue))  # [V]
+    frequent = counts[recording.items] >= least  # [n]
+
+    def ask() -> Iterator[tuple[Windows, Int64]]:
+        for windows, targets in asked.ask():
+            kept = np.flatnonzero(frequent[targets])
+            if len(kept):
+                yield windows.take(kept), targets[kept]
+
+    return Questions(asked.targets[frequent[asked.targets]], asked.counted, ask)
 
 
 def _parts(places: Int64) -> list[Int64]:

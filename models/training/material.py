@@ -15,10 +15,11 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from engine.columns import Bool, Float32, Int32, Int64, UInt8
+from engine.columns import Bool, Float32, Int32, Int64
 from engine.errors import DataError
 from engine.release import Holdout
 from models import protocol
+from models.data import actions
 from models.data import timelines as sorted_events
 from models.data.sequences import Histories
 from models.data.timelines import Timelines, column
@@ -138,21 +139,15 @@ class _Columns:
         return Histories(**{name: values[: self._filled] for name, values in self._columns.items()}, starts=starts)
 
 
-def _actions(timelines: Timelines, settings: TrainSettings) -> UInt8:
-    """[A] number of each action among those in the settings; one that they do not name counts as the default."""
-    names = list(settings.clicks.actions)
-    default = settings.clicks.default_action
-    return np.array([names.index(name if name in names else default) for name in timelines.action_names], np.uint8)
-
-
 def _fill(columns: _Columns, timelines: Timelines, left_out: Holdout, settings: TrainSettings) -> tuple[Int64, int]:
     """Copy what is to be learned from; events a user [U], and the newest of all."""
     lengths, newest_ms = np.zeros(len(timelines.starts) - 1, np.int64), 0
-    by_name, weights = _actions(timelines, settings), np.array(list(settings.clicks.actions.values()))
+    by_name = actions.numbers(timelines.action_names, settings.clicks)  # [A]
+    weights = np.array(list(settings.clicks.actions.values()))
     cold = protocol.cold_items(timelines.item_ids, left_out) if left_out.items_share else None  # [V]
     for users, events in timelines.parts():
-        times_ms, actions = timelines.times_ms[events], by_name[timelines.actions[events]]
-        kept: Bool = weights[actions] > 0.0
+        times_ms, done = timelines.times_ms[events], by_name[timelines.actions[events]]
+        kept: Bool = weights[done] > 0.0
         if left_out.from_ms is not None:
             kept &= times_ms < left_out.from_ms
         if cold is not None:
@@ -162,7 +157,7 @@ def _fill(columns: _Columns, timelines: Timelines, left_out: Holdout, settings: 
             kept[starts[1:][np.diff(starts) > 0] - 1] = False
         upto = np.append(0, np.cumsum(kept))
         lengths[users] = np.diff(upto[starts])
-        columns.add(items=timelines.items[events][kept], times_ms=times_ms[kept], actions=actions[kept])
+        columns.add(items=timelines.items[events][kept], times_ms=times_ms[kept], actions=done[kept])
         newest_ms = max(newest_ms, int(times_ms[kept].max(initial=0)))
     return lengths, newest_ms
 

@@ -19,6 +19,7 @@ import torch
 from engine.content import Item
 from engine.errors import SettingsError
 from models.data import content
+from models.data.actions import warn_of_unnamed
 from models.data.dataset import Interactions
 from models.settings import TrainSettings
 from models.training.course import Progress
@@ -92,6 +93,7 @@ def tune(  # noqa: PLR0913 - the last three are for those who want them
             " give more --minutes or less --trial-minutes"
         )
     ends_s = clock_s() + 60.0 * plan.minutes
+    warn_of_unnamed(interactions.action_names, [interactions.actions], plan.base.clicks)
     material = prepare(interactions.timelines(), plan.base)
     data = {
         "data": f"fingerprint {material.fingerprint[:12]}",

@@ -9,6 +9,7 @@ import pytest
 from engine.errors import DataError
 from engine.settings import ClickSettings
 from models.data import dataset
+from models.data.actions import warn_of_unnamed
 from models.data.dataset import Interactions
 from models.settings import TrainSettings
 from models.training import material
@@ -52,6 +53,28 @@ def test_weights_come_from_the_action_and_not_from_the_rating(tmp_path: Path) ->
     lines = ("a,x,1,9,buy", "a,y,2,9,view", "b,x,3,9,unheard-of")
     found = dataset.read(folder_with(tmp_path, HEADER + ",event", *lines))
     assert learned_actions(found, {"view": 1.0, "buy": 3.0}, "view") == [1, 0, 0]
+
+
+def test_actions_without_a_weight_are_told_and_not_left_to_chance(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    lines = ("a,x,1,9,buy", "a,y,2,9,VIEW", "b,x,3,9,FOLLOW", "b,y,4,9,FOLLOW", "b,z,5,9,view")
+    found = dataset.read(folder_with(tmp_path, HEADER + ",event", *lines))
+    clicks = ClickSettings(actions={"view": 1.0, "buy": 3.0})
+    warn_of_unnamed(found.action_names, [found.actions[:2], found.actions[2:]], clicks)
+    assert caplog.messages == [
+        "clicks.actions does not name 'FOLLOW' (2 events), 'VIEW' (1 events, not the same as 'view'): they count like"
+        " 'view' (1); give each a weight there, in a file for --config"
+    ]
+
+
+def test_where_every_action_is_named_or_there_is_none_nothing_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for header, lines in ((HEADER + ",event", ("a,x,1,9,buy", "b,y,2,9,view")), (HEADER, ("a,x,1,9", "b,y,2,9"))):
+        found = dataset.read(folder_with(tmp_path, header, *lines))
+        warn_of_unnamed(found.action_names, [found.actions], ClickSettings())
+    assert caplog.messages == []
 
 
 def test_data_without_actions_has_the_default_one(tmp_path: Path) -> None:
