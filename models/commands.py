@@ -33,19 +33,31 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
 _PAGE = click.Path(path_type=Path, dir_okay=False, writable=True)
 
 
+_min_item_events_option = click.option(
+    "--min-item-events",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Ask only for items with so many events to learn from, where most items have next to none.",
+)
+
+
 @click.command()
 @config_option
 @click.argument("bundle", type=_FOLDER)
 @source_options
+@_min_item_events_option
 @click.option("--json", "as_json", is_flag=True, help="Print one object instead of a table.")
 @click.option("--html", type=_PAGE, help="Write a page with plots to this file as well.")
-def evaluate(config: Path | None, bundle: Path, source: Source, *, as_json: bool, html: Path | None) -> None:
+def evaluate(  # noqa: PLR0913 - one for each option
+    config: Path | None, bundle: Path, source: Source, min_item_events: int, *, as_json: bool, html: Path | None
+) -> None:
     """Ask a release, through the engine's own path, for what it was not trained on; baselines beside it."""
     settings = settings_module.load(config)
     render = _page_maker(html) if html else None
     verified, interactions = release.read(bundle), dataset.read(source)
     with _bar(Console(stderr=True)) as progress:
-        report = evaluate_release(verified, interactions, settings, _watch(progress))
+        report = evaluate_release(verified, interactions, settings, _watch(progress), min_item_events)
     if html and render:
         html.write_text(render(report, verified, settings), encoding="utf-8")
     if as_json:
@@ -82,6 +94,7 @@ def _seeds(_context: click.Context, _parameter: click.Parameter, text: str) -> l
     show_default=True,
     help="What the minutes are: by the clock, or of computing (on a machine that is shared).",
 )
+@_min_item_events_option
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="For each; 1 is repeatable.")
 @click.option("--only", multiple=True, metavar="NAME", help="Only this contestant or variant; may be given again.")
 @click.option("--variants", "variants_file", type=click.Path(path_type=Path), help="TOML: training settings by name.")
@@ -99,8 +112,10 @@ def compare(  # noqa: PLR0913 - one for each option
     **terms: Any,
 ) -> None:
     """Train and ask what others would use, and ours, in one run: same events, same time, same questions."""
-    recording = Recording(dataset.read(source), settings_module.load(config))
-    ours = contestants.two_hops(recording, terms["split"], variants.read(variants_file) if variants_file else {})
+    settings = settings_module.load(config)
+    recording, items = Recording(dataset.read(source), settings), content.read(source.address, settings.items)
+    chosen = variants.read(variants_file) if variants_file else {}
+    ours = contestants.two_hops(recording, terms["split"], chosen, items)
     entered = contestants.named([*contestants.baselines(), *ours], only)
     comparison = comparing.Comparison(recording, comparing.Terms(**terms))
     waiting_threads_sleep()

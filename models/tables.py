@@ -17,7 +17,7 @@ def evaluation(title: str, split: Mapping[str, Any]) -> Table:
         return Table("", title=title, caption=f"no figures: {split['reason']}")
     caption = (
         f"{split['targets']} targets of {split['users']} users, {split['unknown_targets']} of them unknown to the"
-        f" release; ± 95 % over users; {_LEAD}"
+        f" release{_narrowed(split)}; ± 95 % over users; {_LEAD}"
     )
     table = _figures(title, caption)
     table.add_row("release", *_values(split, FIGURES))
@@ -31,10 +31,10 @@ def evaluation(title: str, split: Mapping[str, Any]) -> Table:
 def comparison(report: Mapping[str, Any]) -> Table:
     """A row for each contestant, and ours' lead over it."""
     rows = report["contestants"]
-    asked = [f"{row['targets']} targets of {row['users']} users" for row in rows.values()][:1]
+    asked = [f"{row['targets']} targets of {row['users']} users{_narrowed(report)}" for row in rows.values()][:1]
     left_out = [f"{name} left out: {reason}" for name, reason in report["left_out"].items()]
     times = "below the names: training by the clock and on the processor"
-    read = f"of one seed ± 95 % over users; of several the mean, standard deviation σ, lowest and highest; {_LEAD}"  # noqa: RUF001
+    read = f"± 95 % over users; of several seeds the mean, standard deviation σ, lowest and highest; {_LEAD}"  # noqa: RUF001
     table = _figures("", "\n".join([*asked, times, read, *left_out]))
     for name, row in rows.items():
         seeds = f"\n  {len(row['seeds'])} seeds" if len(row["seeds"]) > 1 else ""
@@ -42,7 +42,7 @@ def comparison(report: Mapping[str, Any]) -> Table:
         table.add_section()
         table.add_row(name + seeds + trained, *(_over_seeds(row["figures"][figure]) for figure in FIGURES))
         if "lead" in row:
-            table.add_row(f"  {report['ours']} leads by", *_values(row["lead"], ACCURACY, star="*"))
+            table.add_row(f"  {report['ours']} leads by", *_leads(row["lead"]))
     return table
 
 
@@ -57,6 +57,20 @@ def _figures(title: str, caption: str) -> Table:
 
 def _values(figures: Mapping[str, Any], names: Sequence[str], star: str = "") -> Iterable[str]:
     return (_cell(figures[name], figures["intervals"].get(name), star) for name in names)
+
+
+def _leads(lead: Mapping[str, Any]) -> Iterable[str]:
+    """A lead with its interval over users, and of several seeds how far apart they put it."""
+    cells = _values(lead, ACCURACY, star="*")
+    if "deviations" not in lead:
+        return cells
+    deviations = (lead["deviations"][figure] for figure in ACCURACY)
+    return (f"{cell}\nσ {deviation:.4f}" for cell, deviation in zip(cells, deviations, strict=True))  # noqa: RUF001
+
+
+def _narrowed(asked: Mapping[str, Any]) -> str:
+    least = asked.get("min_item_events")
+    return f", items with {least} events to learn from" if least else ""
 
 
 def _over_seeds(figure: Mapping[str, Any]) -> str:

@@ -23,7 +23,7 @@ from models.evaluation import questions
 from models.evaluation.baselines import Baseline
 from models.evaluation.baselines.task import Task
 from models.evaluation.questions import LISTED, Questions, Recording
-from models.protocol import FIGURES, Tally
+from models.protocol import ACCURACY, FIGURES, Tally
 
 SplitName = Literal["last", "time"]
 ClockName = Literal["wall", "cpu"]
@@ -39,6 +39,8 @@ class Terms:
     minutes: float
     clock: ClockName
     threads: int
+    min_item_events: int = 0
+    """Only items with so many events to learn from are asked for."""
 
 
 class Comparison:
@@ -50,15 +52,16 @@ class Comparison:
         Raises:
             DataError: nothing is left to learn from or to ask.
         """
-        self.recording, self._terms = recording, terms
+        self.recording, self.terms = recording, terms
         data = recording.interactions
         left_out = protocol.holdout(data.timelines(), terms.split)
-        self.questions = _questions(recording, left_out.from_ms)
         learned = recording.wanted & ~protocol.held_out(data, left_out)
+        everything = _questions(recording, left_out.from_ms)
+        self.questions = questions.about_frequent_items(everything, recording, learned, terms.min_item_events)
         if not learned.any() or not len(self.questions.targets):
             raise DataError(
                 f"split {terms.split} leaves {learned.sum()} events to learn from and {len(self.questions.targets)} to"
-                " ask for; give more data or another --split"
+                " ask for; give more data, another --split or a smaller --min-item-events"
             )
         self.users: Int32 = data.users[self.questions.targets]  # [n] whose targets they are
         self.task = replace(
@@ -75,10 +78,11 @@ class Comparison:
         return {
             "version": version("headrace"),
             "data": self._fingerprint,
-            "split": self._terms.split,
-            "minutes": self._terms.minutes,
-            "clock": self._terms.clock,
-            "threads": self._terms.threads,
+            "split": self.terms.split,
+            "minutes": self.terms.minutes,
+            "clock": self.terms.clock,
+            "threads": self.terms.threads,
+            "min_item_events": self.terms.min_item_events,
             "engine": settings.model_dump(mode="json", include={"clicks", "windows", "index", "recommendations"}),
             "settings": dict(contestant.settings),
             "figures": list(FIGURES),
@@ -89,6 +93,7 @@ class Comparison:
 
         Raises:
             MissingExtraError: it needs a package that is not installed.
+            DataError: the data lacks what it learns from, or has too little of it.
         """
         enter = contestant.load()
         began_s, began_cpu_s = time.monotonic(), time.process_time()
@@ -136,14 +141,14 @@ def run(
                 _found_or_new(comparison, contestant, seed, results, watch)
                 for seed in (seeds if contestant.seeded else seeds[:1])
             ]
-        except MissingExtraError as error:
+        except (MissingExtraError, DataError) as error:
             left_out[contestant.name] = str(error)
     rows = {name: summary(theirs) for name, theirs in found.items()}
     if TWO_HOP in found:
-        ours = _places(found[TWO_HOP])
         for name in rows.keys() - {TWO_HOP}:
-            rows[name]["lead"] = protocol.lead(ours, _places(found[name]), comparison.users)
-    return {"ours": TWO_HOP, "contestants": rows, "left_out": left_out}
+            rows[name]["lead"] = lead(found[TWO_HOP], found[name], comparison.users)
+    narrowed = {"min_item_events": comparison.terms.min_item_events}
+    return {"ours": TWO_HOP, **narrowed, "contestants": rows, "left_out": left_out}
 
 
 def summary(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -170,6 +175,16 @@ def _over_seeds(found: Sequence[dict[str, Any]], figure: str) -> dict[str, Any]:
         "min": min(values),
         "max": max(values),
     }
+
+
+def lead(ours: Sequence[dict[str, Any]], theirs: Sequence[dict[str, Any]], users: Int32) -> dict[str, Any]:
+    """Ours' lead and its interval over users; of several seeds of both, its standard deviation from seed to seed."""
+    over_users = protocol.lead(_places(ours), _places(theirs), users)
+    pairs = [(one["figures"], other["figures"]) for one, other in zip(ours, theirs, strict=False)]
+    if len(pairs) == 1:
+        return over_users
+    apart = {name: [one[name] - other[name] for one, other in pairs] for name in ACCURACY}
+    return {**over_users, "deviations": {name: statistics.stdev(values) for name, values in apart.items()}}
 
 
 def _places(found: Sequence[dict[str, Any]]) -> Int64:

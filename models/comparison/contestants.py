@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from engine import live, release
-from engine.errors import SettingsError
+from engine.content import Item
+from engine.errors import DataError, SettingsError
 from models.comparison import variants
+from models.data import content
 from models.evaluation.baselines import Neighbours, extras
 from models.evaluation.baselines.task import Fitted, Task
 from models.evaluation.questions import Recording
@@ -36,6 +38,7 @@ class Contestant:
 
     Raises:
         MissingExtraError: a package is not installed.
+        DataError: the data lacks what it learns from.
     """
     seeded: bool
     """Whether another seed makes another model."""
@@ -56,12 +59,24 @@ def baselines() -> list[Contestant]:
     ]
 
 
-def two_hops(recording: Recording, holdout: HoldoutName, chosen: Mapping[str, Mapping[str, Any]]) -> list[Contestant]:
+def two_hops(
+    recording: Recording,
+    holdout: HoldoutName,
+    chosen: Mapping[str, Mapping[str, Any]],
+    items: Mapping[str, Item] | None = None,
+) -> list[Contestant]:
     """Our encoder with one interest, at its defaults, and in the variants `chosen`, by name; L is that of the windows.
+
+    Args:
+        recording: what they will be asked about, and learn from.
+        holdout: what of it they do not learn from.
+        chosen: settings of each variant (`variants`).
+        items: what is known of each by its id, for variants that learn from content.
 
     Raises:
         SettingsError: a variant's settings are not to be had, or it has a name that is taken.
     """
+    given = {"clicks": recording.settings.clicks, "holdout": holdout}
     shared = {"window_length": recording.settings.windows.length}
     found = []
     taken = {contestant.name for contestant in baselines()} | {ONE_VECTOR, TWO_HOP}
@@ -69,10 +84,14 @@ def two_hops(recording: Recording, holdout: HoldoutName, chosen: Mapping[str, Ma
     if clash:
         raise SettingsError(f"a variant cannot be called {clash[0]}: a contestant has that name; give it another")
     for name, choice in {ONE_VECTOR: {"interests": 1}, TWO_HOP: {}, **chosen}.items():
-        plan = variants.settings(name, {**shared, **choice}, clicks=recording.settings.clicks, holdout=holdout)
+        told, others = variants.with_content(name, choice)
+        plan = variants.settings(name, {**shared, **others}, **given)
         _refuse_long_window(name, plan, recording)
         settings = plan.model_dump(mode="json", exclude={"clicks", "holdout", "minutes", "seed"})
-        found.append(Contestant(name, _Entry(recording, plan).load, seeded=True, settings=settings))
+        if told:
+            settings["content"] = content.fingerprint(items or {})
+        entry = _Entry(recording, plan, (items or {}) if told else None)
+        found.append(Contestant(name, entry.load, seeded=True, settings=settings))
     return found
 
 
@@ -101,11 +120,13 @@ def _refuse_long_window(name: str, plan: TrainSettings, recording: Recording) ->
 class _Entry:
     """Our encoder, trained, exported, and served by the engine."""
 
-    def __init__(self, recording: Recording, plan: TrainSettings) -> None:
-        self._recording, self._plan = recording, plan
+    def __init__(self, recording: Recording, plan: TrainSettings, items: Mapping[str, Item] | None) -> None:
+        self._recording, self._plan, self._items = recording, plan, items
 
     def load(self) -> Enter:
         """See `Contestant.load`."""
+        if self._items is not None and not self._items:
+            raise DataError("learns from content, and no items file with any lies beside the data")
         with extras.needed("train"):
             import torch  # noqa: PLC0415 - only where it is installed
 
@@ -115,13 +136,15 @@ class _Entry:
         def enter(task: Task) -> Fitted:
             torch.set_num_threads(task.threads)
             plan = self._plan.model_copy(update={"minutes": task.minutes, "seed": task.seed})
-            trained = train(self._recording.interactions, plan, clock_s=task.clock_s)
+            trained = train(self._recording.interactions, plan, clock_s=task.clock_s, items=self._items)
             settings = self._recording.settings
             with tempfile.TemporaryDirectory() as folder:
                 bundle = release.read(export.write(trained, plan, ("two-hop", "compared"), 0, Path(folder)))
                 ready = live.warm(bundle, self._recording.catalogue, settings.index, task.threads)
             ended = trained.rounds[-1]
-            notes = {"epochs": ended.epoch + 1, "steps": ended.step, "validation_ndcg": ended.best_ndcg}
+            notes: dict[str, Any] = {"epochs": ended.epoch + 1, "steps": ended.step, "validation_ndcg": ended.best_ndcg}
+            if trained.action_values:
+                notes["action_values"] = trained.action_values
             return Fitted(Engine(ready, self._recording), notes)
 
         return enter

@@ -7,8 +7,12 @@
     dimensions = 128
     dropout = 0.3
 
-Keys are the training settings and the encoder's, as `headrace train` takes them. What the comparison itself decides
-(the seed, the minutes, what is held out) is none of a variant's business.
+    [content]
+    content = true
+
+Keys are the training settings and the encoder's, as `headrace train` takes them, and whether the variant learns from
+what an items file says, which no other contestant does. What the comparison itself decides (the seed, the minutes, what
+is held out) is none of a variant's business.
 """
 
 import tomllib
@@ -43,6 +47,19 @@ def read(path: Path) -> dict[str, dict[str, Any]]:
     return tables
 
 
+def with_content(name: str, chosen: Mapping[str, Any]) -> tuple[bool, dict[str, Any]]:
+    """Whether the variant `name` that chose these learns from content, and its other choices.
+
+    Raises:
+        SettingsError: it says neither true nor false.
+    """
+    others = dict(chosen)
+    told = others.pop("content", False)
+    if not isinstance(told, bool):
+        raise SettingsError(f"variant {name}: content: found {told!r}, expected true or false")
+    return told, others
+
+
 def settings(name: str, chosen: Mapping[str, Any], **given: Any) -> TrainSettings:
     """The training settings of the variant `name` that chose these; `given` is what the comparison decides.
 
@@ -56,7 +73,7 @@ def settings(name: str, chosen: Mapping[str, Any], **given: Any) -> TrainSetting
     training = {key: value for key, value in chosen.items() if key not in encoder}
     unknown = training.keys() - _OF_TRAINING
     if unknown:
-        known = sorted({*EncoderSettings.model_fields, *_OF_TRAINING})
+        known = sorted({"content", *EncoderSettings.model_fields, *_OF_TRAINING})
         raise SettingsError(f"variant {name}: unknown {', '.join(sorted(unknown))}; known are {', '.join(known)}")
     try:
         return TrainSettings.model_validate({"encoder": encoder, **training, **given})

@@ -28,13 +28,22 @@ from models.evaluation.trial import OURS, Contest, Engine, Trial, Watch
 from models.protocol import FIGURES
 
 
-def evaluate(bundle: Bundle, interactions: Interactions, settings: Settings, watch: Watch) -> dict[str, Any]:
+def evaluate(
+    bundle: Bundle, interactions: Interactions, settings: Settings, watch: Watch, min_item_events: int = 0
+) -> dict[str, Any]:
     """All that `headrace evaluate --json` prints: leave-last-out on top, the time split inside.
+
+    Args:
+        bundle: the release.
+        interactions: what it is asked about.
+        settings: how clicks count, windows are kept and lists are made.
+        watch: told how far it is.
+        min_item_events: only items that the release could learn from so many events are asked for.
 
     Raises:
         ReleaseError: the release cannot be warmed.
     """
-    trial, fingerprint = Trial(bundle, interactions, settings), interactions.fingerprint()
+    trial, fingerprint = Trial(bundle, interactions, settings, min_item_events), interactions.fingerprint()
     return {
         "release": bundle.manifest.name,
         "catalogue": bundle.manifest.items,
@@ -79,9 +88,9 @@ def _leave_last_out(trial: Trial, fingerprint: str, watch: Watch) -> dict[str, A
     private = "privacy" in trained  # it does not say which data it was trained on: whoever asks has to know
     if not private and fingerprint != trained.get("data_fingerprint"):
         return _no_figures("the release was trained on other data, where other events may have been the last ones")
-    asked = questions.last_event(trial)
+    asked = trial.fair(questions.last_event(trial))
     if not len(asked.targets):
-        return _no_figures("no user has an event before the last one to make a list from")
+        return _no_figures(f"no user has an event before the last one to make a list from{_fairly(trial)}")
     return _ask(trial, asked, "leave-last-out", watch)
 
 
@@ -89,9 +98,9 @@ def _time_split(trial: Trial, watch: Watch) -> dict[str, Any]:
     from_ms = trial.bundle.manifest.holdout.from_ms
     if from_ms is None:
         return _no_figures("the release was trained on all of time; train with --holdout time or both")
-    asked = questions.since(trial, from_ms)
+    asked = trial.fair(questions.since(trial, from_ms))
     if not len(asked.targets):
-        return _no_figures("the data has no events after the time that the release was trained on")
+        return _no_figures(f"the data has no events after the time that the release was trained on{_fairly(trial)}")
     return {"from_ms": from_ms, **_ask(trial, asked, "time split", watch)}
 
 
@@ -108,6 +117,11 @@ def _ask(trial: Trial, asked: Questions, split: str, watch: Watch) -> dict[str, 
         "by_item_age": breakdowns.by_item_age(data, targets, places),
         **engine.report(),
     }
+
+
+def _fairly(trial: Trial) -> str:
+    least = trial.min_item_events
+    return f", about items with {least} events to learn from; ask with a smaller --min-item-events" if least else ""
 
 
 def training_report(bundle: Bundle) -> dict[str, Any]:

@@ -64,7 +64,8 @@ def _same_data(evaluation: Mapping[str, Any], trained: Mapping[str, Any]) -> str
 def _split(name: str, split: Mapping[str, Any]) -> dict[str, Any]:
     if split.get("reason"):
         return {"name": name, "figures": split}
-    from_ms = split.get("from_ms")
+    from_ms, least = split.get("from_ms"), split["min_item_events"]
+    question = f"Every event from {_utc(from_ms)} on, from the window of all before it." if from_ms else _LAST
     charts = [
         _leads(name, split["baselines"]),
         _by(name, "length of history", "events of the user before the target", split["by_history"]),
@@ -76,7 +77,7 @@ def _split(name: str, split: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "name": name,
         "figures": split,
-        "question": f"Every event from {_utc(from_ms)} on, from the window of all before it." if from_ms else _LAST,
+        "question": f"{question} Only items with {least} events to learn from." if least else question,
         "contestants": list(_contestants(split)),
         "charts": charts,
     }

@@ -14,6 +14,7 @@ from engine.release import Bundle
 from engine.settings import Settings
 from models import protocol
 from models.data.dataset import Interactions
+from models.evaluation import questions
 from models.evaluation.baselines import Baseline, Neighbours, Popularity
 from models.evaluation.questions import LISTED, Questions, Recording
 from models.protocol import Tally
@@ -26,17 +27,29 @@ Watch = Callable[[str, int, int], None]
 class Trial(Recording):
     """One release, warm, and the interactions it is asked about."""
 
-    def __init__(self, bundle: Bundle, interactions: Interactions, settings: Settings) -> None:
+    def __init__(
+        self, bundle: Bundle, interactions: Interactions, settings: Settings, min_item_events: int = 0
+    ) -> None:
         """Warm the release.
+
+        Args:
+            bundle: the release.
+            interactions: what it is asked about.
+            settings: how clicks count, windows are kept and lists are made.
+            min_item_events: see `fair`.
 
         Raises:
             ReleaseError: it cannot be warmed.
         """
         super().__init__(interactions, settings)
-        self.bundle = bundle
+        self.bundle, self.min_item_events = bundle, min_item_events
         self.live = live.warm(bundle, self.catalogue, settings.index, settings.worker.threads)
         self.learned: Bool = self.wanted & ~protocol.held_out(interactions, bundle.manifest.holdout)  # [n]
         self.popularity: Int64 = np.bincount(self.items[self.learned], minlength=len(self.catalogue))  # by item number
+
+    def fair(self, asked: Questions) -> Questions:
+        """Those about items that the release could learn from at least `min_item_events` events."""
+        return questions.about_frequent_items(asked, self, self.learned, self.min_item_events)
 
     def unknown(self, targets: Int64) -> int:
         """How many of these events have an item that the release does not know."""
@@ -109,6 +122,7 @@ class Contest:
         return {
             "users": len(np.unique(self._trial.interactions.users[targets])),
             "targets": len(targets),
+            "min_item_events": self._trial.min_item_events,
             "unknown_targets": self._trial.unknown(targets),
             "seen_targets": self._seen,
             **beside(self._tallies),

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from engine.columns import NO_ITEM
+from engine.content import Item
 from engine.errors import DataError, SettingsError
 from engine.settings import Settings, WindowSettings
 from models import commands, protocol, tables
@@ -99,7 +100,9 @@ def test_killed_and_started_again_it_trains_only_what_is_missing(rings: Recordin
     assert again["contestants"]["counted"]["figures"] == first["contestants"]["counted"]["figures"]
 
 
-@pytest.mark.parametrize("changed", [{"minutes": 2.0}, {"clock": "wall"}, {"split": "time"}, {"threads": 2}])
+@pytest.mark.parametrize(
+    "changed", [{"minutes": 2.0}, {"clock": "wall"}, {"split": "time"}, {"threads": 2}, {"min_item_events": 5}]
+)
 def test_other_terms_are_another_comparison(rings: Recording, tmp_path: Path, changed: dict[str, Any]) -> None:
     counted = Counted()
     for each in (TERMS, replace(TERMS, **changed)):
@@ -167,16 +170,21 @@ def test_the_lead_of_ours_is_target_by_target(rings: Recording, tmp_path: Path, 
 
 def test_the_table_tells_seeds_from_users_and_fits_a_screen() -> None:
     lead = {**dict.fromkeys(protocol.ACCURACY, 0.0), "hr10": 0.25, "intervals": {"hr10": [0.125, 0.375]}}
+    deviations = {**dict.fromkeys(protocol.ACCURACY, 0.0), "hr10": 0.0175}
     rows = {
         "one": {**compare.summary(results_of(0.3)), "lead": lead},
-        "many": compare.summary(results_of(0.1, 0.2, 0.6)),
+        "many": {**compare.summary(results_of(0.1, 0.2, 0.6)), "lead": {**lead, "deviations": deviations}},
     }
     screen = Console(width=80, record=True, file=StringIO())
-    screen.print(tables.comparison({"ours": "two-hop", "contestants": rows, "left_out": {"als": "needs implicit"}}))
+    left_out = {"als": "needs implicit"}
+    report = {"ours": "two-hop", "min_item_events": 5, "contestants": rows, "left_out": left_out}
+    screen.print(tables.comparison(report))
     text = screen.export_text()
-    for part in ("0.3000", "±0.1000", "0.2500*", "±0.1250", "3 seeds", "σ 0.2646", "0.1000", "..0.6000", "MRR@20"):  # noqa: RUF001
+    parts = ("0.3000", "±0.1000", "0.2500*", "±0.1250", "3 seeds", "σ 0.2646", "σ 0.0175", "..0.6000", "MRR@20")  # noqa: RUF001
+    for part in parts:
         assert part in text
     assert "als left out: needs implicit" in text
+    assert "9 targets of 8 users, items with 5 events to learn from" in text
     assert "…" not in text
 
 
@@ -196,6 +204,36 @@ def test_one_without_its_extra_is_left_out_with_the_reason(
     report = compare.run(Comparison(rings, TERMS), chosen, [1], Results(tmp_path))
     assert list(report["contestants"]) == ["popularity-7d"]
     assert "which is not installed: pip install 'headrace[compare]'" in report["left_out"]["sasrec"]
+
+
+def test_leads_over_seeds_say_how_far_apart_they_are() -> None:
+    """One target. Two seeds of ours put it first and second, two of theirs nowhere and fourth.
+
+    HR@10 leads by 1 and 0, on average 1/2; its deviation is the root of (1/4 + 1/4) / 1.
+    """
+    found = list[list[dict[str, Any]]]()
+    for places in ((1, 2), (protocol.NO_PLACE, 4)):
+        hits = [{**dict.fromkeys(protocol.ACCURACY, 0.0), "hr10": float(place <= 10)} for place in places]
+        packs = [packed(np.array([place], np.int64)) for place in places]
+        found.append([{"figures": one, "places": pack} for one, pack in zip(hits, packs, strict=True)])
+    ours, theirs = found
+    lead = compare.lead(ours, theirs, np.zeros(1, np.int32))
+    assert lead["hr10"] == 0.5
+    assert lead["deviations"]["hr10"] == pytest.approx(0.5**0.5)
+    assert "deviations" not in compare.lead(ours, theirs[:1], np.zeros(1, np.int32))
+
+
+def test_a_variant_learns_from_content_or_says_that_there_is_none(rings: Recording) -> None:
+    pytest.importorskip("torch", reason="a variant is trained: pip install 'headrace[train]'")
+    chosen = {"told": {**SMALL, "epochs": 1, "content": True}}
+    halves = {item: Item(id=item, bags={"half": [str(int(item[1:]) % 2)]}) for item in rings.interactions.item_ids}
+    with_items, without = (
+        contestants.named(contestants.two_hops(rings, "last", chosen, items), {"told"}) for items in (halves, None)
+    )
+    assert with_items[0].settings != without[0].settings
+    comparison = Comparison(rings, TERMS)
+    assert compare.run(comparison, with_items, [1], Results(None))["contestants"]["told"]["targets"] == 60
+    assert "no items file" in compare.run(comparison, without, [1], Results(None))["left_out"]["told"]
 
 
 def test_a_file_that_holds_no_results_is_left_alone(tmp_path: Path) -> None:

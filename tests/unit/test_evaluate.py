@@ -158,6 +158,29 @@ def test_the_time_split_rolls(bundle: Bundle, rings: Interactions) -> None:
     assert {name: report[name] for name in protocol.ACCURACY} == pytest.approx(figures_of(places))
 
 
+def test_only_items_with_events_to_learn_from_are_asked_for(bundle: Bundle, rings: Interactions) -> None:
+    """Counted by hand: the last event of each user is left out, and of the rest some items have more than others."""
+    last = protocol.newest(rings.users)
+    learned = np.bincount(rings.items[~last], minlength=len(rings.item_ids))
+    least = int(np.median(learned)) + 1
+    wanted = learned[rings.items[last]] >= least
+    assert 5 < wanted.sum() < 55
+    report = evaluate(bundle, rings, SETTINGS, lambda *_: None, min_item_events=least)
+    assert (report["targets"], report["min_item_events"]) == (wanted.sum(), least)
+    places = [
+        place_of_next(
+            bundle,
+            [rings.item_ids[item] for item in rings.items[rings.users == user]][:-1],
+            rings.times_ms[rings.users == user][:-1],
+            rings.item_ids[rings.items[rings.users == user][-1]],
+        )
+        for user in rings.users[last][wanted].tolist()
+    ]
+    assert {name: report[name] for name in protocol.ACCURACY} == pytest.approx(figures_of(places))
+    nothing = evaluate(bundle, rings, SETTINGS, lambda *_: None, min_item_events=10_000)
+    assert "items with 10000 events to learn from" in nothing["reason"]
+
+
 def _with_holdout(bundle: Bundle, holdout: Holdout) -> release.Manifest:
     manifest = bundle.manifest
     return release.Manifest(

@@ -69,6 +69,11 @@ def test_a_file_that_is_no_table_of_variants_is_refused(tmp_path: Path, text: st
         read(tmp_path, text)
 
 
+def test_content_is_learned_from_or_not() -> None:
+    with pytest.raises(SettingsError, match="variant told: content: found 'yes', expected true or false"):
+        contestants.two_hops(recording(), "last", {"told": {"content": "yes"}})
+
+
 def test_a_name_that_is_taken_is_refused() -> None:
     with pytest.raises(SettingsError, match="a variant cannot be called bpr"):
         contestants.two_hops(recording(), "last", {"bpr": {}})
