@@ -130,6 +130,32 @@ def refusal(error: ValidationError) -> str:
     return "; ".join(f"{where}: found {found!r}, {said}" if where else said for where, found, said in problems)
 
 
+class RescoreSettings(BaseModel):
+    """How a re-scorer is built and trained (`models.rescoring`)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    candidates: Annotated[int, Ge(20), Le(500)] = 200
+    """C: the best of each user are scored anew."""
+    events: Annotated[int, Ge(1), Le(1000)] = 20
+    """W: newest events of a window that candidates are compared with."""
+    heads: Annotated[int, Ge(1), Le(32)] = 2
+    dropout: Annotated[float, Ge(0.0), Lt(1.0)] = 0.2
+    minutes: Annotated[float, Gt(0.0)] = 5.0
+    """Training stops after this long, whatever it has reached."""
+    seed: int = 0
+    questions: PositiveInt = 40_000
+    """Training events that are asked for, drawn at random: their windows and candidates lie in memory."""
+    negatives: PositiveInt = 50
+    """Candidates that each target is compared with in a step, drawn from all of its user's."""
+    batch_questions: PositiveInt = 32
+    learning_rate: Annotated[float, Gt(0.0)] = 1e-3
+    round_steps: PositiveInt = 300
+    """Validation comes after so many steps."""
+    patience: PositiveInt = 4
+    """Training stops after this many validations in a row without a better one."""
+
+
 class Form(BaseModel):
     """A cheaper form that a release can be given."""
 
@@ -148,3 +174,10 @@ class Form(BaseModel):
 
 ALLOWED_LOSS = 0.01
 """Share of NDCG@10 that a cheaper form may lose."""
+
+REQUIRED_GAIN = 0.02
+"""Share of NDCG@10 that a re-scorer must add to what a release has without it, and beyond chance: twice what a cheaper
+form may lose, because it comes with two graphs more to train, to ship and to watch."""
+ALLOWED_COST = 2.0
+"""How many times the time of a list without it a list with a re-scorer may take, in small batches and in large: beyond
+that a worker makes less than half as many lists, and a larger encoder is the better way to spend it."""

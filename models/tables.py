@@ -46,6 +46,25 @@ def comparison(report: Mapping[str, Any]) -> Table:
     return table
 
 
+def rescoring(report: Mapping[str, Any]) -> Table:
+    """A release without and with a re-scorer, and what the second gains."""
+    caption = f"{report['targets']} targets, {report['split'].replace('_', ' ')}; ± 95 % over users; {_LEAD}"
+    table = _figures(f"{report['release']}, its best {report['plan']['candidates']} scored anew", caption)
+    table.add_row("without", *_values(report["without"], FIGURES))
+    table.add_row("with", *_values(report["with"], FIGURES))
+    table.add_section()
+    table.add_row("  with leads by", *_values(report["lead"], ACCURACY, star="*"))
+    return table
+
+
+def rescoring_cost(report: Mapping[str, Any]) -> Table:
+    """What a list costs without and with a re-scorer."""
+    table = Table("users in a batch", "µs a user without", "with", "times", title="Features to list, one thread")
+    for users, row in report["cost"].items():
+        table.add_row(users, f"{row['without_us']:.1f}", f"{row['with_us']:.1f}", f"{row['ratio']:.2f}")
+    return table
+
+
 def _figures(title: str, caption: str) -> Table:
     """A column for each figure."""
     table = Table(title=title, caption=caption, box=SIMPLE, padding=0)

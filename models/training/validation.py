@@ -34,17 +34,17 @@ class Validation:
 
     def __init__(self, histories: Histories, asked: Sequences, batch_sequences: int) -> None:
         """Args: histories; the sequences that end before the events kept aside; how many are asked at once."""
-        self._histories, self._asked, self._size = histories, asked, batch_sequences
+        self._histories, self.asked, self._size = histories, asked, batch_sequences
 
     @torch.no_grad()
     def run(self, encoder: TwoHopEncoder) -> Found:
         """Try an encoder."""
         encoder.eval()
         vectors = encoder.items.table()  # [V, D]
-        chosen = np.arange(len(self._asked))
+        chosen = np.arange(len(self.asked))
         found = [(vectors.new_zeros(0), vectors.new_zeros(0, encoder.settings.interests))]
         for part in np.array_split(chosen, range(self._size, len(chosen), self._size)):
-            found += _found(encoder, vectors, sequences.gather(self._histories, self._asked, part))
+            found += _found(encoder, vectors, sequences.gather(self._histories, self.asked, part))
         gains, own = (torch.cat(column) for column in zip(*found, strict=True))
         return Found(float(gains.mean()), interests_in_use(own)) if len(gains) else Found(0.0, 0.0)
 

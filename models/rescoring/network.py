@@ -1,0 +1,78 @@
+"""Target attention: every candidate asks the window's newest events about itself, and they vote on it.
+
+    z(x) = LN(e(x))                                  e(x) the item vectors of the release, which stay as they are
+    a_cj = softmax_j( Q z(c) · K z(x_j) / √w - s_head r_j - t_head a_j + log weight_j )
+    score(c) = max_k interest_k · e(c) + Σ_heads Σ_j a_cj  (G z(c) + g) · V z(x_j)
+
+What a candidate is looked up by is the item being scored, not what the user did last: Zhou et al., "Deep Interest
+Network for Click-Through Rate Prediction", 2018, with the heads of Vaswani et al., "Attention Is All You Need", 2017,
+and the biases of the encoder in the place of a sum of raw weights. Queries, keys, values and gates depend on the item
+alone, so they are tables like the encoder's own, and a user costs two products of [C, w] with [w, W] a head.
+
+G begins at 0: before it has learned anything, the network leaves the order of the candidates as it was.
+
+Letters: B users, C candidates, W newest events of a window, H heads of width w = D / H, D dimensions.
+"""
+
+import math
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from models.network.attention import TINY_WEIGHT
+from models.settings import RescoreSettings
+
+TABLES: Final = ("queries", "keys", "values", "gates")
+"""What the network knows of an item, each [V, D]."""
+
+
+class Rescorer(nn.Module):
+    """Candidates and a window in, new scores of the candidates out."""
+
+    def __init__(self, dimensions: int, settings: RescoreSettings) -> None:
+        """One that changes nothing yet."""
+        super().__init__()
+        self.heads, self.events = settings.heads, settings.events
+        self.norm = nn.LayerNorm(dimensions)
+        self.queries = nn.Linear(dimensions, dimensions, bias=False)
+        self.keys = nn.Linear(dimensions, dimensions, bias=False)
+        self.values = nn.Linear(dimensions, dimensions, bias=False)
+        self.gates = nn.Linear(dimensions, dimensions)
+        nn.init.zeros_(self.gates.weight)
+        nn.init.zeros_(self.gates.bias)
+        # Heads start with different reach, as in the encoder.
+        self.rank_slope = nn.Parameter(torch.linspace(0.0, 1.0, self.heads))
+        self.age_slope = nn.Parameter(torch.full((self.heads,), 0.1))
+        self.dropout = nn.Dropout(settings.dropout)
+
+    def forward(self, vectors: Tensor, window: tuple[Tensor, Tensor, Tensor], found: tuple[Tensor, Tensor]) -> Tensor:
+        """Scores [B, C].
+
+        Args:
+            vectors: [V, D] the item vectors of the release.
+            window: rows int [B, L], ages [B, L] and weights [B, L], as the encoder takes them.
+            found: rows int [B, C] and scores [B, C] of the candidates; any row where the score is -inf.
+        """
+        rows, ages, weights = (column[:, -self.events :] for column in window)
+        candidates, scores = found
+        events = self.dropout(self.norm(vectors[rows]))  # [B, W, D]
+        asking = self.dropout(self.norm(vectors[candidates]))  # [B, C, D]
+        queries = self._split(self.queries(asking)) / math.sqrt(asking.shape[2] / self.heads)  # [B, H, C, w]
+        alike = queries @ self._split(self.keys(events)).transpose(2, 3)  # [B, H, C, W]
+        attention = functional.softmax(alike + self._bias(ages, weights), dim=-1)
+        heard = attention @ self._split(self.values(events))  # [B, H, C, w]
+        votes: Tensor = (self._split(self.gates(asking)) * heard).sum((1, 3))  # [B, C]
+        return scores + votes
+
+    def _bias(self, ages: Tensor, weights: Tensor) -> Tensor:
+        """[B, H, 1, W] what rank, age and weight of an event add to each head's attention."""
+        ranks = torch.arange(ages.shape[1], 0, -1, device=ages.device).log()  # [W]
+        slopes = self.rank_slope[:, None] * ranks + self.age_slope[:, None] * ages[:, None]  # [B, H, W]
+        return (weights.clamp(min=TINY_WEIGHT).log()[:, None] - slopes)[:, :, None]
+
+    def _split(self, state: Tensor) -> Tensor:
+        """[B, N, D] to [B, H, N, w]."""
+        users, count, _ = state.shape
+        return state.view(users, count, self.heads, -1).transpose(1, 2)
