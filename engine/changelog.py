@@ -23,13 +23,13 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from engine.actions import Actions
 from engine.attic import Attic, Row
 from engine.catalogue import Catalogue
 from engine.columns import Int32, Int64, UInt8
 from engine.errors import ChangelogError
 from engine.eventlog.base import Outgoing, Partition, Records
 from engine.id_table import IdTable
-from engine.messages import Actions
 from engine.settings import Settings
 from engine.window_store import ACTION_BITS, ACTION_MASK, PackedWindows, WindowStore
 

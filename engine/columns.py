@@ -34,7 +34,7 @@ class Clicks:
     times_ms: Int64
     """[n] event time, Unix milliseconds."""
     actions: UInt8
-    """[n] action codes, 1 and up (`engine.messages.Actions`)."""
+    """[n] action codes, 1 and up (`engine.actions.Actions`)."""
     event_hashes: UInt32
     """[n] hash of the event id; 0 where the click had none."""
     origins: Int32

@@ -13,11 +13,10 @@ import click
 
 from engine import dead_letters
 from engine import settings as settings_module
-from engine.dead_letters import Choice, Letter
+from engine.dead_letters import Choice, Letter, Reason
 from engine.errors import SettingsError
 from engine.eventlog.base import Outgoing, Partition
 from engine.eventlog.kafka import KafkaLog
-from engine.messages import Reason
 from engine.metrics import Metrics
 from engine.settings import Settings
 from engine.telemetry import Telemetry

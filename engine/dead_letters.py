@@ -1,27 +1,66 @@
 """Dead letters: records that were no clicks, as they came, to be looked at and sent again.
 
 A letter stands on its topic with the key, value and headers of the record it was, and with headers of ours that say why
-it is here, where it came from and what its time was (`engine.messages.DeadLetter`). Its record is stamped with the time
-it was put there: a broker deletes by that, and would not keep the letter of an old record at all. Sent again, it is
-that old record once more.
+it is here, where it came from and what its time was. Its record is stamped with the time it was put there: a broker
+deletes by that, and would not keep the letter of an old record at all. Sent again, it is that old record once more.
 """
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import Final
+from typing import Final, Literal
 
 from engine.errors import EventLogError
 from engine.eventlog.base import EventLog, Headers, Outgoing, Partition, Records
-from engine.messages import HEADER_PREFIX
 
+HEADER_PREFIX: Final = "headrace."
+"""Of the headers that a dead letter gets beside its own."""
 _POLL_S: Final = 0.5
 _AT_ONCE: Final = 1_000
+
+Reason = Literal[
+    "null_value",
+    "too_large",
+    "unparsable",
+    "missing_field",
+    "mistyped_field",
+    "empty_id",
+    "long_id",
+    "time_out_of_range",
+    "time_in_future",
+]
+"""Why a click went to the dead letters."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A record that is no click, and why."""
+
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
+    timestamp_ms: int
+    partition: Partition
+    offset: int
+    reason: Reason
+    detail: str
+
+    def as_headers(self) -> Headers:
+        """The record's own headers, then reason, origin and the record's own time."""
+        ours = {
+            "reason": self.reason,
+            "detail": self.detail,
+            "topic": self.partition.topic,
+            "partition": str(self.partition.number),
+            "offset": str(self.offset),
+            "timestamp_ms": str(self.timestamp_ms),
+        }
+        return [*self.headers, *((HEADER_PREFIX + name, value.encode()) for name, value in ours.items())]
 
 
 @dataclass(frozen=True, slots=True)
 class Letter:
-    """A dead letter as it was read."""
+    """A dead letter as it is read back."""
 
     place: Partition
     """Partition of the topic of dead letters."""

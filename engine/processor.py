@@ -20,16 +20,19 @@ from typing import Final
 import numpy as np
 
 from engine import features
+from engine.actions import Actions
 from engine.catalogue import Catalogue
 from engine.changelog import Changelog, WindowCodec
+from engine.clicks import ClickDecoder
 from engine.columns import Bool, Clicks, Int32, Int64
+from engine.dead_letters import DeadLetter
 from engine.eventlog.base import Outgoing, Records, Session
 from engine.live import LiveRelease
-from engine.messages import Actions, ClickDecoder, DeadLetter, ListHeads, encode_recommendations
 from engine.metrics import Metrics
 from engine.pipeline import Lists, Recommender
 from engine.popular import Popularity
 from engine.published import PublishedLists
+from engine.recommendations import ListHeads, encode_recommendations
 from engine.settings import Settings
 from engine.window_store import Appended, Events, WindowStore
 

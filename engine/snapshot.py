@@ -28,9 +28,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from engine.actions import Actions
 from engine.catalogue import Catalogue
 from engine.columns import NO_ACTION, UInt8
-from engine.messages import Actions
 from engine.settings import SnapshotSettings
 from engine.window_store import PackedWindows
 

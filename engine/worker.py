@@ -8,11 +8,11 @@ from typing import Final
 
 from threadpoolctl import threadpool_limits
 
+from engine.actions import Actions
 from engine.announcements import Feed, FolderFeed, TopicFeed
 from engine.catalogue import Catalogue
 from engine.errors import EventLogError, SettingsError
 from engine.eventlog.base import EventLog, Partition, Rebalance, Session, TopicSpec
-from engine.messages import Actions
 from engine.metrics import Metrics
 from engine.processor import BatchReport, Processor
 from engine.recovery import Restorer, Saver

@@ -21,16 +21,17 @@ import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
 from engine import features, live, release
+from engine.actions import Actions
 from engine.catalogue import Catalogue
 from engine.columns import Float32, Int32, Int64, UInt8, Windows
 from engine.eventlog.base import Outgoing, Rebalance, Records, Session, TopicSpec
 from engine.eventlog.memory import MemoryLog
 from engine.features import Features
-from engine.messages import Actions, ListHeads, encode_recommendations
 from engine.metrics import Metrics
 from engine.pipeline import Lists, Recommender
 from engine.popular import Popularity
 from engine.processor import Processor
+from engine.recommendations import ListHeads, encode_recommendations
 from engine.release import Bundle, NewRelease
 from engine.settings import Settings, WindowSettings, WorkerSettings
 from producers.bundled import DEMO_RELEASE

@@ -18,9 +18,9 @@ import numpy as np
 from engine import release
 from engine.errors import EventLogError
 from engine.eventlog.base import EventLog, Producer, Reader, Records, TopicSpec
-from engine.messages import decode_recommendation
 from engine.metrics import Metrics
 from engine.popular import Popularity
+from engine.recommendations import decode_recommendation
 from engine.settings import Settings
 from engine.worker import Worker
 from producers.bundled import DEMO_RELEASE

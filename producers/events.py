@@ -10,10 +10,11 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from engine.actions import Actions
+from engine.clicks import ClickDecoder
 from engine.columns import Int64
 from engine.errors import SettingsError
 from engine.eventlog.base import Outgoing
-from engine.messages import Actions, ClickDecoder
 from engine.settings import ClickSettings
 
 _encode = msgspec.json.Encoder().encode

@@ -11,8 +11,8 @@ from typing import Final
 
 import numpy as np
 
-from engine.messages import Recommendation
 from engine.popular import Popularity
+from engine.recommendations import Recommendation
 
 JUDGED: Final = 10
 """Places of a list that count."""

@@ -11,7 +11,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from engine.messages import Recommendation
+from engine.recommendations import Recommendation
 from producers.scoreboard import JUDGED, Judged
 
 ROWS_SHOWN: Final = 10

@@ -11,10 +11,10 @@ from typing import Any, Final, Self
 import numpy as np
 
 from engine import features
+from engine.actions import Actions
 from engine.columns import NO_ITEM, Float32, Float64, Int32
 from engine.encoder import Encoder
 from engine.errors import DataError
-from engine.messages import Actions
 from engine.release import Bundle
 from engine.settings import ClickSettings
 from models import protocol

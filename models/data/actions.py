@@ -7,8 +7,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from engine.actions import Actions
 from engine.columns import UInt8
-from engine.messages import Actions
 from engine.settings import ClickSettings
 
 logger = logging.getLogger(__name__)

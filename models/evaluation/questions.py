@@ -15,9 +15,9 @@ from typing import Final
 import numpy as np
 
 from engine import features
+from engine.actions import Actions
 from engine.catalogue import Catalogue
 from engine.columns import Bool, Float32, Int32, Int64, UInt8, Windows
-from engine.messages import Actions
 from engine.release import Manifest
 from engine.settings import Settings
 from engine.window_store import Events, WindowStore

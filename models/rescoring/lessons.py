@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from engine import contract
+from engine.actions import Actions
 from engine.columns import NO_ACTION, NO_ITEM, Float32, Int32, Int64, Windows
 from engine.errors import DataError, UnfitReleaseError
-from engine.messages import Actions
 from engine.release import Bundle
 from engine.settings import ClickSettings
 from models.data.dataset import Interactions

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from engine import features
+from engine.actions import Actions
 from engine.columns import NO_ITEM, Float32, Int32, Windows
 from engine.features import Features
 from engine.live import LiveRelease
-from engine.messages import Actions
 from engine.pipeline import FROM_INTEREST, Lists, Recommender
 from engine.popular import Popularity
 from engine.settings import Settings

@@ -4,11 +4,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from engine.actions import Actions
 from engine.catalogue import Catalogue
 from engine.changelog import WindowCodec
 from engine.columns import Int64
 from engine.eventlog.base import EventLog, Outgoing
-from engine.messages import Actions
 from engine.settings import Settings
 from engine.window_store import PackedWindows
 

@@ -16,12 +16,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from engine.actions import Actions
 from engine.catalogue import Catalogue
 from engine.changelog import Changelog, WindowCodec
 from engine.eventlog.base import EventLog, TopicSpec
 from engine.eventlog.kafka import KafkaLog
 from engine.eventlog.memory import MemoryLog
-from engine.messages import Actions
 from engine.metrics import Metrics
 from engine.recovery import Restorer
 from engine.settings import KafkaSettings, Settings, SnapshotSettings, WindowSettings

@@ -21,7 +21,7 @@ import pytest
 
 from engine.eventlog.base import Outgoing, TopicSpec
 from engine.eventlog.kafka import KafkaLog
-from engine.messages import Recommendation
+from engine.recommendations import Recommendation
 from engine.settings import load
 from tests.benchmarks.full_windows import LENGTH, fill
 from tests.integration.conftest import kafka_bootstrap, kafka_log, kafka_settings, topic_names

@@ -11,7 +11,7 @@ import pytest
 
 from engine import settings
 from engine.cli import headrace
-from engine.messages import decode_recommendation
+from engine.recommendations import decode_recommendation
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()

@@ -17,13 +17,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from engine.actions import Actions
 from engine.catalogue import Catalogue
 from engine.changelog import WindowCodec
 from engine.eventlog.base import EventLog, Outgoing, TopicSpec
 from engine.eventlog.memory import MemoryLog
-from engine.messages import Actions, Recommendation, decode_recommendation
 from engine.metrics import Metrics
 from engine.processor import BatchReport
+from engine.recommendations import Recommendation, decode_recommendation
 from engine.settings import (
     ENV_PREFIX,
     RecommendationSettings,

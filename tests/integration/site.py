@@ -13,7 +13,7 @@ import numpy as np
 
 from engine.eventlog.base import Outgoing, TopicSpec
 from engine.eventlog.kafka import KafkaLog
-from engine.messages import Recommendation, decode_recommendation
+from engine.recommendations import Recommendation, decode_recommendation
 from engine.settings import ENV_PREFIX
 from tests.conftest import TINY_ITEMS
 

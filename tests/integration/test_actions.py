@@ -11,9 +11,9 @@ from engine.catalogue import Catalogue
 from engine.eventlog.base import Outgoing, Rebalance, TopicSpec
 from engine.eventlog.memory import MemoryLog
 from engine.live import LiveRelease
-from engine.messages import Recommendation, decode_recommendation
 from engine.metrics import Metrics
 from engine.processor import Processor
+from engine.recommendations import Recommendation, decode_recommendation
 from engine.settings import ClickSettings, IndexSettings, RecommendationSettings, Settings, WindowSettings
 from tests.unit.test_release import rewritten
 

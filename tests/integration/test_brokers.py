@@ -17,7 +17,7 @@ from typing import Self
 import pytest
 
 from engine.eventlog.kafka import KafkaLog
-from engine.messages import decode_recommendation
+from engine.recommendations import decode_recommendation
 from engine.settings import KafkaSettings, Settings
 from tests.integration import broker, equality
 from tests.integration.equality import Recorded

@@ -10,11 +10,12 @@ import pytest
 from click.testing import CliRunner, Result
 
 from engine import commands, dead_letters
+from engine.actions import Actions
+from engine.clicks import ClickDecoder
 from engine.dead_letters import Choice
 from engine.errors import EventLogError
 from engine.eventlog.base import EventLog, Outgoing, Partition, TopicSpec
 from engine.eventlog.memory import MemoryLog
-from engine.messages import Actions, ClickDecoder
 from engine.settings import ClickSettings, KafkaSettings
 from tests.integration.equality import NO_SETTINGS
 from tests.integration.site import PARTITIONS

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from engine.actions import Actions
+from engine.clicks import ClickDecoder
 from engine.columns import Clicks
 from engine.eventlog.kafka import KafkaLog
-from engine.messages import Actions, ClickDecoder
 from engine.settings import ClickSettings
 
 pytestmark = pytest.mark.kafka

@@ -20,7 +20,7 @@ import pytest
 
 from engine.eventlog.base import EventLog, Records
 from engine.eventlog.kafka import KafkaLog
-from engine.messages import decode_recommendation
+from engine.recommendations import decode_recommendation
 from tests.integration.site import HEADRACE, Site
 
 pytestmark = [pytest.mark.kafka, pytest.mark.data]

@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from engine.actions import Actions
 from engine.catalogue import Catalogue
 from engine.changelog import Changelog, WindowCodec
 from engine.errors import ChangelogError, SettingsError
 from engine.eventlog.base import Outgoing, Partition, Reader, TopicSpec
 from engine.eventlog.memory import MemoryLog
-from engine.messages import Actions, decode_recommendation
 from engine.metrics import Metrics
+from engine.recommendations import decode_recommendation
 from engine.recovery import Restorer, Saver
 from engine.settings import ReleaseSettings, Settings, SnapshotSettings, TelemetrySettings, WindowSettings
 from engine.snapshot import Snapshots

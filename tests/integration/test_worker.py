@@ -16,8 +16,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from engine import announcements, contract
 from engine.eventlog.base import Outgoing, Reader, TopicSpec
 from engine.eventlog.memory import MemoryLog
-from engine.messages import Recommendation, decode_recommendation
 from engine.metrics import Metrics
+from engine.recommendations import Recommendation, decode_recommendation
 from engine.settings import ReleaseSettings, Settings, TelemetrySettings, WindowSettings, WorkerSettings
 from engine.telemetry import Telemetry
 from engine.worker import Worker

@@ -5,11 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine.actions import Actions
 from engine.catalogue import Catalogue
 from engine.changelog import Changelog, WindowCodec
 from engine.columns import NO_ITEM
 from engine.errors import SettingsError
-from engine.messages import Actions
 from engine.settings import Settings, WindowSettings
 from engine.window_store import Events, WindowStore
 

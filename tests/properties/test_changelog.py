@@ -5,12 +5,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine.actions import Actions
 from engine.catalogue import Catalogue
 from engine.changelog import SCHEMA, Changelog, WindowCodec
 from engine.columns import Int32
 from engine.errors import ChangelogError
 from engine.eventlog.base import Outgoing, Partition, Records
-from engine.messages import Actions
 from engine.settings import ClickSettings, Settings, WindowSettings
 from engine.window_store import MAX_TIME_MS, Events, PackedWindows, WindowStore
 

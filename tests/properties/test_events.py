@@ -2,8 +2,9 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine.actions import Actions
+from engine.clicks import ClickDecoder
 from engine.eventlog.base import Partition, Records
-from engine.messages import Actions, ClickDecoder
 from engine.settings import ClickFields, ClickSettings
 from producers.events import ClickEncoder, Events
 

@@ -16,11 +16,13 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from engine.actions import Actions
 from engine.catalogue import Catalogue
 from engine.changelog import Changelog, WindowCodec
+from engine.clicks import ClickDecoder
 from engine.columns import Clicks, Int32
+from engine.dead_letters import DeadLetter
 from engine.eventlog.base import Outgoing, Partition, Records
-from engine.messages import Actions, ClickDecoder, DeadLetter
 from engine.settings import ClickFields, ClickSettings, Settings, WindowSettings
 from engine.window_store import Events, WindowStore
 

@@ -2,8 +2,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.messages import ListedItem, Recommendation
 from engine.popular import Popularity
+from engine.recommendations import ListedItem, Recommendation
 from producers.scoreboard import Click, Scoreboard
 
 ITEMS = {f"i{number}": number for number in range(30)}

@@ -1,7 +1,7 @@
 import pytest
 
-from engine.messages import ListedItem, Recommendation
 from engine.popular import Popularity
+from engine.recommendations import ListedItem, Recommendation
 from producers.camera import SPOTLIGHT_CLICKS, SPOTLIGHT_S, Camera
 from producers.catalogue import MIN_ITEMS
 from producers.scoreboard import Click, Scoreboard

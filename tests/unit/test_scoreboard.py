@@ -1,5 +1,5 @@
-from engine.messages import ListedItem, Recommendation
 from engine.popular import Popularity
+from engine.recommendations import ListedItem, Recommendation
 from producers.scoreboard import JUDGED, Click, Scoreboard
 
 ITEMS = {f"i{number:03}": number for number in range(200)}

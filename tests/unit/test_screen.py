@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from engine.messages import Because, ListedItem, Recommendation
+from engine.recommendations import Because, ListedItem, Recommendation
 from producers.scoreboard import Click, Judged
 from producers.screen import Frame, Spotlight, render
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from engine.actions import Actions
 from engine.catalogue import Catalogue
-from engine.messages import Actions
 from engine.settings import ClickSettings, SnapshotSettings
 from engine.snapshot import Moment, Snapshots
 from engine.window_store import PackedWindows

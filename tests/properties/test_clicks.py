@@ -5,8 +5,9 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine.actions import Actions
+from engine.clicks import ClickDecoder
 from engine.eventlog.base import Partition, Records
-from engine.messages import Actions, ClickDecoder
 from engine.settings import ClickFields, ClickSettings
 
 NOW_MS = 1_700_000_000_000

@@ -1,24 +1,16 @@
-"""Clicks in, by the user's own field names; lists out; what is no click goes aside with its reason."""
+"""Clicks in, by the user's own field names; what is none goes aside with its reason."""
 
 import json
 from collections.abc import Sequence
-from typing import Any
 
-import numpy as np
 import pytest
 
-from engine.columns import NO_ITEM, Clicks
+from engine.actions import Actions
+from engine.clicks import ClickDecoder
+from engine.columns import Clicks
+from engine.dead_letters import DeadLetter
 from engine.errors import SettingsError
 from engine.eventlog.base import Partition, Records
-from engine.messages import (
-    Actions,
-    ClickDecoder,
-    DeadLetter,
-    ListHeads,
-    decode_recommendation,
-    encode_recommendations,
-)
-from engine.pipeline import FROM_INTEREST, FROM_POPULAR, Lists
 from engine.settings import ClickFields, ClickSettings
 
 NOW_MS = 1_700_000_000_000
@@ -163,49 +155,6 @@ def test_impossible_mapping_is_refused(fields: ClickFields, message: str) -> Non
 def test_default_action_must_be_known() -> None:
     with pytest.raises(SettingsError, match=r"clicks\.default_action"):
         Actions(ClickSettings(default_action="look"))
-
-
-def lists() -> Lists:
-    return Lists(
-        items=np.array([[2, 1, 0], [1, NO_ITEM, NO_ITEM]], np.int32),
-        scores=np.array([[1.25, 0.5, 0.0], [0.0, 0.0, 0.0]], np.float32),
-        sources=np.array([[FROM_INTEREST, FROM_INTEREST, FROM_POPULAR], [FROM_POPULAR] * 3], np.uint8),
-        interests=np.array([[1, 0, -1], [-1, -1, -1]], np.int32),
-        because=np.array([[[0, 1], [1, NO_ITEM]], [[NO_ITEM, NO_ITEM], [NO_ITEM, NO_ITEM]]], np.int32),
-        shares=np.array([[[0.75, 0.25], [1.0, 0.0]], [[0.0, 0.0], [0.0, 0.0]]], np.float32),
-        removed={},
-    )
-
-
-def encoded() -> list[bytes]:
-    names = ["zero", "one", "two"]
-    heads = ListHeads(["3-40-m-1", "3-41-m-1"], ["ann", "bob"], [1000, 2000], "m-1", 3000)
-    return encode_recommendations(lists(), heads, lambda numbers: [names[number] for number in numbers])
-
-
-def test_recommendation_schema_1_golden_bytes() -> None:
-    assert encoded() == [
-        b'{"schema":1,"id":"3-40-m-1","user":"ann","release":"m-1","event_ms":1000,"computed_ms":3000,'
-        b'"items":[{"item":"two","score":1.25,"source":"interest","interest":1},'
-        b'{"item":"one","score":0.5,"source":"interest","interest":0},'
-        b'{"item":"zero","score":0.0,"source":"popular"}],'
-        b'"interests":[[{"item":"zero","share":0.75},{"item":"one","share":0.25}],[{"item":"one","share":1.0}]]}',
-        b'{"schema":1,"id":"3-41-m-1","user":"bob","release":"m-1","event_ms":2000,"computed_ms":3000,'
-        b'"items":[{"item":"one","score":0.0,"source":"popular"}],"interests":[]}',
-    ]
-
-
-def test_what_is_encoded_decodes() -> None:
-    for value in encoded():
-        plain: Any = json.loads(value)
-        ours = decode_recommendation(value)
-        assert ours.user == plain["user"]
-        assert [place.item for place in ours.items] == [place["item"] for place in plain["items"]]
-
-
-def test_fields_added_later_do_not_break_this_reader() -> None:
-    value = json.loads(encoded()[0]) | {"experiment": "b"}
-    assert decode_recommendation(json.dumps(value).encode()).user == "ann"
 
 
 def test_a_record_without_a_value_asks_to_forget_the_user_who_is_its_key() -> None:

@@ -1,8 +1,7 @@
-"""Messages: clicks in (the user's own field names, mapped by the settings), recommendations out, dead letters aside.
+"""Clicks in: the user's own messages, by the field names of the settings, to columns.
 
-A click is decoded by msgspec straight into a struct made for the settings' field names, so fields that nobody mapped
-cost nothing, and a wrong one is named by its path. What cannot be read never stops the stream: it becomes a
-`DeadLetter` with its reason.
+A click is decoded by msgspec straight into a struct made for those names (`engine.click_fields`). What cannot be read
+never stops the stream: it becomes a `DeadLetter` with its reason.
 """
 
 import datetime as dt
@@ -10,81 +9,19 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from operator import attrgetter
-from typing import Annotated, Any, Final, Literal
+from typing import Any
 
 import msgspec
 import numpy as np
 
-from engine.columns import NO_ITEM, Clicks, Float32
+from engine.actions import Actions
+from engine.click_fields import attribute_path, struct, time_type
+from engine.columns import Clicks
+from engine.dead_letters import DeadLetter, Reason
 from engine.errors import SettingsError
-from engine.eventlog.base import Headers, Partition, Records
-from engine.pipeline import SOURCES, Lists
+from engine.eventlog.base import Records
 from engine.settings import ClickSettings
 from engine.window_store import MAX_TIME_MS
-
-RECOMMENDATION_SCHEMA: Final = 1
-HEADER_PREFIX: Final = "headrace."
-"""Of the headers that a dead letter gets beside its own."""
-_SCORE_DIGITS: Final = 4
-
-Reason = Literal[
-    "null_value",
-    "too_large",
-    "unparsable",
-    "missing_field",
-    "mistyped_field",
-    "empty_id",
-    "long_id",
-    "time_out_of_range",
-    "time_in_future",
-]
-"""Why a click went to the dead letters."""
-
-
-class Actions:
-    """Codes and weights of the actions named in the settings; codes count from 1 in their order."""
-
-    def __init__(self, settings: ClickSettings) -> None:
-        if settings.default_action not in settings.actions:
-            raise SettingsError(
-                f"setting 'clicks.default_action': found {settings.default_action!r}, expected one of clicks.actions:"
-                f" {', '.join(settings.actions)}"
-            )
-        self.names = ["", *settings.actions]
-        self.codes = {name: code for code, name in enumerate(self.names) if code}
-        self._default = self.codes[settings.default_action]
-        self.weights: Float32 = np.zeros(256, np.float32)
-        self.weights[1 : len(self.names)] = list(settings.actions.values())
-
-    def code(self, name: str | int | None) -> int:
-        """Code of an action; of the default action for one that is absent or not in the settings."""
-        return self.codes.get(str(name), self._default)
-
-
-@dataclass(frozen=True, slots=True)
-class DeadLetter:
-    """A record that is no click, and why."""
-
-    key: bytes | None
-    value: bytes | None
-    headers: Headers
-    timestamp_ms: int
-    partition: Partition
-    offset: int
-    reason: Reason
-    detail: str
-
-    def as_headers(self) -> Headers:
-        """The record's own headers, then reason, origin and the record's own time."""
-        ours = {
-            "reason": self.reason,
-            "detail": self.detail,
-            "topic": self.partition.topic,
-            "partition": str(self.partition.number),
-            "offset": str(self.offset),
-            "timestamp_ms": str(self.timestamp_ms),
-        }
-        return [*self.headers, *((HEADER_PREFIX + name, value.encode()) for name, value in ours.items())]
 
 
 class ClickDecoder:
@@ -101,7 +38,7 @@ class ClickDecoder:
         types: dict[str, tuple[str, Any, bool]] = {
             "user": (fields.user, str | int, True),
             "item": (fields.item, str | int, True),
-            "time": (fields.time, _time_type(settings.time_unit), True),
+            "time": (fields.time, time_type(settings.time_unit), True),
             "action": (fields.action, str | int | None, False),
             "event_id": (fields.event_id, str | int | None, False),
             "consent": (fields.consent, bool | None, False),
@@ -110,8 +47,8 @@ class ClickDecoder:
         for name in ("user", "item"):
             if name not in mapped:
                 raise SettingsError(f"setting 'clicks.fields.{name}' is empty; name the field that holds the {name}")
-        self._decode: Callable[[bytes], Any] = msgspec.json.Decoder(_struct(mapped)).decode
-        self._get = {name: attrgetter(_attribute_path(spec[0])) for name, spec in mapped.items()}
+        self._decode: Callable[[bytes], Any] = msgspec.json.Decoder(struct(mapped)).decode
+        self._get = {name: attrgetter(attribute_path(spec[0])) for name, spec in mapped.items()}
 
     def decode(self, polled: Sequence[Records], now_ms: int) -> tuple[Clicks, list[DeadLetter]]:
         """Clicks of all records in their order, and the records that are none.
@@ -306,167 +243,3 @@ def _hash(event_id: str | int) -> int:
 
 def _epoch_ms(time: dt.datetime) -> int:
     return round((time if time.tzinfo else time.replace(tzinfo=dt.UTC)).timestamp() * 1000)
-
-
-def _time_type(unit: str) -> Any:
-    if unit == "iso8601":
-        return dt.datetime
-    most = MAX_TIME_MS if unit == "ms" else MAX_TIME_MS // 1000
-    return Annotated[int, msgspec.Meta(ge=0, le=most)] | Annotated[float, msgspec.Meta(ge=0.0, le=float(most))]
-
-
-def _attribute_path(path: str) -> str:
-    """Attributes that lead to a field: the keys of its path, each made a valid name."""
-    return ".".join(_attribute(key) for key in path.split("."))
-
-
-def _attribute(key: str) -> str:
-    return "f" + key.encode().hex()
-
-
-def _check_key(name: str, key: str, prefix: str) -> None:
-    """Refuse a step of a path that is empty, or that msgspec does not take as a name."""
-    if not key:
-        raise SettingsError(f"setting 'clicks.fields.{name}': a path under {prefix!r} has an empty step")
-    if {'"', "\\"} & set(key) or not key.isprintable():
-        raise SettingsError(f"setting 'clicks.fields.{name}': {key!r} has a character that names cannot have")
-
-
-def _struct(fields: dict[str, tuple[str, Any, bool]], prefix: str = "") -> type[msgspec.Struct]:
-    """A struct type with these fields, nested where their paths are: name -> (path, type, required)."""
-    leaves: dict[str, tuple[Any, bool]] = {}
-    inner: dict[str, dict[str, tuple[str, Any, bool]]] = {}
-    for name, (path, kind, required) in fields.items():
-        key, _, rest = path.partition(".")
-        _check_key(name, key, prefix)
-        if rest:
-            inner.setdefault(key, {})[name] = (rest, kind, required)
-        elif key in leaves:
-            raise SettingsError(f"setting 'clicks.fields.{name}': field {prefix + key!r} is mapped twice")
-        else:
-            leaves[key] = (kind, required)
-    clash = leaves.keys() & inner.keys()
-    if clash:
-        raise SettingsError(f"settings 'clicks.fields': {prefix + clash.pop()!r} is both a field and an object")
-    columns: list[Any] = [
-        (_attribute(key), kind) if required else (_attribute(key), kind, None)
-        for key, (kind, required) in leaves.items()
-    ]
-    for key, nested in inner.items():
-        struct = _struct(nested, f"{prefix}{key}.")
-        if any(required for _, _, required in nested.values()):
-            columns.append((_attribute(key), struct))
-        else:
-            columns.append((_attribute(key), struct, msgspec.field(default_factory=struct)))
-    rename = {_attribute(key): key for key in (*leaves, *inner)}
-    return msgspec.defstruct("Click", columns, rename=rename, kw_only=True, gc=False)
-
-
-class ListedItem(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
-    """One place of a list."""
-
-    item: str
-    score: float
-    source: str
-    """One of `engine.pipeline.SOURCES`."""
-    interest: int = -1
-    """Index into the list's `interests`; absent when no interest found the item."""
-
-
-class Because(msgspec.Struct, frozen=True, gc=False):
-    """A click that weighed in an interest."""
-
-    item: str
-    share: float
-    """Share of the interest's attention, 0 to 1."""
-
-
-class Recommendation(msgspec.Struct, frozen=True, gc=False, kw_only=True):
-    """A list of recommendations, as it stands on the topic `recommendations`."""
-
-    schema: int = RECOMMENDATION_SCHEMA
-    id: str
-    """Input partition, offset of the newest click in the batch, and release: a repeat has the same id."""
-    user: str
-    release: str
-    event_ms: int
-    """Event time of the newest click that the list knows."""
-    computed_ms: int
-    items: list[ListedItem]
-    """Best first."""
-    interests: list[list[Because]]
-    """For each interest, the clicks that weigh most in it; empty for a user about whom nothing is known yet."""
-
-
-_encode: Final = msgspec.json.Encoder().encode
-_recommendation: Final = msgspec.json.Decoder(Recommendation)
-
-
-def decode_recommendation(value: bytes) -> Recommendation:
-    """A list from its message.
-
-    Raises:
-        msgspec.DecodeError: it is none.
-    """
-    return _recommendation.decode(value)
-
-
-@dataclass(frozen=True, slots=True)
-class ListHeads:
-    """What a list's message says beside its items, as columns of B users."""
-
-    ids: list[str]
-    users: list[str]
-    event_ms: list[int]
-    release: str
-    computed_ms: int
-
-
-def encode_recommendations(
-    lists: Lists, heads: ListHeads, item_ids: Callable[[Sequence[int]], list[str]]
-) -> list[bytes]:
-    """The messages of B lists.
-
-    Args:
-        lists: B lists.
-        heads: B heads.
-        item_ids: item numbers to ids (`Catalogue.ids`).
-    """
-    users, count = lists.items.shape
-    there = lists.items != NO_ITEM
-    names = item_ids(np.maximum(lists.items, 0).ravel().tolist())
-    scores = np.round(lists.scores.astype(np.float64), _SCORE_DIGITS).ravel().tolist()
-    sources = [SOURCES[code] for code in lists.sources.ravel().tolist()]
-    places = list(map(ListedItem, names, scores, sources, lists.interests.ravel().tolist()))
-    lengths = there.sum(axis=1).tolist()
-    reasons = _reasons(lists, item_ids)
-    return [
-        _encode(
-            Recommendation(
-                id=heads.ids[user],
-                user=heads.users[user],
-                release=heads.release,
-                event_ms=heads.event_ms[user],
-                computed_ms=heads.computed_ms,
-                items=places[user * count : user * count + lengths[user]],
-                interests=reasons[user],
-            )
-        )
-        for user in range(users)
-    ]
-
-
-def _reasons(lists: Lists, item_ids: Callable[[Sequence[int]], list[str]]) -> list[list[list[Because]]]:
-    users, interests, most = lists.because.shape
-    if not most:
-        return [[] for _ in range(users)]
-    names = item_ids(np.maximum(lists.because, 0).ravel().tolist())
-    shares = np.round(lists.shares.astype(np.float64), _SCORE_DIGITS).ravel().tolist()
-    clicks = list(map(Because, names, shares))
-    lengths = (lists.because != NO_ITEM).sum(axis=2)
-    nested = []
-    for user, of_user in enumerate(lengths.tolist()):
-        start = user * interests * most
-        groups = [clicks[start + k * most : start + k * most + n] for k, n in enumerate(of_user)]
-        nested.append(groups if any(of_user) else [])
-    return nested
