@@ -19,6 +19,8 @@ class Actions:
         self.names = ["", *settings.actions]
         self.codes = {name: code for code, name in enumerate(self.names) if code}
         self._default = self.codes[settings.default_action]
+        self.search = self.code(settings.search_action)
+        """Of a search."""
         self.weights: Float32 = np.zeros(256, np.float32)
         self.weights[1 : len(self.names)] = list(settings.actions.values())
 

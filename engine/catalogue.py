@@ -1,7 +1,7 @@
-"""Item ids as small numbers, for as long as the process lives.
+"""Item ids as small numbers, for as long as the process lives; and searches, by their words, as numbers of their own.
 
 Windows hold numbers, so a release swap touches no window; an item that no release knows has a number like any other
-and waits in the windows until one does.
+and waits in the windows until one does. Searches are numbered from FIRST_SEARCH on: a number tells which it is.
 """
 
 import threading
@@ -9,29 +9,32 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from engine.columns import Int32
+from engine import searches
+from engine.columns import FIRST_SEARCH, Int32
 
 
 class _Numbers(dict[str, int]):
-    """Number of each id; asking for a new id gives it the next number."""
+    """Number of each id; asking for a new id gives it the next number of its kind."""
 
     def __init__(self) -> None:
         super().__init__()
         self.ids: list[str] = []
+        self.searches: list[str] = []
         self._lock = threading.Lock()  # a release is warmed in another thread than the worker's
 
     def __missing__(self, item: str) -> int:
         with self._lock:
             number = self.get(item)
             if number is None:
-                number = len(self.ids)
-                self.ids.append(item)
+                ids, first = (self.searches, FIRST_SEARCH) if searches.is_search(item) else (self.ids, 0)
+                number = first + len(ids)
+                ids.append(item)
                 self[item] = number
             return number
 
 
 class Catalogue:
-    """All item ids met so far, in the order they were met."""
+    """All ids of items and searches met so far, each kind in the order they were met."""
 
     def __init__(self) -> None:
         self._numbers = _Numbers()
@@ -39,11 +42,19 @@ class Catalogue:
     def __len__(self) -> int:
         return len(self._numbers.ids)
 
+    @property
+    def searches(self) -> int:
+        """How many searches there are; `len` is how many items."""
+        return len(self._numbers.searches)
+
     def numbers(self, items: Sequence[str]) -> Int32:
-        """[n] item numbers; ids not met before get new ones."""
+        """[n] numbers of items and searches; ids not met before get new ones."""
         return np.fromiter(map(self._numbers.__getitem__, items), np.int32, len(items))
 
     def ids(self, numbers: Sequence[int]) -> list[str]:
         """The ids of these numbers."""
-        ids = self._numbers.ids
-        return [ids[number] for number in numbers]
+        ids, searched = self._numbers.ids, self._numbers.searches
+        try:
+            return [ids[number] for number in numbers]
+        except IndexError:  # there are searches among them, which is rare
+            return [ids[number] if number < FIRST_SEARCH else searched[number - FIRST_SEARCH] for number in numbers]

@@ -1,7 +1,8 @@
 """Clicks in: the user's own messages, by the field names of the settings, to columns.
 
-A click is decoded by msgspec straight into a struct made for those names (`engine.click_fields`). What cannot be read
-never stops the stream: it becomes a `DeadLetter` with its reason.
+A click is decoded by msgspec straight into a struct made for those names (`engine.click_fields`). One that has words
+in the place of an item is a search (`engine.searches`). What cannot be read never stops the stream: it becomes a
+`DeadLetter` with its reason.
 """
 
 import datetime as dt
@@ -14,6 +15,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from engine import searches
 from engine.actions import Actions
 from engine.click_fields import attribute_path, struct, time_type
 from engine.columns import Clicks
@@ -37,7 +39,8 @@ class ClickDecoder:
         fields = settings.fields
         types: dict[str, tuple[str, Any, bool]] = {
             "user": (fields.user, str | int, True),
-            "item": (fields.item, str | int, True),
+            "item": (fields.item, str | int | None, False) if fields.search else (fields.item, str | int, True),
+            "search": (fields.search, str | None, False),
             "time": (fields.time, time_type(settings.time_unit), True),
             "action": (fields.action, str | int | None, False),
             "event_id": (fields.event_id, str | int | None, False),
@@ -60,7 +63,8 @@ class ClickDecoder:
             now_ms: the time it is, for telling the far future.
         """
         read = _Read()
-        decode, max_bytes, consent = self._decode, self._settings.max_bytes, self._get.get("consent")
+        decode, max_bytes = self._decode, self._settings.max_bytes
+        consent, item, words = self._get.get("consent"), self._get["item"], self._get.get("search")
         position = 0
         for records in polled:
             for index, value in enumerate(records.values):
@@ -75,11 +79,17 @@ class ClickDecoder:
                 if consent and consent(event) is False:
                     read.without_consent += 1
                     continue
+                if words and item(event) is None:
+                    search = self._search(words(event))
+                    if not isinstance(search, str):
+                        read.dead.append(_dead(records, index, *search))
+                        continue
+                    read.searches[len(read.events)] = search
                 read.events.append(event)
                 read.origins.append(position + index)
                 read.timestamps.append(records.timestamps_ms[index])
             position += len(records)
-        clicks, dead = self._checked(self._columns(read), polled, now_ms, read.dead)
+        clicks, dead = self._checked(self._columns(read), polled, now_ms, read)
         return _without_forgotten(clicks), dead
 
     def _put_aside(self, records: Records, index: int, position: int, read: "_Read") -> None:
@@ -91,6 +101,18 @@ class ClickDecoder:
             read.forgotten[user] = position + index
         else:
             read.dead.append(_dead(records, index, "null_value", "no value, nor a key that names a user to forget"))
+
+    def _search(self, text: str | None) -> str | tuple[Reason, str]:
+        """The id of a search for this text, or what is wrong with it."""
+        fields, limit = self._settings.fields, self._settings.max_id_bytes
+        if text is None:
+            return "missing_field", f"neither an item ({fields.item}) nor the words of a search ({fields.search})"
+        search = searches.id_of(text) if len(text) <= limit else ""
+        if search == searches.MARK:
+            return "empty_search", f"the search ({fields.search}) has no words"
+        if not search or len(search.encode("utf-8", "surrogatepass")) > limit:
+            return "long_search", f"the search ({fields.search}) has more than clicks.max_id_bytes = {limit} bytes"
+        return search
 
     def _columns(self, read: "_Read") -> Clicks:
         get, events = self._get, read.events
@@ -104,9 +126,12 @@ class ClickDecoder:
             codes = list(map(self._actions.code, map(get["action"], events)))
         else:
             codes = [self._actions.code(None)] * count
+        items = _ids(map(get["item"], events))
+        for index, search in read.searches.items():
+            items[index], codes[index] = search, self._actions.search
         return Clicks(
             users=_ids(map(get["user"], events)),
-            items=_ids(map(get["item"], events)),
+            items=items,
             times_ms=self._times_ms(events, read.timestamps),
             actions=np.array(codes, np.uint8),
             event_hashes=hashes,
@@ -125,7 +150,7 @@ class ClickDecoder:
         return np.rint(np.fromiter(values, np.float64, len(events)) * scale).astype(np.int64)
 
     def _checked(
-        self, clicks: Clicks, polled: Sequence[Records], now_ms: int, dead: list[DeadLetter]
+        self, clicks: Clicks, polled: Sequence[Records], now_ms: int, read: "_Read"
     ) -> tuple[Clicks, list[DeadLetter]]:
         """Move clicks with impossible values to the dead letters; rarely finds any, so it looks at whole columns."""
         latest_ms = now_ms + round(self._settings.max_future_s * 1000)
@@ -135,16 +160,20 @@ class ClickDecoder:
         for ids in (clicks.users, clicks.items):
             # A character is four bytes at most, so shorter ids need no encoding to be measured.
             suspects.update(i for i, one in enumerate(ids) if not one or len(one) * 4 > limit)
+        marked = {i for i, item in enumerate(clicks.items) if searches.is_search(item)}
+        suspects |= marked - read.searches.keys()
         if not suspects:
-            return clicks, dead
+            return clicks, read.dead
         refused: set[int] = set()
         for index in sorted(suspects):
             problem = self._problem(clicks, index, latest_ms)
+            if problem is None and index in marked and index not in read.searches:
+                problem = "reserved_id", f"the item id begins with {searches.MARK!r}, which stands before searches"
             if problem:
                 refused.add(index)
                 records, inside = _locate(polled, int(clicks.origins[index]))
-                dead.append(_dead(records, inside, *problem))
-        return (_without(clicks, refused) if refused else clicks), dead
+                read.dead.append(_dead(records, inside, *problem))
+        return (_without(clicks, refused) if refused else clicks), read.dead
 
     def _problem(self, clicks: Clicks, index: int, latest_ms: int) -> tuple[Reason, str] | None:
         time_ms, limit = int(clicks.times_ms[index]), self._settings.max_id_bytes
@@ -167,6 +196,8 @@ class _Read:
     events: list[Any] = field(default_factory=list)
     origins: list[int] = field(default_factory=list)
     timestamps: list[int] = field(default_factory=list)
+    searches: dict[int, str] = field(default_factory=dict)
+    """Ids of those events that are searches, by their places."""
     dead: list[DeadLetter] = field(default_factory=list)
     forgotten: dict[str, int] = field(default_factory=dict)
     without_consent: int = 0

@@ -21,6 +21,9 @@ Bool: TypeAlias = npt.NDArray[np.bool_]
 
 NO_ITEM = -1
 """Stands for 'no item' wherever an item number or row is expected."""
+FIRST_SEARCH = 1 << 30
+"""Numbers from here on are searches (`engine.searches`). They stand where items stand in windows and histories, and in
+no list, index or count."""
 NO_ACTION = 0
 """Action code of an empty place in a window; real actions count from 1."""
 
@@ -31,6 +34,7 @@ class Clicks:
 
     users: list[str]
     items: list[str]
+    """[n] ids of items and of searches."""
     times_ms: Int64
     """[n] event time, Unix milliseconds."""
     actions: UInt8
@@ -53,7 +57,7 @@ class Windows:
     """The windows of B users, newest event in the last column."""
 
     items: Int32
-    """[B, L] item numbers of the catalogue; NO_ITEM where there is no event."""
+    """[B, L] numbers of items and searches in the catalogue; NO_ITEM where there is no event."""
     times_ms: Int64
     """[B, L]"""
     actions: UInt8

@@ -26,6 +26,9 @@ Reason = Literal[
     "mistyped_field",
     "empty_id",
     "long_id",
+    "reserved_id",
+    "empty_search",
+    "long_search",
     "time_out_of_range",
     "time_in_future",
 ]

@@ -1,7 +1,9 @@
-"""The catalogue's item ids in UTF-8, found by number and by text, many at once.
+"""The catalogue's ids of items and searches in UTF-8, found by number and by text, many at once.
 
-The windows of a million users name them a hundred million times. By text they are found in a hash table with linear
-probing (Knuth, The Art of Computer Programming 3, 6.4), half full at most, each step of it done for all texts together.
+The windows of a million users name them a hundred million times. They stand in the order in which they were met here,
+each in a row of its own, as the numbers of the two kinds lie far apart. By text they are found in a hash table with
+linear probing (Knuth, The Art of Computer Programming 3, 6.4), half full at most, each step of it done for all texts
+together.
 """
 
 import os
@@ -12,7 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from engine.catalogue import Catalogue
-from engine.columns import NO_ITEM, Int32, Int64
+from engine.columns import FIRST_SEARCH, NO_ITEM, Int32, Int64
 
 UInt64 = npt.NDArray[np.uint64]
 
@@ -24,22 +26,24 @@ _SEED: Final = np.uint64(int.from_bytes(os.urandom(8)))  # so that nobody can th
 
 
 class IdTable:
-    """Texts of items by number and numbers of items by text, kept up with the catalogue."""
+    """Texts by number and numbers by text, kept up with the catalogue."""
 
     def __init__(self, catalogue: Catalogue) -> None:
         self._catalogue = catalogue
         self._known = 0
-        self._ends = np.zeros(1, np.int64)  # [capacity + 1] where each id ends; grows by doubling, as the next two do
+        self._ends = np.zeros(1, np.int64)  # [capacity + 1] where each id ends; grows by doubling, as all below do
         self._texts = np.empty(0, np.uint8)
         self._hashes = np.zeros(1, np.uint64)  # [capacity]
-        self._places = np.full(2, NO_ITEM, np.int32)  # the hash table: numbers of items
+        self._numbers = np.zeros(1, np.int32)  # [capacity] of the item or search in each row
+        self._item_rows = np.zeros(1, np.int32)  # [capacity] row of each item
+        self._search_rows = np.zeros(1, np.int32)  # [capacity] and of each search
+        self._items = self._searches = 0
+        self._places = np.full(2, NO_ITEM, np.int32)  # the hash table: rows
 
     def take(self, items: Int32) -> tuple[Int64, bytes]:
         """Lengths [n] of these items' ids, and the ids one after the other."""
         self._catch_up()
-        ids = _column(self._ends, self._texts, self._known).take(pa.array(items))
-        ends = np.frombuffer(ids.buffers()[1], np.int64, len(items) + 1)
-        return np.diff(ends), memoryview(ids.buffers()[2])[ends[0] : ends[-1]].tobytes()
+        return self._take(self._rows(items))
 
     def numbers(self, lengths: Int64, texts: bytes) -> Int32:
         """[n] numbers of the items whose ids have these lengths and stand one after the other; new ids get new ones.
@@ -50,14 +54,31 @@ class IdTable:
         self._catch_up()
         ends = np.append(0, np.cumsum(lengths))
         ids = _column(ends, texts, len(lengths))
-        items = self._find(_hashes(np.frombuffer(texts, np.uint8), ends[:-1], lengths))
-        absent = np.flatnonzero(items == NO_ITEM)
+        rows = self._find(_hashes(np.frombuffer(texts, np.uint8), ends[:-1], lengths))
+        absent = np.flatnonzero(rows == NO_ITEM)
         if len(absent):
-            items[absent] = self._ask(ids.take(pa.array(absent)))
-        found_lengths, found_texts = self.take(items)
+            new = self._ask(ids.take(pa.array(absent)))
+            self._catch_up()
+            rows[absent] = self._rows(new)
+        found_lengths, found_texts = self._take(rows)
         if found_texts != texts or not np.array_equal(found_lengths, lengths):  # two ids have one hash
             return self._ask(ids)
-        return items
+        return self._numbers[rows]
+
+    def _rows(self, items: Int32) -> Int32:
+        """[n] rows of these items and searches."""
+        searched = items >= FIRST_SEARCH
+        if not searched.any():
+            return self._item_rows[items]
+        rows = self._item_rows[np.where(searched, 0, items)]
+        rows[searched] = self._search_rows[items[searched] - FIRST_SEARCH]
+        return rows
+
+    def _take(self, rows: Int32) -> tuple[Int64, bytes]:
+        """Lengths [n] of the ids in these rows, and the ids one after the other."""
+        ids = _column(self._ends, self._texts, self._known).take(pa.array(rows))
+        ends = np.frombuffer(ids.buffers()[1], np.int64, len(rows) + 1)
+        return np.diff(ends), memoryview(ids.buffers()[2])[ends[0] : ends[-1]].tobytes()
 
     def _ask(self, ids: Any) -> Int32:
         """[n] numbers of the ids in a column, from the catalogue itself, which is asked once for each."""
@@ -67,28 +88,28 @@ class IdTable:
         return items
 
     def _find(self, hashes: UInt64) -> Int32:
-        """[n] items with these hashes; NO_ITEM where there is none."""
+        """[n] rows with these hashes; NO_ITEM where there is none."""
         places = self._first_places(hashes)
-        items = self._places[places]
-        others = self._others(items, hashes)
+        rows = self._places[places]
+        others = self._others(rows, hashes)
         while len(others):
             places[others] = self._next_places(places[others])
-            items[others] = self._places[places[others]]
-            others = others[self._others(items[others], hashes[others])]
-        return items
+            rows[others] = self._places[places[others]]
+            others = others[self._others(rows[others], hashes[others])]
+        return rows
 
-    def _others(self, items: Int32, hashes: UInt64) -> Int64:
-        """Which of these items have another hash."""
-        return np.flatnonzero((items != NO_ITEM) & (self._hashes[items] != hashes))
+    def _others(self, rows: Int32, hashes: UInt64) -> Int64:
+        """Which of these rows have another hash."""
+        return np.flatnonzero((rows != NO_ITEM) & (self._hashes[rows] != hashes))
 
-    def _insert(self, items: Int32) -> None:
-        """Give each of these items a place in the table."""
-        places = self._first_places(self._hashes[items])
-        while len(items):
+    def _insert(self, rows: Int32) -> None:
+        """Give each of these rows a place in the table."""
+        places = self._first_places(self._hashes[rows])
+        while len(rows):
             free = self._places[places] == NO_ITEM
-            self._places[places[free]] = items[free]  # of several that want one place the last gets it
-            waiting = self._places[places] != items
-            items, places = items[waiting], self._next_places(places[waiting])
+            self._places[places[free]] = rows[free]  # of several that want one place the last gets it
+            waiting = self._places[places] != rows
+            rows, places = rows[waiting], self._next_places(places[waiting])
 
     def _first_places(self, hashes: UInt64) -> Int64:
         return (hashes & np.uint64(len(self._places) - 1)).astype(np.int64)
@@ -97,10 +118,19 @@ class IdTable:
         return (places + 1) & (len(self._places) - 1)
 
     def _catch_up(self) -> None:
-        known, now = self._known, len(self._catalogue)
+        known, items, searched = self._known, len(self._catalogue), self._catalogue.searches
+        now = items + searched
         if known == now:
             return
-        ids = [item.encode() for item in self._catalogue.ids(range(known, now))]
+        new = [*range(self._items, items), *range(FIRST_SEARCH + self._searches, FIRST_SEARCH + searched)]
+        self._numbers = _grown(self._numbers, now)
+        self._numbers[known:now] = new
+        rows = np.arange(known, now, dtype=np.int32)
+        self._item_rows, self._search_rows = _grown(self._item_rows, items), _grown(self._search_rows, searched)
+        self._item_rows[self._items : items] = rows[: items - self._items]
+        self._search_rows[self._searches : searched] = rows[items - self._items :]
+        self._items, self._searches = items, searched
+        ids = [item.encode() for item in self._catalogue.ids(new)]
         lengths = np.array([len(item) for item in ids])
         ends = self._ends[known] + np.cumsum(lengths)
         self._ends = _grown(self._ends, now + 1)

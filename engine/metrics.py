@@ -16,6 +16,7 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self.clicks = self._counter("clicks", "Clicks read and understood.")
+        self.searches = self._counter("searches", "Of those, searches.")
         self.lists = self._counter("lists", "Lists delivered.")
         self.unchanged_lists = self._counter("unchanged_lists", "Lists not sent, being the same as the last.")
         self.dead_letters = self._counter("dead_letters", "Records sent to the dead letters.", "reason")

@@ -19,12 +19,12 @@ from typing import Final
 
 import numpy as np
 
-from engine import features
+from engine import features, searches
 from engine.actions import Actions
 from engine.catalogue import Catalogue
 from engine.changelog import Changelog, WindowCodec
 from engine.clicks import ClickDecoder
-from engine.columns import Bool, Clicks, Int32, Int64
+from engine.columns import FIRST_SEARCH, Bool, Clicks, Int32, Int64
 from engine.dead_letters import DeadLetter
 from engine.eventlog.base import Outgoing, Records, Session
 from engine.live import LiveRelease
@@ -170,7 +170,7 @@ class Processor:
 
     def _judge_next_clicks(self, events: Events) -> None:
         """Was the clicked item in the list that was already published? And among as many popular ones?"""
-        wanted: Bool = self._actions.weights[events.actions] > 0
+        wanted: Bool = (self._actions.weights[events.actions] > 0) & (events.items < FIRST_SEARCH)
         slots, items = events.slots[wanted], events.items[wanted]
         known, hits = self._published.hits(slots, items)
         popular = np.isin(items[known], self._popularity.top(self._settings.recommendations.count))
@@ -207,6 +207,7 @@ class Processor:
     ) -> None:
         metrics = self._metrics
         metrics.clicks.inc(len(clicks))
+        metrics.searches.inc(sum(map(searches.is_search, clicks.items)))
         metrics.batch_clicks.observe(len(clicks))
         metrics.lists.inc(len(freshness_ms))
         for letter in dead:

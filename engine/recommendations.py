@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 import numpy as np
 
-from engine.columns import NO_ITEM
+from engine import searches
+from engine.columns import FIRST_SEARCH, NO_ITEM
 from engine.pipeline import SOURCES, Lists
 
 RECOMMENDATION_SCHEMA: Final = 1
@@ -25,12 +26,15 @@ class ListedItem(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """Index into the list's `interests`; absent when no interest found the item."""
 
 
-class Because(msgspec.Struct, frozen=True, gc=False):
-    """A click that weighed in an interest."""
+class Because(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """A click or search that weighed in an interest."""
 
     item: str
+    """Id of the item clicked; of a search, its words."""
     share: float
     """Share of the interest's attention, 0 to 1."""
+    kind: Literal["item", "search"] = "item"
+    """Absent for a click on an item."""
 
 
 class Recommendation(msgspec.Struct, frozen=True, gc=False, kw_only=True):
@@ -47,7 +51,7 @@ class Recommendation(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     items: list[ListedItem]
     """Best first."""
     interests: list[list[Because]]
-    """For each interest, the clicks that weigh most in it; empty for a user about whom nothing is known yet."""
+    """For each interest, the clicks and searches that weigh most in it; empty for a user of whom nothing is known."""
 
 
 _encode: Final = msgspec.json.Encoder().encode
@@ -115,6 +119,8 @@ def _reasons(lists: Lists, item_ids: Callable[[Sequence[int]], list[str]]) -> li
     names = item_ids(np.maximum(lists.because, 0).ravel().tolist())
     shares = np.round(lists.shares.astype(np.float64), _SCORE_DIGITS).ravel().tolist()
     clicks = list(map(Because, names, shares))
+    for place in np.flatnonzero(lists.because >= FIRST_SEARCH).tolist():
+        clicks[place] = Because(searches.words_of(names[place]), shares[place], "search")
     lengths = (lists.because != NO_ITEM).sum(axis=2)
     nested = []
     for user, of_user in enumerate(lengths.tolist()):

@@ -93,6 +93,9 @@ class ClickFields(Section):
 
     user: str = "user"
     item: str = "item"
+    search: str = "query"
+    """The words that a user searched for: a message that has them and no item is a search. May be absent from a
+    message. Empty: never read."""
     time: str = "ts"
     """Empty: take the record's own Kafka timestamp."""
     action: str = "action"
@@ -124,12 +127,14 @@ class ClickSettings(Section):
     }
     """Weight of each action: above 0 it counts that many times in the attention, 0 only marks the item as seen, below 0
     it pushes away. An action not named here counts like `default_action`."""
+    search_action: str = "search"
+    """What a search counts as, whatever its message says."""
     max_future_s: PositiveFloat = 3600.0
     """A click later than now by more than this goes to the dead letters."""
     max_bytes: PositiveInt = 1_000_000
     """A larger message goes to the dead letters unread."""
     max_id_bytes: Annotated[int, Ge(1), Le(65_535)] = 512
-    """Longest user or item id."""
+    """Longest user or item id, and the longest search, in bytes of UTF-8."""
 
     @field_validator("actions")
     @classmethod

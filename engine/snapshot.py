@@ -30,7 +30,7 @@ import pyarrow as pa
 
 from engine.actions import Actions
 from engine.catalogue import Catalogue
-from engine.columns import NO_ACTION, UInt8
+from engine.columns import FIRST_SEARCH, NO_ACTION, Int32, Int64, UInt8
 from engine.settings import SnapshotSettings
 from engine.window_store import PackedWindows
 
@@ -124,15 +124,16 @@ class Snapshots:
                     path.unlink()
 
     def _columns(self, packed: PackedWindows) -> dict[str, npt.NDArray[Any]]:
-        places = np.zeros(int(packed.items.max(initial=-1)) + 1, np.int32)  # of each item in the file's own list
-        places[packed.items] = 1
-        used = np.flatnonzero(places)
-        places[used] = np.arange(len(used))
+        searched = packed.items >= FIRST_SEARCH
+        items, of_items = _distinct(packed.items[~searched])
+        searches, of_searches = _distinct(packed.items[searched] - np.int32(FIRST_SEARCH))
+        places = np.empty(len(searched), np.int32)  # of each event's item or search in the file's own list
+        places[~searched], places[searched] = of_items, of_searches + np.int32(len(items))
         return {
             **_texts("users", packed.users),
-            **_texts("ids", self._catalogue.ids(used.tolist())),
+            **_texts("ids", self._catalogue.ids([*items.tolist(), *(searches + FIRST_SEARCH).tolist()])),
             "counts": packed.counts,
-            "items": places[packed.items],
+            "items": places,
             "times_ms": packed.times_ms,
             "actions": packed.actions,
             "event_hashes": packed.event_hashes if packed.event_hashes.any() else np.empty(0, np.uint32),
@@ -153,6 +154,15 @@ class Snapshots:
         )
         for part in written.parts(_USERS_AT_ONCE):
             yield replace(part, items=numbers[part.items], actions=codes[part.actions])
+
+
+def _distinct(numbers: Int32) -> tuple[Int64, Int32]:
+    """The different numbers [m] among these [n], ascending, and the place of each [n] among them; they are small."""
+    places = np.zeros(int(numbers.max(initial=-1)) + 1, np.int32)
+    places[numbers] = 1
+    used = np.flatnonzero(places)
+    places[used] = np.arange(len(used))
+    return used, places[numbers]
 
 
 def _refusal(head: dict[str, Any], bounds: range, max_age_ms: int, now_ms: int) -> Refusal | None:

@@ -135,7 +135,8 @@ def _interests(shown: Spotlight, colours: Mapping[str, str]) -> Table:
         if because:
             table.add_row(Text(f"{found[number]} of {found.total()} places", "" if found[number] else "dim"), "")
         for click in because[:_BECAUSE_SHOWN]:
-            table.add_row(Text("  ").append(_item(click.item, shown, colours)), Text(f"{click.share:.0%}", "dim"))
+            what = Text(f'"{click.item}"') if click.kind == "search" else _item(click.item, shown, colours)
+            table.add_row(Text("  ").append(what), Text(f"{click.share:.0%}", "dim"))
     return table
 
 

@@ -26,6 +26,7 @@ NAMES = {
     "headrace_restored_users": "counter",
     "headrace_restoring_partitions": "gauge",
     "headrace_standby_partitions": "gauge",
+    "headrace_searches": "counter",
     "headrace_session_restarts": "counter",
     "headrace_stage_seconds": "counter",
     "headrace_unchanged_lists": "counter",

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine import searches
 from engine.actions import Actions
 from engine.catalogue import Catalogue
 from engine.changelog import SCHEMA, Changelog, WindowCodec
@@ -15,7 +16,7 @@ from engine.settings import ClickSettings, Settings, WindowSettings
 from engine.window_store import MAX_TIME_MS, Events, PackedWindows, WindowStore
 
 LENGTH = 5
-ITEMS = ["a", "b", "long-" * 50, "ünï¢ode", "7"]
+ITEMS = ["a", "b", "long-" * 50, "ünï¢ode", "7", searches.id_of("Größe b"), searches.id_of("b")]
 ACTIONS = ClickSettings().actions
 
 Event = tuple[str, str, int, str, int]  # user, item, time in ms, action, hash of the event id

@@ -5,12 +5,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine import id_table
+from engine import id_table, searches
 from engine.catalogue import Catalogue
 from engine.columns import Int64
 from engine.id_table import IdTable, UInt64
 
-ids = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20) | st.integers(0, 200).map("item-{:09d}".format)
+ids = (
+    st.text(st.characters(codec="utf-8"), min_size=1, max_size=20)
+    | st.integers(0, 200).map("item-{:09d}".format)
+    | st.integers(0, 200).map("words {}".format).map(searches.id_of)
+)
 batches = st.lists(st.lists(ids, max_size=30), max_size=5)
 
 

@@ -6,6 +6,7 @@ from tempfile import TemporaryDirectory
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine import searches
 from engine.eventlog.base import TopicSpec
 from engine.eventlog.memory import MemoryLog
 from engine.settings import Settings, SnapshotSettings, TelemetrySettings, WindowSettings
@@ -45,6 +46,8 @@ class Shop:
 
     def click(self, partition: int, number: int) -> None:
         user, item = f"{partition}-{number}", f"i{self._clicks}"
+        if self._clicks % 3 == 0:
+            item = searches.id_of(f"words {self._clicks}")
         self._clicks += 1
         self.workers[self.owners[partition]].click(user, item, partition)
         self.written[user] = [*self.written.get(user, []), item][-LENGTH:]

@@ -1,10 +1,13 @@
 """Clicks in, by the user's own field names; what is none goes aside with its reason."""
 
 import json
+import re
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
+from engine import searches
 from engine.actions import Actions
 from engine.clicks import ClickDecoder
 from engine.columns import Clicks
@@ -73,7 +76,7 @@ def test_nested_fields_and_iso_times() -> None:
     )
     assert clicks.times_ms.tolist() == [1500, 3_600_000]
     assert [letter.reason for letter in dead] == ["missing_field"]
-    assert "$.what" in dead[0].detail
+    assert "what.product.sku" in dead[0].detail
 
 
 def test_optional_object_may_be_absent() -> None:
@@ -189,3 +192,57 @@ def test_a_click_without_consent_is_left_out_and_counted() -> None:
     assert clicks.users == ["ann", "cid", "dan"]
     assert clicks.without_consent == 1
     assert [letter.reason for letter in dead] == ["mistyped_field"]
+
+
+def test_words_in_the_place_of_an_item_are_a_search() -> None:
+    clicks, dead = decode(
+        [
+            b'{"user":"ann","query":"Red Shoes","ts":1}',
+            b'{"user":"ann","query":"  red\\u00a0\\u00a0SHOES! ","item":null,"ts":2,"action":"buy"}',
+            b'{"user":"ann","query":"red shoes","item":"x","ts":3,"action":"buy"}',
+        ]
+    )
+    names = Actions(ClickSettings()).names
+    assert dead == []
+    assert clicks.items == [searches.id_of("red shoes"), searches.id_of("red shoes"), "x"]
+    assert searches.words_of(clicks.items[0]) == "red shoes"
+    assert [names[code] for code in clicks.actions] == ["search", "search", "buy"]
+
+
+@pytest.mark.parametrize(
+    ("event", "reason", "said"),
+    [
+        ({"query": " -- "}, "empty_search", "has no words"),
+        ({"query": ""}, "empty_search", "has no words"),
+        ({"query": "x" * 513}, "long_search", r"clicks\.max_id_bytes = 512"),
+        ({"query": "\u00e9" * 256}, "long_search", r"clicks\.max_id_bytes = 512"),  # 512 bytes, and the mark
+        ({"query": ["red", "shoes"]}, "mistyped_field", "query"),
+        ({"query": 7}, "mistyped_field", "query"),
+        ({"query": None}, "missing_field", r"neither an item \(item\) nor the words of a search \(query\)"),
+        ({}, "missing_field", "neither an item"),
+        ({"item": searches.id_of("red shoes")}, "reserved_id", "stands before searches"),
+        ({"item": searches.MARK, "query": "red"}, "reserved_id", "stands before searches"),
+    ],
+)
+def test_what_is_neither_click_nor_search_goes_aside(event: dict[str, Any], reason: str, said: str) -> None:
+    good = b'{"user":"a","query":"b","ts":1}'
+    clicks, dead = decode([good, json.dumps({"user": "a", "ts": 1, **event}).encode(), good])
+    assert clicks.origins.tolist() == [0, 2]
+    assert [letter.reason for letter in dead] == [reason]
+    assert re.search(said, dead[0].detail)
+
+
+def test_the_action_and_the_field_of_a_search_can_be_chosen() -> None:
+    settings = ClickSettings(fields=ClickFields(search="page.q"), search_action="like")
+    clicks, _ = decode([b'{"user":"a","page":{"q":"b"},"ts":1}', b'{"user":"a","item":"b","ts":1}'], settings)
+    assert [Actions(settings).names[code] for code in clicks.actions] == ["like", "view"]
+    unnamed = ClickSettings(actions={"view": 1.0})
+    clicks, _ = decode([b'{"user":"a","query":"b","ts":1}'], unnamed)
+    assert [Actions(unnamed).names[code] for code in clicks.actions] == ["view"]
+
+
+def test_without_a_field_for_searches_a_click_needs_an_item() -> None:
+    _, dead = decode([b'{"user":"a","query":"b","ts":1}'], ClickSettings(fields=ClickFields(search="")))
+    assert [(letter.reason, letter.detail) for letter in dead] == [
+        ("missing_field", "Object missing required field `item`")
+    ]

@@ -5,9 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from engine.columns import NO_ITEM
+from engine import searches
+from engine.columns import FIRST_SEARCH, NO_ITEM
 from engine.pipeline import FROM_INTEREST, FROM_POPULAR, Lists
-from engine.recommendations import ListHeads, decode_recommendation, encode_recommendations
+from engine.recommendations import Because, ListHeads, decode_recommendation, encode_recommendations
 
 
 def lists() -> Lists:
@@ -51,3 +52,16 @@ def test_what_is_encoded_decodes() -> None:
 def test_fields_added_later_do_not_break_this_reader() -> None:
     value = json.loads(encoded()[0]) | {"experiment": "b"}
     assert decode_recommendation(json.dumps(value).encode()).user == "ann"
+
+
+def test_a_search_among_the_reasons_golden_bytes() -> None:
+    found = lists()
+    found.because[0, 0, 1] = FIRST_SEARCH
+    names = {FIRST_SEARCH: searches.id_of("Red shoes"), 0: "zero", 1: "one", 2: "two"}
+    heads = ListHeads(["3-40-m-1", "3-41-m-1"], ["ann", "bob"], [1000, 2000], "m-1", 3000)
+    value = encode_recommendations(found, heads, lambda numbers: [names[number] for number in numbers])[0]
+    reasons = b'[[{"item":"zero","share":0.75},{"item":"red shoes","share":0.25,"kind":"search"}],'
+    assert (
+        value == encoded()[0].split(b'"interests":')[0] + b'"interests":' + reasons + b'[{"item":"one","share":1.0}]]}'
+    )
+    assert decode_recommendation(value).interests[0][1] == Because("red shoes", 0.25, "search")

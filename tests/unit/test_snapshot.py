@@ -6,8 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from engine import searches
 from engine.actions import Actions
 from engine.catalogue import Catalogue
+from engine.columns import FIRST_SEARCH
 from engine.settings import ClickSettings, SnapshotSettings
 from engine.snapshot import Moment, Snapshots
 from engine.window_store import PackedWindows
@@ -71,6 +73,26 @@ def test_another_process_reads_what_was_written(tmp_path: Path) -> None:
     position, parts = found
     assert position == MOMENT.position
     assert by_name(list(parts), theirs, reordered) == wanted
+
+
+def test_searches_are_written_among_items(tmp_path: Path) -> None:
+    catalogue, theirs = Catalogue(), Catalogue()
+    ids = [searches.id_of("Red shoes"), "x", searches.id_of("ünï¢ode"), "y", "x"]
+    theirs.numbers([searches.id_of("something else"), "y"])
+    packed = PackedWindows(
+        users=["ann", "bob"],
+        counts=np.array([2, 3]),
+        items=catalogue.numbers(ids),
+        times_ms=NOW_MS + np.arange(5),
+        actions=np.ones(5, np.uint8),
+        event_hashes=np.zeros(5, np.uint32),
+    )
+    snapshots(tmp_path, catalogue).write(MOMENT, packed)
+    found = snapshots(tmp_path, theirs).read("T1", 3, BOUNDS, NOW_MS)
+    assert isinstance(found, tuple)
+    (part,) = found[1]
+    assert theirs.ids(part.items.tolist()) == ids
+    assert (part.items >= FIRST_SEARCH).tolist() == [True, False, True, False, False]
 
 
 def test_a_partition_without_users_can_be_written(tmp_path: Path) -> None:
