@@ -1,30 +1,30 @@
 """A release made ready to serve: graphs loaded, attention tables computed, index built, everything run once.
 
-Items that come after training are added from their content (`LiveRelease.with_items`).
+Items that come after training are added from their content (`LiveRelease.with_items`). Searches get their vectors in
+the same way, from their words, when windows ask for them: the encoder sees them, the index does not.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 
-from engine import candidates, content, contract
+from engine import candidates, content, contract, searches
 from engine.catalogue import Catalogue
-from engine.columns import NO_ITEM, Float32, Int32
+from engine.columns import FIRST_SEARCH, NO_ITEM, Bool, Float32, Int32
 from engine.content import Item
 from engine.contract import Contract
-from engine.encoder import ContentEncoder, Encoder, Tables
+from engine.encoder import ContentEncoder, Encoder
 from engine.errors import UnfitReleaseError
 from engine.features import Features
 from engine.index import Index, build, grow
 from engine.release import Bundle, Manifest
 from engine.settings import IndexSettings
+from engine.shelf import Shelf
 
 _DRY_RUN_USERS: Final = 8
 _FIRST_ROW_SLACK: Final = 1024
-_ROOM: Final = 1.25
-"""Tables have room for so many times their rows. Room that nothing was put into takes address space, not memory."""
 
 
 class _Rows:
@@ -39,43 +39,9 @@ class _Rows:
         return np.take(self._rows, numbers + 1, mode="clip")
 
 
-class _Shelf:
-    """Tables with room behind their rows, so that a few more rows don't move them all.
-
-    Releases that grew out of one another share a shelf. Each sees its own rows only, and only the one that grew last
-    may write behind them; any other moves to a shelf of its own.
-    """
-
-    def __init__(self, tables: Tables, rows: int) -> None:
-        """With `tables` on it, and room for `rows` in all and some more."""
-        self._used, self._capacity = 0, int(_ROOM * rows)
-        shapes = {name: (self._capacity, table.shape[1]) for name, table in tables.items()}
-        self._tables: Tables = {name: np.empty(shapes[name], table.dtype) for name, table in tables.items()}
-        self.put(tables)
-
-    def has_room(self, before: int, after: int) -> bool:
-        """Whether tables of `before` rows that stand here can grow to `after`."""
-        return before == self._used and after <= self._capacity
-
-    def tables(self) -> Tables:
-        """The rows that stand here."""
-        return {name: table[: self._used] for name, table in self._tables.items()}
-
-    def vectors(self) -> Float32:
-        """[V, D] the item vectors among them, not copied."""
-        return np.asarray(self._tables["vectors"][: self._used], np.float32)
-
-    def put(self, later: Tables) -> None:
-        """Put the rows of `later` behind those that stand here."""
-        after = self._used + len(later["vectors"])
-        for name, rows in later.items():
-            self._tables[name][self._used : after] = rows
-        self._used = after
-
-
 @dataclass(frozen=True, slots=True)
 class LiveRelease:
-    """What serves the lists until the next release. Immutable: a swap is one assignment."""
+    """What serves the lists until the next release. A swap is one assignment, as all but the searches is immutable."""
 
     manifest: Manifest
     vectors: Float32
@@ -87,10 +53,11 @@ class LiveRelease:
     index: Index
     _rows: _Rows
     _encoder: Encoder
-    _tables: Tables
-    _shelf: _Shelf
+    _shelf: Shelf
     """Where the tables stand."""
     _content: ContentEncoder | None
+    _ids: Callable[[Sequence[int]], list[str]]
+    """Of items and searches, by number."""
 
     @property
     def name(self) -> str:
@@ -103,12 +70,24 @@ class LiveRelease:
         return self.manifest.contract
 
     def rows(self, numbers: Int32) -> Int32:
-        """The release's row of each item number; NO_ITEM for items that it does not know."""
-        return self._rows.of(numbers)
+        """The table row of each item or search; NO_ITEM for those of which the release knows nothing.
+
+        Items have the rows from 0 to V - 1. What a search has holds until the next call.
+        """
+        rows = self._rows.of(numbers)
+        searched = numbers >= FIRST_SEARCH
+        if self._content is not None and searched.any():
+            rows[searched] = self._search_rows(numbers[searched], self._content)
+        return rows
+
+    def items_among(self, rows: Int32) -> Bool:
+        """Which of these rows are items: neither searches nor NO_ITEM."""
+        among: Bool = (rows >= 0) & (rows < len(self.numbers))
+        return among
 
     def encode(self, features: Features) -> tuple[Float32, Float32]:
         """Interests [B, K, D] and attention [B, K, L] of B windows, none of them cold."""
-        return self._encoder.encode(self._tables, features.rows, features.ages, features.weights)
+        return self._encoder.encode(self._shelf.tables, features.rows, features.ages, features.weights)
 
     def with_items(self, items: Sequence[Item], catalogue: Catalogue) -> "LiveRelease":
         """This release, able to recommend and to encode these items too, by what their content says.
@@ -135,12 +114,23 @@ class LiveRelease:
         told = vectors.any(axis=1)
         return self._grown(numbers[told], vectors[told]) if told.any() else self
 
+    def _search_rows(self, numbers: Int32, encoder: ContentEncoder) -> Int32:
+        """[n] rows of searches, which are put into the tables where they are not there any more."""
+        distinct, which = np.unique(numbers, return_inverse=True)
+        places, new = self._shelf.seat(distinct)
+        if len(new):
+            asked = [*map(searches.as_item, self._ids(distinct[new].tolist()))]
+            vectors = encoder.vectors(content.features(asked, encoder.sizes))
+            told: Bool = (vectors != 0.0).any(axis=1) & np.isfinite(vectors).all(axis=1)
+            self._shelf.fill(places[new], self._encoder.tables(vectors), told)
+        return self._shelf.search_rows(places)[which]
+
     def _grown(self, numbers: Int32, vectors: Float32) -> "LiveRelease":
         """With items of these numbers [n], none of them known, and vectors [n, D]."""
         before, after, shelf = len(self.numbers), len(self.numbers) + len(numbers), self._shelf
         _refuse_too_many(self.name, after)
         if not shelf.has_room(before, after):
-            shelf = _Shelf(self._tables, after)
+            shelf = Shelf(shelf.items(before), after)
         shelf.put(self._encoder.tables(vectors))
         everything = shelf.vectors()
         all_numbers = np.concatenate([self.numbers, numbers])
@@ -151,7 +141,6 @@ class LiveRelease:
             popularity=np.concatenate([self.popularity, np.zeros(len(numbers), np.float32)]),
             index=grow(self.index, everything),
             _rows=_Rows(all_numbers),
-            _tables=shelf.tables(),
             _shelf=shelf,
         )
 
@@ -165,7 +154,7 @@ def warm(bundle: Bundle, catalogue: Catalogue, settings: IndexSettings, threads:
     _refuse_too_many(str(bundle.folder), bundle.manifest.items)
     encoder = Encoder(bundle.encoder_onnx, bundle.items_onnx, bundle.manifest.contract, threads)
     numbers = catalogue.numbers(bundle.ids)
-    shelf = _Shelf(encoder.tables(bundle.vectors), len(numbers))
+    shelf = Shelf(encoder.tables(bundle.vectors), len(numbers))
     live = LiveRelease(
         manifest=bundle.manifest,
         vectors=shelf.vectors(),
@@ -174,9 +163,9 @@ def warm(bundle: Bundle, catalogue: Catalogue, settings: IndexSettings, threads:
         index=build(shelf.vectors(), settings, threads),
         _rows=_Rows(numbers),
         _encoder=encoder,
-        _tables=shelf.tables(),
         _shelf=shelf,
         _content=_content_encoder(bundle, threads),
+        _ids=catalogue.ids,
     )
     _dry_run(live)
     return live

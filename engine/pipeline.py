@@ -42,7 +42,7 @@ class Lists:
     interests: Int32
     """[B, N] the interest that found the item; -1 where none did."""
     because: Int32
-    """[B, K, M] item numbers of the clicks that weigh most in each interest; NO_ITEM where there are fewer."""
+    """[B, K, M] numbers of the items and searches that weigh most in each interest; NO_ITEM where there are fewer."""
     shares: Float32
     """[B, K, M] their shares of the interest's attention."""
     removed: dict[str, int]
@@ -72,8 +72,10 @@ class Recommender:
                 windows_of_warm = windows
             with stage("encode"):
                 interests, attention = live.encode(inputs)  # [B', K, D], [B', K, L]
-            strength = np.where(rows == NO_ITEM, 0.0, np.maximum(-self.action_weights[windows_of_warm.actions], 0.0))
-            excluded = rows if self.settings.exclude_seen else np.where(strength > 0, rows, np.int32(NO_ITEM))
+            items = live.items_among(rows)
+            strength = np.where(items, np.maximum(-self.action_weights[windows_of_warm.actions], 0.0), 0.0)
+            unwanted = items if self.settings.exclude_seen else strength > 0
+            excluded = np.where(unwanted, rows, np.int32(NO_ITEM))
             merged = self._candidates(live, interests, excluded, bool(strength.any()), stage)
             with stage("rank"):
                 if strength.any():

@@ -7,7 +7,7 @@ are without regard to case, width, punctuation and space: "Red Shoes" and "red  
 
 from typing import Final
 
-from engine.content import words
+from engine.content import Item, words
 
 MARK: Final = "\x1f"
 """ASCII's unit separator: what writes words writes no such thing."""
@@ -21,6 +21,11 @@ def id_of(text: str) -> str:
 def is_search(item: str) -> bool:
     """Whether this is the id of a search."""
     return item.startswith(MARK)
+
+
+def as_item(search: str) -> Item:
+    """What is known of a search, from its id: its words stand where an item has its title."""
+    return Item(id=search, title=words_of(search))
 
 
 def words_of(search: str) -> str:
