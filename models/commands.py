@@ -113,7 +113,8 @@ def compare(  # noqa: PLR0913 - one for each option
 ) -> None:
     """Train and ask what others would use, and ours, in one run: same events, same time, same questions."""
     settings = settings_module.load(config)
-    recording, items = Recording(dataset.read(source), settings), content.read(source.address, settings.items)
+    recording = Recording(dataset.read(source).without_searches(), settings)  # the others know none, so nobody gets any
+    items = content.read(source.address, settings.items)
     chosen = variants.read(variants_file) if variants_file else {}
     ours = contestants.two_hops(recording, terms["split"], chosen, items)
     entered = contestants.named([*contestants.baselines(), *ours], only)
@@ -141,7 +142,7 @@ def cold_start(config: Path | None, bundle: Path, source: Source, *, as_json: bo
     settings = settings_module.load(config)
     verified, interactions, items = (
         release.read(bundle),
-        dataset.read(source),
+        dataset.read(source).without_searches(),
         content.read(source.address, settings.items),
     )
     with _bar(Console(stderr=True)) as progress:

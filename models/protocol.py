@@ -1,9 +1,10 @@
 """What may be learned from and what is asked: the splits, and the figures an answer scores.
 
-Leave-last-out asks for each user's newest event. The time split asks for every event at or after the 90 % quantile of
+Leave-last-out asks for each user's newest click. The time split asks for every event at or after the 90 % quantile of
 event time, in order. New items are some that training saw no event of. Training leaves out what will be asked, and the
 release says so (`engine.release.Holdout`).
-Of events at the same time, the one further down the file is the newer. The whole in words: `docs/evaluation.md`.
+Of events at the same time, the one further down the file is the newer. Nobody is asked for a search: it stands in the
+windows before what is asked. The whole in words: `docs/evaluation.md`.
 """
 
 # ruff: noqa: PLR2004 - 10 and 20 are what HR@10, NDCG@10 and HR@20 mean
@@ -69,11 +70,12 @@ def split_ms(timelines: Timelines) -> int:
     return from_ms
 
 
-def newest(users: Int32) -> Bool:
-    """[n] marks the newest event of each user, of events in order of time."""
-    marks = np.zeros(len(users), np.bool_)
-    reversed_first = np.unique(users[::-1], return_index=True)[1]
-    marks[len(users) - 1 - reversed_first] = True
+def newest(interactions: Interactions) -> Bool:
+    """[n] marks the newest click of each user, and the searches that came after it."""
+    users, clicks = interactions.users, np.flatnonzero(interactions.clicks())
+    last = np.full(len(interactions.user_ids), -1)
+    np.maximum.at(last, users[clicks], clicks)
+    marks: Bool = np.arange(len(users)) >= last[users]
     return marks
 
 
@@ -81,11 +83,12 @@ def held_out(interactions: Interactions, left_out: Holdout) -> Bool:
     """[n] marks the events that training must not see."""
     marks = np.zeros(len(interactions), np.bool_)
     if left_out.last_event:
-        marks |= newest(interactions.users)
+        marks |= newest(interactions)
     if left_out.from_ms is not None:
         marks |= interactions.times_ms >= left_out.from_ms
     if left_out.items_share > 0.0:
-        marks |= cold_items(interactions.item_ids, left_out)[interactions.items]
+        clicks = interactions.clicks()
+        marks[clicks] |= cold_items(interactions.item_ids, left_out)[interactions.items[clicks]]
     return marks
 
 

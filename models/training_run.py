@@ -92,14 +92,15 @@ def _material(
     lessons: Lessons, opened: Archive, settings: TrainSettings, folder: RunFolder, say: Callable[[str], None]
 ) -> Material:
     """What was made of this archive before, if neither its files nor its layout changed; or else it is read."""
-    stamp, scratch = [opened.stamp(), asdict(lessons.source.layout)], folder.folder / "timelines"
+    searches = bool(lessons.items)
+    stamp, scratch = [opened.stamp(), asdict(lessons.source.layout), searches], folder.folder / "timelines"
     if not material.saved_for(folder.material, stamp):
         say(f"reading {opened.address}")
         try:
             found = timelines.sort(opened, scratch)
             every_action = (found.actions[events] for _, events in found.parts())
             actions.warn_of_unnamed(found.action_names, every_action, settings.clicks)
-            made = material.prepare(found, settings, folder.material)
+            made = material.prepare(found, settings, folder.material, searches=searches)
             material.save(made, folder.material, stamp)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)

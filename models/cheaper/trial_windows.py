@@ -103,7 +103,8 @@ def gains(interests: Float32, vectors: Float32, windows: TrialWindows) -> Float6
 
 def _seen(bundle: Bundle, interactions: Interactions, actions: Actions, weights: Float32) -> UserEvents:
     """The training events that the encoder sees; their items are rows of the release's tables."""
-    training = interactions.select(~protocol.held_out(interactions, bundle.manifest.holdout))
+    clicks = interactions.without_searches()
+    training = clicks.select(~protocol.held_out(clicks, bundle.manifest.holdout))
     rows_by_id = {item: row for row, item in enumerate(bundle.ids)}
     rows = np.array([rows_by_id.get(item, NO_ITEM) for item in training.item_ids], np.int32)[training.items]
     codes = np.array([actions.code(name) for name in training.action_names], np.uint8)[training.actions]

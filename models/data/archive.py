@@ -5,12 +5,13 @@
     FILE                  one CSV, gzipped CSV or Parquet file
     s3://bucket/clicks    any of these on a file system that fsspec knows
 
-Columns are `user`, `item`, `ts` and perhaps `event`, the name of the action; a `Layout` says where they are called
-otherwise. Other columns are not read: a rating says how much was liked, not how often something was clicked. Times are
-Unix seconds (fractions allowed), Unix milliseconds, or Parquet's own timestamps and dates.
+Columns are `user`, `item`, `ts` and perhaps `event`, the name of the action, and `query`, the words of a search; a
+`Layout` says where they are called otherwise. A row without an item, but with words, is a search. Other columns are not
+read: a rating says how much was liked, not how often something was clicked. Times are Unix seconds (fractions allowed),
+Unix milliseconds, or Parquet's own timestamps and dates.
 
-Every user's, item's and action's id becomes a number, in order of appearance. What has to fit in memory is each id
-once (some 150 bytes), one batch, and one row group of a Parquet file.
+Every user's, item's, search's and action's id becomes a number, in order of appearance. What has to fit in memory is
+each id once (some 150 bytes), one batch, and one row group of a Parquet file.
 """
 
 import difflib
@@ -23,8 +24,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from engine import searches
 from engine.catalogue import Catalogue
-from engine.columns import Bool, Int32, Int64, UInt8
+from engine.columns import FIRST_SEARCH, Bool, Int32, Int64, UInt8
 from engine.errors import DataError
 from models.data import content, storage
 
@@ -40,11 +42,14 @@ _MS_BEGIN_MS: Final = 500_000_000_000
 """Seconds of any year up to 2128, read as milliseconds, lie before the first; milliseconds since 1985 behind the
 second. A column in milliseconds that has both mixes the units."""
 _YEAR_MS: Final = 31_556_952_000
+_SEARCH: Final = "search"
+"""Name of the action of searches, where actions have names."""
 _OTHER_NAMES: Final = {
     "user": ("user_id", "userId", "uid", "visitor", "customer", "session"),
     "item": ("item_id", "itemId", "product", "article", "movie", "sku"),
     "time": ("timestamp", "time", "event_time", "unix", "date", "at"),
     "action": ("event_type", "action", "behavior", "type"),
+    "search": ("search", "search_term", "keywords", "words"),
 }
 """What columns are called elsewhere, to find the one that was meant."""
 
@@ -58,6 +63,8 @@ class Layout:
     time: str = "ts"
     action: str | None = None
     """None takes the column `event` where there is one."""
+    search: str | None = None
+    """None takes the column `query` where there is one."""
     time_unit: TimeUnit = "s"
     """Not used where the column is a Parquet timestamp or date."""
 
@@ -106,6 +113,10 @@ class Archive:
         except (pa.ArrowException, OSError) as error:
             raise self._unreadable(error) from error
 
+    def search_ids(self) -> list[str]:
+        """Ids of the searches read so far, by number less FIRST_SEARCH."""
+        return self.items.ids(range(FIRST_SEARCH, FIRST_SEARCH + self.items.searches))
+
     def stamp(self) -> list[list[Any]]:
         """Path, size and time of change of each file: what is the same need not be read again."""
         return [[info.path, info.size, info.mtime_ns] for info in self._file_system.get_file_info(self._files)]
@@ -129,6 +140,9 @@ class Archive:
     def _chunk(self, columns: dict[str, pa.Array], rows: int) -> Chunk:
         """A batch in numbers; `rows` came before it."""
         times_ms = self._times_ms(columns["time"], rows)
+        searched: Bool = np.zeros(len(times_ms), np.bool_)
+        if "search" in columns:
+            searched = np.asarray(pc.equal(_texts(columns["item"]), "").to_numpy(zero_copy_only=False))
         earliest, latest = int(times_ms.min()), int(times_ms.max())
         self.earliest_ms = min(self.earliest_ms, earliest) if rows else earliest
         self.latest_ms = max(self.latest_ms, latest)
@@ -142,10 +156,32 @@ class Archive:
             )
         return Chunk(
             users=_numbers(self._ids(columns["user"], "user", rows), self.users),
-            items=_numbers(self._ids(columns["item"], "item", rows), self.items),
+            items=self._items(columns["item"], searched, columns.get("search"), rows),
             times_ms=times_ms,
-            actions=self._actions(columns.get("action"), len(times_ms), rows),
+            actions=self._actions(columns.get("action"), searched, rows),
         )
+
+    def _items(self, column: pa.Array, searched: Bool, words: pa.Array | None, rows: int) -> Int32:
+        """[n] numbers of items, and of searches where `searched` [n]."""
+        clicks = np.flatnonzero(~searched)
+        encoded = self._ids(column if len(clicks) == len(column) else column.take(pa.array(clicks)), "item", rows)
+        marked = pc.starts_with(encoded.dictionary, searches.MARK).to_numpy(zero_copy_only=False)
+        if marked.any():
+            first = clicks[int(np.argmax(marked[encoded.indices.to_numpy()]))]
+            found = f"an id that begins with {searches.MARK!r}, which stands before searches"
+            self._refuse("item", rows + int(first), found, "mend or remove the row")
+        numbers = np.empty(len(searched), np.int32)
+        numbers[clicks] = _numbers(encoded, self.items)
+        if words is None or len(clicks) == len(column):
+            return numbers
+        typed = _texts(words.filter(pa.array(searched))).dictionary_encode()
+        ids = [searches.id_of(text) for text in typed.dictionary.to_pylist()]
+        if searches.MARK in ids:
+            first = np.flatnonzero(searched)[int(np.argmax(typed.indices.to_numpy() == ids.index(searches.MARK)))]
+            way_out = f"nor has column {self._columns['search']} the words of a search; mend or remove the row"
+            self._refuse("item", rows + int(first), "nothing", way_out)
+        numbers[searched] = self.items.numbers(ids)[typed.indices.to_numpy()]
+        return numbers
 
     def _ids(self, column: pa.Array, meaning: str, rows: int) -> pa.DictionaryArray:
         if pa.types.is_dictionary(column.type):
@@ -160,11 +196,16 @@ class Archive:
             self._refuse_first(meaning, encoded.indices.to_numpy() == empty, rows, "nothing")
         return pa.DictionaryArray.from_arrays(encoded.indices, texts)
 
-    def _actions(self, column: pa.Array | None, count: int, rows: int) -> UInt8:
-        """[n] action numbers; one action with the empty name where there is no such column."""
+    def _actions(self, column: pa.Array | None, searched: Bool, rows: int) -> UInt8:
+        """[n] action numbers; one action with the empty name where there is no such column.
+
+        What a search counts as is not for the file to say (`clicks.search_action`), so it need not have an action.
+        """
         if column is None:
             self.actions.numbers([""])
-            return np.zeros(count, np.uint8)
+            return np.zeros(len(searched), np.uint8)
+        if searched.any():
+            column = pc.if_else(pa.array(searched), _SEARCH, _texts(column))
         numbers = _numbers(self._ids(column, "action", rows), self.actions)
         if len(self.actions) > MAX_ACTIONS:
             self._refuse(
@@ -242,6 +283,8 @@ def _wanted(found: list[str], source: Source) -> dict[str, str]:
     wanted = {"user": layout.user, "item": layout.item, "time": layout.time}
     action = layout.action or ("event" if "event" in found else None)
     wanted |= {"action": action} if action else {}
+    search = layout.search or ("query" if "query" in found else None)
+    wanted |= {"search": search} if search else {}
     missing = [meaning for meaning, name in wanted.items() if name not in found]
     if missing:
         names = ", ".join(wanted[meaning] for meaning in missing)
@@ -258,6 +301,13 @@ def _nearest(meaning: str, wanted: dict[str, str], found: list[str]) -> str | No
         if near := difflib.get_close_matches(name.lower(), free, 1, 0.7):
             return free[near[0]]
     return None
+
+
+def _texts(column: pa.Array) -> pa.Array:
+    """A column of ids or words as text, empty where there is nothing."""
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    return pc.fill_null(column.cast(pa.string()), "")
 
 
 def _numbers(encoded: pa.DictionaryArray, catalogue: Catalogue) -> Int32:

@@ -6,13 +6,13 @@ and a sort that shuffles them would change a quarter of all next-item targets of
 All of it is in memory here, which evaluation needs. Training has a way past that (`models.data.timelines`).
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
 import numpy as np
 
-from engine.columns import Bool, Int32, Int64
+from engine.columns import FIRST_SEARCH, Bool, Int32, Int64
 from models.data import archive, timelines
 from models.data.archive import Source
 from models.data.timelines import Timelines
@@ -20,12 +20,12 @@ from models.data.timelines import Timelines
 
 @dataclass(frozen=True, slots=True)
 class Interactions:
-    """n events of U users with V items, in order of time."""
+    """n events of U users with V items and Q searches, in order of time."""
 
     users: Int32
     """[n] user numbers, 0 to U - 1."""
     items: Int32
-    """[n] item numbers, 0 to V - 1."""
+    """[n] item numbers, 0 to V - 1, and of searches FIRST_SEARCH to FIRST_SEARCH + Q - 1."""
     times_ms: Int64
     """[n] event times, Unix milliseconds, ascending."""
     actions: Int32
@@ -36,6 +36,8 @@ class Interactions:
     """V ids, by item number."""
     action_names: list[str]
     """Names, by action number; the empty name where the data has none."""
+    search_ids: list[str] = field(default_factory=list)
+    """Q ids (`engine.searches`), by number less FIRST_SEARCH."""
 
     def __len__(self) -> int:
         return len(self.users)
@@ -49,6 +51,14 @@ class Interactions:
             times_ms=self.times_ms[mask],
             actions=self.actions[mask],
         )
+
+    def clicks(self) -> Bool:
+        """[n] marks the events that are no searches."""
+        return self.items < FIRST_SEARCH
+
+    def without_searches(self) -> Self:
+        """The clicks alone."""
+        return replace(self.select(self.clicks()), search_ids=[]) if self.search_ids else self
 
     def by_user(self) -> Int64:
         """[n] order that puts the events of each user together, oldest first."""
@@ -65,6 +75,7 @@ class Interactions:
             item_ids=self.item_ids,
             action_names=self.action_names,
             users_digest=timelines.digest(self.user_ids),
+            search_ids=self.search_ids,
         )
 
     def fingerprint(self) -> str:
@@ -90,4 +101,5 @@ def read(source: Source | Path) -> Interactions:
         user_ids=opened.users.ids(range(len(opened.users))),
         item_ids=opened.items.ids(range(len(opened.items))),
         action_names=opened.actions.ids(range(len(opened.actions))),
+        search_ids=opened.search_ids(),
     )

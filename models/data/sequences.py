@@ -5,6 +5,8 @@ history is cut into parts of at most L/2 events, and each part is asked with all
 before it: every event is a target exactly once, and with at least L/2 events before it wherever there are so many, as
 it will be when the release serves.
 
+A search is an input and no target: what is learned about it is which click it led to.
+
 An item that came before in the sequence is no target: the engine leaves out what was seen, and an encoder that learns
 to repeat fills its candidates with what can't be shown.
 
@@ -19,7 +21,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from engine.columns import Bool, Float32, Int32, Int64, UInt8
+from engine.columns import FIRST_SEARCH, Bool, Float32, Int32, Int64, UInt8
 from engine.features import log_ages
 
 NO_TARGET = -1
@@ -31,10 +33,13 @@ _SHUFFLE_BATCHES = 32
 
 @dataclass(frozen=True, slots=True)
 class Histories:
-    """The events of U users, one user after the other, each in order of time; all actions weigh more than 0."""
+    """The events of U users, one user after the other, each in order of time; all actions weigh more than 0.
+
+    No user's newest event is a search.
+    """
 
     items: Int32
-    """[n] rows of the item table."""
+    """[n] rows of the item table; rows of searches begin at FIRST_SEARCH."""
     times_ms: Int64
     """[n]"""
     actions: UInt8
@@ -52,7 +57,7 @@ class Batch:
     """S sequences of up to L inputs, oldest first, padded on the left; the last A of each are asked."""
 
     items: Int32
-    """[S, L] 0 where padded."""
+    """[S, L] items and searches; 0 where padded."""
     ages: Float32
     """[S, A, L] age of event j when the asked event i happened."""
     actions: Int32
@@ -115,7 +120,8 @@ def gather(histories: Histories, sequences: Sequences, chosen: Int64, skips: Int
     places = np.maximum(places, begins)
     items, times_ms = histories.items[places], histories.times_ms[places]
     following = histories.items[np.minimum(places[:, -most:] + 1 + skips[:, None], ends)]  # [S, A]
-    wanted = (places[:, -most:] >= asked) & real[:, -most:] & ~_seen(np.where(real, items, NO_TARGET), following)
+    wanted = (places[:, -most:] >= asked) & real[:, -most:] & (following < FIRST_SEARCH)
+    wanted &= ~_seen(np.where(real, items, NO_TARGET), following)
     return Batch(
         items=np.where(real, items, np.int32(0)),
         ages=log_ages(times_ms[:, None], times_ms[:, -most:, None]),

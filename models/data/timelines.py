@@ -14,7 +14,7 @@ The disk holds 34 bytes an event while this goes on, and 13 afterwards.
 import hashlib
 import logging
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -35,10 +35,10 @@ _EVENT: Final = np.dtype([("user", np.int32), ("item", np.int32), ("time_ms", np
 
 @dataclass(frozen=True, slots=True)
 class Timelines:
-    """n events of U users with V items; the columns may be files that are mapped into memory."""
+    """n events of U users with V items and Q searches; the columns may be files that are mapped into memory."""
 
     items: Int32
-    """[n] item numbers."""
+    """[n] item numbers, and those of searches from FIRST_SEARCH on."""
     times_ms: Int64
     """[n] ascending within a user."""
     actions: UInt8
@@ -49,6 +49,8 @@ class Timelines:
     action_names: list[str]
     users_digest: str
     """`digest` of the users' ids, which are not needed otherwise."""
+    search_ids: list[str] = field(default_factory=list)
+    """Q, by number less FIRST_SEARCH."""
 
     def __len__(self) -> int:
         return len(self.items)
@@ -60,6 +62,8 @@ class Timelines:
             found.update(np.ascontiguousarray(column).data)
         for text in (self.users_digest, digest(self.item_ids), digest(self.action_names)):
             found.update(text.encode())
+        if self.search_ids:
+            found.update(digest(self.search_ids).encode())
         return found.hexdigest()
 
     def parts(self) -> Iterator[tuple[slice, slice]]:
@@ -118,6 +122,7 @@ def sort(archive: Archive, folder: Path) -> Timelines:
         item_ids=archive.items.ids(range(len(archive.items))),
         action_names=archive.actions.ids(range(len(archive.actions))),
         users_digest=digest(archive.users.ids(range(len(archive.users)))),
+        search_ids=archive.search_ids(),
     )
 
 
@@ -178,8 +183,8 @@ def _sorted(
         events = slice(int(starts[first]), int(starts[end]))
         part = np.array(by_region[events])
         order = np.lexsort((part["time_ms"], part["user"]))
-        for name, (field, _) in kinds.items():
-            columns[name][events] = part[field][order]
+        for name, (written, _) in kinds.items():
+            columns[name][events] = part[written][order]
     return columns
 
 

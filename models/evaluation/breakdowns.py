@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from engine.columns import Float32, Int32, Int64
+from engine.columns import FIRST_SEARCH, Float32, Int32, Int64
 from engine.index import Index
 from models import protocol
 from models.data.dataset import Interactions
@@ -46,6 +46,7 @@ def by_history(data: Interactions, targets: Int64, places: Int64) -> list[dict[s
 def by_item_age(data: Interactions, targets: Int64, places: Int64) -> list[dict[str, Any]]:
     """Accuracy by the time since the item's first event in the data; new is an item that nobody had before."""
     items, first = np.unique(data.items, return_index=True)
+    items, first = items[items < FIRST_SEARCH], first[items < FIRST_SEARCH]
     first_ms = np.zeros(len(data.item_ids), np.int64)
     first_ms[items] = data.times_ms[first]
     ages_ms = data.times_ms[targets] - first_ms[data.items[targets]]

@@ -1,11 +1,11 @@
 """What is asked: recorded events as the engine would meet them, and the windows before each event asked for.
 
-    last event       the newest event of every user, from the window of all before it
-    since a time     every event from then on, from the window of all the user's events before it
+    last event       the newest click of every user, from the window of all before it
+    since a time     every click from then on, from the window of all the user's events before it
     chosen events    these, from the windows of all their users' events before them, in order of time
 
-Item numbers are those of the interactions, in the engine's catalogue too, so that a release and a baseline speak of
-the same item.
+Searches stand in windows, and are not asked for. Item numbers are those of the interactions, in the engine's catalogue
+too, so that a release and a baseline speak of the same item.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,7 +17,7 @@ import numpy as np
 from engine import features
 from engine.actions import Actions
 from engine.catalogue import Catalogue
-from engine.columns import Bool, Float32, Int32, Int64, UInt8, Windows
+from engine.columns import FIRST_SEARCH, NO_ACTION, NO_ITEM, Bool, Float32, Int32, Int64, UInt8, Windows
 from engine.release import Manifest
 from engine.settings import Settings
 from engine.window_store import Events, WindowStore
@@ -44,13 +44,16 @@ class Recording:
             }
         )
         self.catalogue = Catalogue()
-        self.items: Int32 = self.catalogue.numbers(interactions.item_ids)[interactions.items]  # [n]
+        self.catalogue.numbers(interactions.item_ids)
+        self.catalogue.numbers(interactions.search_ids)
+        self.items: Int32 = interactions.items  # [n] a new catalogue numbers them in the same way
         warn_of_unnamed(interactions.action_names, [interactions.actions], settings.clicks)
         actions = Actions(settings.clicks)
         codes = np.array([actions.code(name) for name in interactions.action_names], np.uint8)
-        self.actions: UInt8 = codes[interactions.actions]  # [n]
+        clicks = interactions.clicks()
+        self.actions: UInt8 = np.where(clicks, codes[interactions.actions], np.uint8(actions.search))  # [n]
         self.weights, self._codes = actions.weights, actions.codes
-        self.wanted: Bool = actions.weights[self.actions] > 0.0  # [n] events that a list should have held
+        self.wanted: Bool = clicks & (actions.weights[self.actions] > 0.0)  # [n] what a list should have held
 
     def weights_for(self, release: Manifest) -> Float32:
         """[256] weight by action code when this release serves."""
@@ -99,10 +102,10 @@ class Questions:
 
 
 def last_event(recording: Recording) -> Questions:
-    """Each user's newest event, where there is one before it."""
+    """Each user's newest click, where there is an event before it."""
     data = recording.interactions
-    last = protocol.newest(data.users)
-    history = np.bincount(data.users)[data.users] > 1
+    last = protocol.newest(data)
+    history = protocol.earlier(data.users) > 0
     targets = np.flatnonzero(last & history & recording.wanted)
 
     def ask() -> Iterator[tuple[Windows, Int64]]:
@@ -145,7 +148,8 @@ def chosen(recording: Recording, targets: Int64) -> Questions:
 def about_frequent_items(asked: Questions, recording: Recording, learned: Bool, least: int) -> Questions:
     """Those about items with at least so many of the events that were `learned` [n]."""
     counts = np.bincount(recording.items[learned], minlength=len(recording.catalogue))  # [V]
-    frequent = counts[recording.items] >= least  # [n]
+    frequent = recording.wanted.copy()  # [n]
+    frequent[frequent] = counts[recording.items[frequent]] >= least
 
     def ask() -> Iterator[tuple[Windows, Int64]]:
         for windows, targets in asked.ask():
@@ -154,6 +158,19 @@ def about_frequent_items(asked: Questions, recording: Recording, learned: Bool, 
                 yield windows.take(kept), targets[kept]
 
     return Questions(asked.targets[frequent[asked.targets]], asked.counted, ask)
+
+
+def without_searches(windows: Windows) -> Windows:
+    """The same windows with nothing but their clicks, which stand at the right as ever."""
+    searched = windows.items >= FIRST_SEARCH
+    if not searched.any():
+        return windows
+    order = np.argsort(~searched & (windows.items != NO_ITEM), axis=1, kind="stable")  # [B, L]
+    return Windows(
+        items=np.take_along_axis(np.where(searched, np.int32(NO_ITEM), windows.items), order, axis=1),
+        times_ms=np.take_along_axis(windows.times_ms, order, axis=1),
+        actions=np.take_along_axis(np.where(searched, np.uint8(NO_ACTION), windows.actions), order, axis=1),
+    )
 
 
 def _parts(places: Int64) -> list[Int64]:

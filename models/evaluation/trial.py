@@ -99,8 +99,9 @@ class Contest:
     def ask(self, windows: Windows, targets: Int64) -> None:
         """Ask everyone for lists for these windows [B], and score them by the events at `targets` [B]."""
         data, items = self._trial.interactions, self._trial.items[targets]
+        clicks = questions.without_searches(windows)  # all that baselines know of
         for name, contestant in self._contestants.items():
-            lists = contestant.lists(windows, data.times_ms[targets], LISTED)
+            lists = contestant.lists(windows if name == OURS else clicks, data.times_ms[targets], LISTED)
             self._tallies[name].add(data.users[targets], lists, items)
         self._targets.append(targets)
         self.asked += len(targets)

@@ -124,12 +124,13 @@ def _random_windows(rng: np.random.Generator, shape: tuple[int, int], items: int
     return rng.integers(0, items, shape, dtype=np.int32), times_ms, weights
 
 
-def _items_with_content(content: Content | None) -> int:
+def _items_with_content(trained: Trained) -> int:
     """How many of the release's items had a feature or a given vector to learn from."""
+    content, items = trained.encoder.items.content, len(trained.ids)
     if content is None:
         return 0
     hashed, dense = np.diff(content.features.starts) > 0, content.features.dense.any(axis=1)
-    return int((hashed | dense).sum())
+    return int((hashed | dense)[:items].sum())
 
 
 def _figures(trained: Trained) -> dict[str, float]:
@@ -142,7 +143,7 @@ def _report(trained: Trained, settings: TrainSettings) -> dict[str, Any]:
     """How the release was trained; of a private training nothing that is exact about its users' data."""
     report: dict[str, Any] = {
         "settings": settings.model_dump(),
-        "items_with_content": _items_with_content(trained.encoder.items.content),
+        "items_with_content": _items_with_content(trained),
     }
     if trained.privacy:
         return report | {"privacy": asdict(trained.privacy) | {"promise": PROMISE}}

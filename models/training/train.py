@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
+from engine import searches
 from engine.columns import Float32
 from engine.content import Item, features
 from engine.release import Holdout
@@ -63,7 +64,7 @@ def train(  # noqa: PLR0913 - the last four are for those who want them
     """Train an encoder on `data`, less what `settings.holdout` and `settings.holdout_items` leave out.
 
     Args:
-        data: interactions in memory, or what was made of larger ones.
+        data: interactions in memory, or what was made of larger ones (with searches only where there are `items`).
         settings: how.
         watch: told after every step; it may raise EndTraining. Processes that torchrun started listen to the first's.
         clock_s: the time.
@@ -76,14 +77,14 @@ def train(  # noqa: PLR0913 - the last four are for those who want them
         MissingExtraError: a private training needs an extra that is not installed.
     """
     private.refuse_unfit(settings, Group.here().size)
-    material = data if isinstance(data, Material) else prepare(data.timelines(), settings)
+    material = data if isinstance(data, Material) else prepare(data.timelines(), settings, searches=bool(items))
     if settings.private_epsilon:
         material = private.blind(material)
     device, clock = devices.choose(settings.device), Clock(clock_s)
     generators = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
     with generators, devices.matmul_precision(settings.matmul_precision):
         torch.manual_seed(settings.seed)
-        encoder, privacy, rounds = _encoder(material.ids, items or {}, settings).to(device), None, list[Progress]()
+        encoder, privacy, rounds = _encoder(material, items or {}, settings).to(device), None, list[Progress]()
         if settings.private_epsilon:
             encoder, privacy = private.train(encoder, material.histories, settings, clock, watch)
         else:
@@ -120,20 +121,21 @@ def _train(  # noqa: PLR0913 - all of a training
     return learner.encoder, rounds
 
 
-def _encoder(ids: list[str], items: Mapping[str, Item], settings: TrainSettings) -> TwoHopEncoder:
-    """A new encoder of the items with these ids, with what is known of their content."""
+def _encoder(material: Material, items: Mapping[str, Item], settings: TrainSettings) -> TwoHopEncoder:
+    """A new encoder of the items and searches that are learned from, with what is known of their content."""
     weights = torch.tensor(list(settings.clicks.actions.values()))
     actions = ActionValues(weights, learned=settings.action_values == "learned")
-    return TwoHopEncoder(len(ids), settings.encoder, _content(ids, items, settings), actions)
+    return TwoHopEncoder(len(material.ids), settings.encoder, _content(material, items, settings), actions)
 
 
-def _content(ids: list[str], items: Mapping[str, Item], settings: TrainSettings) -> Content | None:
-    """The content of the items with these ids, some of which may have none; None where there is no content at all."""
+def _content(material: Material, items: Mapping[str, Item], settings: TrainSettings) -> Content | None:
+    """The content of items, some of which may have none, and of searches; None where there is no content at all."""
     if not items:
         return None
     sizes = content.sizes(items, settings.encoder.content_buckets)
-    known = [items.get(item) or Item(id=item) for item in ids]
-    return Content(features(known, sizes), sizes, settings.encoder.dimensions)
+    known = [items.get(item) or Item(id=item) for item in material.ids]
+    known += map(searches.as_item, material.searches)
+    return Content(features(known, sizes), sizes, settings.encoder.dimensions, material.search_counts)
 
 
 def _learned_values(encoder: TwoHopEncoder, settings: TrainSettings) -> dict[str, float]:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engine.columns import Bool, Int64
+from engine.columns import FIRST_SEARCH, NO_ITEM, Bool, Int64
 from engine.errors import DataError
 from models.data import sequences
 from models.data.sequences import Batch, Histories, Sequences
@@ -86,7 +86,8 @@ def _found(encoder: TwoHopEncoder, vectors: Tensor, batch: Batch) -> Iterator[tu
     """
     device = vectors.device
     users, places = np.nonzero(batch.targets != sequences.NO_TARGET)
-    shown = np.where(batch.actions != sequences.NO_ACTION, batch.items, batch.items[:, -1:])[users]  # [S', L]
+    clicks = (batch.actions != sequences.NO_ACTION) & (batch.items < FIRST_SEARCH)
+    shown = np.where(clicks, batch.items, np.int32(NO_ITEM))[users]  # [S', L]
     columns = (
         encoder.encode(batch)[users, places],  # [S', K, D]
         torch.from_numpy(batch.targets[users, places]).to(device).long(),
@@ -97,6 +98,7 @@ def _found(encoder: TwoHopEncoder, vectors: Tensor, batch: Batch) -> Iterator[tu
         by_interest = interests @ vectors.T  # [s, K, V]
         scores = by_interest.amax(1)  # [s, V]
         own = scores.gather(1, targets[:, None])
-        scores.scatter_(1, seen, -torch.inf)
+        whose, which = torch.nonzero(seen != NO_ITEM, as_tuple=True)
+        scores[whose, seen[whose, which]] = -torch.inf
         above = (~(scores <= own)).sum(1)  # of scores that are not numbers, all stand above: such weights are the worst
         yield 1.0 / torch.log2(2.0 + above), by_interest[torch.arange(len(targets), device=device), :, targets]

@@ -204,7 +204,7 @@ def test_training_does_not_see_what_is_held_out(rings: Interactions) -> None:
 
 def test_the_release_knows_only_items_it_was_trained_on(rings: Interactions) -> None:
     """Item 'new' appears once, as somebody's held-out last event."""
-    last = int(np.flatnonzero(protocol.newest(rings.users))[0])
+    last = int(np.flatnonzero(protocol.newest(rings))[0])
     items = rings.items.copy()
     items[last] = len(rings.item_ids)
     data = dataclasses.replace(rings, items=items, item_ids=[*rings.item_ids, "new"])

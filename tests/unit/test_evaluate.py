@@ -132,7 +132,7 @@ def test_the_hnsw_index_is_compared_with_an_exact_one(bundle: Bundle, rings: Int
 def test_users_of_one_event_leave_nothing_to_ask(bundle: Bundle, rings: Interactions, tmp_path: Path) -> None:
     """Everybody came once: no window stands before a last event. In the time split they are cold, and asked."""
     from_ms = protocol.split_ms(rings.timelines())
-    once = rings.select(protocol.newest(rings.users))
+    once = rings.select(protocol.newest(rings))
     trained_on_it = json.dumps({"data_fingerprint": once.fingerprint()})
     (tmp_path / contract.REPORT_FILE).write_text(trained_on_it)
     manifest = _with_holdout(bundle, Holdout(last_event=True, from_ms=from_ms))

@@ -33,7 +33,7 @@ DATA = interactions([0, 1, 0, 2, 1, 1, 0, 2, 2, 0], [10, 20, 30, 40, 50, 60, 70,
 
 
 def test_the_newest_event_of_each_user() -> None:
-    assert np.flatnonzero(protocol.newest(DATA.users)).tolist() == [5, 8, 9]
+    assert np.flatnonzero(protocol.newest(DATA)).tolist() == [5, 8, 9]
 
 
 def test_the_time_split_begins_after_nine_tenths_of_the_events_and_takes_ties_along() -> None:

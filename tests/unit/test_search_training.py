@@ -1,0 +1,248 @@
+"""Recorded searches: read beside clicks, learned from as inputs, and never asked for."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="training needs torch: pip install 'headrace[train]'")
+
+import torch
+from click.testing import CliRunner
+
+from engine import live, release, searches
+from engine.catalogue import Catalogue
+from engine.columns import FIRST_SEARCH, NO_ACTION, NO_ITEM, Windows
+from engine.content import Item, features
+from engine.contract import ContentSizes
+from engine.errors import DataError
+from engine.release import Holdout
+from engine.settings import IndexSettings, Settings
+from models import protocol
+from models.data import archive, dataset, sequences, timelines
+from models.data.archive import Layout, Source
+from models.data.dataset import Interactions
+from models.data.sequences import NO_TARGET, Histories
+from models.evaluation import questions
+from models.evaluation.questions import Recording
+from models.network.items import Content, ItemVectors
+from models.settings import EncoderSettings, TrainSettings
+from models.train_command import train as train_verb
+from models.training import material
+from models.training.train import Trained, train
+
+RED, BLUE = FIRST_SEARCH, FIRST_SEARCH + 1
+ROWS = [
+    "ann,x,10,view,",
+    'ann,,20,,"Red  shoes!"',
+    "ann,y,30,buy,red shoes",  # a click on what a search found is a click
+    "bob,,40,search,blue",
+    "bob,x,50,view,",
+    "bob,,60,search,RED SHOES",
+]
+SIZES = EncoderSettings(dimensions=8, interests=2, heads=2, hidden=8, window_length=6, id_dropout=0.3)
+ITEMS = {item: Item(id=item, title=title) for item, title in (("x", "red boots"), ("y", "blue shoes"), ("z", "shoes"))}
+
+
+def written(folder: Path, rows: list[str], header: str = "user,item,ts,event,query") -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / "interactions.csv").write_text("\n".join([header, *rows]) + "\n")
+    return folder
+
+
+@pytest.fixture
+def read(tmp_path: Path) -> Interactions:
+    return dataset.read(written(tmp_path, ROWS))
+
+
+def test_rows_without_an_item_are_searches(read: Interactions) -> None:
+    assert read.item_ids == ["x", "y"]
+    assert read.search_ids == [searches.id_of("red shoes"), searches.id_of("blue")]
+    assert read.items.tolist() == [0, RED, 1, BLUE, 0, RED]
+    assert read.without_searches().items.tolist() == [0, 1, 0]
+    assert read.without_searches().search_ids == []
+
+
+def test_the_column_of_words_can_be_named(tmp_path: Path) -> None:
+    folder = written(tmp_path, ["ann,x,10,", "bob,,20,blue", "ann,y,30,"], "user,item,ts,typed")
+    found = dataset.read(Source(str(folder), Layout(search="typed")))
+    assert found.items.tolist() == [0, RED, 1]
+    with pytest.raises(DataError, match="line 3: column item holds nothing; mend"):
+        dataset.read(folder)
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ("bob,,40,search,", "line 3: column item holds nothing; nor has column query the words of a search"),
+        ("bob,,40,search,!?", "line 3: column item holds nothing; nor has column query the words of a search"),
+        ("bob,\x1fblue,40,view,", r"line 3: column item holds an id that begins with '\\x1f', which stands before"),
+        (",,40,search,blue", "line 3: column user holds nothing"),
+    ],
+)
+def test_what_is_neither_click_nor_search_ends_with_a_sentence(tmp_path: Path, row: str, said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        dataset.read(written(tmp_path, ["ann,,10,search,blue", row, "ann,x,50,view,"]))
+
+
+def test_the_same_is_learned_from_disk_as_from_memory(read: Interactions, tmp_path: Path) -> None:
+    lines = timelines.sort(archive.open_source(tmp_path), tmp_path / "sorted")
+    settings = TrainSettings(holdout="none")
+    assert lines.fingerprint() == read.fingerprint()
+    made = material.prepare(lines, settings, tmp_path / "material", searches=True)
+    material.save(made, tmp_path / "material", None)
+    for found in (material.load(tmp_path / "material"), material.prepare(read.timelines(), settings, searches=True)):
+        names = list(settings.clicks.actions)
+        assert found.ids == ["x", "y"]
+        assert found.counts.tolist() == [2, 1]
+        assert found.searches == [searches.id_of("red shoes"), searches.id_of("blue")]
+        assert found.search_counts.tolist() == [1, 1]
+        assert found.histories.items.tolist() == [0, RED, 1, BLUE, 0]  # the last search led to no click
+        assert [names[code] for code in found.histories.actions] == ["view", "search", "buy", "search", "view"]
+
+
+def test_the_newest_click_is_left_out_and_the_searches_that_led_to_no_other(read: Interactions) -> None:
+    """ann: x, red, [y]; bob: blue, [x, red]."""
+    assert np.flatnonzero(protocol.held_out(read, Holdout(last_event=True))).tolist() == [2, 4, 5]
+    found = material.prepare(read.timelines(), TrainSettings(holdout="last"), searches=True)
+    assert found.histories.items.tolist() == [0]
+    assert found.histories.starts.tolist() == [0, 1]
+    assert (found.ids, found.searches, found.search_counts.tolist()) == (["x"], [], [])
+
+
+@pytest.mark.parametrize("private", [False, True])
+def test_searches_are_learned_from_only_where_they_may_be(read: Interactions, private: bool) -> None:
+    settings = TrainSettings(holdout="none", private_epsilon=1.0 if private else None)
+    found = material.prepare(read.timelines(), settings, searches=private)
+    plain = material.prepare(read.without_searches().timelines(), settings)
+    assert found.histories.items.tolist() == plain.histories.items.tolist() == [0, 1, 0]
+    assert found.searches == []
+
+
+def histories(*users: list[int]) -> Histories:
+    items = np.concatenate([np.array(user, np.int32) for user in users])
+    return Histories(
+        items=items,
+        times_ms=1000 * np.arange(len(items)),
+        actions=np.zeros(len(items), np.uint8),
+        starts=np.cumsum([0, *map(len, users)]),
+    )
+
+
+def test_a_search_is_an_input_and_no_target() -> None:
+    """5 "red" 6 "red" 7: the click before a search is asked nothing, the search which click it led to."""
+    found = histories([5, RED, 6, RED, 7])
+    cut = sequences.cut(found.lengths(), found.starts[:-1], 20)
+    batch = sequences.gather(found, cut, np.array([0]))
+    assert batch.items.tolist() == [[5, RED, 6, RED]]
+    assert batch.targets.tolist() == [[NO_TARGET, 6, NO_TARGET, 7]]
+
+
+def test_a_search_has_what_its_words_say_and_no_id() -> None:
+    sizes = ContentSizes(buckets=1 << 18)
+    known = [*ITEMS.values(), searches.as_item(searches.id_of("red boots")), searches.as_item(searches.id_of("xyz"))]
+    content = Content(features(known, sizes), sizes, 4, np.array([1, 1]))
+    made = ItemVectors(3, 4, content, id_dropout=0.9)
+    torch.nn.init.normal_(content.table)
+    rows = torch.tensor([[0, FIRST_SEARCH], [FIRST_SEARCH + 1, 2]])
+    vectors = made.eval()(rows)
+    torch.testing.assert_close(vectors[0, 1], vectors[0, 0] - made.ids.weight[0])  # the title of x
+    torch.testing.assert_close(made.train()(rows)[0, 1], vectors[0, 1])
+    assert not vectors[1, 0].any()  # one search, made once
+    assert made.table().shape == (3, 4)
+
+
+def test_what_several_searches_have_is_learned_about() -> None:
+    """Each of these has one word, and its grams; x and y share nothing."""
+    sizes = ContentSizes(buckets=1 << 18)
+    known = features([Item(id="x", title="ab"), Item(id="y", title="cd"), Item(id="q", title="ef")], sizes)
+    word, grams = 1, 3  # "ef"; " ef", " ef ", "ef "
+    assert len(Content(known, sizes, 4, np.array([1])).learned) == 0
+    assert len(Content(known, sizes, 4, np.array([2])).learned) == word + grams
+    assert len(Content(known, sizes, 4).learned) == 0
+
+
+def clicks(folder: Path, *, words: str = "", queries: bool = False) -> Interactions:
+    """Users who click x, y and z in turn; they have `words` beside every click, and search between, if at all."""
+    rows = []
+    for user in range(12):
+        for step in range(6):
+            rows.append(f"u{user},{'xyz'[(user + step) % 3]},{20 * step + user},view,{words}")
+            rows += [f"u{user},,{20 * step + user + 1},search,query {step}"] if queries else []
+    return dataset.read(written(folder, rows))
+
+
+def trained(data: Interactions, items: dict[str, Item], **changes: object) -> Trained:
+    torch.set_num_threads(1)
+    chosen = TrainSettings(encoder=SIZES, holdout="none", epochs=2, batch_sequences=4).model_copy(update=changes)
+    return train(data, chosen, items=items)
+
+
+def assert_same(one: Trained, other: Trained) -> None:
+    theirs = other.encoder.state_dict()
+    for name, ours in one.encoder.state_dict().items():
+        assert torch.equal(ours, theirs[name]), name
+    assert [(each.ndcg, each.loss) for each in one.rounds] == [(each.ndcg, each.loss) for each in other.rounds]
+
+
+def test_without_searches_the_same_is_learned_to_the_last_bit(tmp_path: Path) -> None:
+    """Words beside a click are none, and without content nobody knows what a search says."""
+    plain, worded, searched = (
+        clicks(tmp_path / "plain"),
+        clicks(tmp_path / "worded", words="red"),
+        clicks(tmp_path / "searched", queries=True),
+    )
+    assert plain.fingerprint() == worded.fingerprint() != searched.fingerprint()
+    assert_same(trained(plain, ITEMS), trained(worded, ITEMS))
+    assert_same(trained(plain, {}), trained(searched, {}))
+
+
+@pytest.mark.parametrize("sampled", [False, True], ids=["full softmax", "sampled"])
+def test_training_with_searches_can_be_repeated(tmp_path: Path, sampled: bool) -> None:
+    data = clicks(tmp_path, queries=True)
+    changes = {"full_softmax_up_to": 0, "negatives": 4} if sampled else {}
+    first = trained(data, ITEMS, **changes)
+    assert (first.ids, first.encoder.items.searches) == (["x", "y", "z"], 5)  # the sixth led to no click
+    assert first.popularity.tolist() == [24.0, 24.0, 24.0]
+    assert_same(first, trained(data, ITEMS, **changes))
+
+
+def test_the_verb_learns_from_searches(tmp_path: Path) -> None:
+    clicks(tmp_path / "data", queries=True)
+    (tmp_path / "data" / "items.csv").write_text("item,title\nx,red boots\ny,blue shoes\nz,shoes\n")
+    small = ["--dimensions", "8", "--interests", "1", "--heads", "1", "--window-length", "6", "--epochs", "1"]
+    places = ["--data", str(tmp_path / "data"), "--out", str(tmp_path / "out"), "--search-column", "query"]
+    done = CliRunner().invoke(train_verb, [*places, *small], catch_exceptions=False)
+    assert done.exit_code == 0
+    served, catalogue = release.read(Path(done.stdout.strip())), Catalogue()
+    assert sorted(served.ids) == ["x", "y", "z"]
+    rows = live.warm(served, catalogue, IndexSettings(), threads=1).rows(
+        catalogue.numbers([searches.id_of("my query"), searches.id_of("unheard-of")])
+    )
+    assert (rows == NO_ITEM).tolist() == [False, True]  # no title has these words, but searches do
+
+
+def test_evaluation_asks_for_clicks_from_windows_with_searches(read: Interactions) -> None:
+    recording = Recording(read, Settings())
+    ((windows, targets),) = questions.last_event(recording).ask()
+    assert targets.tolist() == [2, 4]
+    assert windows.items[:, -2:].tolist() == [[0, RED], [NO_ITEM, BLUE]]
+    assert recording.catalogue.ids(windows.items[:, -1].tolist()) == read.search_ids
+    since = questions.since(recording, 20_000)
+    assert since.targets.tolist() == [2, 4]
+    assert [place for _, places in since.ask() for place in places.tolist()] == [2, 4]
+
+
+def test_baselines_see_clicks_alone() -> None:
+    windows = Windows(
+        items=np.array([[0, RED, 1], [NO_ITEM, BLUE, RED]], np.int32),
+        times_ms=np.array([[10, 20, 30], [0, 20, 30]]),
+        actions=np.array([[1, 2, 1], [0, 2, 2]], np.uint8),
+    )
+    found = questions.without_searches(windows)
+    assert found.items.tolist() == [[NO_ITEM, 0, 1], [NO_ITEM, NO_ITEM, NO_ITEM]]
+    assert found.times_ms[0, 1:].tolist() == [10, 30]
+    assert found.actions.tolist() == [[NO_ACTION, 1, 1], [NO_ACTION] * 3]
+    plain = replace(windows, items=np.zeros((2, 3), np.int32))
+    assert questions.without_searches(plain) is plain
