@@ -113,7 +113,7 @@ def last_event(recording: Recording) -> Questions:
         for part in _parts(targets):
             yield store.read(data.users[part]), part
 
-    return Questions(targets, ~last, ask)
+    return Questions(targets, ~last & data.clicks(), ask)
 
 
 def since(recording: Recording, from_ms: int) -> Questions:

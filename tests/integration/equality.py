@@ -180,7 +180,7 @@ def undisturbed(clicks: Recorded, chosen: Settings) -> Outcome:
     return outcome(log, one_by_one)
 
 
-def serve(log: EventLog, chosen: Settings, count: int) -> None:
+def serve(log: EventLog, chosen: Settings, count: int, metrics: Metrics | None = None) -> None:
     """Run a worker in this thread until it has processed so many clicks."""
     stop, seen = threading.Event(), itertools.count(1)
 
@@ -188,7 +188,7 @@ def serve(log: EventLog, chosen: Settings, count: int) -> None:
         if any(next(seen) == count for _ in range(report.clicks)):
             stop.set()
 
-    Worker(chosen, log, Metrics(), observe).run(stop)
+    Worker(chosen, log, metrics or Metrics(), observe).run(stop)
 
 
 def outcome(log: EventLog, chosen: Settings) -> Outcome:

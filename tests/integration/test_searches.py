@@ -1,0 +1,187 @@
+"""From recorded searches to lists that follow what is searched for: training, release, and a worker on the log.
+
+In this shop users look for one kind of thing at a time, and change their minds: what they clicked before does not say
+what they will click after their next search, its words do.
+"""
+
+import json
+from collections import Counter
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="a release is trained for this test: pip install 'headrace[train]'")
+
+import torch
+
+from engine import dead_letters, release, searches
+from engine.eventlog.base import Outgoing
+from engine.eventlog.memory import MemoryLog
+from engine.metrics import Metrics
+from engine.recommendations import Recommendation
+from engine.settings import (
+    ClickSettings,
+    IndexSettings,
+    ItemSettings,
+    RecommendationSettings,
+    Settings,
+    SnapshotSettings,
+    WorkerSettings,
+)
+from models.data import content, dataset
+from models.evaluation.evaluate import evaluate
+from models.publishing import export
+from models.settings import EncoderSettings, TrainSettings
+from models.training.train import train
+from tests.integration import equality
+
+KINDS = ("shoes", "novel", "teapot", "guitar", "lamp", "tent")
+"""The first ones are the popular ones."""
+STYLES = ("red", "green", "small", "large", "cheap", "fancy", "old", "modern")
+LISTED = 20
+START_MS = 1_700_000_000_000
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder: 144 items, 24 of each kind, and users who search for a kind and click two things of it."""
+    rng, folder = np.random.default_rng(0), tmp_path_factory.mktemp("shop")
+    items = [f"{kind}-{style}-{n},{style} {kind} no. {n}" for kind in KINDS for style in STYLES for n in range(3)]
+    (folder / "items.csv").write_text("\n".join(["item,title", *items]) + "\n")
+    rows = []
+    for user in range(80):
+        for turn in range(8):
+            kind, style = KINDS[min(rng.geometric(0.35) - 1, len(KINDS) - 1)], rng.choice(STYLES)
+            second = 1000 * turn + user
+            asked = rng.choice([kind, f"{style} {kind}", f"buy {kind.upper()}", f"{kind}: {style}!"])
+            rows.append((second, f"u{user}", "", asked if turn or user % 2 else "something"))
+            rows += [
+                (second + step, f"u{user}", f"{kind}-{rng.choice(STYLES)}-{rng.integers(3)}", "") for step in (60, 120)
+            ]
+    lines = [f"{user},{item},{second},{words}" for second, user, item, words in sorted(rows)]
+    (folder / "interactions.csv").write_text("\n".join(["user,item,ts,query", *lines]) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bundle(shop: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.set_num_threads(1)
+    sizes = EncoderSettings(dimensions=16, interests=2, heads=2, hidden=16, window_length=10, id_dropout=0.3)
+    chosen = TrainSettings(encoder=sizes, holdout="last", epochs=4, batch_sequences=16, learning_rate=5e-3)
+    trained = train(dataset.read(shop), chosen, items=content.read(shop, ItemSettings()))
+    return export.write(trained, chosen, ("two-hop", "searched"), 0, tmp_path_factory.mktemp("releases"))
+
+
+class Site:
+    """A log and the worker on it, which comes and goes."""
+
+    def __init__(self, bundle: Path, **sections: object) -> None:
+        recommendations = RecommendationSettings(count=LISTED)
+        self.chosen: Settings = equality.settings(bundle, recommendations=recommendations, **sections)
+        self.log = MemoryLog()
+        self.log.ensure_topics(equality.topics(self.chosen))
+        self._clock_ms = count(START_MS, 1000)
+
+    def send(self, user: str, **fields: object) -> None:
+        value = json.dumps({"user": user, "ts": next(self._clock_ms), **fields}).encode()
+        self.log.producer().send(Outgoing("clicks", [user.encode()], [value], partitions=[1]))
+
+    def serve(self, clicks: int) -> dict[str, Recommendation]:
+        """Process so many clicks; everyone's newest list."""
+        equality.serve(self.log, self.chosen, clicks)
+        return {one.user: one for one in equality.outcome(self.log, self.chosen).lists}
+
+    def windows(self) -> dict[str, list[str]]:
+        found = equality.outcome(self.log, self.chosen).windows
+        return {user: [item for item, _, _ in events] for user, events in found.items()}
+
+
+def kinds(listed: Recommendation) -> Counter[str]:
+    return Counter(place.item.split("-")[0] for place in listed.items)
+
+
+def test_a_list_follows_the_words_of_a_search(bundle: Path, shop: Path) -> None:
+    site = Site(bundle)
+    first, second = "Where to buy a large TENT", "Good lamp for reading"
+    recorded = {searches.words_of(search) for search in dataset.read(shop).search_ids}
+    assert not {first.lower(), second.lower()} & recorded  # never searched for in these words as a whole
+    for user, words in (("ann", [first]), ("bob", [first, second]), ("eve", ["xyzzy"])):
+        for query in words:
+            site.send(user, query=query)
+    lists = site.serve(4)
+    tents, lamps, popular = (kinds(lists[user]) for user in ("ann", "bob", "eve"))
+    assert {place.source for place in lists["eve"].items} == {"popular"}
+    assert popular["tent"] + popular["lamp"] <= LISTED / 5
+    assert tents["tent"] >= 0.8 * LISTED
+    assert lamps["lamp"] >= popular["lamp"] + LISTED / 5
+    assert lamps["tent"] < tents["tent"]
+    assert {place.item for each in lists.values() for place in each.items} <= set(release.read(bundle).ids)
+    named = {(reason.kind, reason.item) for interest in lists["bob"].interests for reason in interest}
+    assert named == {("search", "where to buy a large tent"), ("search", "good lamp for reading")}
+
+
+def test_a_search_after_clicks_turns_the_list_at_once(bundle: Path) -> None:
+    """Also where HNSW searches, and where the click and the search come in one batch."""
+    for kind in ("exact", "hnsw"):
+        site = Site(bundle, index=IndexSettings(kind=kind))
+        site.send("ann", item="guitar-red-0")
+        site.send("bob", item="guitar-red-0")
+        site.send("bob", query="teapot")
+        lists = site.serve(3)
+        assert kinds(lists["ann"])["teapot"] <= 2
+        assert kinds(lists["bob"])["teapot"] >= LISTED / 3
+
+
+def test_a_search_outlives_the_worker_and_is_forgotten_with_its_user(bundle: Path, tmp_path: Path) -> None:
+    """The second worker has the windows from a snapshot, the third from the changelog."""
+    site = Site(bundle, snapshots=SnapshotSettings(folder=tmp_path))
+    site.send("ann", query="Red  TENT!")
+    site.send("bob", query="old lamp")
+    site.serve(2)
+    assert site.windows() == {"ann": [searches.id_of("red tent")], "bob": [searches.id_of("old lamp")]}
+    for item in ("tent-old-0", "tent-old-1"):
+        site.send("ann", item=item)
+        found = site.serve(1)["ann"]
+        assert "red tent" in {reason.item for interest in found.interests for reason in interest}
+        for path in tmp_path.iterdir():
+            path.unlink()
+    site.log.producer().send(Outgoing("clicks", [b"ann"], [None], partitions=[1]))
+    site.send("bob", query="OLD lamp")
+    site.serve(1)
+    assert site.windows() == {"bob": [searches.id_of("old lamp")] * 2}
+
+
+def test_a_search_that_was_refused_can_be_sent_again(bundle: Path) -> None:
+    strict = Site(bundle, clicks=ClickSettings(max_id_bytes=8), worker=WorkerSettings(max_batch_clicks=2))
+    strict.send("ann", query="red tent for two")
+    strict.send("ann", item="tent-old-1"[:8])
+    strict.serve(1)
+    (letter,) = dead_letters.read(strict.log, "clicks.dead", dead_letters.Choice())
+    assert letter.reason == "long_search"
+    mended = strict.chosen.model_copy(update={"clicks": ClickSettings()})
+    dead_letters.replay(strict.log, [letter])
+    equality.serve(strict.log, mended, 1)
+    assert strict.windows() == {"ann": [searches.id_of("red tent for two"), "tent-old"]}
+
+
+def test_a_search_is_no_next_click_and_makes_nothing_popular(bundle: Path) -> None:
+    site, metrics = Site(bundle), Metrics()
+    for user in ("ann", "ann", "bob", "bob"):
+        site.send(user, query="tent")
+    equality.serve(site.log, site.chosen, 4, metrics)
+    site.send("bob", item="tent-old-1")
+    site.send("eve", query="xyzzy")
+    lists = site.serve(2)
+    sample = metrics.registry.get_sample_value
+    assert sample("headrace_next_clicks_total") == 0
+    assert sample("headrace_searches_total") == sample("headrace_clicks_total") == 4
+    assert all(place.item in set(release.read(bundle).ids) for place in lists["eve"].items)
+
+
+def test_evaluation_asks_for_clicks_from_windows_with_searches(bundle: Path, shop: Path) -> None:
+    report = evaluate(release.read(bundle), dataset.read(shop), Settings(), lambda *_: None)
+    assert report["targets"] == 80
+    assert report["unknown_targets"] <= 8
+    assert report["hr20"] > 2 * report["baselines"]["popularity_7d"]["hr20"]
