@@ -1,7 +1,9 @@
 """Item ids as small numbers, for as long as the process lives; and searches, by their words, as numbers of their own.
 
 Windows hold numbers, so a release swap touches no window; an item that no release knows has a number like any other
-and waits in the windows until one does. Searches are numbered from FIRST_SEARCH on: a number tells which it is.
+and waits in the windows until one does. Searches are numbered from FIRST_SEARCH on: a number tells which it is. There
+is no end of what people type, so searches that no window holds any more are dropped now and then, and the others
+numbered anew.
 """
 
 import threading
@@ -10,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from engine import searches
-from engine.columns import FIRST_SEARCH, Int32
+from engine.columns import FIRST_SEARCH, Int32, Int64
 
 
 class _Numbers(dict[str, int]):
@@ -32,12 +34,23 @@ class _Numbers(dict[str, int]):
                 self[item] = number
             return number
 
+    def keep(self, numbers: Int64) -> None:
+        """Drop all searches but these, which get the first numbers in their order."""
+        with self._lock:
+            kept = [self.searches[number - FIRST_SEARCH] for number in numbers.tolist()]
+            for search in self.searches:
+                del self[search]
+            self.update((search, FIRST_SEARCH + place) for place, search in enumerate(kept))
+            self.searches = kept
+
 
 class Catalogue:
     """All ids of items and searches met so far, each kind in the order they were met."""
 
     def __init__(self) -> None:
         self._numbers = _Numbers()
+        self.sweeps = 0
+        """How often searches were numbered anew."""
 
     def __len__(self) -> int:
         return len(self._numbers.ids)
@@ -50,6 +63,11 @@ class Catalogue:
     def numbers(self, items: Sequence[str]) -> Int32:
         """[n] numbers of items and searches; ids not met before get new ones."""
         return np.fromiter(map(self._numbers.__getitem__, items), np.int32, len(items))
+
+    def keep_searches(self, numbers: Int64) -> None:
+        """Drop all searches but these [n], given in ascending order: from now on their numbers are FIRST_SEARCH + n."""
+        self._numbers.keep(numbers)
+        self.sweeps += 1
 
     def ids(self, numbers: Sequence[int]) -> list[str]:
         """The ids of these numbers."""

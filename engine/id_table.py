@@ -30,6 +30,11 @@ class IdTable:
 
     def __init__(self, catalogue: Catalogue) -> None:
         self._catalogue = catalogue
+        self._begin()
+
+    def _begin(self) -> None:
+        """Know nothing."""
+        self._sweeps = self._catalogue.sweeps
         self._known = 0
         self._ends = np.zeros(1, np.int64)  # [capacity + 1] where each id ends; grows by doubling, as all below do
         self._texts = np.empty(0, np.uint8)
@@ -118,6 +123,8 @@ class IdTable:
         return (places + 1) & (len(self._places) - 1)
 
     def _catch_up(self) -> None:
+        if self._sweeps != self._catalogue.sweeps:
+            self._begin()
         known, items, searched = self._known, len(self._catalogue), self._catalogue.searches
         now = items + searched
         if known == now:

@@ -80,6 +80,10 @@ class LiveRelease:
             rows[searched] = self._search_rows(numbers[searched], self._content)
         return rows
 
+    def forget_searches(self) -> None:
+        """Searches were numbered anew."""
+        self._shelf.forget_searches()
+
     def items_among(self, rows: Int32) -> Bool:
         """Which of these rows are items: neither searches nor NO_ITEM."""
         among: Bool = (rows >= 0) & (rows < len(self.numbers))

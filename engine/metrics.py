@@ -37,6 +37,7 @@ class Metrics:
         self.window_bytes = self._gauge("window_bytes", "Bytes of the windows held.")
         self.evicted_users = self._gauge("evicted_users", "Users that made room for others since the start.")
         self.items = self._gauge("catalogue_items", "Item ids met so far, known to the release or not.")
+        self.held_searches = self._gauge("held_searches", "Different searches whose words are held.")
         self.index_items = self._gauge("index_items", "Items in the index of the release in use.")
         self.release = self._gauge("release_info", "1 for the release in use.", "model", "version")
         self.release_swaps = self._counter("release_swaps", "Releases that went live.")

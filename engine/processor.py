@@ -37,6 +37,8 @@ from engine.settings import Settings
 from engine.window_store import Appended, Events, WindowStore
 
 _REMEMBERED_LISTS: Final = 1 << 16
+_FIRST_SWEEP = 1 << 18
+"""Different searches, some 100 MB of them, before the first look for those that no window holds any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,7 @@ class Processor:
         self._recommender = Recommender(settings.recommendations, self._actions.weights, self._popularity)
         self._published = PublishedLists(_REMEMBERED_LISTS, settings.recommendations.count)
         self._evicted = 0
+        self._sweep_at = _FIRST_SWEEP
         self.live: LiveRelease | None = None
 
     def swap(self, release: LiveRelease) -> None:
@@ -97,12 +100,28 @@ class Processor:
         self.changelog.clear()
         self.forget_lists()
 
+    def sweep_searches(self) -> None:
+        """Drop the words that no window holds any more, when many have come since the last time.
+
+        All windows are looked through, so it is rarely done. Numbers of searches change: nobody may hold any but the
+        windows and the release in use.
+        """
+        if self._catalogue.searches < self._sweep_at:
+            return
+        held = self._windows.searches(self._catalogue.searches)
+        self._windows.renumber_searches(held)
+        self._catalogue.keep_searches(held)
+        if self.live is not None:
+            self.live.forget_searches()
+        self._sweep_at = max(_FIRST_SWEEP, 2 * len(held))
+
     def set_gauges(self) -> None:
         """Bring the metrics of sizes up to date."""
         self._metrics.users.set(len(self._windows))
         self._metrics.window_bytes.set(self._windows.nbytes)
         self._metrics.evicted_users.set(self._windows.evicted)
         self._metrics.items.set(len(self._catalogue))
+        self._metrics.held_searches.set(self._catalogue.searches)
 
     def process(self, polled: Sequence[Records], session: Session) -> None:
         """Steps 1 to 5 of the module's page.

@@ -105,6 +105,10 @@ class Restorer:
         """Whether there is more to read than what arrives: steps should follow one another."""
         return bool(self._waiting or self._standby - self._warm)
 
+    def reads_snapshots(self) -> bool:
+        """Whether a snapshot is being read: its items have their numbers, but are not all in windows yet."""
+        return bool(self._snapshot_parts)
+
     def restored(self) -> list[int]:
         """Our partitions whose windows are complete."""
         return sorted(self._restored)
@@ -279,6 +283,10 @@ class Saver:
         if self._queue and (self._under_way is None or self._under_way.done()):
             self._settle()
             self._begin(self._queue.pop())
+
+    def writes(self) -> bool:
+        """Whether one is under way."""
+        return self._under_way is not None and not self._under_way.done()
 
     def finish(self) -> None:
         """Write all of them."""

@@ -25,7 +25,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from engine import contract
+from engine import contract, searches
 from engine.contract import Contract
 from engine.errors import DamagedReleaseError, ReleaseError, UnfitReleaseError
 
@@ -248,5 +248,7 @@ def _check_fit(bundle: Bundle) -> None:
         raise UnfitReleaseError(f"{where}: vectors hold values that are not finite")
     if len(bundle.ids) != manifest.items or len(set(bundle.ids)) != len(bundle.ids) or "" in bundle.ids:
         raise UnfitReleaseError(f"{where}: expected {manifest.items} item ids, all different and none empty")
+    if any(map(searches.is_search, bundle.ids)):
+        raise UnfitReleaseError(f"{where}: an item id begins with {searches.MARK!r}, which stands before searches")
     if manifest.items == 0:
         raise UnfitReleaseError(f"{where}: it has no items")

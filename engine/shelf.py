@@ -71,6 +71,10 @@ class Shelf:
         for name, rows in tables.items():
             self.tables[name][self._room + places[told]] = rows[told]
 
+    def forget_searches(self) -> None:
+        """Give their places away: searches were numbered anew."""
+        self._places = _Places(SEARCHES)
+
     def search_rows(self, places: Int32) -> Int32:
         """[n] rows of the searches in these places; NO_ITEM for one that has none, or says nothing."""
         told = (places != NO_ITEM) & self._told[places]

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from engine.columns import NO_ITEM, Bool, Int32, Int64, UInt8, UInt32, Windows
+from engine.columns import FIRST_SEARCH, NO_ITEM, Bool, Int32, Int64, UInt8, UInt32, Windows
 from engine.errors import SettingsError
 from engine.settings import MAX_ACTIONS, WindowSettings
 
@@ -34,6 +34,7 @@ MAX_TIME_MS = (1 << 42) - 1
 _HALF_BITS = 32
 _LOW_HALF = (1 << _HALF_BITS) - 1
 _DAY_MS = 86_400_000
+_USERS_AT_ONCE = 1 << 14
 _EVICT_SHARE = 100
 """When the store is full, one hundredth of it makes room at once, so that making room is rarely done."""
 
@@ -257,6 +258,26 @@ class WindowStore:
         """[B] whether a slot has any event."""
         known: Bool = self._items[slots, -1] > 0
         return known
+
+    def searches(self, count: int) -> Int64:
+        """Those of `count` searches that stand in any window, ascending."""
+        held = np.zeros(count, np.bool_)
+        for rows in self._in_parts():
+            held[rows[rows > FIRST_SEARCH] - np.uint32(FIRST_SEARCH - NO_ITEM)] = True
+        return FIRST_SEARCH + np.flatnonzero(held)
+
+    def renumber_searches(self, numbers: Int64) -> None:
+        """Let FIRST_SEARCH + n stand where the search `numbers[n]` did; `numbers` are those of `searches`."""
+        places = np.zeros(int(numbers.max(initial=FIRST_SEARCH)) - FIRST_SEARCH + 1, np.uint32)
+        places[numbers - FIRST_SEARCH] = FIRST_SEARCH - NO_ITEM + np.arange(len(numbers))
+        for rows in self._in_parts():
+            searched = rows > FIRST_SEARCH
+            rows[searched] = places[rows[searched] - np.uint32(FIRST_SEARCH - NO_ITEM)]
+
+    def _in_parts(self) -> Iterator[UInt32]:
+        """The items column [users, L], some users at a time."""
+        for start in range(0, len(self._users), _USERS_AT_ONCE):
+            yield self._items[start : min(start + _USERS_AT_ONCE, len(self._users))]
 
     def forget(self, user: str) -> bool:
         """Drop a user's window; False when the user was not held."""

@@ -110,6 +110,8 @@ class Worker:
             while not stop.is_set():
                 self._turn(self._session)
                 saver.step(self.heartbeat_s)
+                if not (saver.writes() or self._restorer.reads_snapshots()):
+                    self._processor.sweep_searches()
             in_order = True
         finally:
             session, self._session = self._session, None

@@ -8,6 +8,7 @@ import json
 from collections import Counter
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ pytest.importorskip("torch", reason="a release is trained for this test: pip ins
 
 import torch
 
-from engine import dead_letters, release, searches
+from engine import dead_letters, processor, release, searches, worker
 from engine.eventlog.base import Outgoing
 from engine.eventlog.memory import MemoryLog
 from engine.metrics import Metrics
@@ -28,6 +29,7 @@ from engine.settings import (
     RecommendationSettings,
     Settings,
     SnapshotSettings,
+    WindowSettings,
     WorkerSettings,
 )
 from models.data import content, dataset
@@ -41,6 +43,7 @@ KINDS = ("shoes", "novel", "teapot", "guitar", "lamp", "tent")
 """The first ones are the popular ones."""
 STYLES = ("red", "green", "small", "large", "cheap", "fancy", "old", "modern")
 LISTED = 20
+ONE_BY_ONE = WorkerSettings(max_batch_clicks=1)
 START_MS = 1_700_000_000_000
 
 
@@ -151,6 +154,32 @@ def test_a_search_outlives_the_worker_and_is_forgotten_with_its_user(bundle: Pat
     site.send("bob", query="OLD lamp")
     site.serve(1)
     assert site.windows() == {"bob": [searches.id_of("old lamp")] * 2}
+
+
+def test_words_that_no_window_holds_are_dropped_and_nothing_else_changes(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three users with two events each, one of them always away: swept or not, lists and windows are the same."""
+
+    def run() -> tuple[dict[str, list[str]], list[tuple[str, Any, Any]], float | None]:
+        site, metrics = Site(bundle, windows=WindowSettings(max_users=2, length=2), worker=ONE_BY_ONE), Metrics()
+        for number in range(40):
+            user, kind = f"u{number % 3}", KINDS[number % 5]
+            what = {"item": f"{kind}-old-1"} if number % 4 == 3 else {"query": f"{kind} for {number // 2}"}
+            site.send(user, **what)
+        equality.serve(site.log, site.chosen, 40, metrics)
+        lists = [(one.user, one.items, one.interests) for one in equality.outcome(site.log, site.chosen).lists]
+        return site.windows(), lists, metrics.registry.get_sample_value("headrace_held_searches")
+
+    monkeypatch.setattr(worker, "_GAUGES_EVERY_S", 0.0)
+    windows, lists, held = run()
+    monkeypatch.setattr(processor, "_FIRST_SWEEP", 3)
+    swept_windows, swept_lists, swept_held = run()
+    assert (swept_windows, swept_lists) == (windows, lists)
+    assert held is not None
+    assert held >= 15
+    assert swept_held is not None
+    assert swept_held <= 8  # twice those of two users, and some more until the next look
 
 
 def test_a_search_that_was_refused_can_be_sent_again(bundle: Path) -> None:
