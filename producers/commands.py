@@ -66,12 +66,14 @@ simulation_options = _options(
     _simulation_option("new_items", "Share of the items that go on sale on the way."),
     _simulation_option("new_shoppers", "Share of the shoppers who first come on the way."),
     _simulation_option("drift", "Probability, per session, that one interest gives way to another."),
+    _simulation_option("searches", "Share of the clicks after a turn to an interest that a search comes before."),
 )
 layout_options = _options(
     click.option("--user-column", "user", help="Column of user ids, in a file that is not known by its name."),
     click.option("--item-column", "item", help="Column of item ids."),
     click.option("--time-column", "time", help="Column of times."),
     click.option("--action-column", "action", help="Column of action names."),
+    click.option("--search-column", "search", help="Column of the words of searches, which have no item."),
     click.option("--time-unit", type=click.Choice(["s", "ms", "iso8601"]), help="How times are written."),
 )
 partitions_option = click.option(
@@ -174,7 +176,7 @@ def settings_for(config: Path | None, kafka: str | None) -> Settings:
 
 def _layout(options: dict[str, Any]) -> Layout | None:
     """The layout named on the command line, None where nothing was named."""
-    named = ("user", "item", "time", "action", "time_unit")
+    named = ("user", "item", "time", "action", "search", "time_unit")
     chosen = {name: options[name] for name in named if options[name] is not None}
     return Layout(**chosen) if chosen else None
 

@@ -165,9 +165,12 @@ class Demo:
         due = events(simulation, batch)
         sent_ms = self._clock.now_ms()
         producer.send(self._encoder.encode(due))
-        rows = zip(due.users, due.items, batch.times_ms.tolist(), batch.actions.tolist(), strict=True)
-        for user, item, time_ms, action in rows:
-            self.board.clicked(Click(user, item, time_ms, ACTIONS[action], sent_ms))
+        items, rows = (
+            simulation.catalogue.ids,
+            zip(due.users, batch.items.tolist(), batch.actions.tolist(), strict=True),
+        )
+        for (user, item, action), time_ms in zip(rows, batch.times_ms.tolist(), strict=True):
+            self.board.clicked(Click(user, items[item], time_ms, ACTIONS[action], sent_ms))
 
     def _receive(self, reader: Reader) -> None:
         """Read what comes within a tick."""

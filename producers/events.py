@@ -4,6 +4,7 @@ The field names, their nesting and the unit of time are those of the settings, s
 by `headrace run` with the same settings.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,13 +26,16 @@ class Events:
     """n events in order of time, as parallel columns."""
 
     users: list[str]
-    items: list[str]
+    items: Sequence[str | None]
+    """None for a search."""
     times_ms: Int64
     """[n] event time, Unix milliseconds."""
     actions: list[str] | None
     """Names; None leaves the action out of the messages."""
     ids: list[str] | None = None
     """None leaves the event id out of the messages."""
+    words: list[str | None] | None = None
+    """Of searches; None leaves them out of the messages."""
 
     def __len__(self) -> int:
         return len(self.users)
@@ -56,12 +60,14 @@ class ClickEncoder:
         """Records for the topic of clicks; without a field for the time, the record's own timestamp is the event time.
 
         Raises:
-            SettingsError: there are event ids, but no field for them.
+            SettingsError: there are event ids or searches, but no field for them.
         """
         fields = self._settings.fields
         if events.ids is not None and not fields.event_id:
             raise SettingsError("event ids were asked for, but clicks.fields.event_id is empty; name a field for them")
-        optional = {fields.action: events.actions, fields.event_id: events.ids}
+        if None in events.items and not fields.search:
+            raise SettingsError("there are searches, but clicks.fields.search is empty; name a field for their words")
+        optional = {fields.action: events.actions, fields.event_id: events.ids, fields.search: events.words}
         strings = {fields.user: events.users, fields.item: events.items} | optional
         columns = {path: list(map(_encode, column)) for path, column in strings.items() if path and column is not None}
         if fields.time:

@@ -2,7 +2,7 @@
 
 A folder is searched for the files below, in this order; a file with one of these names is read in the same way.
 
-    interactions.csv.gz, interactions.csv   user,item,ts[,event]         ts in Unix seconds
+    interactions.csv.gz, interactions.csv   user,item,ts[,event,query]   ts in Unix seconds
     ratings.dat                             MovieLens: user::item::rating::time
     u.data                                  MovieLens: user, item, rating, time, between tabs
     ratings.csv                             MovieLens: userId,movieId,rating,timestamp
@@ -27,6 +27,7 @@ from engine.errors import DataError
 TimeUnit: TypeAlias = Literal["s", "ms", "iso8601"]
 
 DEFAULT_ACTION: Final = "event"
+DEFAULT_SEARCH: Final = "query"
 PARQUET_SUFFIXES: Final = (".parquet", ".pq")
 
 _FIRST_MS, _END_MS = 0, 253_402_300_800_000
@@ -43,6 +44,8 @@ class Layout:
     time: str = "ts"
     action: str | None = None
     """None takes the column `event` where there is one."""
+    search: str | None = None
+    """None takes the column `query` where there is one: the words of searches, which have no item."""
     time_unit: TimeUnit = "s"
     """Not used where the column is a Parquet timestamp or date."""
     delimiter: str = ","
@@ -91,6 +94,8 @@ class Recording:
     actions: Names | None
     rows: Int64
     """[n] row of the file that each event came from, counted from 1 and without the header."""
+    words: Names | None = None
+    """Of searches, whose item is the empty name; None where there are none."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -98,8 +103,9 @@ class Recording:
     def select(self, rows: Int64 | slice) -> "Recording":
         """Some rows of every column."""
         actions = None if self.actions is None else self.actions.select(rows)
+        words = None if self.words is None else self.words.select(rows)
         return Recording(
-            self.users.select(rows), self.items.select(rows), self.times_ms[rows], actions, self.rows[rows]
+            self.users.select(rows), self.items.select(rows), self.times_ms[rows], actions, self.rows[rows], words
         )
 
 
@@ -122,10 +128,11 @@ def read(source: Path, layout: Layout | None = None) -> Recording:
         raise DataError(f"{path} holds no events")
     recording = Recording(
         users=_ids(columns["user"], layout.user, path),
-        items=_ids(columns["item"], layout.item, path),
+        items=_items(columns["item"], columns.get("search"), layout.item, path),
         times_ms=times_ms,
         actions=_encode(columns["action"]) if "action" in columns else None,
         rows=np.arange(1, len(times_ms) + 1),
+        words=_encode(columns["search"]) if "search" in columns else None,
     )
     return recording.select(np.argsort(times_ms, kind="stable"))
 
@@ -157,7 +164,9 @@ def _read_columns(path: Path, layout: Layout) -> dict[str, pa.ChunkedArray]:
 def _wanted(found: list[str], layout: Layout, path: Path) -> dict[str, str]:
     """Column names by what they mean; all of them are among those `found`."""
     action = layout.action or (DEFAULT_ACTION if DEFAULT_ACTION in found else None)
-    wanted = {"user": layout.user, "item": layout.item, "time": layout.time} | ({"action": action} if action else {})
+    search = layout.search or (DEFAULT_SEARCH if DEFAULT_SEARCH in found else None)
+    wanted = {"user": layout.user, "item": layout.item, "time": layout.time}
+    wanted |= ({"action": action} if action else {}) | ({"search": search} if search else {})
     missing = [name for name in wanted.values() if name not in found]
     if missing:
         raise DataError(
@@ -206,6 +215,15 @@ def _ids(column: pa.ChunkedArray, name: str, path: Path) -> Names:
         row = int(np.argmax(encoded.codes == encoded.names.index(""))) + 1
         raise DataError(f"{path}, row {row}: column {name} is empty; every event needs a user and an item")
     return encoded
+
+
+def _items(column: pa.ChunkedArray, words: pa.ChunkedArray | None, name: str, path: Path) -> Names:
+    """Items, with the empty name where there are words instead."""
+    if words is None:
+        return _ids(column, name, path)
+    given = pc.if_else(pc.equal(_text(column), ""), pc.utf8_trim_whitespace(_text(words)), _text(column))
+    _ids(given, name, path)
+    return _encode(column)
 
 
 def _encode(column: pa.ChunkedArray) -> Names:

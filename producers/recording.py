@@ -1,12 +1,12 @@
 """Writes simulated clicks as a folder of recorded interactions, for training and for replay.
 
-The folder gets `interactions.csv.gz` (user,item,ts,weight,event; ts in Unix seconds) and `items.csv`
-(item,item_raw,category,n_events).
+The folder gets `interactions.csv.gz` (user,item,ts,weight,event and, where shoppers search, query; ts in Unix seconds)
+and `items.csv` (item,item_raw,category,n_events).
 """
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +16,8 @@ from engine.columns import Int64
 from engine.errors import DataError
 from engine.settings import ClickSettings
 from producers.catalogue import Catalogue
-from producers.shoppers import ACTIONS, Batch, Simulation, shopper_id
+from producers.shoppers import Batch, Simulation
+from producers.stream import events
 
 CHUNK_CLICKS: Final = 20_000
 
@@ -39,7 +40,7 @@ def record(simulation: Simulation, folder: Path, clicks: int) -> Iterator[Batch]
         with pa.CompressedOutputStream(str(unfinished), "gzip") as stream:
             for start in range(0, clicks, CHUNK_CLICKS):
                 batch = simulation.advance(min(CHUNK_CLICKS, clicks - start))
-                _append(stream, _interactions(simulation.catalogue, batch), header=start == 0)
+                _append(stream, _interactions(simulation, batch), header=start == 0)
                 counts += np.bincount(batch.items, minlength=len(counts))
                 yield batch
         with pa.OSFile(str(folder / _ITEMS), "wb") as stream:
@@ -55,17 +56,18 @@ def _append(stream: pa.NativeFile, table: pa.Table, *, header: bool) -> None:
     csv.write_csv(table, stream, csv.WriteOptions(include_header=False, quoting_style="none"))
 
 
-def _interactions(catalogue: Catalogue, batch: Batch) -> pa.Table:
-    weights = ClickSettings().actions
-    return pa.table(
-        {
-            "user": [shopper_id(shopper) for shopper in batch.shoppers.tolist()],
-            "item": pa.array(catalogue.ids).take(pa.array(batch.items)),
-            "ts": batch.times_ms / 1000.0,
-            "weight": np.array([weights[action] for action in ACTIONS])[batch.actions],
-            "event": pa.array(ACTIONS).take(pa.array(batch.actions)),
-        }
-    )
+def _interactions(simulation: Simulation, batch: Batch) -> pa.Table:
+    weights, found = ClickSettings().actions, events(simulation, batch)
+    columns: dict[str, Any] = {
+        "user": found.users,
+        "item": pa.array(found.items, pa.string()),
+        "ts": found.times_ms / 1000.0,
+        "weight": [weights[action] for action in found.actions or []],
+        "event": found.actions,
+    }
+    if simulation.settings.searches:
+        columns["query"] = pa.array(found.words or [None] * len(found), pa.string())
+    return pa.table(columns)
 
 
 def _items(catalogue: Catalogue, counts: Int64) -> pa.Table:

@@ -102,8 +102,9 @@ def _events(recording: Recording, plan: Plan, part: slice, *, event_ids: bool) -
     chosen = recording.select(part)
     return Events(
         users=chosen.users.spelled(),
-        items=chosen.items.spelled(),
+        items=[item or None for item in chosen.items.spelled()],
         times_ms=plan.times_ms[part],
         actions=None if chosen.actions is None else chosen.actions.spelled(),
+        words=None if chosen.words is None else [words or None for words in chosen.words.spelled()],
         ids=list(map(str, chosen.rows.tolist())) if event_ids else None,
     )

@@ -7,6 +7,7 @@
                 given, both shortened so that all shoppers together click at that pace
     launches    part of the catalogue goes on sale during the run, each item with a burst of attention
     arrivals    part of the shoppers come for the first time during the run
+    searches    when asked for: some of those who turn to an interest search for the category of what they click then
 
 An impulse does not move a session on: the next click follows from the item before it, so that a model that looks at
 the last click alone is misled where one that reads the window is not.
@@ -50,9 +51,13 @@ _BURST, _BURST_BREAKS = 8.0, 2.0
 _SLICES_PER_BREAK = 4
 _ACTION_STEPS = np.cumsum([[0.85, 0.10, 0.04], [0.83, 0.02, 0.01]], axis=1)
 """[interest or impulse, ACTIONS but the last] cumulative shares: regret follows impulse more often."""
-_RANGES = {"seed": (0, 2**63), "catalogue_seed": (0, 2**63), "shoppers": (1, 10**6), "drift": (0, 1)} | dict.fromkeys(
-    ("new_items", "new_shoppers"), (0, 0.9)
-)
+_RANGES = {
+    "seed": (0, 2**63),
+    "catalogue_seed": (0, 2**63),
+    "shoppers": (1, 10**6),
+    "drift": (0, 1),
+    "searches": (0, 1),
+} | dict.fromkeys(("new_items", "new_shoppers"), (0, 0.9))
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +79,8 @@ class SimulationSettings:
     """Share of the shoppers who first come during the run."""
     drift: float = 0.05
     """Probability, per session, that one interest gives way to another."""
+    searches: float = 0.0
+    """Share of the clicks after a turn to an interest that a search comes before."""
 
     def __post_init__(self) -> None:
         for name, (low, high) in _RANGES.items():
@@ -95,12 +102,20 @@ class Batch:
     """[n]"""
     actions: UInt8
     """[n] positions in ACTIONS."""
+    searched: Bool
+    """[n] the shopper has just searched for the item's category."""
+
+    def with_searches(self) -> tuple[Int64, Bool]:
+        """[m] clicks, and the search before each that has one: which click it is, and whether it is the search."""
+        rows = np.repeat(np.arange(len(self)), 1 + self.searched)
+        searches: Bool = np.append(rows[1:] == rows[:-1], False)[: len(rows)]
+        return rows, searches
 
     def __len__(self) -> int:
         return len(self.items)
 
     def __getitem__(self, part: slice) -> "Batch":
-        return Batch(self.shoppers[part], self.items[part], self.times_ms[part], self.actions[part])
+        return Batch(*(getattr(self, column.name)[part] for column in fields(Batch)))
 
 
 def join(batches: Sequence[Batch]) -> Batch:
@@ -174,6 +189,7 @@ class Simulation:
         self.settings = settings
         self.catalogue: Catalogue = make(settings.catalogue_seed, settings.items)
         self._rng = np.random.default_rng(settings.seed)
+        self._search_rng = np.random.default_rng([settings.seed, 1])  # clicks are the same with and without searches
         self._idleness = self._rng.lognormal(0.0, _IDLENESS_SIGMA, settings.shoppers)
         self._newcomer = np.arange(settings.shoppers) >= settings.shoppers * (1 - settings.new_shoppers)
         self._gap_s, self._break_s = self._pace()
@@ -312,8 +328,8 @@ class Simulation:
             rounds.append(self._round(choice, who))
         columns = [np.concatenate(column) for column in zip(*rounds, strict=True)]
         order = np.lexsort((columns[0], columns[2]))
-        shoppers, items, times_ms, actions, topics, current, place = (column[order] for column in columns)
-        self._slice = _Slice(before, choice, Batch(shoppers, items, times_ms, actions), topics, current, place)
+        shoppers, items, times_ms, actions, searched, *mind = (column[order] for column in columns)
+        self._slice = _Slice(before, choice, Batch(shoppers, items, times_ms, actions, searched), *mind)
         self._taken = 0
 
     def _round(self, choice: Choices, who: Int64) -> tuple[np.ndarray[Any, Any], ...]:
@@ -332,7 +348,8 @@ class Simulation:
         state.memory[who, state.clicks[who] % REMEMBERED] = items
         state.clicks[who] += 1
         self._wait(who)
-        clicks = (who.astype(np.int32), items, times_ms, actions.astype(np.uint8))
+        searched = turns & ~impulse & (self._search_rng.random(len(who)) < self.settings.searches)
+        clicks = (who.astype(np.int32), items, times_ms, actions.astype(np.uint8), searched)
         return (*clicks, state.topics[who], current, state.place[who])
 
     def _drift(self, who: Int64) -> None:

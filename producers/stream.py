@@ -23,10 +23,17 @@ def stream(
 
 
 def events(simulation: Simulation, batch: Batch) -> Events:
-    """Simulated clicks as a user's own would look."""
+    """Simulated clicks and searches as a user's own would look."""
+    rows, searches = batch.with_searches()
+    items, categories = simulation.catalogue.ids, simulation.catalogue.categories
+    clicked = list(zip(batch.items[rows].tolist(), searches.tolist(), strict=True))
     return Events(
-        users=list(map(shopper_id, batch.shoppers.tolist())),
-        items=[simulation.catalogue.ids[item] for item in batch.items.tolist()],
-        times_ms=batch.times_ms,
-        actions=[ACTIONS[action] for action in batch.actions.tolist()],
+        users=list(map(shopper_id, batch.shoppers[rows].tolist())),
+        items=[None if search else items[item] for item, search in clicked],
+        times_ms=batch.times_ms[rows],
+        actions=[
+            "search" if search else ACTIONS[action]
+            for search, action in zip(searches, batch.actions[rows], strict=True)
+        ],
+        words=[categories[item] if search else None for item, search in clicked] if searches.any() else None,
     )

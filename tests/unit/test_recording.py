@@ -1,15 +1,26 @@
 import csv
+import dataclasses
 import gzip
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from engine.errors import DataError
+from engine.actions import Actions
+from engine.clicks import ClickDecoder
+from engine.columns import FIRST_SEARCH
+from engine.errors import DataError, SettingsError
+from engine.eventlog.base import Partition, Records
+from engine.settings import ClickFields, ClickSettings
+from models.data import dataset
 from producers.catalogue import MIN_ITEMS
+from producers.events import ClickEncoder, Events
 from producers.readers import read
 from producers.recording import record
+from producers.replay import Pace, Plan, play
 from producers.shoppers import ACTIONS, Simulation, SimulationSettings, shopper_id
+from producers.stream import events
 
 SETTINGS = SimulationSettings(items=MIN_ITEMS, shoppers=50)
 
@@ -46,6 +57,37 @@ def test_the_files_have_the_columns_that_training_reads(tmp_path: Path) -> None:
     assert Counter(click["item"] for click in clicks) == {
         item["item"]: int(item["n_events"]) for item in items if item["n_events"] != "0"
     }
+
+
+def test_searches_are_written_and_read_back(tmp_path: Path) -> None:
+    """By who replays them, and by who learns from them."""
+    simulation = Simulation(dataclasses.replace(SETTINGS, searches=0.5))
+    (batch,) = record(simulation, tmp_path, 500)
+    sent, found = events(simulation, batch), read(tmp_path)
+    assert found.words is not None
+    assert [item or None for item in found.items.spelled()] == sent.items
+    assert [words or None for words in found.words.spelled()] == sent.words
+    played = list[Events]()
+    play(found, Plan.of(found.times_ms, Pace(), None), played.append)
+    (again,) = played
+    assert (again.users, again.items, again.words) == (sent.users, sent.items, sent.words)
+    settings = ClickSettings()
+    value = ClickEncoder(settings).encode(again).values
+    polled = [Records(Partition("clicks", 0), [*range(len(value))], [0] * len(value), value, value, [()] * len(value))]
+    clicks, dead = ClickDecoder(settings, Actions(settings)).decode(polled, 2**41)
+    assert dead == []
+    learned = dataset.read(tmp_path)
+    assert len(learned.search_ids) > 5
+    assert [
+        (learned.item_ids[item] if item < FIRST_SEARCH else learned.search_ids[item - FIRST_SEARCH])
+        for item in learned.items
+    ] == clicks.items
+
+
+def test_words_need_a_field_in_the_messages() -> None:
+    found = Events(["u"], [None], np.array([1]), None, words=["red shoes"])
+    with pytest.raises(SettingsError, match=r"clicks\.fields\.search is empty"):
+        ClickEncoder(ClickSettings(fields=ClickFields(search=""))).encode(found)
 
 
 def test_nothing_is_overwritten_and_nothing_unfinished_is_left_under_the_name(tmp_path: Path) -> None:

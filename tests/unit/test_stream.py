@@ -1,4 +1,6 @@
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import numpy as np
 
 from producers.catalogue import MIN_ITEMS
 from producers.clock import Clock
@@ -55,3 +57,27 @@ def test_events_spell_what_numbers_stand_for() -> None:
     assert spelled.users[0] == f"shopper-{batch.shoppers[0]:05d}"
     assert spelled.items[0] == f"item-{batch.items[0]:05d}"
     assert spelled.actions == [ACTIONS[action] for action in batch.actions]
+    assert spelled.words is None
+
+
+def test_some_search_for_the_category_of_what_they_click_then() -> None:
+    """Searches come between the clicks, which are those of the same shoppers without searches."""
+    plain, searching = Simulation(SETTINGS), Simulation(replace(SETTINGS, searches=0.5))
+    clicks, batch = plain.advance(2_000), searching.advance(2_000)
+    np.testing.assert_array_equal(batch.items, clicks.items)
+    np.testing.assert_array_equal(batch.times_ms, clicks.times_ms)
+    found, categories = (
+        events(searching, batch),
+        dict(zip(plain.catalogue.ids, plain.catalogue.categories, strict=True)),
+    )
+    assert found.words is not None
+    assert found.actions is not None
+    searches = [place for place, item in enumerate(found.items) if item is None]
+    assert len(found) - len(searches) == 2_000
+    assert 50 < len(searches) < 1_000
+    for place in searches:
+        item = found.items[place + 1]
+        assert item is not None
+        assert found.words[place] == categories[item]
+        assert (found.users[place], found.actions[place]) == (found.users[place + 1], "search")
+    assert [item for item in found.items if item] == events(plain, clicks).items
