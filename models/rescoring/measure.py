@@ -21,8 +21,8 @@ from engine.settings import Settings
 from models import protocol
 from models.data.dataset import Interactions
 from models.evaluation import questions
-from models.evaluation.evaluate import Engine
 from models.evaluation.questions import LISTED, Questions, Recording
+from models.evaluation.trial import Engine
 from models.protocol import Tally
 from models.rescoring import exported as exporting
 from models.rescoring import lessons as teaching
@@ -55,7 +55,7 @@ def measure(
             f"heads: found {plan.heads}, expected a divisor of the {bundle.manifest.contract.dimensions} dimensions of"
             f" {bundle.manifest.name}"
         )
-    recording = Recording(interactions, settings)
+    recording = Recording(interactions.without_searches(), settings)
     split, asked = _questions(bundle, recording)
     release = live.warm(bundle, recording.catalogue, settings.index, settings.worker.threads)
     shortlisting = Shortlisting(release, recording.settings, plan.candidates)

@@ -48,7 +48,7 @@ class Shortlisting:
         actions, popularity = Actions(settings.clicks), Popularity()
         popularity.seed(live.numbers, live.popularity)
         self._weights = features.action_weights(actions.weights, actions.codes, live.manifest.action_values)
-        self.recommender = Recommender(deep, actions.weights, actions.codes, popularity)
+        self.recommender = Recommender(deep, self._weights, popularity)
         self.live = live
 
     def of(self, windows: Windows) -> Shortlists:

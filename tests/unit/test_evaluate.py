@@ -160,7 +160,7 @@ def test_the_time_split_rolls(bundle: Bundle, rings: Interactions) -> None:
 
 def test_only_items_with_events_to_learn_from_are_asked_for(bundle: Bundle, rings: Interactions) -> None:
     """Counted by hand: the last event of each user is left out, and of the rest some items have more than others."""
-    last = protocol.newest(rings.users)
+    last = protocol.newest(rings)
     learned = np.bincount(rings.items[~last], minlength=len(rings.item_ids))
     least = int(np.median(learned)) + 1
     wanted = learned[rings.items[last]] >= least

@@ -19,8 +19,8 @@ from engine.settings import Settings
 from models.data import dataset
 from models.data.dataset import Interactions
 from models.evaluation import questions
-from models.evaluation.evaluate import Engine
 from models.evaluation.questions import LISTED, Recording
+from models.evaluation.trial import Engine
 from models.rescore_command import rescore
 from models.rescoring import lessons as teaching
 from models.rescoring import measure, training

@@ -89,7 +89,7 @@ class Served:
         popularity.seed(self.live.numbers, self.live.popularity)
         weights = np.array([0.0, 1.0, weight], np.float32)
         settings = RecommendationSettings(count=count)
-        recommender = Recommender(settings, weights, {"view": 1, "search": SEARCH}, popularity)
+        recommender = Recommender(settings, weights, popularity)
         return recommender.recommend(self.windows(*users), self.live)
 
     def interests(self, *users: list[str], by: LiveRelease | None = None) -> Float32:
