@@ -37,6 +37,11 @@ class EncoderSettings(BaseModel):
     window_length: Annotated[int, Ge(1), Le(1000)] = 100
     """L."""
     dropout: Annotated[float, Ge(0.0), Lt(1.0)] = 0.2
+    seconds: bool = True
+    """Whether attention sees the seconds between events beside the hours (`models.network.attention`)."""
+    moment: bool = True
+    """Whether the first query knows how much the window holds, and how long before the newest event the one before it
+    came (`models.network.moment`)."""
     content_buckets: PositiveInt = 1 << 18
     """Features of content hash into so many."""
     id_dropout: Annotated[float, Ge(0.0), Lt(1.0)] = 0.2

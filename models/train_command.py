@@ -50,6 +50,8 @@ _OPTIONS: dict[str, Any] = {
     "scoring": click.Choice(get_args(Scoring)),
     "window_length": int,
     "dropout": float,
+    "seconds": bool,
+    "moment": bool,
     "id_dropout": float,
     "minutes": float,
     "epochs": int,

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from models.settings import Scoring
+from models.settings import EncoderSettings
 
 TINY_WEIGHT = 1e-37
 """Stands for a weight of 0 under the logarithm: the smallest power of ten float32 holds at full precision."""
@@ -105,12 +105,13 @@ class Hop(nn.Module):
     Each query gathers the values through `width` dimensions: a head its own slice, an interest all of them.
     """
 
-    def __init__(self, dimensions: int, queries: int, width: int, scoring: Scoring) -> None:
+    def __init__(self, settings: EncoderSettings, queries: int, width: int) -> None:
         super().__init__()
+        dimensions = settings.dimensions
         self.queries, self.width = queries, width
         self.norm = nn.LayerNorm(dimensions)
         self.scoring: DotScoring | AdditiveScoring
-        if scoring == "dot":
+        if settings.scoring == "dot":
             self.scoring = DotScoring(dimensions, queries, width)
         else:
             self.scoring = AdditiveScoring(dimensions, queries)
@@ -119,7 +120,7 @@ class Hop(nn.Module):
         # Queries start with different reach, from the whole window (slope 0) to the last few events (slope 2).
         self.rank_slope = nn.Parameter(torch.linspace(0.0, 2.0, queries) if queries > 1 else torch.ones(1))
         self.hour_slope = nn.Parameter(torch.full((queries,), 0.1))
-        self.second_slope = nn.Parameter(torch.zeros(queries))
+        self.second_slope = nn.Parameter(torch.zeros(queries), requires_grad=settings.seconds)
 
     def forward(self, state: Tensor, keyed: Tensor, sight: Sight) -> tuple[Tensor, Tensor]:
         """What each query finds, and where.

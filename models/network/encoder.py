@@ -75,13 +75,13 @@ class TwoHopEncoder(nn.Module):
         self.settings = settings
         self.actions = actions or ActionValues(torch.ones(1), learned=False)
         self.items = ItemVectors(items, dimensions, content, settings.id_dropout)  # tied: the keys are made from them
-        self.moment = Moment(dimensions)
+        self.moment = Moment(dimensions).requires_grad_(settings.moment)  # adds nothing where it learns nothing
         self.item_norm = nn.LayerNorm(dimensions)
-        self.hop1 = Hop(dimensions, settings.heads, dimensions // settings.heads, settings.scoring)
+        self.hop1 = Hop(settings, settings.heads, dimensions // settings.heads)
         self.mix = nn.Linear(dimensions, dimensions)
         self.feed1_norm = nn.LayerNorm(dimensions)
         self.feed1 = FeedForward(settings)
-        self.hop2 = Hop(dimensions, settings.interests, dimensions, settings.scoring)
+        self.hop2 = Hop(settings, settings.interests, dimensions)
         self.feed2 = FeedForward(settings)
         self.interest_norm = nn.LayerNorm(dimensions)
         self.dropout = Dropout(settings.dropout)

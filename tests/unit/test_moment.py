@@ -9,7 +9,9 @@ import torch
 
 from engine.features import log_ages
 from models.network.attention import Sight
+from models.network.encoder import TwoHopEncoder
 from models.network.moment import COUNT_KNOTS, GAP_KNOTS, Moment
+from models.settings import EncoderSettings
 
 TIMES_S = [[0, 0, 1, 4, 6, 6 + 7 * (1 << 22)]]
 
@@ -57,3 +59,17 @@ def test_what_lies_beyond_the_last_knot_is_the_last_knot() -> None:
         ages = torch.log1p(torch.tensor([[[1e6, 0.0]]]))  # a century
         assert float(far(Sight.of(ages, torch.ones(1, 2)), torch.ones(1, 2))) == pytest.approx(1.0)
     assert found.shape == (1, 1, COUNT_KNOTS + GAP_KNOTS)
+
+
+@pytest.mark.parametrize("choice", ["moment", "seconds"])
+def test_what_is_left_out_stays_at_nothing(choice: str) -> None:
+    """With `moment` or `seconds` off, an encoder has those parameters at 0 and no gradient reaches them."""
+    sizes = EncoderSettings(dimensions=8, interests=2, heads=2, hidden=8, window_length=6)
+    encoder = TwoHopEncoder(5, sizes.model_copy(update={choice: False}))
+    left_out = {"moment": [*encoder.moment.parameters()], "seconds": [encoder.hop1.second_slope]}
+    ages = torch.from_numpy(log_ages(np.array(TIMES_S)[:, None] * 1000, np.array(TIMES_S)[:, :, None] * 1000))
+    encoder(torch.tensor([[0, 1, 2, 3, 4, 0]]), ages, torch.ones(1, 6))[0].square().sum().backward()
+    for name, parameters in left_out.items():
+        for parameter in parameters:
+            assert not parameter.any()
+            assert (parameter.grad is None) == (name == choice)
