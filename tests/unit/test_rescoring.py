@@ -15,7 +15,7 @@ from engine import live, release
 from engine.columns import NO_ITEM
 from engine.errors import SettingsError, UnfitReleaseError
 from engine.release import Bundle, Holdout
-from engine.settings import Settings
+from engine.settings import RecommendationSettings, Settings
 from models.data import dataset
 from models.data.dataset import Interactions
 from models.evaluation import questions
@@ -45,7 +45,8 @@ def bundle(tiny_release: Path) -> Bundle:
 
 @pytest.fixture(scope="module")
 def recording(interactions: Interactions) -> Recording:
-    return Recording(interactions, Settings())
+    deep = RecommendationSettings(candidates_per_interest=200)  # so that no list hangs on how deep the search goes
+    return Recording(interactions, Settings(recommendations=deep))
 
 
 @pytest.fixture(scope="module")
