@@ -82,7 +82,8 @@ class TrainSettings(BaseModel):
     """Half of the usual 128: on the small sets, as good in the end and there in two thirds of the time."""
     learning_rate: Annotated[float, Gt(0.0)] = 1e-3
     learning_rate_decay: LearningRateDecay = "none"
-    """cosine: the rate falls to 0 over all `epochs`, which must be given then (`models.training.schedule`)."""
+    """cosine: the rate falls to 0 over all `epochs`, which must be given then (`models.training.schedule`). Training
+    then goes on to their end, whatever `patience` says, and takes the weights that it ends with."""
     warmup_steps: Annotated[int, Ge(0)] = 0
     """The rate rises evenly over so many steps first."""
     matmul_precision: MatmulPrecision = "bfloat16"

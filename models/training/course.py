@@ -118,13 +118,18 @@ class Course:
         self._learner, self._settings, self._group, self._clock = learner, settings, group, clock
         self._training, self._validation = parts
         self._best = {name: value.clone() for name, value in learner.encoder.state_dict().items()}
+        self._falls = settings.learning_rate_decay != "none"
         self._told_to_end = self._ending = False
         self._place = 0  # batches of this epoch that are done
         self._stale, self._rounds = 0, list[Progress]()
         self._progress = Progress(epoch_steps=-(-len(self._training) // settings.batch_sequences))
 
     def run(self, keeper: Keeper, watch: Callable[[Progress], None]) -> list[Progress]:
-        """Train until a limit is reached, then take back the best weights found."""
+        """Train until a limit is reached, then take back the best weights found.
+
+        Under a falling rate it goes on to the end, and the newest count: weights from before the rate has fallen look
+        better by chance alone.
+        """
         encoder = self._learner.encoder
         device = encoder.items.ids.weight.device
         if state := self._group.in_turn(lambda: keeper.newest(device)):
@@ -132,7 +137,7 @@ class Course:
         for losses in self._learned(watch):
             wishes = self._judge(losses, keeper, watch) if self._group.first else (False, False, False)
             better, ended, due = self._group.agree(wishes)
-            if better:
+            if better or self._falls:
                 for name, value in encoder.state_dict().items():
                     self._best[name].copy_(value)
             if due:
@@ -181,7 +186,7 @@ class Course:
         self._advance(losses, watch, **asdict(found), best_ndcg=max(found.ndcg, best_ndcg))
         self._rounds.append(self._progress)
         keeper.log(self._rounds)
-        ended = self._stale >= self._settings.patience
+        ended = self._stale >= self._settings.patience and not self._falls
         return better, ended, not (ended or self._ending) and keeper.due(self._settings.checkpoint_s)
 
     def _advance(self, losses: list[float], watch: Callable[[Progress], None], **changes: Any) -> None:

@@ -25,6 +25,7 @@ from models.training import learner, material, validation
 from models.training.averaging import WeightAverage
 from models.training.course import Progress
 from models.training.train import train
+from models.training.validation import Found, Validation
 
 SMALL = EncoderSettings(dimensions=8, interests=2, heads=2, hidden=16, window_length=10)
 
@@ -302,6 +303,25 @@ def test_time_limit_and_patience_end_training(rings: Interactions) -> None:
     assert 1 <= seen[-1].step <= 6  # 120 s on a clock that moves 20 s whenever it is asked
     impatient = train(rings, settings(epochs=None, learning_rate=1e-9, patience=2))
     assert len(impatient.rounds) <= 10
+
+
+def test_a_falling_rate_goes_to_its_end_and_keeps_what_it_ends_with(
+    rings: Interactions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where validations only get worse, patience ends a steady rate with the first weights; a falling one goes on."""
+    ndcgs = iter(np.linspace(0.9, 0.1, 100).tolist())
+    seen: list[Tensor] = []
+
+    def worse(_: Validation, encoder: TwoHopEncoder) -> Found:
+        seen.append(encoder.items.ids.weight.detach().clone())
+        return Found(next(ndcgs), 1.0)
+
+    monkeypatch.setattr(Validation, "run", worse)
+    for decay, rounds, kept in (("none", 3, 0), ("cosine", 6, 5)):
+        seen.clear()
+        trained = train(rings, settings(epochs=6, patience=2, learning_rate_decay=decay))
+        assert (len(trained.rounds), len(seen)) == (rounds, rounds)
+        assert [torch.equal(trained.encoder.items.ids.weight, one) for one in seen].index(True) == kept
 
 
 def test_too_little_data_ends_with_a_sentence(rings: Interactions) -> None:
