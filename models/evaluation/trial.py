@@ -11,7 +11,7 @@ from engine.live import LiveRelease
 from engine.pipeline import Lists, Recommender
 from engine.popular import Popularity as EnginePopularity
 from engine.release import Bundle
-from engine.settings import Settings
+from engine.settings import RecommendationSettings, Settings
 from models import protocol
 from models.data.dataset import Interactions
 from models.evaluation import questions
@@ -66,15 +66,19 @@ class Trial(Recording):
         }
 
 
+def recommender(release: LiveRelease, recording: Recording, lists: RecommendationSettings) -> Recommender:
+    """The engine's way from this recording's windows to such lists, when this release serves."""
+    popularity = EnginePopularity()
+    popularity.seed(release.numbers, release.popularity)
+    return Recommender(lists, recording.weights_for(release.manifest), popularity)
+
+
 class Engine:
     """The engine as a contestant."""
 
     def __init__(self, release: LiveRelease, recording: Recording) -> None:
         """A release that is asked about this recording."""
-        popularity = EnginePopularity()
-        popularity.seed(release.numbers, release.popularity)
-        weights = recording.weights_for(release.manifest)
-        self._recommender = Recommender(recording.settings.recommendations, weights, popularity)
+        self._recommender = recommender(release, recording, recording.settings.recommendations)
         self._live = release
 
     def lists(self, windows: Windows, times_ms: Int64, count: int) -> Int32:

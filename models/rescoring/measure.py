@@ -12,17 +12,14 @@ from typing import Any, Final
 
 import numpy as np
 
-from engine import live
 from engine.columns import Windows
 from engine.errors import SettingsError, UnfitReleaseError
-from engine.live import LiveRelease
 from engine.release import Bundle
 from engine.settings import Settings
-from models import protocol
 from models.data.dataset import Interactions
 from models.evaluation import questions
 from models.evaluation.questions import LISTED, Questions, Recording
-from models.evaluation.trial import Engine
+from models.evaluation.trial import Engine, Trial
 from models.protocol import Tally
 from models.rescoring import exported as exporting
 from models.rescoring import lessons as teaching
@@ -55,10 +52,9 @@ def measure(
             f"heads: found {plan.heads}, expected a divisor of the {bundle.manifest.contract.dimensions} dimensions of"
             f" {bundle.manifest.name}"
         )
-    recording = Recording(interactions.without_searches(), settings)
-    split, asked = _questions(bundle, recording)
-    release = live.warm(bundle, recording.catalogue, settings.index, settings.worker.threads)
-    shortlisting = Shortlisting(release, recording.settings, plan.candidates)
+    trial = Trial(bundle, interactions.without_searches(), settings)
+    split, asked = _questions(bundle, trial)
+    shortlisting = Shortlisting(trial.live, trial, plan.candidates)
     watch("finding the candidates of training events")
     lessons = teaching.prepare(bundle, shortlisting, interactions, plan)
     watch("training")
@@ -68,9 +64,9 @@ def measure(
     exported = Exported.of(taught.rescorer, bundle.vectors)
     difference = exporting.largest_difference(taught.rescorer, exported, bundle.vectors, lessons.kept_aside)
     exporting.refuse_difference(difference)
-    contest = _Contest(Engine(release, recording), shortlisting, exported)
+    contest = _Contest(trial, shortlisting, exported)
     watch("asking for what training did not see")
-    quality = contest.quality(recording, asked, release)
+    quality = contest.quality(asked)
     watch("timing")
     cost = contest.cost([windows for windows, _ in asked.ask()])
     report = {
@@ -107,15 +103,15 @@ def verdict(report: Mapping[str, Any]) -> dict[str, Any]:
 class _Contest:
     """A release without and with a re-scorer."""
 
-    def __init__(self, engine: Engine, shortlisting: Shortlisting, exported: Exported) -> None:
-        self._engine, self._shortlisting, self._exported = engine, shortlisting, exported
+    def __init__(self, trial: Trial, shortlisting: Shortlisting, exported: Exported) -> None:
+        self._trial, self._engine = trial, Engine(trial.live, trial)
+        self._shortlisting, self._exported = shortlisting, exported
 
-    def quality(self, recording: Recording, asked: Questions, release: LiveRelease) -> dict[str, Any]:
+    def quality(self, asked: Questions) -> dict[str, Any]:
         """Figures of both, and the lead of the second, target by target."""
-        users, items = recording.interactions.users, recording.items
-        learned = recording.wanted & ~protocol.held_out(recording.interactions, release.manifest.holdout)
-        popularity = np.bincount(items[learned], minlength=len(recording.catalogue))
-        without, with_it = Tally(release.numbers, popularity), Tally(release.numbers, popularity)
+        trial = self._trial
+        users, items = trial.interactions.users, trial.items
+        without, with_it = Tally(trial.live.numbers, trial.popularity), Tally(trial.live.numbers, trial.popularity)
         for windows, targets in asked.ask():
             best = self._shortlisting.of(windows)
             rescored = best.ranked(self._exported.scores(best), LISTED)

@@ -9,13 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from engine import features
-from engine.actions import Actions
 from engine.columns import NO_ITEM, Float32, Int32, Windows
 from engine.features import Features
 from engine.live import LiveRelease
-from engine.pipeline import FROM_INTEREST, Lists, Recommender
-from engine.popular import Popularity
-from engine.settings import Settings
+from engine.pipeline import FROM_INTEREST, Lists
+from models.evaluation.questions import Recording
+from models.evaluation.trial import recommender
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,15 +39,12 @@ class Shortlists:
 class Shortlisting:
     """A warm release, asked for shortlists."""
 
-    def __init__(self, live: LiveRelease, settings: Settings, count: int) -> None:
-        """`settings`: of the engine; `count`: C."""
-        wanted = settings.recommendations
+    def __init__(self, live: LiveRelease, recording: Recording, count: int) -> None:
+        """`recording`: what it is asked about; `count`: C."""
+        wanted = recording.settings.recommendations
         depth = max(wanted.candidates_per_interest, count)
         deep = wanted.model_copy(update={"count": count, "candidates_per_interest": depth})
-        actions, popularity = Actions(settings.clicks), Popularity()
-        popularity.seed(live.numbers, live.popularity)
-        self._weights = features.action_weights(actions.weights, actions.codes, live.manifest.action_values)
-        self.recommender = Recommender(deep, self._weights, popularity)
+        self.recommender = recommender(live, recording, deep)
         self.live = live
 
     def of(self, windows: Windows) -> Shortlists:
@@ -60,7 +56,7 @@ class Shortlisting:
         found = (lists.sources == FROM_INTEREST) & (lists.items != NO_ITEM)
         seen = self.live.rows(windows.items)
         return Shortlists(
-            inputs=features.make(windows, seen, self._weights, self.live.contract.window_length),
+            inputs=features.make(windows, seen, self.recommender.action_weights, self.live.contract.window_length),
             items=lists.items,
             rows=np.where(found, self.live.rows(lists.items), np.int32(0)),
             scores=np.where(found, lists.scores, np.float32(-np.inf)),

@@ -52,7 +52,7 @@ def recording(interactions: Interactions) -> Recording:
 @pytest.fixture(scope="module")
 def shortlisting(bundle: Bundle, recording: Recording) -> Shortlisting:
     warm = live.warm(bundle, recording.catalogue, recording.settings.index, 1)
-    return Shortlisting(warm, recording.settings, PLAN.candidates)
+    return Shortlisting(warm, recording, PLAN.candidates)
 
 
 @pytest.fixture(scope="module")
