@@ -22,7 +22,7 @@ encoder.onnx   windows in, interests out; run once per micro-batch
 
 content.onnx   features of items in, item vectors out; run for items that come after training. Only in a release that
                was trained with content
-    in   buckets    int32   [V, F]     features of each item (`engine.content`)
+    in   buckets    int32   [V, F]     features of each item (`engine.catalogue.content`)
     in   weights    float32 [V, F]     0 where an item has fewer than F
     in   dense      float32 [V, E]     given vectors; only in a release that was trained with some
     out  vectors    float32 [V, D]     e(x) without an id embedding
@@ -37,7 +37,7 @@ from typing import Any, Final, Literal
 
 SCHEMA: Final = 1
 CONTENT_RECIPE: Final = 1
-"""Number of the way in which `engine.content` makes features: a release serves only those it was trained with."""
+"""Version of the features that `engine.catalogue.content` makes; a release serves only those it was trained with."""
 ENCODER_FILE: Final = "encoder.onnx"
 ITEMS_FILE: Final = "items.onnx"
 CONTENT_FILE: Final = "content.onnx"

@@ -10,43 +10,21 @@ from typing import Final
 
 import numpy as np
 
-from engine import candidates, features, ranking
-from engine.candidates import Candidates
-from engine.columns import NO_ITEM, Float32, Int32, Int64, UInt8, Windows
-from engine.features import Features
-from engine.live import LiveRelease
-from engine.popular import Popularity
-from engine.settings import RecommendationSettings
+from engine.arrays import NO_ITEM, Float32, Int32, Int64, Windows
+from engine.ranking import rerank
+from engine.ranking.lists import FROM_INTEREST, FROM_POPULAR, Lists
+from engine.ranking.popularity import Popularity
+from engine.releases.serving import LiveRelease
+from engine.retrieval import candidates, features
+from engine.retrieval.candidates import Candidates
+from engine.retrieval.features import Features
+from engine.settings.sections import RecommendationSettings
 
-SOURCES: Final = ("interest", "popular")
-"""Why an item is in a list, by source code: near an interest of the user, or popular with everybody."""
-FROM_INTEREST: Final = 0
-FROM_POPULAR: Final = 1
 _POOL: Final = 3
 """Candidates considered per place of the list where the order of their scores is not yet the order of the list."""
 
 Stage = Callable[[str], AbstractContextManager[object]]
 """Called with a stage's name; the stage runs inside. For whoever measures time."""
-
-
-@dataclass(slots=True)
-class Lists:
-    """Recommendations for B users, best first."""
-
-    items: Int32
-    """[B, N] item numbers; NO_ITEM behind the last one, when there were not enough."""
-    scores: Float32
-    """[B, N] interest · item, after pushing away; 0 for items that no interest found."""
-    sources: UInt8
-    """[B, N] index into SOURCES."""
-    interests: Int32
-    """[B, N] the interest that found the item; -1 where none did."""
-    because: Int32
-    """[B, K, M] numbers of the items and searches that weigh most in each interest; NO_ITEM where there are fewer."""
-    shares: Float32
-    """[B, K, M] their shares of the interest's attention."""
-    removed: dict[str, int]
-    """Candidates removed on the way, by reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,14 +90,14 @@ class Recommender:
     def _pushed_away(self, merged: Candidates, rows: Int32, strength: Float32, live: LiveRelease) -> Candidates:
         disliked = np.where(strength > 0, rows, np.int32(NO_ITEM))
         force = strength * np.float32(self.settings.push_away)
-        scores = ranking.push_away(merged.scores, merged.rows, disliked, force, live.vectors)
+        scores = rerank.push_away(merged.scores, merged.rows, disliked, force, live.vectors)
         return merged.take(np.argsort(-scores, axis=1, kind="stable"), scores)
 
     def _write(self, lists: Lists, warm: Int64, merged: Candidates, live: LiveRelease) -> None:
         """Choose the lists' items from the candidates, best first."""
         count = self.settings.count
         if self.settings.diversity > 0.0:
-            order = ranking.diversify(merged, live.vectors, count, self.settings.diversity)
+            order = rerank.diversify(merged, live.vectors, count, self.settings.diversity)
             merged = merged.take(order, merged.scores)
         rows, scores, interests = merged.rows[:, :count], merged.scores[:, :count], merged.interests[:, :count]
         there = rows != NO_ITEM

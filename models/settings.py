@@ -6,7 +6,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from engine.contract import Contract
-from engine.settings import ClickSettings
+from engine.settings.sections import ClickSettings
 
 DeviceName = Literal["auto", "cpu", "cuda"]
 HoldoutName = Literal["none", "last", "time", "both"]
@@ -41,7 +41,7 @@ class EncoderSettings(BaseModel):
     """Whether attention sees the seconds between events beside the hours (`models.network.attention`)."""
     moment: bool = True
     """Whether the first query knows how much the window holds, and how long before the newest event the one before it
-    came (`models.network.moment`)."""
+    came (`models.network.context`)."""
     content_buckets: PositiveInt = 1 << 18
     """Features of content hash into so many."""
     id_dropout: Annotated[float, Ge(0.0), Lt(1.0)] = 0.2

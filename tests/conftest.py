@@ -52,7 +52,7 @@ def tiny_release(tiny_interactions: Path, tmp_path_factory: pytest.TempPathFacto
     from models.data import dataset  # noqa: PLC0415 - only where torch is installed
     from models.publishing import export  # noqa: PLC0415 - only where torch is installed
     from models.settings import EncoderSettings, TrainSettings  # noqa: PLC0415
-    from models.training.train import train  # noqa: PLC0415
+    from models.training.fit import train  # noqa: PLC0415
 
     torch.set_num_threads(1)  # so small a model gains nothing from more, and waits for them on a busy machine
     sizes = EncoderSettings(dimensions=16, interests=2, heads=2, window_length=20)

@@ -1,7 +1,7 @@
 """What the engine needs of an event log, and nothing more.
 
 Two implementations stand behind these protocols: `engine.eventlog.kafka` (a real broker) and
-`engine.eventlog.memory` (in-process, for the demo, the tests and the benchmarks). A checklist of named
+`engine.eventlog.memory.log` (in-process, for the demo, the tests and the benchmarks). A checklist of named
 properties in `tests/contracts/test_eventlog.py` runs against both.
 
 A `Session` is a worker's end of the log: it reads its share of the input partitions and writes output. Outputs and

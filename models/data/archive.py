@@ -24,11 +24,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from engine import searches
-from engine.catalogue import Catalogue
-from engine.columns import FIRST_SEARCH, Bool, Int32, Int64, UInt8
+from engine.arrays import FIRST_SEARCH, Bool, Int32, Int64, UInt8
+from engine.catalogue import searches
+from engine.catalogue.ids import Catalogue
 from engine.errors import DataError
-from models.data import content, storage
+from models.data import item_content, storage
 
 TimeUnit = Literal["s", "ms"]
 
@@ -106,7 +106,7 @@ class Archive:
         self.earliest_ms = self.latest_ms = 0
         try:
             self._file_system, path = storage.file_system(source.address)
-            self._files = storage.files_of(self._file_system, path, source.address, content.FILE_NAMES)
+            self._files = storage.files_of(self._file_system, path, source.address, item_content.FILE_NAMES)
             reader = storage.Parquet if storage.is_parquet(self._files[0]) else storage.Csv
             self._reader = reader(self._file_system, self._files, path)
             self._columns = _wanted(self._reader.names, source)

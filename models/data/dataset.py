@@ -3,7 +3,7 @@
 Events are sorted by time with a stable sort: the file's order decides ties. Ratings entered in one go share a second,
 and a sort that shuffles them would change a quarter of all next-item targets of MovieLens.
 
-All of it is in memory here, which evaluation needs. Training has a way past that (`models.data.timelines`).
+All of it is in memory here, which evaluation needs. Training has a way past that (`models.data.histories`).
 """
 
 from dataclasses import dataclass, field, replace
@@ -12,10 +12,10 @@ from typing import Self
 
 import numpy as np
 
-from engine.columns import FIRST_SEARCH, Bool, Int32, Int64
-from models.data import archive, timelines
+from engine.arrays import FIRST_SEARCH, Bool, Int32, Int64
+from models.data import archive, histories
 from models.data.archive import Source
-from models.data.timelines import Timelines
+from models.data.histories import Timelines
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Interactions:
     action_names: list[str]
     """Names, by action number; the empty name where the data has none."""
     search_ids: list[str] = field(default_factory=list)
-    """Q ids (`engine.searches`), by number less FIRST_SEARCH."""
+    """Q ids (`engine.catalogue.searches`), by number less FIRST_SEARCH."""
 
     def __len__(self) -> int:
         return len(self.users)
@@ -74,7 +74,7 @@ class Interactions:
             starts=np.searchsorted(self.users[order], np.arange(len(self.user_ids) + 1)),
             item_ids=self.item_ids,
             action_names=self.action_names,
-            users_digest=timelines.digest(self.user_ids),
+            users_digest=histories.digest(self.user_ids),
             search_ids=self.search_ids,
         )
 

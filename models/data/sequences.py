@@ -21,8 +21,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from engine.columns import FIRST_SEARCH, Bool, Float32, Int32, Int64, UInt8
-from engine.features import log_ages
+from engine.arrays import FIRST_SEARCH, Bool, Float32, Int32, Int64, UInt8
+from engine.retrieval.features import log_ages
 
 NO_TARGET = -1
 NO_ACTION = -1
@@ -43,7 +43,7 @@ class Histories:
     times_ms: Int64
     """[n]"""
     actions: UInt8
-    """[n] numbers of the actions (`models.network.actions`)."""
+    """[n] numbers of the actions (`models.network.action_values`)."""
     starts: Int64
     """[U + 1] where each user's events begin."""
 

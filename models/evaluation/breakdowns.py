@@ -5,10 +5,11 @@ from typing import Any, Final
 
 import numpy as np
 
-from engine.columns import FIRST_SEARCH, Float32, Int32, Int64
-from engine.index import Index
-from models import protocol
+from engine.arrays import FIRST_SEARCH, Float32, Int32, Int64
+from engine.retrieval.index import Index
+from models.data import splits
 from models.data.dataset import Interactions
+from models.evaluation import metrics
 
 _HOUR_MS: Final = 3_600_000
 _DAY_MS: Final = 24 * _HOUR_MS
@@ -40,7 +41,7 @@ _RECALL_LISTS: Final = 500
 
 def by_history(data: Interactions, targets: Int64, places: Int64) -> list[dict[str, Any]]:
     """Accuracy by the number of the user's events before the target; `targets` [n] are events of `data`."""
-    return _accuracy_by(_HISTORY, protocol.earlier(data.users)[targets], data.users[targets], places)
+    return _accuracy_by(_HISTORY, splits.earlier(data.users)[targets], data.users[targets], places)
 
 
 def by_item_age(data: Interactions, targets: Int64, places: Int64) -> list[dict[str, Any]]:
@@ -64,7 +65,7 @@ def _accuracy_by(buckets: Sequence[_Bucket], values: Int64, users: Int32, places
                 "label": buckets[number][1],
                 "targets": int(mine.sum()),
                 "users": len(np.unique(users[mine])),
-                **protocol.named(protocol.accuracy(places[mine], users[mine])),
+                **metrics.named(metrics.accuracy(places[mine], users[mine])),
             }
         )
     return rows

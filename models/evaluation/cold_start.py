@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from engine.content import Item
-from engine.release import Bundle
-from engine.settings import Settings
+from engine.catalogue.content import Item
+from engine.releases.bundles import Bundle
+from engine.settings.sections import Settings
 from models.data.dataset import Interactions
 from models.evaluation.new_items import new_items
 from models.evaluation.new_users import new_users

@@ -15,17 +15,17 @@ from typing import Any
 import msgspec
 
 from engine import contract
-from engine.columns import Windows
-from engine.index import ExactIndex
-from engine.pipeline import Lists
-from engine.release import Bundle
-from engine.settings import Settings
+from engine.arrays import Windows
+from engine.ranking.lists import Lists
+from engine.releases.bundles import Bundle
+from engine.retrieval.index import ExactIndex
+from engine.settings.sections import Settings
 from models.data.dataset import Interactions
-from models.evaluation import breakdowns, questions
+from models.evaluation import breakdowns, queries
 from models.evaluation.breakdowns import InterestsInUse, MeasuredIndex
-from models.evaluation.questions import Questions
+from models.evaluation.metrics import FIGURES
+from models.evaluation.queries import Questions
 from models.evaluation.trial import OURS, Contest, Engine, Trial, Watch
-from models.protocol import FIGURES
 
 
 def evaluate(
@@ -88,7 +88,7 @@ def _leave_last_out(trial: Trial, fingerprint: str, watch: Watch) -> dict[str, A
     private = "privacy" in trained  # it does not say which data it was trained on: whoever asks has to know
     if not private and fingerprint != trained.get("data_fingerprint"):
         return _no_figures("the release was trained on other data, where other events may have been the last ones")
-    asked = trial.fair(questions.last_event(trial))
+    asked = trial.fair(queries.last_event(trial))
     if not len(asked.targets):
         return _no_figures(f"no user has an event before the last one to make a list from{_fairly(trial)}")
     return _ask(trial, asked, "leave-last-out", watch)
@@ -98,7 +98,7 @@ def _time_split(trial: Trial, watch: Watch) -> dict[str, Any]:
     from_ms = trial.bundle.manifest.holdout.from_ms
     if from_ms is None:
         return _no_figures("the release was trained on all of time; train with --holdout time or both")
-    asked = trial.fair(questions.since(trial, from_ms))
+    asked = trial.fair(queries.since(trial, from_ms))
     if not len(asked.targets):
         return _no_figures(f"the data has no events after the time that the release was trained on{_fairly(trial)}")
     return {"from_ms": from_ms, **_ask(trial, asked, "time split", watch)}

@@ -18,16 +18,16 @@ from typing import Any, Final
 
 import numpy as np
 
-from engine import features
-from engine.columns import NO_ITEM, Bool, Float32, Float64, Int32, Int64, Windows
-from engine.content import Item, words
-from engine.index import best
-from engine.live import LiveRelease
-from models import intervals, protocol
-from models.evaluation import questions
-from models.evaluation.questions import LISTED
+from engine.arrays import NO_ITEM, Bool, Float32, Float64, Int32, Int64, Windows
+from engine.catalogue.content import Item, words
+from engine.releases.serving import LiveRelease
+from engine.retrieval import features
+from engine.retrieval.index import best
+from models.data import splits
+from models.evaluation import intervals, metrics, queries
+from models.evaluation.metrics import Tally
+from models.evaluation.queries import LISTED
 from models.evaluation.trial import OURS, Trial, Watch, beside
-from models.protocol import Tally
 
 _FIRST: Final = 1e6
 """More clicks than an item has: puts the items of the right value before all others."""
@@ -43,14 +43,14 @@ def new_items(trial: Trial, items: Mapping[str, Item], watch: Watch) -> dict[str
     if not items:
         return {"reason": "the data has no items file with content, so nothing is known of new items"}
     ids = trial.interactions.item_ids
-    cold = np.flatnonzero(protocol.cold_items(ids, left_out)).astype(np.int32)  # [C]
+    cold = np.flatnonzero(splits.cold_items(ids, left_out)).astype(np.int32)  # [C]
     cold = np.random.default_rng(left_out.items_seed).permutation(cold)  # so that ties fall at random
     grown = trial.live.with_items(
         [items[item] for item in (ids[number] for number in cold) if item in items], trial.catalogue
     )
     late = trial.interactions.times_ms >= (left_out.from_ms or 0)
-    had = protocol.earlier(trial.interactions.users) > 0
-    asked = questions.chosen(trial, np.flatnonzero(np.isin(trial.items, cold) & trial.wanted & had & late))
+    had = splits.earlier(trial.interactions.users) > 0
+    asked = queries.chosen(trial, np.flatnonzero(np.isin(trial.items, cold) & trial.wanted & had & late))
     if not len(asked.targets):
         return {"reason": f"nobody clicked one of the {len(cold)} items held out; train with a larger --holdout-items"}
     contest, done = _NewItems(trial, grown, cold, items), 0
@@ -116,12 +116,12 @@ class _NewItems:
         """What lists in random order score on average, where each of the unseen new items is as likely as the next."""
         ours, unseen = self._tallies[OURS], np.concatenate(self._unseen)
         chances, leads = {}, {}
-        for name, gain in protocol.gains(np.arange(1, LISTED + 1)).items():
+        for name, gain in metrics.gains(np.arange(1, LISTED + 1)).items():
             expected: Float64 = gain.cumsum()[np.minimum(unseen, LISTED) - 1] / unseen  # [n]
             chances[name] = intervals.mean(expected, ours.users)
-            leads[name] = intervals.mean(protocol.gains(ours.places)[name] - expected, ours.users)
+            leads[name] = intervals.mean(metrics.gains(ours.places)[name] - expected, ours.users)
         nothing = dict.fromkeys(("coverage", "popularity_bias"), intervals.Estimate(None, None))
-        return {**protocol.named({**chances, **nothing}), "lead": protocol.named(leads)}
+        return {**metrics.named({**chances, **nothing}), "lead": metrics.named(leads)}
 
     def _scores(self, inputs: features.Features) -> Float32:
         """[B, C] best score of each new item over the interests."""

@@ -10,13 +10,13 @@ from typing import Any, Final
 
 import numpy as np
 
-from engine.columns import Int64
+from engine.arrays import Int64
 from engine.errors import DataError, MissingExtraError
-from models import protocol
-from models.evaluation import questions
+from models.data import splits
+from models.evaluation import queries
 from models.evaluation.baselines import Baseline, extras
 from models.evaluation.baselines.task import Task
-from models.evaluation.questions import Questions
+from models.evaluation.queries import Questions
 from models.evaluation.trial import OURS, Contest, Engine, Trial, Watch
 
 CLICKS: Final = (1, 2, 3, 5)
@@ -32,7 +32,7 @@ def new_users(trial: Trial, watch: Watch) -> dict[str, Any]:
     if from_ms is None:
         return {"reason": "the release was trained on all of time; train with --holdout time or both"}
     steps = _events_after(trial, from_ms)
-    everything = questions.chosen(trial, np.sort(np.concatenate(list(steps.values()))))
+    everything = queries.chosen(trial, np.sort(np.concatenate(list(steps.values()))))
     if not len(everything.targets):
         return {"reason": "nobody came after the time that the release was trained on"}
     contestants, left_out = {OURS: Engine(trial.live, trial), **trial.baselines(everything)}, {}
@@ -43,7 +43,7 @@ def new_users(trial: Trial, watch: Watch) -> dict[str, Any]:
     rows, done = {}, 0
     for clicks, targets in steps.items():
         contest = Contest(trial, contestants)
-        for windows, part in questions.chosen(trial, targets).ask():
+        for windows, part in queries.chosen(trial, targets).ask():
             contest.ask(windows, part)
             watch("new users", done + contest.asked, len(everything.targets))
         done += contest.asked
@@ -56,7 +56,7 @@ def _events_after(trial: Trial, from_ms: int) -> dict[int, Int64]:
     data = trial.interactions
     old = np.zeros(len(data.user_ids), np.bool_)
     old[data.users[data.times_ms < from_ms]] = True
-    asked, before = trial.wanted & ~old[data.users], protocol.earlier(data.users)
+    asked, before = trial.wanted & ~old[data.users], splits.earlier(data.users)
     return {clicks: np.flatnonzero(asked & (before == clicks)) for clicks in CLICKS}
 
 

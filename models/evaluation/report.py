@@ -7,13 +7,13 @@ from typing import Any, Final
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from engine.release import Bundle
-from engine.settings import Settings
+from engine.releases.bundles import Bundle
+from engine.settings.sections import Settings
 from models.evaluation import plots
 from models.evaluation.evaluate import training_report
+from models.evaluation.metrics import ACCURACY, FIGURES, HEADINGS
 from models.evaluation.plots import Axis
 from models.evaluation.trial import OURS
-from models.protocol import ACCURACY, FIGURES, HEADINGS
 
 _TEMPLATE: Final = "report.html"
 _PLOTTED: Final = ("hr10", "ndcg10")

@@ -5,19 +5,20 @@ from typing import Any, Final
 
 import numpy as np
 
-from engine import live
-from engine.columns import NO_ITEM, Bool, Int32, Int64, Windows
-from engine.live import LiveRelease
-from engine.pipeline import Lists, Recommender
-from engine.popular import Popularity as EnginePopularity
-from engine.release import Bundle
-from engine.settings import RecommendationSettings, Settings
-from models import protocol
+from engine.arrays import NO_ITEM, Bool, Int32, Int64, Windows
+from engine.pipeline import Recommender
+from engine.ranking.lists import Lists
+from engine.ranking.popularity import Popularity as EnginePopularity
+from engine.releases import serving
+from engine.releases.bundles import Bundle
+from engine.releases.serving import LiveRelease
+from engine.settings.sections import RecommendationSettings, Settings
+from models.data import splits
 from models.data.dataset import Interactions
-from models.evaluation import questions
+from models.evaluation import queries
 from models.evaluation.baselines import Baseline, Neighbours, Popularity
-from models.evaluation.questions import LISTED, Questions, Recording
-from models.protocol import Tally
+from models.evaluation.metrics import Tally
+from models.evaluation.queries import LISTED, Questions, Recording
 
 OURS: Final = "release"
 Watch = Callable[[str, int, int], None]
@@ -43,13 +44,13 @@ class Trial(Recording):
         """
         super().__init__(interactions, settings)
         self.bundle, self.min_item_events = bundle, min_item_events
-        self.live = live.warm(bundle, self.catalogue, settings.index, settings.worker.threads)
-        self.learned: Bool = self.wanted & ~protocol.held_out(interactions, bundle.manifest.holdout)  # [n]
+        self.live = serving.warm(bundle, self.catalogue, settings.index, settings.worker.threads)
+        self.learned: Bool = self.wanted & ~splits.held_out(interactions, bundle.manifest.holdout)  # [n]
         self.popularity: Int64 = np.bincount(self.items[self.learned], minlength=len(self.catalogue))  # by item number
 
     def fair(self, asked: Questions) -> Questions:
         """Those about items that the release could learn from at least `min_item_events` events."""
-        return questions.about_frequent_items(asked, self, self.learned, self.min_item_events)
+        return queries.about_frequent_items(asked, self, self.learned, self.min_item_events)
 
     def unknown(self, targets: Int64) -> int:
         """How many of these events have an item that the release does not know."""
@@ -103,7 +104,7 @@ class Contest:
     def ask(self, windows: Windows, targets: Int64) -> None:
         """Ask everyone for lists for these windows [B], and score them by the events at `targets` [B]."""
         data, items = self._trial.interactions, self._trial.items[targets]
-        clicks = questions.without_searches(windows)  # all that baselines know of
+        clicks = queries.without_searches(windows)  # all that baselines know of
         for name, contestant in self._contestants.items():
             lists = contestant.lists(windows if name == OURS else clicks, data.times_ms[targets], LISTED)
             self._tallies[name].add(data.users[targets], lists, items)

@@ -7,19 +7,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from engine import release
-from engine.columns import Float32, Int32, Int64
+from engine.arrays import Float32, Int32, Int64
 from engine.contract import Contract
-from engine.encoder import ContentEncoder, Encoder
 from engine.errors import UnfitReleaseError
-from engine.features import log_ages
-from engine.release import NewRelease
-from models.network.encoder import TwoHopEncoder
-from models.network.items import Content
+from engine.releases import bundles
+from engine.releases.bundles import NewRelease
+from engine.retrieval.encoder import ContentEncoder, Encoder
+from engine.retrieval.features import log_ages
+from models.network.item_vectors import Content
+from models.network.two_hop import TwoHopEncoder
 from models.publishing import graphs
 from models.settings import TrainSettings
+from models.training.fit import Trained
 from models.training.private import PROMISE
-from models.training.train import Trained
 
 _TRIAL_BATCHES = ((1, 1), (3, 2), (16, 17), (8, None))
 """Users and window length of each comparison; None stands for the full window."""
@@ -60,7 +60,7 @@ def write(trained: Trained, settings: TrainSettings, name: tuple[str, str], crea
         figures={**_figures(trained), "parity_difference": difference},
         report=_report(trained, settings),
     )
-    return release.write(bundle, releases)
+    return bundles.write(bundle, releases)
 
 
 def refuse_difference(difference: float, sizes: Contract) -> None:

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from engine import contract
 from models.network.attention import HOUR_S, TINY_WEIGHT, AdditiveScoring, DotScoring, Hop
-from models.network.encoder import FeedForward, TwoHopEncoder
-from models.network.items import Content
-from models.network.moment import COUNT_KNOTS, GAP_KNOTS, Moment
+from models.network.context import COUNT_KNOTS, GAP_KNOTS, Moment
+from models.network.item_vectors import Content
+from models.network.two_hop import FeedForward, TwoHopEncoder
 
 _IR_VERSION = 8  # the file format that came with opset 18: every onnxruntime that knows the opset can read it
 _ONNX_TYPES = {"tensor(float)": TensorProto.FLOAT, "tensor(int32)": TensorProto.INT32}

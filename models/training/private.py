@@ -26,18 +26,18 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from engine.columns import Int64
+from engine.arrays import Int64
 from engine.errors import DataError, MissingExtraError, SettingsError
 from models.data import sequences
 from models.data.sequences import Histories
-from models.network.encoder import TwoHopEncoder
 from models.network.loss import whole_catalogue
+from models.network.two_hop import TwoHopEncoder
 from models.settings import TrainSettings
-from models.training.averaging import WeightAverage
-from models.training.course import Clock, EndTraining, Progress
-from models.training.learner import drawn_skips, mean_loss
-from models.training.material import Material
+from models.training.ema import WeightAverage
 from models.training.schedule import learning_rate
+from models.training.step import drawn_skips, mean_loss
+from models.training.trainer import Clock, EndTraining, Progress
+from models.training.training_data import Material
 
 PROMISE: Final = (
     "Weights, item vectors and learned action values are (epsilon, delta)-differentially private for adding or"

@@ -7,12 +7,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engine.columns import FIRST_SEARCH, NO_ITEM, Bool, Int64
+from engine.arrays import FIRST_SEARCH, NO_ITEM, Bool, Int64
 from engine.errors import DataError
 from models.data import sequences
 from models.data.sequences import Batch, Histories, Sequences
-from models.network.encoder import TwoHopEncoder
 from models.network.loss import interests_in_use
+from models.network.two_hop import TwoHopEncoder
 from models.settings import TrainSettings
 
 _SCORES = 1 << 25

@@ -4,13 +4,13 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from engine.actions import Actions
-from engine.catalogue import Catalogue
-from engine.changelog import WindowCodec
-from engine.columns import Int64
+from engine.arrays import Int64
+from engine.catalogue.actions import Actions
+from engine.catalogue.ids import Catalogue
 from engine.eventlog.base import EventLog, Outgoing
-from engine.settings import Settings
-from engine.window_store import PackedWindows
+from engine.settings.sections import Settings
+from engine.windows.codec import WindowCodec
+from engine.windows.packed import PackedWindows
 
 LENGTH = 100
 ITEMS = 100_000

@@ -16,17 +16,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine.actions import Actions
-from engine.catalogue import Catalogue
-from engine.changelog import Changelog, WindowCodec
+from engine.catalogue.actions import Actions
+from engine.catalogue.ids import Catalogue
 from engine.eventlog.base import EventLog, TopicSpec
 from engine.eventlog.kafka import KafkaLog
-from engine.eventlog.memory import MemoryLog
+from engine.eventlog.memory.log import MemoryLog
 from engine.metrics import Metrics
-from engine.recovery import Restorer
-from engine.settings import KafkaSettings, Settings, SnapshotSettings, WindowSettings
-from engine.snapshot import Moment, Snapshots
-from engine.window_store import WindowStore
+from engine.settings.sections import KafkaSettings, Settings, SnapshotSettings, WindowSettings
+from engine.windows.changelog import Changelog
+from engine.windows.codec import WindowCodec
+from engine.windows.restorer import Restorer
+from engine.windows.snapshots import Moment, Snapshots
+from engine.windows.store import WindowStore
 from tests.benchmarks.full_windows import LENGTH, fill, name, window
 from tests.integration.conftest import kafka_bootstrap, kafka_log, kafka_settings, topic_names
 

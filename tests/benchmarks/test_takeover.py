@@ -21,8 +21,8 @@ import pytest
 
 from engine.eventlog.base import Outgoing, TopicSpec
 from engine.eventlog.kafka import KafkaLog
-from engine.recommendations import Recommendation
-from engine.settings import load
+from engine.messages.recommendation import Recommendation
+from engine.settings.loader import load
 from tests.benchmarks.full_windows import LENGTH, fill
 from tests.integration.conftest import kafka_bootstrap, kafka_log, kafka_settings, topic_names
 from tests.integration.site import LIMIT_S, PARTITIONS, START_MS, Site

@@ -2,8 +2,8 @@
 
 import pytest
 
-from producers.bench import Load, measure
-from producers.bundled import DEMO_RELEASE
+from producers.bench.throughput import Load, measure
+from producers.demo.bundled import DEMO_RELEASE
 
 
 def test_the_engine_stays_near_its_floor() -> None:

@@ -12,8 +12,8 @@ PROGRAM = """
 import sys
 from pathlib import Path
 import numpy as np
-from engine.settings import WindowSettings
-from engine.window_store import Events, WindowStore
+from engine.settings.sections import WindowSettings
+from engine.windows.store import Events, WindowStore
 
 def resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096

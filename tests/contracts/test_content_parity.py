@@ -10,16 +10,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine import contract, live, release
-from engine.catalogue import Catalogue
-from engine.content import Item, features
+from engine import contract
+from engine.catalogue.content import Item, features
+from engine.catalogue.ids import Catalogue
 from engine.contract import ContentSizes
-from engine.encoder import ContentEncoder
 from engine.errors import DamagedReleaseError, UnfitReleaseError
-from engine.release import Bundle, NewRelease
-from engine.settings import IndexSettings
-from models.network.encoder import TwoHopEncoder
-from models.network.items import Content
+from engine.releases import bundles, serving
+from engine.releases.bundles import Bundle, NewRelease
+from engine.retrieval.encoder import ContentEncoder
+from engine.settings.sections import IndexSettings
+from models.network.item_vectors import Content
+from models.network.two_hop import TwoHopEncoder
 from models.publishing import export, graphs
 from models.settings import EncoderSettings
 
@@ -119,13 +120,13 @@ def test_a_graph_of_other_sizes_is_refused(made: tuple[TwoHopEncoder, Content, C
 @pytest.fixture
 def bundle(made: tuple[TwoHopEncoder, Content, ContentEncoder], tmp_path: Path) -> Path:
     encoder, content, _ = made
-    return release.write(
+    return bundles.write(
         NewRelease(
             model="two-hop",
             version="content",
             created_ms=0,
             contract=replace(SETTINGS.contract, content=content.sizes),
-            holdout=release.Holdout(),
+            holdout=bundles.Holdout(),
             encoder_onnx=graphs.encoder_graph(encoder),
             items_onnx=graphs.items_graph(encoder),
             vectors=export.vectors(encoder),
@@ -137,14 +138,14 @@ def bundle(made: tuple[TwoHopEncoder, Content, ContentEncoder], tmp_path: Path) 
     )
 
 
-def warm(read: Bundle) -> live.LiveRelease:
-    return live.warm(read, Catalogue(), IndexSettings(), threads=1)
+def warm(read: Bundle) -> serving.LiveRelease:
+    return serving.warm(read, Catalogue(), IndexSettings(), threads=1)
 
 
 def test_a_bundle_has_its_content_graph(bundle: Path, tiny_release: Path) -> None:
-    assert release.read(bundle).manifest.contract.content == ContentSizes(buckets=1 << 10, dense=3)
-    warm(release.read(bundle))
-    without = release.read(tiny_release)
+    assert bundles.read(bundle).manifest.contract.content == ContentSizes(buckets=1 << 10, dense=3)
+    warm(bundles.read(bundle))
+    without = bundles.read(tiny_release)
     assert without.content_onnx is None
     assert without.manifest.contract.content is None
     assert not (tiny_release / contract.CONTENT_FILE).exists()
@@ -156,12 +157,12 @@ def test_a_missing_or_changed_content_graph_is_named(bundle: Path, tmp_path: Pat
     raw[len(raw) // 2] ^= 1
     damaged.write_bytes(raw)
     with pytest.raises(DamagedReleaseError, match=r"content\.onnx has SHA-256"):
-        release.read(damaged.parent)
+        bundles.read(damaged.parent)
     damaged.unlink()
     with pytest.raises(DamagedReleaseError, match=r"content\.onnx cannot be read"):
-        release.read(damaged.parent)
+        bundles.read(damaged.parent)
 
 
 def test_a_content_graph_that_is_none_is_refused(bundle: Path) -> None:
     with pytest.raises(UnfitReleaseError, match=r"content\.onnx: onnxruntime cannot load it"):
-        warm(replace(release.read(bundle), content_onnx=b"no graph"))
+        warm(replace(bundles.read(bundle), content_onnx=b"no graph"))

@@ -11,11 +11,11 @@ from contextlib import suppress
 import pytest
 
 from engine.errors import ReleaseError
-from engine.eventlog.memory import MemoryLog
-from engine.settings import Settings
-from engine.worker import Worker
-from producers.demo import Demo, demo_settings, demo_topics
-from producers.shoppers import SimulationSettings
+from engine.eventlog.memory.log import MemoryLog
+from engine.settings.sections import Settings
+from engine.worker.loop import Worker
+from producers.demo.run import Demo, demo_settings, demo_topics
+from producers.simulation.shoppers import SimulationSettings
 
 FIGURES = {
     "clicks",
@@ -29,7 +29,7 @@ FIGURES = {
 
 
 def start(*arguments: str, stdout: int = subprocess.PIPE) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", "from engine.cli import main; main()", "demo", *arguments]
+    command = [sys.executable, "-c", "from engine.cli.main import main; main()", "demo", *arguments]
     return subprocess.Popen(command, stdout=stdout, stderr=subprocess.PIPE, text=True)
 
 

@@ -11,7 +11,7 @@ import pytest
 from engine.errors import EventLogError
 from engine.eventlog.base import EventLog, Outgoing, Partition, Reader, Rebalance, Records, Session, TopicSpec
 from engine.eventlog.kafka import KafkaLog
-from engine.eventlog.memory import MemoryLog
+from engine.eventlog.memory.log import MemoryLog
 from tests.integration.conftest import kafka_bootstrap, kafka_log, kafka_settings, topic_names
 
 __all__ = ["kafka_bootstrap", "kafka_log", "kafka_settings", "topic_names"]  # fixtures, used by name

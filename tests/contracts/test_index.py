@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 
-from engine import features, live, release
-from engine.catalogue import Catalogue
-from engine.columns import NO_ITEM, Float32, Int32, Windows
-from engine.index import ExactIndex, HnswIndex, Index, build
-from engine.settings import IndexSettings
-from producers.bundled import DEMO_RELEASE
+from engine.arrays import NO_ITEM, Float32, Int32, Windows
+from engine.catalogue.ids import Catalogue
+from engine.releases import bundles, serving
+from engine.retrieval import features
+from engine.retrieval.index import ExactIndex, HnswIndex, Index, build
+from engine.settings.sections import IndexSettings
+from producers.demo.bundled import DEMO_RELEASE
 
 COUNT = 40
 USERS = 200
@@ -17,7 +18,7 @@ USERS = 200
 @pytest.fixture(scope="module")
 def trained() -> tuple[Float32, Float32]:
     """Item vectors [V, D] of a trained release, and interests [Q, D] of windows over its items."""
-    served = live.warm(release.read(DEMO_RELEASE), Catalogue(), IndexSettings(kind="exact"), threads=1)
+    served = serving.warm(bundles.read(DEMO_RELEASE), Catalogue(), IndexSettings(kind="exact"), threads=1)
     rng = np.random.default_rng(0)
     near: Int32 = served.index.search(served.vectors[rng.integers(0, len(served.vectors), USERS)], 30)[0]
     windows = Windows(

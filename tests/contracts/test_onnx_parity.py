@@ -8,12 +8,13 @@ import onnx
 import pytest
 import torch
 
-from engine import contract, release
-from engine.columns import NO_ITEM, Windows
-from engine.encoder import Encoder
+from engine import contract
+from engine.arrays import NO_ITEM, Windows
 from engine.errors import UnfitReleaseError
-from engine.features import log_ages, make
-from models.network.encoder import TwoHopEncoder
+from engine.releases import bundles
+from engine.retrieval.encoder import Encoder
+from engine.retrieval.features import log_ages, make
+from models.network.two_hop import TwoHopEncoder
 from models.publishing import export, graphs
 from models.settings import EncoderSettings, Scoring
 
@@ -53,7 +54,7 @@ def test_training_pass_and_graph_agree(settings: EncoderSettings, scoring: Scori
 
 
 def test_trained_release_agrees_with_what_its_report_says(tiny_release: Path) -> None:
-    bundle = release.read(tiny_release)
+    bundle = bundles.read(tiny_release)
     assert bundle.manifest.figures["parity_difference"] <= bundle.manifest.contract.tolerance
     assert bundle.vectors.shape == (len(bundle.ids), bundle.manifest.contract.dimensions)
 
@@ -77,7 +78,7 @@ def test_every_position_of_one_training_pass_is_a_window_of_its_own() -> None:
 
 
 def test_training_ages_are_those_that_serving_makes() -> None:
-    """`engine.features.make` on a padded window gives the row of ages that the newest event has in training."""
+    """`engine.retrieval.features.make` on a padded window gives the ages that the newest event has in training."""
     times_ms = np.array([[0, 5, 29]], np.int64) * HOUR_MS + 1_700_000_000_000
     windows = Windows(
         items=np.array([[NO_ITEM, 3, 1, 2]], np.int32),

@@ -9,9 +9,9 @@ from pathlib import Path
 import click
 import pytest
 
-from engine import settings
-from engine.cli import headrace
-from engine.recommendations import decode_recommendation
+from engine.cli.main import headrace
+from engine.messages.recommendation import decode_recommendation
+from engine.settings import loader
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -48,8 +48,8 @@ def test_commands_exist_with_their_options(line: str) -> None:
 def test_settings_in_the_readme_load(tmp_path: Path) -> None:
     for block in blocks("toml"):
         (tmp_path / "headrace.toml").write_text(block)
-        loaded = settings.load(tmp_path / "headrace.toml", {})
-        assert settings.read_file(tmp_path / "headrace.toml") == tomllib.loads(block)
+        loaded = loader.load(tmp_path / "headrace.toml", {})
+        assert loader.read_file(tmp_path / "headrace.toml") == tomllib.loads(block)
         assert loaded.clicks.fields.user == "visitor.id"
 
 
@@ -61,10 +61,18 @@ def test_the_list_in_the_readme_is_one() -> None:
     assert all(place.interest < len(ours.interests) for place in ours.items)
 
 
-def test_the_map_names_every_module() -> None:
-    for path in (each for folder in ("engine", "producers", "models") for each in (ROOT / folder).rglob("*.py")):
-        if path.name != "__init__.py" and "kafka" not in path.parts:  # that package tells its own story
-            assert f"`{path.name}`" in README, f"{path} is not on the README's map"
+def test_the_architecture_page_names_every_module_beside_its_package() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    for top in ("engine", "producers", "models"):
+        section = page[page.index(f"## `{top}/`") :].split("\n## ")[0]
+        rows = {row.split("|")[1]: row for row in section.splitlines() if row.startswith("| `")}
+        for path in (ROOT / top).rglob("*.py"):
+            package, *inside = path.relative_to(ROOT / top).parts
+            if path.name == "__init__.py":
+                continue
+            (row,) = (row for head, row in rows.items() if f"`{package}{'/' if inside else ''}`" in head)
+            for name in (*(f"{folder}/" for folder in inside[:-1]), path.name):
+                assert f"`{name}`" in row, f"docs/architecture.md does not name {path.relative_to(ROOT)}"
 
 
 def test_ci_runs_the_readmes_test_command() -> None:

@@ -8,7 +8,7 @@ from uuid import uuid4
 import pytest
 
 from engine.eventlog.kafka import KafkaLog
-from engine.settings import KafkaSettings
+from engine.settings.sections import KafkaSettings
 from tests.integration import broker
 
 

@@ -17,24 +17,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from engine.actions import Actions
-from engine.catalogue import Catalogue
-from engine.changelog import WindowCodec
+from engine.catalogue.actions import Actions
+from engine.catalogue.ids import Catalogue
 from engine.eventlog.base import EventLog, Outgoing, TopicSpec
-from engine.eventlog.memory import MemoryLog
+from engine.eventlog.memory.log import MemoryLog
+from engine.messages.recommendation import Recommendation, decode_recommendation
 from engine.metrics import Metrics
-from engine.processor import BatchReport
-from engine.recommendations import Recommendation, decode_recommendation
-from engine.settings import (
-    ENV_PREFIX,
+from engine.settings.loader import ENV_PREFIX, load
+from engine.settings.sections import (
     RecommendationSettings,
     ReleaseSettings,
     Settings,
     TelemetrySettings,
     WindowSettings,
-    load,
 )
-from engine.worker import Worker
+from engine.windows.codec import WindowCodec
+from engine.worker.batch import BatchReport
+from engine.worker.loop import Worker
 from tests.conftest import TINY_ITEMS
 from tests.integration.site import Site
 

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from engine.cli import main
+from engine.cli.main import main
 from engine.eventlog.kafka import output, session
 
 

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import torch
 
-from models import train_command, training_run
-from models.training import train as training
+from models.cli import train as train_command
+from models.jobs import training_job as training_run
+from models.training import fit as training
 
 torch.set_num_threads(1)
 original = training.train

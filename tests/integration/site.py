@@ -13,8 +13,8 @@ import numpy as np
 
 from engine.eventlog.base import Outgoing, TopicSpec
 from engine.eventlog.kafka import KafkaLog
-from engine.recommendations import Recommendation, decode_recommendation
-from engine.settings import ENV_PREFIX
+from engine.messages.recommendation import Recommendation, decode_recommendation
+from engine.settings.loader import ENV_PREFIX
 from tests.conftest import TINY_ITEMS
 
 HEADRACE = Path(sys.executable).with_name("headrace")

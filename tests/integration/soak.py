@@ -1,7 +1,7 @@
 """Soak: a worker at half of its saturation on a real Kafka for a quarter of an hour, watched from outside.
 
-    KAFKA_HOME=… python -m tests.integration.soak --release producers/demo_release
-    KAFKA_HOME=… python -m tests.integration.soak --release producers/demo_release --minutes 2
+    KAFKA_HOME=… python -m tests.integration.soak --release producers/demo/release
+    KAFKA_HOME=… python -m tests.integration.soak --release producers/demo/release --minutes 2
 
 Starts a broker and `headrace run`, finds out how fast the worker takes a backlog, and goes on with half of that. Every
 five seconds it looks at the worker's resident memory, threads and file descriptors (/proc, so Linux only) and at its
@@ -29,7 +29,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from engine.eventlog.base import Outgoing, Producer
 from engine.eventlog.kafka import KafkaLog
-from engine.settings import KafkaSettings
+from engine.settings.sections import KafkaSettings
 from tests.integration import broker
 from tests.integration.site import LIMIT_S, Site
 

@@ -6,15 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine import live, release
-from engine.catalogue import Catalogue
+from engine.catalogue.ids import Catalogue
 from engine.eventlog.base import Outgoing, Rebalance, TopicSpec
-from engine.eventlog.memory import MemoryLog
-from engine.live import LiveRelease
+from engine.eventlog.memory.log import MemoryLog
+from engine.messages.recommendation import Recommendation, decode_recommendation
 from engine.metrics import Metrics
-from engine.processor import Processor
-from engine.recommendations import Recommendation, decode_recommendation
-from engine.settings import ClickSettings, IndexSettings, RecommendationSettings, Settings, WindowSettings
+from engine.releases import bundles, serving
+from engine.releases.serving import LiveRelease
+from engine.settings.sections import ClickSettings, IndexSettings, RecommendationSettings, Settings, WindowSettings
+from engine.worker.batch import Processor
 from tests.unit.test_release import rewritten
 
 WALK = [(f"i{place}", "view") for place in range(10, 16)]
@@ -41,7 +41,7 @@ class Served:
         self._clock_ms = 1_700_000_000_000
 
     def swap(self, bundle: Path) -> None:
-        self.live: LiveRelease = live.warm(release.read(bundle), self.catalogue, IndexSettings(), threads=1)
+        self.live: LiveRelease = serving.warm(bundles.read(bundle), self.catalogue, IndexSettings(), threads=1)
         self.processor.swap(self.live)
 
     def list_after(self, user: str, clicks: Clicks) -> Recommendation:

@@ -17,8 +17,8 @@ from typing import Self
 import pytest
 
 from engine.eventlog.kafka import KafkaLog
-from engine.recommendations import decode_recommendation
-from engine.settings import KafkaSettings, Settings
+from engine.messages.recommendation import decode_recommendation
+from engine.settings.sections import KafkaSettings, Settings
 from tests.integration import broker, equality
 from tests.integration.equality import Recorded
 from tests.integration.site import Site

@@ -14,8 +14,8 @@ import pytest
 
 from engine.eventlog.base import EventLog, Outgoing, Partition, Rebalance, Session
 from engine.eventlog.kafka import KafkaLog
-from engine.eventlog.memory import MemoryLog
-from engine.settings import Settings, SnapshotSettings, WorkerSettings
+from engine.eventlog.memory.log import MemoryLog
+from engine.settings.sections import Settings, SnapshotSettings, WorkerSettings
 from tests.integration import equality
 from tests.integration.equality import Outcome, Recorded
 from tests.integration.site import LIMIT_S, Site

@@ -9,14 +9,15 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from engine import commands, dead_letters
-from engine.actions import Actions
-from engine.clicks import ClickDecoder
-from engine.dead_letters import Choice
+from engine.catalogue.actions import Actions
+from engine.cli.dead import dead as dead_verb
 from engine.errors import EventLogError
 from engine.eventlog.base import EventLog, Outgoing, Partition, TopicSpec
-from engine.eventlog.memory import MemoryLog
-from engine.settings import ClickSettings, KafkaSettings
+from engine.eventlog.memory.log import MemoryLog
+from engine.ingest import dead_letters
+from engine.ingest.dead_letters import Choice
+from engine.ingest.decoder import ClickDecoder
+from engine.settings.sections import ClickSettings, KafkaSettings
 from tests.integration.equality import NO_SETTINGS
 from tests.integration.site import PARTITIONS
 
@@ -136,7 +137,7 @@ def test_the_verbs(kafka_settings: KafkaSettings, kafka_log: EventLog, topic_nam
 
     def run(*arguments: str) -> Result:
         return CliRunner(env=NO_SETTINGS).invoke(
-            commands.dead, [*arguments, "--config", str(config)], catch_exceptions=False
+            dead_verb, [*arguments, "--config", str(config)], catch_exceptions=False
         )
 
     lines = run("list", "--reason", "unparsable").output.splitlines()

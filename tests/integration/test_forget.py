@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from engine import commands
+from engine.cli import forget
 from engine.eventlog.base import EventLog, Outgoing, TopicSpec
-from engine.eventlog.memory import MemoryLog
-from engine.settings import ClickFields, ClickSettings, KafkaSettings, Settings, SnapshotSettings
+from engine.eventlog.memory.log import MemoryLog
+from engine.settings.sections import ClickFields, ClickSettings, KafkaSettings, Settings, SnapshotSettings
 from tests.integration import equality
 
 START_MS = 1_700_000_000_000
@@ -130,7 +130,7 @@ def test_the_verb_puts_a_deletion_under_the_users_key(
     with kafka_log.producer() as producer:
         producer.send(Outgoing(clicks, ["zoë".encode()], [b"{}"]))
     done = CliRunner(env=equality.NO_SETTINGS).invoke(
-        commands.forget, ["zoë", "--config", str(config)], catch_exceptions=False
+        forget.forget, ["zoë", "--config", str(config)], catch_exceptions=False
     )
     assert done.exit_code == 0
     assert "'zoë' will be forgotten" in done.output

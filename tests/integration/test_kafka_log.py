@@ -15,7 +15,7 @@ import pytest
 from engine.errors import BrokerUnavailableError, DeliveryError, EventLogError, SettingsError
 from engine.eventlog.base import Outgoing, Partition, Rebalance, Records, Session, TopicSpec
 from engine.eventlog.kafka import MAX_RECORD_BYTES, KafkaLog
-from engine.settings import KafkaSettings
+from engine.settings.sections import KafkaSettings
 from tests.integration import broker
 
 pytestmark = pytest.mark.kafka

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from engine.actions import Actions
-from engine.clicks import ClickDecoder
-from engine.columns import Clicks
+from engine.arrays import Clicks
+from engine.catalogue.actions import Actions
 from engine.eventlog.kafka import KafkaLog
-from engine.settings import ClickSettings
+from engine.ingest.decoder import ClickDecoder
+from engine.settings.sections import ClickSettings
 
 pytestmark = pytest.mark.kafka
 
@@ -35,7 +35,7 @@ def produce(kafka_bootstrap: str, topic: str) -> Callable[..., subprocess.Popen[
     }
 
     def start(*arguments: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-c", "from engine.cli import main; main()", "produce", *arguments]
+        command = [sys.executable, "-c", "from engine.cli.main import main; main()", "produce", *arguments]
         return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
 
     return start

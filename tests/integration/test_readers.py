@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from producers.readers import read
+from producers.replay.readers import read
 
 pytestmark = pytest.mark.data
 

@@ -20,7 +20,7 @@ import pytest
 
 from engine.eventlog.base import EventLog, Records
 from engine.eventlog.kafka import KafkaLog
-from engine.recommendations import decode_recommendation
+from engine.messages.recommendation import decode_recommendation
 from tests.integration.site import HEADRACE, Site
 
 pytestmark = [pytest.mark.kafka, pytest.mark.data]
@@ -49,7 +49,7 @@ def recorded_release(data_folder: Path, tmp_path_factory: pytest.TempPathFactory
     from models.data import dataset  # noqa: PLC0415 - only where torch is installed
     from models.publishing import export  # noqa: PLC0415 - only where torch is installed
     from models.settings import EncoderSettings, TrainSettings  # noqa: PLC0415
-    from models.training.train import train  # noqa: PLC0415
+    from models.training.fit import train  # noqa: PLC0415
 
     interactions = dataset.read(data_folder / "taobao-84k")
     chosen = TrainSettings(encoder=EncoderSettings(), holdout="none", epochs=1, negatives=64)

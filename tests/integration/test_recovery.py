@@ -7,19 +7,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine.actions import Actions
-from engine.catalogue import Catalogue
-from engine.changelog import Changelog, WindowCodec
+from engine.catalogue.actions import Actions
+from engine.catalogue.ids import Catalogue
 from engine.errors import ChangelogError, SettingsError
 from engine.eventlog.base import Outgoing, Partition, Reader, TopicSpec
-from engine.eventlog.memory import MemoryLog
+from engine.eventlog.memory.log import MemoryLog
+from engine.messages.recommendation import decode_recommendation
 from engine.metrics import Metrics
-from engine.recommendations import decode_recommendation
-from engine.recovery import Restorer, Saver
-from engine.settings import ReleaseSettings, Settings, SnapshotSettings, TelemetrySettings, WindowSettings
-from engine.snapshot import Snapshots
-from engine.window_store import Events, WindowStore
-from engine.worker import Worker
+from engine.settings.sections import ReleaseSettings, Settings, SnapshotSettings, TelemetrySettings, WindowSettings
+from engine.windows.changelog import Changelog
+from engine.windows.codec import WindowCodec
+from engine.windows.restorer import Restorer
+from engine.windows.saver import Saver
+from engine.windows.snapshots import Snapshots
+from engine.windows.store import Events, WindowStore
+from engine.worker.loop import Worker
 
 LIMIT_S = 20.0
 START_MS = 1_700_000_000_000

@@ -11,7 +11,7 @@ import pytest
 
 from engine.eventlog.base import Outgoing
 from engine.eventlog.kafka import KafkaLog
-from engine.settings import KafkaSettings
+from engine.settings.sections import KafkaSettings
 from tests.integration.site import HEADRACE, LIMIT_S, Site
 from tests.unit.test_release import rewritten
 

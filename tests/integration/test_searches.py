@@ -17,12 +17,14 @@ pytest.importorskip("torch", reason="a release is trained for this test: pip ins
 
 import torch
 
-from engine import dead_letters, processor, release, searches, worker
+from engine.catalogue import searches
 from engine.eventlog.base import Outgoing
-from engine.eventlog.memory import MemoryLog
+from engine.eventlog.memory.log import MemoryLog
+from engine.ingest import dead_letters
+from engine.messages.recommendation import Recommendation
 from engine.metrics import Metrics
-from engine.recommendations import Recommendation
-from engine.settings import (
+from engine.releases import bundles
+from engine.settings.sections import (
     ClickSettings,
     IndexSettings,
     ItemSettings,
@@ -32,11 +34,12 @@ from engine.settings import (
     WindowSettings,
     WorkerSettings,
 )
-from models.data import content, dataset
+from engine.worker import batch, loop
+from models.data import dataset, item_content
 from models.evaluation.evaluate import evaluate
 from models.publishing import export
 from models.settings import EncoderSettings, TrainSettings
-from models.training.train import train
+from models.training.fit import train
 from tests.integration import equality
 
 KINDS = ("shoes", "novel", "teapot", "guitar", "lamp", "tent")
@@ -73,7 +76,7 @@ def bundle(shop: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.set_num_threads(1)
     sizes = EncoderSettings(dimensions=16, interests=2, heads=2, hidden=16, window_length=10, id_dropout=0.3)
     chosen = TrainSettings(encoder=sizes, holdout="last", epochs=4, batch_sequences=16, learning_rate=5e-3)
-    trained = train(dataset.read(shop), chosen, items=content.read(shop, ItemSettings()))
+    trained = train(dataset.read(shop), chosen, items=item_content.read(shop, ItemSettings()))
     return export.write(trained, chosen, ("two-hop", "searched"), 0, tmp_path_factory.mktemp("releases"))
 
 
@@ -120,7 +123,7 @@ def test_a_list_follows_the_words_of_a_search(bundle: Path, shop: Path) -> None:
     assert tents["tent"] >= 0.8 * LISTED
     assert lamps["lamp"] >= popular["lamp"] + LISTED / 5
     assert lamps["tent"] < tents["tent"]
-    assert {place.item for each in lists.values() for place in each.items} <= set(release.read(bundle).ids)
+    assert {place.item for each in lists.values() for place in each.items} <= set(bundles.read(bundle).ids)
     named = {(reason.kind, reason.item) for interest in lists["bob"].interests for reason in interest}
     assert named == {("search", "where to buy a large tent"), ("search", "good lamp for reading")}
 
@@ -171,9 +174,9 @@ def test_words_that_no_window_holds_are_dropped_and_nothing_else_changes(
         lists = [(one.user, one.items, one.interests) for one in equality.outcome(site.log, site.chosen).lists]
         return site.windows(), lists, metrics.registry.get_sample_value("headrace_held_searches")
 
-    monkeypatch.setattr(worker, "_GAUGES_EVERY_S", 0.0)
+    monkeypatch.setattr(loop, "_GAUGES_EVERY_S", 0.0)
     windows, lists, held = run()
-    monkeypatch.setattr(processor, "_FIRST_SWEEP", 3)
+    monkeypatch.setattr(batch, "_FIRST_SWEEP", 3)
     swept_windows, swept_lists, swept_held = run()
     assert (swept_windows, swept_lists) == (windows, lists)
     assert held is not None
@@ -206,11 +209,11 @@ def test_a_search_is_no_next_click_and_makes_nothing_popular(bundle: Path) -> No
     sample = metrics.registry.get_sample_value
     assert sample("headrace_next_clicks_total") == 0
     assert sample("headrace_searches_total") == sample("headrace_clicks_total") == 4
-    assert all(place.item in set(release.read(bundle).ids) for place in lists["eve"].items)
+    assert all(place.item in set(bundles.read(bundle).ids) for place in lists["eve"].items)
 
 
 def test_evaluation_asks_for_clicks_from_windows_with_searches(bundle: Path, shop: Path) -> None:
-    report = evaluate(release.read(bundle), dataset.read(shop), Settings(), lambda *_: None)
+    report = evaluate(bundles.read(bundle), dataset.read(shop), Settings(), lambda *_: None)
     assert report["targets"] == 80
     assert report["unknown_targets"] <= 8
     assert report["hr20"] > 2 * report["baselines"]["popularity_7d"]["hr20"]

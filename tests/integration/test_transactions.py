@@ -14,7 +14,8 @@ from engine.errors import EventLogError, SettingsError
 from engine.eventlog.base import Outgoing, Partition, Rebalance, Records, Session, TopicSpec
 from engine.eventlog.kafka import KafkaLog
 from engine.eventlog.kafka.output import Transactions
-from engine.settings import KafkaSettings, load
+from engine.settings.loader import load
+from engine.settings.sections import KafkaSettings
 from tests.integration import broker
 
 pytestmark = pytest.mark.kafka

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from engine.eventlog.memory import MemoryLog
-from engine.settings import RecommendationSettings, WorkerSettings
+from engine.eventlog.memory.log import MemoryLog
+from engine.settings.sections import RecommendationSettings, WorkerSettings
 from tests.integration import equality
 
 

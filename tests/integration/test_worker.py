@@ -13,14 +13,15 @@ import pytest
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from engine import announcements, contract
+from engine import contract
 from engine.eventlog.base import Outgoing, Reader, TopicSpec
-from engine.eventlog.memory import MemoryLog
+from engine.eventlog.memory.log import MemoryLog
+from engine.messages.recommendation import Recommendation, decode_recommendation
 from engine.metrics import Metrics
-from engine.recommendations import Recommendation, decode_recommendation
-from engine.settings import ReleaseSettings, Settings, TelemetrySettings, WindowSettings, WorkerSettings
-from engine.telemetry import Telemetry
-from engine.worker import Worker
+from engine.releases import announcements
+from engine.settings.sections import ReleaseSettings, Settings, TelemetrySettings, WindowSettings, WorkerSettings
+from engine.worker.loop import Worker
+from engine.worker.telemetry import Telemetry
 from tests.unit.test_release import rewritten
 
 LIMIT_S = 20.0

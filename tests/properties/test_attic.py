@@ -5,13 +5,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.actions import Actions
-from engine.catalogue import Catalogue
-from engine.changelog import Changelog, WindowCodec
-from engine.columns import NO_ITEM
+from engine.arrays import NO_ITEM
+from engine.catalogue.actions import Actions
+from engine.catalogue.ids import Catalogue
 from engine.errors import SettingsError
-from engine.settings import Settings, WindowSettings
-from engine.window_store import Events, WindowStore
+from engine.settings.sections import Settings, WindowSettings
+from engine.windows.changelog import Changelog
+from engine.windows.codec import WindowCodec
+from engine.windows.store import Events, WindowStore
 
 USERS = [f"user-{number}" for number in range(7)]
 ROOM = 3

@@ -1,11 +1,11 @@
-"""The two sorts of engine/candidates.py against the plain way of merging result lists."""
+"""The two sorts of engine/retrieval/candidates.py against the plain way of merging result lists."""
 
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine import candidates
-from engine.columns import NO_ITEM
+from engine.arrays import NO_ITEM
+from engine.retrieval import candidates
 
 USERS, INTERESTS, DEPTH, SEEN = 3, 2, 4, 3
 rows = st.integers(-1, 8)

@@ -5,15 +5,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine import searches
-from engine.actions import Actions
-from engine.catalogue import Catalogue
-from engine.changelog import SCHEMA, Changelog, WindowCodec
-from engine.columns import Int32
+from engine.arrays import MAX_TIME_MS, Int32
+from engine.catalogue import searches
+from engine.catalogue.actions import Actions
+from engine.catalogue.ids import Catalogue
 from engine.errors import ChangelogError
 from engine.eventlog.base import Outgoing, Partition, Records
-from engine.settings import ClickSettings, Settings, WindowSettings
-from engine.window_store import MAX_TIME_MS, Events, PackedWindows, WindowStore
+from engine.settings.sections import ClickSettings, Settings, WindowSettings
+from engine.windows.changelog import Changelog
+from engine.windows.codec import SCHEMA, WindowCodec
+from engine.windows.packed import PackedWindows
+from engine.windows.store import Events, WindowStore
 
 LENGTH = 5
 ITEMS = ["a", "b", "long-" * 50, "ünï¢ode", "7", searches.id_of("Größe b"), searches.id_of("b")]

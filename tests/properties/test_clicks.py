@@ -5,10 +5,10 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.actions import Actions
-from engine.clicks import ClickDecoder
+from engine.catalogue.actions import Actions
 from engine.eventlog.base import Partition, Records
-from engine.settings import ClickFields, ClickSettings
+from engine.ingest.decoder import ClickDecoder
+from engine.settings.sections import ClickFields, ClickSettings
 
 NOW_MS = 1_700_000_000_000
 ids = st.one_of(

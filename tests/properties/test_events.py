@@ -2,12 +2,12 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine import searches
-from engine.actions import Actions
-from engine.clicks import ClickDecoder
+from engine.catalogue import searches
+from engine.catalogue.actions import Actions
 from engine.eventlog.base import Partition, Records
-from engine.settings import ClickFields, ClickSettings
-from producers.events import ClickEncoder, Events
+from engine.ingest.decoder import ClickDecoder
+from engine.settings.sections import ClickFields, ClickSettings
+from producers.replay.click_encoder import ClickEncoder, Events
 
 FIELDS = (
     ClickFields(),

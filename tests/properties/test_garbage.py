@@ -16,15 +16,16 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from engine.actions import Actions
-from engine.catalogue import Catalogue
-from engine.changelog import Changelog, WindowCodec
-from engine.clicks import ClickDecoder
-from engine.columns import Clicks, Int32
-from engine.dead_letters import DeadLetter
+from engine.arrays import Clicks, Int32
+from engine.catalogue.actions import Actions
+from engine.catalogue.ids import Catalogue
 from engine.eventlog.base import Outgoing, Partition, Records
-from engine.settings import ClickFields, ClickSettings, Settings, WindowSettings
-from engine.window_store import Events, WindowStore
+from engine.ingest.dead_letters import DeadLetter
+from engine.ingest.decoder import ClickDecoder
+from engine.settings.sections import ClickFields, ClickSettings, Settings, WindowSettings
+from engine.windows.changelog import Changelog
+from engine.windows.codec import WindowCodec
+from engine.windows.store import Events, WindowStore
 
 SEED = int(os.environ.get("GARBAGE_SEED", "1"))
 MESSAGES = 100_000 if os.environ.get("LONG_TESTS") else 20_000

@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine import id_table, searches
-from engine.catalogue import Catalogue
-from engine.columns import Int64
-from engine.id_table import IdTable, UInt64
+from engine.arrays import Int64
+from engine.catalogue import id_table, searches
+from engine.catalogue.id_table import IdTable, UInt64
+from engine.catalogue.ids import Catalogue
 
 ids = (
     st.text(st.characters(codec="utf-8"), min_size=1, max_size=20)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.eventlog.base import Outgoing, Partition, Rebalance, TopicSpec
-from engine.eventlog.memory import MemoryLog, MemorySession
+from engine.eventlog.memory.log import MemoryLog, MemorySession
 
 ACTIONS = st.lists(
     st.tuples(st.sampled_from(["put", "join", "leave", "poll"]), st.integers(0, 7)), min_size=1, max_size=60

@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from producers.replay import Pace, Plan
+from producers.replay.plan import Pace, Plan
 
 NOW_MS = 1_700_000_000_000
 times = st.lists(st.integers(0, 2_000_000_000_000), min_size=1, max_size=50).map(sorted)

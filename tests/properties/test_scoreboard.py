@@ -2,9 +2,9 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.popular import Popularity
-from engine.recommendations import ListedItem, Recommendation
-from producers.scoreboard import Click, Scoreboard
+from engine.messages.recommendation import ListedItem, Recommendation
+from engine.ranking.popularity import Popularity
+from producers.demo.scoreboard import Click, Scoreboard
 
 ITEMS = {f"i{number}": number for number in range(30)}
 users = st.sampled_from(["u1", "u2", "u3"])

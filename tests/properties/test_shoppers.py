@@ -2,9 +2,9 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from producers.catalogue import MIN_ITEMS
-from producers.choices import TRIES, after_tries, draws
-from producers.shoppers import Simulation, SimulationSettings, join
+from producers.simulation.choices import TRIES, after_tries, draws
+from producers.simulation.shop import MIN_ITEMS
+from producers.simulation.shoppers import Simulation, SimulationSettings, join
 
 simulations = st.builds(
     SimulationSettings,

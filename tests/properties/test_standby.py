@@ -6,10 +6,10 @@ from tempfile import TemporaryDirectory
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine import searches
+from engine.catalogue import searches
 from engine.eventlog.base import TopicSpec
-from engine.eventlog.memory import MemoryLog
-from engine.settings import Settings, SnapshotSettings, TelemetrySettings, WindowSettings
+from engine.eventlog.memory.log import MemoryLog
+from engine.settings.sections import Settings, SnapshotSettings, TelemetrySettings, WindowSettings
 from tests.integration.test_recovery import Copy
 
 PARTITIONS = 2

@@ -7,9 +7,9 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.columns import NO_ACTION, NO_ITEM
-from engine.settings import WindowSettings
-from engine.window_store import Events, WindowStore
+from engine.arrays import NO_ACTION, NO_ITEM
+from engine.settings.sections import WindowSettings
+from engine.windows.store import Events, WindowStore
 
 LENGTH = 4
 DAY_MS = 86_400_000
@@ -35,7 +35,7 @@ batches = st.lists(st.lists(events, max_size=12), max_size=6)
 
 
 class Model:
-    """The rules of engine/window_store.py, word for word."""
+    """The rules of engine/windows/store.py, word for word."""
 
     def __init__(self, ttl_ms: int | None = None) -> None:
         self.windows: dict[str, list[Event]] = defaultdict(list)

@@ -14,12 +14,12 @@ from pyarrow import dataset as ds
 from pyarrow import parquet
 
 from engine.errors import DataError
-from engine.settings import ItemSettings
-from models.data import archive, content, dataset, timelines
+from engine.settings.sections import ItemSettings
+from models.data import archive, dataset, histories, item_content
 from models.data.archive import Layout, Source
 from models.data.dataset import Interactions
 from models.settings import TrainSettings
-from models.training import material
+from models.training import training_data
 
 EVENTS: dict[str, list[Any]] = {
     "user": ["b", "a", "b", "a"],
@@ -86,7 +86,7 @@ def test_an_items_file_beside_the_interactions_is_none_of_them(tmp_path: Path) -
     for address in (str(tmp_path), "memory://shop"):
         assert spelled(dataset.read(Source(address))) == EXPECTED
         for place in (address, f"{address}/clicks.parquet"):
-            assert content.read(place, ItemSettings())["x"].title == "an x"
+            assert item_content.read(place, ItemSettings())["x"].title == "an x"
 
 
 @pytest.mark.parametrize(
@@ -193,12 +193,12 @@ def test_all_ties_go_by_the_order_of_the_file_and_have_no_last_tenth(
 ) -> None:
     path = written(tmp_path, {"user": ["a", "b"] * 3, "item": list("uvwxyz"), "ts": [7] * 6})
     with caplog.at_level(logging.WARNING):
-        found = timelines.sort(archive.open_source(path), tmp_path / "sorted")
+        found = histories.sort(archive.open_source(path), tmp_path / "sorted")
     assert "all 6 events have the same time; the order of the file decides" in caplog.text
-    learned = material.prepare(found, TrainSettings(holdout="last"))
+    learned = training_data.prepare(found, TrainSettings(holdout="last"))
     assert [learned.ids[row] for row in learned.histories.items] == ["u", "w", "v", "x"]
     with pytest.raises(DataError, match=r"nine tenths of the 6 events have the same time.* say --holdout last"):
-        material.prepare(found, TrainSettings(holdout="both"))
+        training_data.prepare(found, TrainSettings(holdout="both"))
 
 
 def test_a_user_with_millions_of_events_is_named_and_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -209,7 +209,7 @@ def test_a_user_with_millions_of_events_is_named_and_read(tmp_path: Path, caplog
         "ts": np.arange(many + 4),
     }
     with caplog.at_level(logging.WARNING):
-        found = timelines.sort(archive.open_source(written(tmp_path, columns)), tmp_path / "sorted")
+        found = histories.sort(archive.open_source(written(tmp_path, columns)), tmp_path / "sorted")
     assert f"user '0' has {many} of {many + 4} events; if that is a program" in caplog.text
-    learned = material.prepare(found, TrainSettings())
+    learned = training_data.prepare(found, TrainSettings())
     assert learned.histories.lengths()[0] == int(0.9 * (many + 4))  # the last tenth of time is left out

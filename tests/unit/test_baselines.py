@@ -6,12 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from engine.columns import NO_ITEM, Windows
+from engine.arrays import NO_ITEM, Windows
 from engine.errors import DataError
 from models.evaluation.baselines import HOUR_MS, Neighbours, Popularity, first_unseen
-from models.evaluation.baselines.lists import highest_unseen
+from models.evaluation.baselines.baseline import highest_unseen
 from models.evaluation.baselines.task import Validation
-from models.evaluation.user_events import UserEvents
+from models.evaluation.event_windows import UserEvents
 
 DAY_MS = 24 * HOUR_MS
 

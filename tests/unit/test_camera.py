@@ -1,11 +1,11 @@
 import pytest
 
-from engine.popular import Popularity
-from engine.recommendations import ListedItem, Recommendation
-from producers.camera import SPOTLIGHT_CLICKS, SPOTLIGHT_S, Camera
-from producers.catalogue import MIN_ITEMS
-from producers.scoreboard import Click, Scoreboard
-from producers.shoppers import Simulation, SimulationSettings
+from engine.messages.recommendation import ListedItem, Recommendation
+from engine.ranking.popularity import Popularity
+from producers.demo.demo_view import SPOTLIGHT_CLICKS, SPOTLIGHT_S, Camera
+from producers.demo.scoreboard import Click, Scoreboard
+from producers.simulation.shop import MIN_ITEMS
+from producers.simulation.shoppers import Simulation, SimulationSettings
 
 SIMULATION = Simulation(SimulationSettings(items=MIN_ITEMS, shoppers=5))
 

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from engine import searches
-from engine.actions import Actions
-from engine.clicks import ClickDecoder
-from engine.columns import Clicks
-from engine.dead_letters import DeadLetter
+from engine.arrays import Clicks
+from engine.catalogue import searches
+from engine.catalogue.actions import Actions
 from engine.errors import SettingsError
 from engine.eventlog.base import Partition, Records
-from engine.settings import ClickFields, ClickSettings
+from engine.ingest.dead_letters import DeadLetter
+from engine.ingest.decoder import ClickDecoder
+from engine.settings.sections import ClickFields, ClickSettings
 
 NOW_MS = 1_700_000_000_000
 

@@ -11,23 +11,24 @@ pytest.importorskip("torch", reason="a release is trained for this test: pip ins
 
 import torch
 
-from engine import features, live, release
-from engine.catalogue import Catalogue
-from engine.columns import NO_ITEM, Windows
-from engine.content import Item
+from engine.arrays import NO_ITEM, Windows
+from engine.catalogue.content import Item
+from engine.catalogue.ids import Catalogue
 from engine.errors import DataError, UnfitReleaseError
-from engine.index import GrownIndex
-from engine.live import LiveRelease
 from engine.pipeline import Recommender
-from engine.popular import Popularity
-from engine.release import Bundle, Holdout
-from engine.settings import IndexSettings, RecommendationSettings, Settings
-from models import protocol
+from engine.ranking.popularity import Popularity
+from engine.releases import bundles, serving
+from engine.releases.bundles import Bundle, Holdout
+from engine.releases.serving import LiveRelease
+from engine.retrieval import features
+from engine.retrieval.index import GrownIndex
+from engine.settings.sections import IndexSettings, RecommendationSettings, Settings
+from models.data import splits
 from models.data.dataset import Interactions
 from models.evaluation.cold_start import cold_start
 from models.publishing import export
 from models.settings import EncoderSettings, TrainSettings
-from models.training.train import train
+from models.training.fit import train
 
 COLOURS = ("red", "green", "blue", "black", "white", "brown", "pink", "grey")
 ITEMS, USERS, EVENTS = 200, 120, 16
@@ -72,7 +73,7 @@ def bundle(clicks: Interactions, items: dict[str, Item], tmp_path_factory: pytes
         encoder=sizes, holdout="time", holdout_items=HELD, epochs=25, batch_sequences=16, learning_rate=5e-3
     )
     trained = train(clicks, chosen, items=items)
-    return release.read(export.write(trained, chosen, ("two-hop", "colours"), 0, tmp_path_factory.mktemp("releases")))
+    return bundles.read(export.write(trained, chosen, ("two-hop", "colours"), 0, tmp_path_factory.mktemp("releases")))
 
 
 @pytest.fixture
@@ -82,7 +83,7 @@ def catalogue() -> Catalogue:
 
 @pytest.fixture(params=["exact", "hnsw"])
 def served(request: pytest.FixtureRequest, bundle: Bundle, catalogue: Catalogue) -> LiveRelease:
-    return live.warm(bundle, catalogue, IndexSettings(kind=request.param), threads=1)
+    return serving.warm(bundle, catalogue, IndexSettings(kind=request.param), threads=1)
 
 
 def recommender(count: int = 10) -> Recommender:
@@ -97,16 +98,16 @@ def window(catalogue: Catalogue, *items: str) -> Windows:
 def test_training_saw_no_event_of_the_items_held_out(bundle: Bundle, clicks: Interactions) -> None:
     left_out = bundle.manifest.holdout
     assert (left_out.items_share, left_out.items_seed) == (HELD, 0)
-    cold = protocol.cold_items(clicks.item_ids, left_out)
+    cold = splits.cold_items(clicks.item_ids, left_out)
     assert 0.1 * ITEMS < cold.sum() < 0.3 * ITEMS
     assert not {clicks.item_ids[number] for number in np.flatnonzero(cold)} & set(bundle.ids)
 
 
 def test_who_is_held_out_hangs_on_id_and_seed_alone() -> None:
     ids = [f"i{number}" for number in range(1000)]
-    chosen = protocol.cold_items(ids, Holdout(items_share=0.1, items_seed=3))
-    assert protocol.cold_items(ids[::-1], Holdout(items_share=0.1, items_seed=3))[::-1].tolist() == chosen.tolist()
-    assert protocol.cold_items(ids, Holdout(items_share=0.1, items_seed=4)).tolist() != chosen.tolist()
+    chosen = splits.cold_items(ids, Holdout(items_share=0.1, items_seed=3))
+    assert splits.cold_items(ids[::-1], Holdout(items_share=0.1, items_seed=3))[::-1].tolist() == chosen.tolist()
+    assert splits.cold_items(ids, Holdout(items_share=0.1, items_seed=4)).tolist() != chosen.tolist()
     assert 70 < chosen.sum() < 130
 
 
@@ -150,7 +151,7 @@ def test_without_its_extra_item_knn_is_left_out_with_the_reason(
 def test_what_cannot_be_asked_has_a_reason(bundle: Bundle, clicks: Interactions, items: dict[str, Item]) -> None:
     manifest = bundle.manifest
     parts = {name: getattr(manifest, name) for name in manifest.__struct_fields__}
-    everything = replace(bundle, manifest=release.Manifest(**parts | {"holdout": Holdout()}))
+    everything = replace(bundle, manifest=bundles.Manifest(**parts | {"holdout": Holdout()}))
     report = cold_start(everything, clicks, items, Settings(), lambda *_: None)
     assert "train with --holdout-items" in report["new_items"]["reason"]
     assert "train with --holdout time" in report["new_users"]["reason"]
@@ -201,7 +202,7 @@ def test_a_release_that_has_grown_is_one_that_was_warmed_with_more(
         vectors=grown.vectors,
         popularity=grown.popularity,
     )
-    warmed = live.warm(whole, catalogue, IndexSettings(kind="exact"), threads=1)
+    warmed = serving.warm(whole, catalogue, IndexSettings(kind="exact"), threads=1)
     windows = window(catalogue, "n3", "i3", "n11", "i5")
     inputs = features.make(windows, warmed.rows(windows.items), np.ones(256, np.float32), 10)
     for ours, theirs in zip(grown.encode(inputs), warmed.encode(inputs), strict=True):
@@ -238,7 +239,7 @@ def test_known_items_and_those_that_say_nothing_change_nothing(served: LiveRelea
 
 def test_a_release_without_content_says_so(tiny_release: Path, catalogue: Catalogue) -> None:
     """What was trained before there was content loads as it did, and names the way out when it is asked for more."""
-    plain = live.warm(release.read(tiny_release), catalogue, IndexSettings(), threads=1)
+    plain = serving.warm(bundles.read(tiny_release), catalogue, IndexSettings(), threads=1)
     with pytest.raises(UnfitReleaseError, match="train it with an items file"):
         plain.with_items([Item(id="new", title="x")], catalogue)
 

@@ -14,20 +14,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from engine.columns import NO_ITEM
-from engine.content import Item
+from engine.arrays import NO_ITEM
+from engine.catalogue.content import Item
 from engine.errors import DataError, SettingsError
-from engine.settings import Settings, WindowSettings
-from models import commands, protocol, tables
-from models.comparison import compare, contestants
-from models.comparison.compare import Comparison, SplitName, Terms
-from models.comparison.contestants import TWO_HOP, Contestant, Enter
-from models.comparison.results import Results, packed, unpacked
+from engine.settings.sections import Settings, WindowSettings
+from models.cli import compare as compare_command
+from models.cli import tables
 from models.data import dataset
+from models.evaluation import metrics
 from models.evaluation.baselines.task import Fitted, Task, tuned
-from models.evaluation.questions import LISTED, Recording
-from models.evaluation.user_events import UserEvents
-from models.protocol import FIGURES, Tally
+from models.evaluation.event_windows import UserEvents
+from models.evaluation.metrics import FIGURES, Tally
+from models.evaluation.queries import LISTED, Recording
+from models.lab.comparison import compare, systems
+from models.lab.comparison.compare import Comparison, SplitName, Terms
+from models.lab.comparison.results import Results, packed, unpacked
+from models.lab.comparison.systems import TWO_HOP, Contestant, Enter
 from tests.conftest import TINY_ITEMS
 
 TERMS = Terms(split="last", minutes=1.0, clock="cpu", threads=1)
@@ -77,7 +79,7 @@ def entered(comparison: Comparison, contestant: Contestant) -> Tally:
 def test_each_learns_the_ring_and_lists_nothing_seen(rings: Recording, name: str, split: SplitName) -> None:
     pytest.importorskip(NEEDS[name], reason=f"{name} needs {NEEDS[name]}: pip install 'headrace[compare]'")
     comparison = Comparison(rings, replace(TERMS, split=split, minutes=0.05))
-    all_of_them = [*contestants.baselines(), *contestants.two_hops(rings, split, {"small": SMALL})]
+    all_of_them = [*systems.baselines(), *systems.two_hops(rings, split, {"small": SMALL})]
     known = {contestant.name: contestant for contestant in all_of_them}
     popular = entered(comparison, known["popularity-7d"]).figures()
     found = entered(comparison, known[name]).figures()
@@ -155,22 +157,22 @@ def test_one_seed_has_the_interval_over_users() -> None:
 @pytest.mark.parametrize("split", ["last", "time"])
 def test_the_lead_of_ours_is_target_by_target(rings: Recording, tmp_path: Path, split: SplitName) -> None:
     """The neighbours stand in for ours; the time split asks in another order than that of the events."""
-    popular, neighbours = contestants.baselines()[:2]
+    popular, neighbours = systems.baselines()[:2]
     ours, comparison = replace(neighbours, name=TWO_HOP), Comparison(rings, replace(TERMS, split=split))
     expected = entered(comparison, ours).lead(entered(comparison, popular))
     for _ in range(2):  # learnt and asked, then found
         rows = compare.run(comparison, [popular, ours], [1, 2], Results(tmp_path))["contestants"]
         lead = rows["popularity-7d"]["lead"]
-        assert {figure: lead[figure] for figure in protocol.ACCURACY} == pytest.approx(
-            {figure: expected[figure] for figure in protocol.ACCURACY}
+        assert {figure: lead[figure] for figure in metrics.ACCURACY} == pytest.approx(
+            {figure: expected[figure] for figure in metrics.ACCURACY}
         )
         assert lead["intervals"]["mrr"] == pytest.approx(expected["intervals"]["mrr"])
         assert "lead" not in rows[TWO_HOP]
 
 
 def test_the_table_tells_seeds_from_users_and_fits_a_screen() -> None:
-    lead = {**dict.fromkeys(protocol.ACCURACY, 0.0), "hr10": 0.25, "intervals": {"hr10": [0.125, 0.375]}}
-    deviations = {**dict.fromkeys(protocol.ACCURACY, 0.0), "hr10": 0.0175}
+    lead = {**dict.fromkeys(metrics.ACCURACY, 0.0), "hr10": 0.25, "intervals": {"hr10": [0.125, 0.375]}}
+    deviations = {**dict.fromkeys(metrics.ACCURACY, 0.0), "hr10": 0.0175}
     rows = {
         "one": {**compare.summary(results_of(0.3)), "lead": lead},
         "many": {**compare.summary(results_of(0.1, 0.2, 0.6)), "lead": {**lead, "deviations": deviations}},
@@ -188,7 +190,7 @@ def test_the_table_tells_seeds_from_users_and_fits_a_screen() -> None:
     assert "…" not in text
 
 
-@given(st.lists(st.integers(1, protocol.NO_PLACE)))
+@given(st.lists(st.integers(1, metrics.NO_PLACE)))
 def test_places_are_unpacked_as_they_were_packed(places: list[int]) -> None:
     assert unpacked(packed(np.array(places, np.int64))).tolist() == places
 
@@ -200,7 +202,7 @@ def test_one_without_its_extra_is_left_out_with_the_reason(
     monkeypatch.delattr("models.evaluation.baselines.sasrec", raising=False)
     for name in ("rectools", "pandas", "pytorch_lightning"):
         monkeypatch.setitem(sys.modules, name, None)
-    chosen = contestants.named(contestants.baselines(), {"popularity-7d", "sasrec"})
+    chosen = systems.named(systems.baselines(), {"popularity-7d", "sasrec"})
     report = compare.run(Comparison(rings, TERMS), chosen, [1], Results(tmp_path))
     assert list(report["contestants"]) == ["popularity-7d"]
     assert "which is not installed: pip install 'headrace[compare]'" in report["left_out"]["sasrec"]
@@ -212,8 +214,8 @@ def test_leads_over_seeds_say_how_far_apart_they_are() -> None:
     HR@10 leads by 1 and 0, on average 1/2; its deviation is the root of (1/4 + 1/4) / 1.
     """
     found = list[list[dict[str, Any]]]()
-    for places in ((1, 2), (protocol.NO_PLACE, 4)):
-        hits = [{**dict.fromkeys(protocol.ACCURACY, 0.0), "hr10": float(place <= 10)} for place in places]
+    for places in ((1, 2), (metrics.NO_PLACE, 4)):
+        hits = [{**dict.fromkeys(metrics.ACCURACY, 0.0), "hr10": float(place <= 10)} for place in places]
         packs = [packed(np.array([place], np.int64)) for place in places]
         found.append([{"figures": one, "places": pack} for one, pack in zip(hits, packs, strict=True)])
     ours, theirs = found
@@ -228,7 +230,7 @@ def test_a_variant_learns_from_content_or_says_that_there_is_none(rings: Recordi
     chosen = {"told": {**SMALL, "epochs": 1, "content": True}}
     halves = {item: Item(id=item, bags={"half": [str(int(item[1:]) % 2)]}) for item in rings.interactions.item_ids}
     with_items, without = (
-        contestants.named(contestants.two_hops(rings, "last", chosen, items), {"told"}) for items in (halves, None)
+        systems.named(systems.two_hops(rings, "last", chosen, items), {"told"}) for items in (halves, None)
     )
     assert with_items[0].settings != without[0].settings
     comparison = Comparison(rings, TERMS)
@@ -249,7 +251,7 @@ def test_tuning_takes_the_best_option_that_there_is_time_for(rings: Recording) -
     def fit(option: Any, events: UserEvents, _until_s: float) -> Any:
         fitted_on.append(len(events))
         task = replace(comparison.task, events=events)
-        neighbours = contestants.baselines()[1].load()(task).baseline
+        neighbours = systems.baselines()[1].load()(task).baseline
         return neighbours if option["good"] else task.popularity
 
     comparison = Comparison(rings, TERMS)
@@ -265,9 +267,9 @@ def test_tuning_takes_the_best_option_that_there_is_time_for(rings: Recording) -
 def test_the_command_prints_table_or_json_and_keeps_results(tiny_interactions: Path, tmp_path: Path) -> None:
     arguments = ["--data", str(tiny_interactions), "--only", "popularity-7d", "--only", "neighbours", "--seeds", "7"]
     run = CliRunner().invoke
-    table = run(commands.compare, [*arguments, "--out", str(tmp_path)], catch_exceptions=False)
+    table = run(compare_command.compare, [*arguments, "--out", str(tmp_path)], catch_exceptions=False)
     assert "neighbours" in table.stdout
-    printed = run(commands.compare, [*arguments, "--out", str(tmp_path), "--json"], catch_exceptions=False)
+    printed = run(compare_command.compare, [*arguments, "--out", str(tmp_path), "--json"], catch_exceptions=False)
     report = json.loads(printed.stdout)
     lines = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
     kept = [{key: value for key, value in line.items() if key != "places"} for line in lines]
@@ -278,6 +280,6 @@ def test_the_command_prints_table_or_json_and_keeps_results(tiny_interactions: P
 def test_the_command_refuses_what_it_does_not_know(tiny_interactions: Path) -> None:
     arguments = ["--data", str(tiny_interactions)]
     with pytest.raises(SettingsError, match=r"--only sasreck: there is no such contestant; there are .*sasrec, "):
-        CliRunner().invoke(commands.compare, [*arguments, "--only", "sasreck"], catch_exceptions=False)
-    refused = CliRunner().invoke(commands.compare, [*arguments, "--seeds", "1;2"])
+        CliRunner().invoke(compare_command.compare, [*arguments, "--only", "sasreck"], catch_exceptions=False)
+    refused = CliRunner().invoke(compare_command.compare, [*arguments, "--seeds", "1;2"])
     assert "expected whole numbers with commas between them" in refused.output

@@ -11,21 +11,23 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from engine import contract, live, release
-from engine.catalogue import Catalogue
-from engine.encoder import Encoder
+from engine import contract
+from engine.catalogue.ids import Catalogue
 from engine.errors import DataError, UnfitReleaseError
-from engine.features import Features
-from engine.release import Bundle, Holdout
-from engine.settings import ClickSettings, IndexSettings
-from models import compress_commands
-from models.cheaper import forms as compress
-from models.cheaper import rewriting as compression
-from models.cheaper import trial_windows
-from models.cheaper.forms import Trial
-from models.cheaper.trial_windows import TrialWindows
+from engine.releases import bundles as release
+from engine.releases import serving as live
+from engine.releases.bundles import Bundle, Holdout
+from engine.retrieval.encoder import Encoder
+from engine.retrieval.features import Features
+from engine.settings.sections import ClickSettings, IndexSettings
+from models.cli import compress as compress_commands
 from models.data import dataset
-from models.network.encoder import TwoHopEncoder
+from models.lab.compression import forms as compress
+from models.lab.compression import rewriting as compression
+from models.lab.compression import trial_windows
+from models.lab.compression.forms import Trial
+from models.lab.compression.trial_windows import TrialWindows
+from models.network.two_hop import TwoHopEncoder
 from models.publishing import export, graphs
 from models.settings import EncoderSettings, Form, Precision
 

@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from engine.content import Item, ItemFeatures, features, words
+from engine.catalogue.content import Item, ItemFeatures, features, words
 from engine.contract import ContentSizes
 from engine.errors import DataError
-from engine.settings import ItemFields, ItemSettings
-from models.data import content
+from engine.settings.sections import ItemFields, ItemSettings
+from models.data import item_content
 
 SIZES = ContentSizes(buckets=1 << 18)
 
@@ -122,13 +122,13 @@ def test_a_csv_file_is_read(tmp_path: Path) -> None:
         '1,"Smile, A (1997)",Comedy|Romance,2.5,0.5|1,20',
         "007,,,,,3",
     )
-    found = content.read(folder, ItemSettings())
+    found = item_content.read(folder, ItemSettings())
     assert list(found) == ["1", "007"]
     one = found["1"]
     assert (one.title, one.price, one.bags) == ("Smile, A (1997)", 2.5, {"genres": ["Comedy", "Romance"]})
     assert np.asarray(one.vector).tolist() == [0.5, 1.0]
     assert no_features(features([found["007"]], SIZES))
-    assert content.sizes(found, 8) == ContentSizes(buckets=8, dense=2)
+    assert item_content.sizes(found, 8) == ContentSizes(buckets=8, dense=2)
 
 
 def test_a_parquet_file_is_read(tmp_path: Path) -> None:
@@ -142,7 +142,7 @@ def test_a_parquet_file_is_read(tmp_path: Path) -> None:
         }
     )
     parquet.write_table(table, tmp_path / "items.parquet")
-    found = content.read(tmp_path, ItemSettings())
+    found = item_content.read(tmp_path, ItemSettings())
     assert found["7"].bags == {"category": ["12"], "tags": ["a", "b"]}
     assert found["7"].vector is None
     assert found["8"].bags == {"category": ["13"]}
@@ -152,22 +152,22 @@ def test_a_parquet_file_is_read(tmp_path: Path) -> None:
 def test_a_parquet_column_of_another_kind_ends_with_a_sentence(tmp_path: Path) -> None:
     parquet.write_table(pa.table({"item": ["1"], "price": ["cheap"]}), tmp_path / "items.parquet")
     with pytest.raises(DataError, match=r"a column holds what it should not: .*'cheap'"):
-        content.read(tmp_path, ItemSettings())
+        item_content.read(tmp_path, ItemSettings())
     parquet.write_table(pa.table({"item": ["1"], "title": [{"en": "x"}]}), tmp_path / "items.parquet")
     with pytest.raises(DataError, match="a column holds what it should not"):
-        content.read(tmp_path, ItemSettings())
+        item_content.read(tmp_path, ItemSettings())
 
 
 def test_columns_of_other_names_are_mapped(tmp_path: Path) -> None:
     folder = csv_folder(tmp_path, "sku,attr_ids,median_price", "1,4 9,0.85")
     fields = ItemFields(item="sku", tags="attr_ids", price="median_price")
-    found = content.read(folder, ItemSettings(fields=fields, separator=" "))
+    found = item_content.read(folder, ItemSettings(fields=fields, separator=" "))
     assert (found["1"].bags, found["1"].price) == ({"tags": ["4", "9"]}, 0.85)
 
 
 def test_no_file_and_no_content_are_no_items(tmp_path: Path) -> None:
-    assert content.read(tmp_path, ItemSettings()) == {}
-    assert content.read(csv_folder(tmp_path, "item,n_events", "1,2"), ItemSettings()) == {}
+    assert item_content.read(tmp_path, ItemSettings()) == {}
+    assert item_content.read(csv_folder(tmp_path, "item,n_events", "1,2"), ItemSettings()) == {}
 
 
 @pytest.mark.parametrize(
@@ -185,4 +185,4 @@ def test_no_file_and_no_content_are_no_items(tmp_path: Path) -> None:
 )
 def test_a_bad_file_ends_with_a_sentence(tmp_path: Path, lines: tuple[str, ...], said: str) -> None:
     with pytest.raises(DataError, match=said):
-        content.read(csv_folder(tmp_path, *lines), ItemSettings())
+        item_content.read(csv_folder(tmp_path, *lines), ItemSettings())

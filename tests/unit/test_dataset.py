@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from engine.errors import DataError
-from engine.settings import ClickSettings
+from engine.settings.sections import ClickSettings
 from models.data import dataset
-from models.data.actions import warn_of_unnamed
+from models.data.action_names import warn_of_unnamed
 from models.data.dataset import Interactions
 from models.settings import TrainSettings
-from models.training import material
+from models.training import training_data
 
 HEADER = "user,item,ts,weight"
 
@@ -45,7 +45,7 @@ def test_plain_csv_is_read_too(tmp_path: Path) -> None:
 
 def learned_actions(data: Interactions, weights: dict[str, float], default: str) -> list[int]:
     clicks = ClickSettings(actions=weights, default_action=default)
-    learned = material.prepare(data.timelines(), TrainSettings(clicks=clicks, holdout="none"))
+    learned = training_data.prepare(data.timelines(), TrainSettings(clicks=clicks, holdout="none"))
     return list(map(int, learned.histories.actions))
 
 

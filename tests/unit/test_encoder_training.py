@@ -13,18 +13,17 @@ import torch
 from torch import Tensor
 
 from engine.errors import DataError
-from engine.features import log_ages
-from models import protocol
-from models.data import dataset
+from engine.retrieval.features import log_ages
+from models.data import dataset, splits
 from models.data.dataset import Interactions
 from models.network import attention, loss
 from models.network.attention import AdditiveScoring
-from models.network.encoder import TwoHopEncoder
+from models.network.two_hop import TwoHopEncoder
 from models.settings import EncoderSettings, Scoring, TrainSettings
-from models.training import learner, material, validation
-from models.training.averaging import WeightAverage
-from models.training.course import Progress
-from models.training.train import train
+from models.training import step, training_data, validation
+from models.training.ema import WeightAverage
+from models.training.fit import train
+from models.training.trainer import Progress
 from models.training.validation import Found, Validation
 
 SMALL = EncoderSettings(dimensions=8, interests=2, heads=2, hidden=16, window_length=10)
@@ -193,7 +192,7 @@ def test_sampled_softmax_learns_too(rings: Interactions) -> None:
 def test_training_does_not_see_what_is_held_out(rings: Interactions) -> None:
     """Whatever the held-out events are, the trained weights are the same to the bit."""
     chosen = settings(holdout="both", epochs=2)
-    hidden = protocol.held_out(rings, protocol.holdout(rings.timelines(), "both"))
+    hidden = splits.held_out(rings, splits.holdout(rings.timelines(), "both"))
     assert 0.1 <= hidden.mean() < 0.2
     garbled = dataclasses.replace(rings, items=np.where(hidden, np.int32(0), rings.items))
     one, other = train(rings, chosen), train(garbled, chosen)
@@ -205,7 +204,7 @@ def test_training_does_not_see_what_is_held_out(rings: Interactions) -> None:
 
 def test_the_release_knows_only_items_it_was_trained_on(rings: Interactions) -> None:
     """Item 'new' appears once, as somebody's held-out last event."""
-    last = int(np.flatnonzero(protocol.newest(rings))[0])
+    last = int(np.flatnonzero(splits.newest(rings))[0])
     items = rings.items.copy()
     items[last] = len(rings.item_ids)
     data = dataclasses.replace(rings, items=items, item_ids=[*rings.item_ids, "new"])
@@ -280,7 +279,7 @@ def test_what_is_exported_is_the_average(rings: Interactions, monkeypatch: pytes
 def test_a_share_of_the_sequences_skips_up_to_the_most() -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        drawn = learner.drawn_skips(1000, settings(skip_share=0.5, skip_most=3))
+        drawn = step.drawn_skips(1000, settings(skip_share=0.5, skip_most=3))
     assert set(drawn.tolist()) == {0, 1, 2, 3}
     assert abs((drawn > 0).mean() - 0.5) < 0.05
 
@@ -288,7 +287,7 @@ def test_a_share_of_the_sequences_skips_up_to_the_most() -> None:
 def test_weights_that_are_no_numbers_are_the_worst(rings: Interactions) -> None:
     """Every other item stands above the target, so its rank is that of all V items."""
     chosen = settings()
-    learned = material.prepare(rings.timelines(), chosen)
+    learned = training_data.prepare(rings.timelines(), chosen)
     encoder = TwoHopEncoder(len(learned.ids), SMALL)
     aside = validation.cut(learned.histories, chosen)[1]
     assert aside.run(encoder).ndcg > 1.1 / np.log2(2 + len(learned.ids))

@@ -9,14 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engine import contract, release
-from engine.encoder import Encoder
-from engine.features import log_ages
-from engine.release import Bundle, Holdout
-from engine.settings import IndexSettings, Settings, WindowSettings
-from models import protocol
-from models.data import dataset
+from engine import contract
+from engine.releases import bundles
+from engine.releases.bundles import Bundle, Holdout
+from engine.retrieval.encoder import Encoder
+from engine.retrieval.features import log_ages
+from engine.settings.sections import IndexSettings, Settings, WindowSettings
+from models.data import dataset, splits
 from models.data.dataset import Interactions
+from models.evaluation import metrics
 from models.evaluation.evaluate import evaluate
 
 SETTINGS = Settings(windows=WindowSettings(length=20))
@@ -29,7 +30,7 @@ def rings(tiny_interactions: Path) -> Interactions:
 
 @pytest.fixture(scope="module")
 def bundle(tiny_release: Path) -> Bundle:
-    return release.read(tiny_release)
+    return bundles.read(tiny_release)
 
 
 def asked(bundle: Bundle, data: Interactions) -> dict[str, Any]:
@@ -73,7 +74,7 @@ def test_leave_last_out_is_what_plain_arithmetic_says(bundle: Bundle, rings: Int
         mine = rings.users == user
         items = [rings.item_ids[item] for item in rings.items[mine]]
         places.append(place_of_next(bundle, items[:-1], rings.times_ms[mine][:-1], items[-1]))
-    assert {name: report[name] for name in protocol.ACCURACY} == pytest.approx(figures_of(places))
+    assert {name: report[name] for name in metrics.ACCURACY} == pytest.approx(figures_of(places))
     assert report["targets"] == report["users"] == len(rings.user_ids)
     assert 0.0 < report["coverage"] <= 1.0
     assert set(report["baselines"]) == {"popularity_7d", "last_item_neighbours"}
@@ -92,7 +93,7 @@ def test_breakdowns_tell_the_same_story(bundle: Bundle, rings: Interactions) -> 
     report = asked(bundle, rings)
     (history,) = report["by_history"]
     assert (history["label"], history["targets"]) == ("21-50", 60)
-    assert {name: history[name] for name in protocol.ACCURACY} == {name: report[name] for name in protocol.ACCURACY}
+    assert {name: history[name] for name in metrics.ACCURACY} == {name: report[name] for name in metrics.ACCURACY}
     for rows in (report["by_history"], report["by_item_age"]):
         assert sum(row["targets"] for row in rows) == report["targets"]
         assert sum(row["hr10"] * row["targets"] for row in rows) == pytest.approx(report["hr10"] * report["targets"])
@@ -104,7 +105,7 @@ def test_breakdowns_tell_the_same_story(bundle: Bundle, rings: Interactions) -> 
 
 def test_the_time_splits_breakdowns_follow_the_order_of_asking(bundle: Bundle, rings: Interactions) -> None:
     """Users are asked turn by turn, not event by event; the rows must still belong to their own answers."""
-    from_ms = protocol.split_ms(rings.timelines())
+    from_ms = splits.split_ms(rings.timelines())
     judged = replace(bundle, manifest=_with_holdout(bundle, Holdout(last_event=False, from_ms=from_ms)))
     split = asked(judged, rings)["time_split"]
     late = np.flatnonzero(rings.times_ms >= from_ms)
@@ -131,8 +132,8 @@ def test_the_hnsw_index_is_compared_with_an_exact_one(bundle: Bundle, rings: Int
 
 def test_users_of_one_event_leave_nothing_to_ask(bundle: Bundle, rings: Interactions, tmp_path: Path) -> None:
     """Everybody came once: no window stands before a last event. In the time split they are cold, and asked."""
-    from_ms = protocol.split_ms(rings.timelines())
-    once = rings.select(protocol.newest(rings))
+    from_ms = splits.split_ms(rings.timelines())
+    once = rings.select(splits.newest(rings))
     trained_on_it = json.dumps({"data_fingerprint": once.fingerprint()})
     (tmp_path / contract.REPORT_FILE).write_text(trained_on_it)
     manifest = _with_holdout(bundle, Holdout(last_event=True, from_ms=from_ms))
@@ -145,7 +146,7 @@ def test_users_of_one_event_leave_nothing_to_ask(bundle: Bundle, rings: Interact
 
 def test_the_time_split_rolls(bundle: Bundle, rings: Interactions) -> None:
     """Every held-out event is asked from all of its user's earlier ones, held-out ones among them."""
-    from_ms = protocol.split_ms(rings.timelines())
+    from_ms = splits.split_ms(rings.timelines())
     judged = replace(bundle, manifest=_with_holdout(bundle, Holdout(last_event=False, from_ms=from_ms)))
     report = asked(judged, rings)["time_split"]
     places: list[int | None] = []
@@ -155,12 +156,12 @@ def test_the_time_split_rolls(bundle: Bundle, rings: Interactions) -> None:
         target = rings.item_ids[rings.items[event]]
         places.append(place_of_next(bundle, items, rings.times_ms[before], target))
     assert report["targets"] == len(places) > 100
-    assert {name: report[name] for name in protocol.ACCURACY} == pytest.approx(figures_of(places))
+    assert {name: report[name] for name in metrics.ACCURACY} == pytest.approx(figures_of(places))
 
 
 def test_only_items_with_events_to_learn_from_are_asked_for(bundle: Bundle, rings: Interactions) -> None:
     """Counted by hand: the last event of each user is left out, and of the rest some items have more than others."""
-    last = protocol.newest(rings)
+    last = splits.newest(rings)
     learned = np.bincount(rings.items[~last], minlength=len(rings.item_ids))
     least = int(np.median(learned)) + 1
     wanted = learned[rings.items[last]] >= least
@@ -176,14 +177,14 @@ def test_only_items_with_events_to_learn_from_are_asked_for(bundle: Bundle, ring
         )
         for user in rings.users[last][wanted].tolist()
     ]
-    assert {name: report[name] for name in protocol.ACCURACY} == pytest.approx(figures_of(places))
+    assert {name: report[name] for name in metrics.ACCURACY} == pytest.approx(figures_of(places))
     nothing = evaluate(bundle, rings, SETTINGS, lambda *_: None, min_item_events=10_000)
     assert "items with 10000 events to learn from" in nothing["reason"]
 
 
-def _with_holdout(bundle: Bundle, holdout: Holdout) -> release.Manifest:
+def _with_holdout(bundle: Bundle, holdout: Holdout) -> bundles.Manifest:
     manifest = bundle.manifest
-    return release.Manifest(
+    return bundles.Manifest(
         **{name: getattr(manifest, name) for name in manifest.__struct_fields__} | {"holdout": holdout}
     )
 
@@ -207,7 +208,7 @@ def test_other_data_gets_no_leave_last_out(bundle: Bundle, rings: Interactions) 
 
 def test_unknown_targets_are_misses_and_counted(bundle: Bundle, rings: Interactions) -> None:
     """The last tenth of time is all about one item that no release has seen."""
-    from_ms = protocol.split_ms(rings.timelines())
+    from_ms = splits.split_ms(rings.timelines())
     late = rings.times_ms >= from_ms
     items = np.where(late, np.int32(len(rings.item_ids)), rings.items)
     data = replace(rings, items=items, item_ids=[*rings.item_ids, "brand new"])

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from engine.errors import SettingsError
-from engine.settings import ClickFields, ClickSettings
-from producers.events import ClickEncoder, Events
+from engine.settings.sections import ClickFields, ClickSettings
+from producers.replay.click_encoder import ClickEncoder, Events
 
 EVENTS = Events(["u1", "u2"], ["a", 'b "%d"'], np.array([1_500, 1_577_880_000_000]), ["view", "buy"])
 

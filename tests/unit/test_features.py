@@ -4,8 +4,8 @@ import math
 
 import numpy as np
 
-from engine import features
-from engine.columns import NO_ITEM, Windows
+from engine.arrays import NO_ITEM, Windows
+from engine.retrieval import features
 
 HOUR_MS = 3_600_000
 WEIGHTS = np.zeros(256, np.float32)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models import intervals
+from models.evaluation import intervals
 
 Z = 1.959963984540054
 

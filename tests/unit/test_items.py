@@ -8,9 +8,9 @@ pytest.importorskip("torch", reason="training needs torch: pip install 'headrace
 import torch
 from torch import Tensor
 
-from engine.content import Item, features
+from engine.catalogue.content import Item, features
 from engine.contract import ContentSizes
-from models.network.items import Content, ItemVectors
+from models.network.item_vectors import Content, ItemVectors
 from models.network.loss import NegativeSampler, catalogue_loss, narrowed, whole_catalogue
 
 SIZES = ContentSizes(buckets=1 << 18, dense=2)

@@ -7,7 +7,7 @@ import pytest
 
 from engine.errors import EventLogError
 from engine.eventlog.base import Outgoing, Partition, Rebalance, TopicSpec
-from engine.eventlog.memory import MemoryLog
+from engine.eventlog.memory.log import MemoryLog
 
 CLICKS = Partition("clicks", 0)
 

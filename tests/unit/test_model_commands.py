@@ -12,13 +12,16 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from engine import announcements, release
-from engine.announcements import Announcement
 from engine.errors import DamagedReleaseError, MissingExtraError, ReleaseError, SettingsError
-from engine.eventlog.memory import MemoryLog
-from engine.settings import Settings
-from models import commands, train_command
-from models.publishing import publish
+from engine.eventlog.memory.log import MemoryLog
+from engine.messages.announcement import Announcement
+from engine.releases import announcements
+from engine.releases import bundles as release
+from engine.settings.sections import Settings
+from models.cli import cold_start, evaluate
+from models.cli import publish as publish_command
+from models.cli import train as train_command
+from models.publishing import announce
 from models.settings import EncoderSettings, TrainSettings
 from tests.conftest import TINY_ITEMS
 
@@ -33,19 +36,19 @@ def test_train_then_evaluate_then_publish(tiny_interactions: Path, tmp_path: Pat
     folder = Path(trained.stdout.strip())
     assert folder == tmp_path / "releases" / "two-hop-7"
     evaluated = run(
-        commands.evaluate, [str(folder), "--data", str(tiny_interactions), "--json"], catch_exceptions=False
+        evaluate.evaluate, [str(folder), "--data", str(tiny_interactions), "--json"], catch_exceptions=False
     )
     report = json.loads(evaluated.stdout)
     for figures in (report, report["time_split"], *report["baselines"].values()):
         assert all(0.0 <= figures[name] <= 1.0 for name in ("hr10", "ndcg10", "hr20", "coverage"))
     page = tmp_path / "report.html"
     arguments = [str(folder), "--data", str(tiny_interactions), "--html", str(page)]
-    table = run(commands.evaluate, arguments, catch_exceptions=False)
+    table = run(evaluate.evaluate, arguments, catch_exceptions=False)
     assert "last_item_neighbours" in table.stdout
     assert f"{report['ndcg10']:.4f}" in table.stdout
     assert f"{report['ndcg10']:.4f}" in page.read_text()
     watched = tmp_path / "watched"
-    published = run(commands.publish, [str(folder), "--folder", str(watched)], catch_exceptions=False)
+    published = run(publish_command.publish, [str(folder), "--folder", str(watched)], catch_exceptions=False)
     assert published.stdout == f"two-hop-7 is live: {watched / 'two-hop-7'}\n"
     newest = announcements.FolderFeed(watched, "two-hop").newest()
     assert newest is not None
@@ -59,15 +62,15 @@ def test_cold_start_of_a_release_trained_with_items(tiny_interactions: Path, tmp
     (data / "items.csv").write_text("\n".join(["item,category", *lines]))
     arguments = ["--data", str(data), "--out", str(tmp_path), "--version", "8", "--holdout-items", "0.2", *SMALL]
     folder = run(train_command.train, arguments, catch_exceptions=False).stdout.strip()
-    asked = run(commands.cold_start, [folder, "--data", str(data), "--json"], catch_exceptions=False)
+    asked = run(cold_start.cold_start, [folder, "--data", str(data), "--json"], catch_exceptions=False)
     report = json.loads(asked.stdout)
     assert 10 <= report["new_items"]["items"] <= 40
     assert {"random", "same_values", "popular_in_value"} == set(report["new_items"]["baselines"])
-    table = run(commands.cold_start, [folder, "--data", str(data)], catch_exceptions=False)
+    table = run(cold_start.cold_start, [folder, "--data", str(data)], catch_exceptions=False)
     assert "popular_in_value" in table.stdout
     ids_alone = [*arguments, "--no-content", "--version", "9"]
     folder = run(train_command.train, ids_alone, catch_exceptions=False).stdout.strip()
-    table = run(commands.cold_start, [folder, "--data", str(data)], catch_exceptions=False)
+    table = run(cold_start.cold_start, [folder, "--data", str(data)], catch_exceptions=False)
     assert "New items: no figures: the release was trained without content" in table.stdout
 
 
@@ -107,8 +110,9 @@ def test_ctrl_c_is_noted_once_and_the_second_time_ends_as_usual() -> None:
 def test_train_without_torch_says_how_to_get_it(
     tiny_interactions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delitem(sys.modules, "models.training.course", raising=False)
-    monkeypatch.delattr("models.training.course", raising=False)
+    for name in ("models.training.trainer", "models.jobs.training_job"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+        monkeypatch.delattr(name, raising=False)
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'headrace\[train\]'"):
         CliRunner().invoke(
@@ -125,12 +129,12 @@ def test_the_page_without_matplotlib_says_how_to_get_it_before_anything_is_asked
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     arguments = [str(tiny_release), "--data", str(tmp_path / "nowhere"), "--html", str(tmp_path / "page.html")]
     with pytest.raises(MissingExtraError, match=r"needs matplotlib.* pip install 'headrace\[report\]'"):
-        CliRunner().invoke(commands.evaluate, arguments, catch_exceptions=False)
+        CliRunner().invoke(evaluate.evaluate, arguments, catch_exceptions=False)
 
 
 def test_a_page_in_no_folder_is_refused_before_anything_is_asked(tiny_release: Path, tmp_path: Path) -> None:
     arguments = [str(tiny_release), "--data", str(tmp_path), "--html", str(tmp_path / "nowhere" / "page.html")]
-    refused = CliRunner().invoke(commands.evaluate, arguments)
+    refused = CliRunner().invoke(evaluate.evaluate, arguments)
     assert refused.exit_code == 2
     assert "nowhere does not exist" in refused.stderr
 
@@ -140,9 +144,9 @@ def test_evaluate_and_publish_need_neither_torch_nor_matplotlib(
 ) -> None:
     program = (
         "import sys; sys.modules.update(torch=None, onnx=None, matplotlib=None, jinja2=None)\n"
-        "from models import commands\n"
-        f"commands.evaluate(['{tiny_release}', '--data', '{tiny_interactions}', '--json'], standalone_mode=False)\n"
-        f"commands.publish(['{tiny_release}', '--folder', '{tmp_path}'], standalone_mode=False)\n"
+        "from models.cli import evaluate, publish as publish_command\n"
+        f"evaluate.evaluate(['{tiny_release}', '--data', '{tiny_interactions}', '--json'], standalone_mode=False)\n"
+        f"publish_command.publish(['{tiny_release}', '--folder', '{tmp_path}'], standalone_mode=False)\n"
     )
     done = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
@@ -151,7 +155,7 @@ def test_evaluate_and_publish_need_neither_torch_nor_matplotlib(
 
 def test_a_release_is_announced_on_the_topic(tiny_release: Path) -> None:
     log = MemoryLog()
-    sent = publish.to_topic(tiny_release, log, "releases", 123)
+    sent = announce.to_topic(tiny_release, log, "releases", 123)
     feed = announcements.TopicFeed(log.reader(["releases"]), "two-hop")
     assert feed.newest() == sent
     assert isinstance(sent, Announcement)
@@ -162,15 +166,15 @@ def test_a_damaged_release_is_not_announced(tiny_release: Path, tmp_path: Path) 
     broken = announcements.copy_bundle(tiny_release, tmp_path / "broken")
     (broken / "vectors.npy").write_bytes(b"")
     with pytest.raises(DamagedReleaseError, match=r"vectors\.npy"):
-        publish.to_folder(broken, tmp_path / "watched", 0)
+        announce.to_folder(broken, tmp_path / "watched", 0)
     assert not (tmp_path / "watched").exists()
 
 
 def test_another_bundle_of_the_same_name_is_not_replaced(tiny_release: Path, tmp_path: Path) -> None:
-    publish.to_folder(tiny_release, tmp_path / "watched", 0)
+    announce.to_folder(tiny_release, tmp_path / "watched", 0)
     other = announcements.copy_bundle(tiny_release, tmp_path / "other")
     manifest = other / "release.json"
     manifest.write_text(manifest.read_text().replace('"created_ms": 0', '"created_ms": 1'))
     assert release.read(other).manifest.created_ms == 1
     with pytest.raises(ReleaseError, match="another bundle of the same name"):
-        publish.to_folder(other, tmp_path / "watched", 0)
+        announce.to_folder(other, tmp_path / "watched", 0)

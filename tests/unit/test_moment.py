@@ -7,10 +7,10 @@ pytest.importorskip("torch", reason="training needs torch: pip install 'headrace
 
 import torch
 
-from engine.features import log_ages
+from engine.retrieval.features import log_ages
 from models.network.attention import Sight
-from models.network.encoder import TwoHopEncoder
-from models.network.moment import COUNT_KNOTS, GAP_KNOTS, Moment
+from models.network.context import COUNT_KNOTS, GAP_KNOTS, Moment
+from models.network.two_hop import TwoHopEncoder
 from models.settings import EncoderSettings
 
 TIMES_S = [[0, 0, 1, 4, 6, 6 + 7 * (1 << 22)]]

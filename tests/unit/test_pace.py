@@ -2,7 +2,7 @@
 
 import pytest
 
-from engine.eventlog.kafka.pace import Pace
+from engine.eventlog.kafka.commit_throttle import Pace
 
 
 def test_after_a_few_records_the_next_are_read_at_once() -> None:

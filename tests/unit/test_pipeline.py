@@ -11,13 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine import live, release
-from engine.catalogue import Catalogue
-from engine.columns import NO_ITEM, Windows
-from engine.live import LiveRelease
-from engine.pipeline import FROM_INTEREST, FROM_POPULAR, Lists, Recommender
-from engine.popular import Popularity
-from engine.settings import IndexSettings, RecommendationSettings
+from engine.arrays import NO_ITEM, Windows
+from engine.catalogue.ids import Catalogue
+from engine.pipeline import Recommender
+from engine.ranking.lists import FROM_INTEREST, FROM_POPULAR, Lists
+from engine.ranking.popularity import Popularity
+from engine.releases import bundles, serving
+from engine.releases.serving import LiveRelease
+from engine.settings.sections import IndexSettings, RecommendationSettings
 from tests.conftest import TINY_ITEMS
 
 LENGTH = 20
@@ -54,7 +55,7 @@ class Served:
 def served(request: pytest.FixtureRequest, tiny_release: Path) -> Served:
     catalogue = Catalogue()
     settings = IndexSettings(kind=request.param)
-    return Served(live.warm(release.read(tiny_release), catalogue, settings, threads=1), catalogue)
+    return Served(serving.warm(bundles.read(tiny_release), catalogue, settings, threads=1), catalogue)
 
 
 def walk(start: int, steps: int, ring: int = 0) -> Clicks:

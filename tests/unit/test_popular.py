@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.popular import DAY_MS, DAYS, Popularity
+from engine.ranking.popularity import DAY_MS, DAYS, Popularity
 
 
 def add(popularity: Popularity, items: list[int], day: float) -> None:

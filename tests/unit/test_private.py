@@ -18,19 +18,20 @@ pytest.importorskip("opacus", reason="private training needs Opacus: pip install
 import torch
 from torch import Tensor
 
-from engine import release
-from engine import settings as engine_settings
 from engine.errors import DataError, MissingExtraError, SettingsError
-from models import train_command
+from engine.releases import bundles as release
+from engine.settings import sections as engine_settings
+from models.cli import train as train_command
 from models.data import dataset as reading
 from models.data.sequences import Histories
 from models.evaluation import evaluate, report
-from models.network.encoder import TwoHopEncoder
+from models.network.two_hop import TwoHopEncoder
 from models.settings import EncoderSettings, TrainSettings
-from models.training import material, private
-from models.training.course import EndTraining, Progress
+from models.training import private
+from models.training import training_data as material
+from models.training.fit import train
 from models.training.private import Privacy, PrivateLearner, Terms
-from models.training.train import train
+from models.training.trainer import EndTraining, Progress
 
 SIZES = EncoderSettings(dimensions=8, interests=2, heads=2, hidden=16, window_length=100, dropout=0.0)
 ITEMS = 50

@@ -5,8 +5,9 @@ import pytest
 from click.testing import CliRunner
 
 from engine.errors import DataError, HeadraceError, SettingsError
-from producers.commands import demo, produce
-from producers.readers import read
+from producers.cli.demo import demo
+from producers.cli.produce import produce
+from producers.replay.readers import read
 
 
 def fail(*arguments: str) -> HeadraceError:

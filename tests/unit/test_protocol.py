@@ -7,11 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.columns import NO_ITEM
-from engine.release import Holdout
-from models import protocol
+from engine.arrays import NO_ITEM
+from engine.releases.bundles import Holdout
+from models.data import splits
 from models.data.dataset import Interactions
-from models.protocol import Tally
+from models.evaluation import metrics
+from models.evaluation.metrics import Tally
 from models.settings import HoldoutName
 
 
@@ -33,18 +34,18 @@ DATA = interactions([0, 1, 0, 2, 1, 1, 0, 2, 2, 0], [10, 20, 30, 40, 50, 60, 70,
 
 
 def test_the_newest_event_of_each_user() -> None:
-    assert np.flatnonzero(protocol.newest(DATA)).tolist() == [5, 8, 9]
+    assert np.flatnonzero(splits.newest(DATA)).tolist() == [5, 8, 9]
 
 
 def test_the_time_split_begins_after_nine_tenths_of_the_events_and_takes_ties_along() -> None:
-    left_out = protocol.holdout(DATA.timelines(), "time")
+    left_out = splits.holdout(DATA.timelines(), "time")
     assert left_out == Holdout(last_event=False, from_ms=90)
-    assert np.flatnonzero(protocol.held_out(DATA, left_out)).tolist() == [8, 9]
+    assert np.flatnonzero(splits.held_out(DATA, left_out)).tolist() == [8, 9]
 
 
 @pytest.mark.parametrize(("name", "places"), [("none", []), ("last", [5, 8, 9]), ("time", [8, 9]), ("both", [5, 8, 9])])
 def test_what_each_holdout_leaves_out(name: HoldoutName, places: list[int]) -> None:
-    assert np.flatnonzero(protocol.held_out(DATA, protocol.holdout(DATA.timelines(), name))).tolist() == places
+    assert np.flatnonzero(splits.held_out(DATA, splits.holdout(DATA.timelines(), name))).tolist() == places
 
 
 def scored(catalogue: int, popularity: list[int], *answers: tuple[int, list[int], int]) -> Tally:
@@ -81,7 +82,7 @@ def test_gains_by_place() -> None:
     tally = Tally(np.arange(25, dtype=np.int32), np.ones(25, np.int64))
     tally.add(np.arange(4, dtype=np.int32), lists, np.array([1, 9, 10, 20], np.int32))
     assert tally.places.tolist() == [2, 10, 11, 21]
-    gains = protocol.gains(tally.places)
+    gains = metrics.gains(tally.places)
     assert gains["hr10"].tolist() == [1, 1, 0, 0]
     assert gains["ndcg10"].tolist() == pytest.approx([1 / log2(3), 1 / log2(11), 0, 0])
     assert gains["hr20"].tolist() == [1, 1, 1, 0]
@@ -127,8 +128,8 @@ def test_the_lead_is_pair_by_pair() -> None:
 
 def test_the_lead_over_seeds_counts_what_each_target_gains_on_average() -> None:
     """Ours with two seeds: target 0 once of twice, 1 always; theirs, with one: target 0. (-1/2 + 1) / 2."""
-    miss = protocol.NO_PLACE
-    lead = protocol.lead(np.array([[1, 1], [miss, 1]]), np.array([[1, miss]]), np.array([0, 1], np.int32))
+    miss = metrics.NO_PLACE
+    lead = metrics.lead(np.array([[1, 1], [miss, 1]]), np.array([[1, miss]]), np.array([0, 1], np.int32))
     assert lead["hr10"] == lead["mrr"] == 1 / 4
     error = sqrt(2 / 1 * (9 / 16 + 9 / 16)) / 2
     assert lead["intervals"]["hr10"] == pytest.approx((1 / 4 - 1.959964 * error, 1 / 4 + 1.959964 * error))
@@ -142,5 +143,5 @@ def test_empty_places_are_neither_hits_nor_covered() -> None:
 
 @given(st.lists(st.integers(0, 4), max_size=40))
 def test_earlier_events_of_the_same_user(users: list[int]) -> None:
-    counts = protocol.earlier(np.array(users, np.int32))
+    counts = splits.earlier(np.array(users, np.int32))
     assert counts.tolist() == [users[:place].count(user) for place, user in enumerate(users)]

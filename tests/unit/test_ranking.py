@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from engine.candidates import Candidates
-from engine.columns import NO_ITEM, Float32, Int32
-from engine.ranking import diversify, push_away
+from engine.arrays import NO_ITEM, Float32, Int32
+from engine.ranking.rerank import diversify, push_away
+from engine.retrieval.candidates import Candidates
 
 # Rows 0 and 1 point east, 2 points north, 3 north-east.
 VECTORS = np.array([[1, 0], [2, 0], [0, 1], [1, 1]], np.float32)

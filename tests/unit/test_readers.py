@@ -7,7 +7,7 @@ import pytest
 from pyarrow import parquet
 
 from engine.errors import DataError
-from producers.readers import Layout, Recording, read
+from producers.replay.readers import Layout, Recording, read
 
 NOON_MS = 1_577_880_000_000  # 2020-01-01 12:00 UTC
 

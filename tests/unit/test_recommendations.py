@@ -5,10 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from engine import searches
-from engine.columns import FIRST_SEARCH, NO_ITEM
-from engine.pipeline import FROM_INTEREST, FROM_POPULAR, Lists
-from engine.recommendations import Because, ListHeads, decode_recommendation, encode_recommendations
+from engine.arrays import FIRST_SEARCH, NO_ITEM
+from engine.catalogue import searches
+from engine.messages.recommendation import Because, decode_recommendation
+from engine.ranking.encode import ListHeads, encode_recommendations
+from engine.ranking.lists import FROM_INTEREST, FROM_POPULAR, Lists
 
 
 def lists() -> Lists:

@@ -7,20 +7,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine.actions import Actions
-from engine.clicks import ClickDecoder
-from engine.columns import FIRST_SEARCH
+from engine.arrays import FIRST_SEARCH
+from engine.catalogue.actions import Actions
 from engine.errors import DataError, SettingsError
 from engine.eventlog.base import Partition, Records
-from engine.settings import ClickFields, ClickSettings
+from engine.ingest.decoder import ClickDecoder
+from engine.settings.sections import ClickFields, ClickSettings
 from models.data import dataset
-from producers.catalogue import MIN_ITEMS
-from producers.events import ClickEncoder, Events
-from producers.readers import read
-from producers.recording import record
-from producers.replay import Pace, Plan, play
-from producers.shoppers import ACTIONS, Simulation, SimulationSettings, shopper_id
-from producers.stream import events
+from producers.replay.click_encoder import ClickEncoder, Events
+from producers.replay.plan import Pace, Plan, play
+from producers.replay.readers import read
+from producers.simulation.recording import record
+from producers.simulation.shop import MIN_ITEMS
+from producers.simulation.shoppers import ACTIONS, Simulation, SimulationSettings, shopper_id
+from producers.simulation.stream import events
 
 SETTINGS = SimulationSettings(items=MIN_ITEMS, shoppers=50)
 

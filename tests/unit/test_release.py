@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine import contract, live, release
-from engine.catalogue import Catalogue
+from engine import contract
+from engine.catalogue.ids import Catalogue
 from engine.errors import DamagedReleaseError, ReleaseError, UnfitReleaseError
-from engine.release import Bundle, NewRelease
-from engine.settings import IndexSettings
+from engine.releases import bundles, serving
+from engine.releases.bundles import Bundle, NewRelease
+from engine.settings.sections import IndexSettings
 
 
 @pytest.fixture
@@ -21,7 +22,7 @@ def bundle(tiny_release: Path, tmp_path: Path) -> Path:
 
 def rewritten(bundle: Path, releases: Path, **changes: object) -> Path:
     """A bundle like this one with some parts changed and checksums that fit."""
-    read = release.read(bundle)
+    read = bundles.read(bundle)
     parts: dict[str, object] = {
         "model": read.manifest.model,
         "version": "changed",
@@ -34,16 +35,16 @@ def rewritten(bundle: Path, releases: Path, **changes: object) -> Path:
         "popularity": read.popularity,
         "ids": read.ids,
     }
-    return release.write(NewRelease(**{**parts, **changes}), releases)  # type: ignore[arg-type]
+    return bundles.write(NewRelease(**{**parts, **changes}), releases)  # type: ignore[arg-type]
 
 
-def warm(read: Bundle) -> live.LiveRelease:
-    return live.warm(read, Catalogue(), IndexSettings(), threads=1)
+def warm(read: Bundle) -> serving.LiveRelease:
+    return serving.warm(read, Catalogue(), IndexSettings(), threads=1)
 
 
 def test_written_is_read_back(bundle: Path, tmp_path: Path) -> None:
-    before = release.read(bundle)
-    after = release.read(rewritten(bundle, tmp_path / "new"))
+    before = bundles.read(bundle)
+    after = bundles.read(rewritten(bundle, tmp_path / "new"))
     np.testing.assert_array_equal(after.vectors, before.vectors)
     assert after.ids == before.ids
     assert after.manifest.contract == before.manifest.contract
@@ -57,70 +58,70 @@ def test_releases_are_immutable(bundle: Path, tmp_path: Path) -> None:
         rewritten(bundle, tmp_path / "new")
 
 
-@pytest.mark.parametrize("name", [*release.REQUIRED_FILES, contract.MANIFEST_FILE])
+@pytest.mark.parametrize("name", [*bundles.REQUIRED_FILES, contract.MANIFEST_FILE])
 def test_a_missing_file_is_named(bundle: Path, name: str) -> None:
     (bundle / name).unlink()
     with pytest.raises(DamagedReleaseError, match=name):
-        release.read(bundle)
+        bundles.read(bundle)
 
 
-@pytest.mark.parametrize("name", release.REQUIRED_FILES)
+@pytest.mark.parametrize("name", bundles.REQUIRED_FILES)
 def test_one_changed_bit_is_found(bundle: Path, name: str) -> None:
     raw = bytearray((bundle / name).read_bytes())
     raw[len(raw) // 2] ^= 1
     (bundle / name).write_bytes(raw)
     with pytest.raises(DamagedReleaseError, match=f"{name} has SHA-256"):
-        release.read(bundle)
+        bundles.read(bundle)
 
 
 def test_a_manifest_cut_short_is_found(bundle: Path) -> None:
     path = bundle / contract.MANIFEST_FILE
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(DamagedReleaseError, match="not a manifest"):
-        release.read(bundle)
+        bundles.read(bundle)
 
 
 def test_another_schema_is_refused(bundle: Path) -> None:
     path = bundle / contract.MANIFEST_FILE
     path.write_text(json.dumps(json.loads(path.read_text()) | {"schema": 99}))
     with pytest.raises(UnfitReleaseError, match="schema 99"):
-        release.read(bundle)
+        bundles.read(bundle)
 
 
 def test_sizes_that_disagree_are_refused(bundle: Path, tmp_path: Path) -> None:
-    vectors = release.read(bundle).vectors
+    vectors = bundles.read(bundle).vectors
     with pytest.raises(UnfitReleaseError, match="vectors are float32"):
-        release.read(rewritten(bundle, tmp_path / "a", vectors=vectors[:-1]))
+        bundles.read(rewritten(bundle, tmp_path / "a", vectors=vectors[:-1]))
     with pytest.raises(UnfitReleaseError, match="all different"):
-        release.read(rewritten(bundle, tmp_path / "b", ids=["same"] * len(vectors)))
+        bundles.read(rewritten(bundle, tmp_path / "b", ids=["same"] * len(vectors)))
     with pytest.raises(UnfitReleaseError, match="not finite"):
-        release.read(rewritten(bundle, tmp_path / "c", vectors=vectors * np.nan))
+        bundles.read(rewritten(bundle, tmp_path / "c", vectors=vectors * np.nan))
 
 
 def test_learned_values_of_actions_are_part_of_a_release(bundle: Path, tmp_path: Path) -> None:
-    assert release.read(bundle).manifest.action_values == {}
+    assert bundles.read(bundle).manifest.action_values == {}
     learned = {"view": 1.0, "buy": 2.5}
-    assert release.read(rewritten(bundle, tmp_path / "a", action_values=learned)).manifest.action_values == learned
+    assert bundles.read(rewritten(bundle, tmp_path / "a", action_values=learned)).manifest.action_values == learned
     with pytest.raises(UnfitReleaseError, match="'buy' has the value 0"):
-        release.read(rewritten(bundle, tmp_path / "b", action_values={"buy": 0.0}))
+        bundles.read(rewritten(bundle, tmp_path / "b", action_values={"buy": 0.0}))
 
 
 def test_a_graph_that_is_none_is_refused(bundle: Path, tmp_path: Path) -> None:
     with pytest.raises(UnfitReleaseError, match=r"encoder\.onnx: onnxruntime cannot load it"):
-        warm(release.read(rewritten(bundle, tmp_path / "a", encoder_onnx=b"no graph")))
+        warm(bundles.read(rewritten(bundle, tmp_path / "a", encoder_onnx=b"no graph")))
 
 
 def test_a_graph_that_breaks_the_contract_is_refused(bundle: Path, tmp_path: Path) -> None:
-    read = release.read(bundle)
+    read = bundles.read(bundle)
     with pytest.raises(UnfitReleaseError, match=r"encoder\.onnx inputs are \['vectors'\], the contract says"):
-        warm(release.read(rewritten(bundle, tmp_path / "a", encoder_onnx=read.items_onnx)))
+        warm(bundles.read(rewritten(bundle, tmp_path / "a", encoder_onnx=read.items_onnx)))
 
 
 def test_warm_release_knows_its_items(tiny_release: Path) -> None:
     catalogue = Catalogue()
     catalogue.numbers(["met before"])
-    read = release.read(tiny_release)
-    served = live.warm(read, catalogue, IndexSettings(), threads=1)
+    read = bundles.read(tiny_release)
+    served = serving.warm(read, catalogue, IndexSettings(), threads=1)
     numbers = catalogue.numbers([read.ids[3], "met before", "never met", read.ids[0]])
     assert served.rows(numbers).tolist() == [3, -1, -1, 0]
     assert served.rows(np.array([-1, 10**9], np.int32)).tolist() == [-1, -1]

@@ -8,15 +8,17 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from engine import announcements, contract, release
-from engine.announcements import Announcement, Feed, FolderFeed, TopicFeed
-from engine.catalogue import Catalogue
+from engine import contract
+from engine.catalogue.ids import Catalogue
 from engine.errors import DamagedReleaseError
 from engine.eventlog.base import Outgoing, TopicSpec
-from engine.eventlog.memory import MemoryLog
+from engine.eventlog.memory.log import MemoryLog
+from engine.messages.announcement import Announcement
 from engine.metrics import Metrics
-from engine.release_loader import ReleaseLoader
-from engine.settings import ReleaseSettings, Settings
+from engine.releases import announcements, bundles
+from engine.releases.announcements import Feed, FolderFeed, TopicFeed
+from engine.releases.release_loader import ReleaseLoader
+from engine.settings.sections import ReleaseSettings, Settings
 from tests.unit.test_release import rewritten
 
 TOPIC = "releases"
@@ -70,7 +72,7 @@ def test_an_announced_release_arrives_warm(loader: ReleaseLoader, log: MemoryLog
     assert loader.wait(LIMIT_S)
     live = loader.take()
     assert live is not None
-    assert live.name == release.read_manifest(tiny_release).name
+    assert live.name == bundles.read_manifest(tiny_release).name
     assert loader.take() is None
 
 

@@ -7,9 +7,9 @@ import pytest
 
 from engine.errors import SettingsError
 from producers.clock import Clock
-from producers.events import Events
-from producers.readers import Names, Recording
-from producers.replay import MAX_BATCH, Pace, Plan, play
+from producers.replay.click_encoder import Events
+from producers.replay.plan import MAX_BATCH, Pace, Plan, play
+from producers.replay.readers import Names, Recording
 
 NOW_MS = 1_700_000_000_000
 

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from engine import contract, release
-from engine.release import Bundle
-from engine.settings import IndexSettings, Settings, WindowSettings
-from models import protocol
+from engine import contract
+from engine.releases import bundles
+from engine.releases.bundles import Bundle
+from engine.settings.sections import IndexSettings, Settings, WindowSettings
 from models.data import dataset
-from models.evaluation import plots, report
+from models.evaluation import metrics, plots, report
 from models.evaluation.evaluate import evaluate
 from models.evaluation.plots import Axis
 
@@ -60,7 +60,7 @@ class Page(HTMLParser):
 @pytest.fixture(scope="module")
 def bundle(tiny_release: Path) -> Bundle:
     """Trained with the last events left out; said to have left out the last tenth of time, so that both splits show."""
-    read = release.read(tiny_release)
+    read = bundles.read(tiny_release)
     return replace(read, manifest=_with(read, last_event=True))
 
 
@@ -74,9 +74,9 @@ def text(found: dict[str, Any], bundle: Bundle) -> str:
     return report.render(found, bundle, SETTINGS)
 
 
-def _with(bundle: Bundle, *, last_event: bool, from_ms: int | None = 2400_000) -> release.Manifest:
+def _with(bundle: Bundle, *, last_event: bool, from_ms: int | None = 2400_000) -> bundles.Manifest:
     fields = {name: getattr(bundle.manifest, name) for name in bundle.manifest.__struct_fields__}
-    return release.Manifest(**fields | {"holdout": release.Holdout(last_event=last_event, from_ms=from_ms)})
+    return bundles.Manifest(**fields | {"holdout": bundles.Holdout(last_event=last_event, from_ms=from_ms)})
 
 
 def test_the_page_is_well_formed_and_stands_alone(text: str) -> None:
@@ -111,7 +111,7 @@ def test_figures_intervals_and_origin_are_on_the_page(text: str, found: dict[str
     words = Page(text).words
     for split in (found, found["time_split"]):
         for figures in (split, *split["baselines"].values(), *(one["lead"] for one in split["baselines"].values())):
-            for figure in protocol.ACCURACY:
+            for figure in metrics.ACCURACY:
                 low, high = figures["intervals"][figure]
                 assert f"{figures[figure]:.4f}" in words
                 assert f"{low:.4f} to {high:.4f}" in words

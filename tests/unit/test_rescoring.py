@@ -11,23 +11,23 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from engine import live, release
-from engine.columns import NO_ITEM
+from engine.arrays import NO_ITEM
 from engine.errors import SettingsError, UnfitReleaseError
-from engine.release import Bundle, Holdout
-from engine.settings import RecommendationSettings, Settings
+from engine.releases import bundles, serving
+from engine.releases.bundles import Bundle, Holdout
+from engine.settings.sections import RecommendationSettings, Settings
+from models.cli.rescore import rescore
 from models.data import dataset
 from models.data.dataset import Interactions
-from models.evaluation import questions
-from models.evaluation.questions import LISTED, Recording
+from models.evaluation import queries
+from models.evaluation.queries import LISTED, Recording
 from models.evaluation.trial import Engine
-from models.rescore_command import rescore
-from models.rescoring import lessons as teaching
-from models.rescoring import measure, training
-from models.rescoring.exported import TOLERANCE, Exported, largest_difference, refuse_difference
-from models.rescoring.lessons import Lessons, Questions
-from models.rescoring.network import Rescorer
-from models.rescoring.shortlists import Shortlisting
+from models.lab.rescoring import examples as teaching
+from models.lab.rescoring import measure, rescorer_training
+from models.lab.rescoring.examples import Lessons, Questions
+from models.lab.rescoring.exported import TOLERANCE, Exported, largest_difference, refuse_difference
+from models.lab.rescoring.rescorer import Rescorer
+from models.lab.rescoring.top_candidates import Shortlisting
 from models.settings import ALLOWED_COST, REQUIRED_GAIN, RescoreSettings
 
 PLAN = RescoreSettings(candidates=40, events=5, negatives=20, round_steps=50, patience=2, minutes=0.2)
@@ -40,7 +40,7 @@ def interactions(tiny_interactions: Path) -> Interactions:
 
 @pytest.fixture(scope="module")
 def bundle(tiny_release: Path) -> Bundle:
-    return release.read(tiny_release)
+    return bundles.read(tiny_release)
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def recording(interactions: Interactions) -> Recording:
 
 @pytest.fixture(scope="module")
 def shortlisting(bundle: Bundle, recording: Recording) -> Shortlisting:
-    warm = live.warm(bundle, recording.catalogue, recording.settings.index, 1)
+    warm = serving.warm(bundle, recording.catalogue, recording.settings.index, 1)
     return Shortlisting(warm, recording, PLAN.candidates)
 
 
@@ -155,7 +155,7 @@ def test_an_untrained_re_scorer_changes_no_list(
     """Through the engine's own path, the first places of a shortlist are the list."""
     exported = Exported.of(Rescorer(16, PLAN).eval(), bundle.vectors)
     engine = Engine(shortlisting.live, recording)
-    for windows, targets in questions.last_event(recording).ask():
+    for windows, targets in queries.last_event(recording).ask():
         windows.items[0] = NO_ITEM  # a user about whom nothing is known
         best = shortlisting.of(windows)
         lists = best.ranked(exported.scores(best), LISTED)
@@ -188,7 +188,7 @@ def walks(interactions: Interactions) -> set[tuple[int, ...]]:
 
 def test_training_gets_better_and_is_the_same_for_a_seed(lessons: Lessons, bundle: Bundle) -> None:
     plan = PLAN.model_copy(update={"minutes": 10.0, "patience": 1, "round_steps": 20})
-    first, again = (training.train(lessons, bundle.vectors, plan) for _ in range(2))
+    first, again = (rescorer_training.train(lessons, bundle.vectors, plan) for _ in range(2))
     assert first.rounds == again.rounds
     for ours, theirs in zip(first.rescorer.parameters(), again.rescorer.parameters(), strict=True):
         assert torch.equal(ours, theirs)
@@ -198,7 +198,7 @@ def test_training_gets_better_and_is_the_same_for_a_seed(lessons: Lessons, bundl
 
 def test_what_never_gets_better_changes_nothing(lessons: Lessons, bundle: Bundle) -> None:
     hopeless = replace(lessons, kept_aside=replace(lessons.kept_aside, places=np.full(len(lessons.kept_aside), -1)))
-    taught = training.train(hopeless, bundle.vectors, PLAN)
+    taught = rescorer_training.train(hopeless, bundle.vectors, PLAN)
     assert len(taught.rounds) == 1 + PLAN.patience
     assert not taught.rescorer.gates.weight.any()
 
@@ -234,7 +234,7 @@ def test_the_verb_puts_gain_and_cost_side_by_side(tiny_release: Path, tiny_inter
     lead = report["with"]["ndcg10"] - report["without"]["ndcg10"]
     assert report["lead"]["ndcg10"] == pytest.approx(lead)
     assert set(report["cost"]) == {"16", "256"}
-    vectors = release.read(tiny_release).vectors
+    vectors = bundles.read(tiny_release).vectors
     items_onnx = (tmp_path / "out" / "rescorer_items.onnx").read_bytes()
     rescorer_onnx = (tmp_path / "out" / "rescorer.onnx").read_bytes()
     written = Exported(items_onnx, rescorer_onnx, vectors)

@@ -1,6 +1,6 @@
-from engine.popular import Popularity
-from engine.recommendations import ListedItem, Recommendation
-from producers.scoreboard import JUDGED, Click, Scoreboard
+from engine.messages.recommendation import ListedItem, Recommendation
+from engine.ranking.popularity import Popularity
+from producers.demo.scoreboard import JUDGED, Click, Scoreboard
 
 ITEMS = {f"i{number:03}": number for number in range(200)}
 WEIGHTS = {"view": 1.0, "dislike": -1.0}

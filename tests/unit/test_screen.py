@@ -4,9 +4,9 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from engine.recommendations import Because, ListedItem, Recommendation
-from producers.scoreboard import Click, Judged
-from producers.screen import Frame, Spotlight, render
+from engine.messages.recommendation import Because, ListedItem, Recommendation
+from producers.demo.scoreboard import Click, Judged
+from producers.demo.screen import Frame, Spotlight, render
 
 CATEGORIES = {f"item-{number:05}": "tents" if number < 50 else "maps" for number in range(100)}
 SPOTLIGHT = Spotlight(

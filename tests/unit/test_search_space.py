@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.errors import SettingsError
+from models.lab.tuning import search_space
+from models.lab.tuning.search_space import DEFAULTS, Choices, Range, Searched, Space
 from models.settings import EncoderSettings, TrainSettings
-from models.tuning import search_space
-from models.tuning.search_space import DEFAULTS, Choices, Range, Searched, Space
 
 
 def written(folder: Path, text: str) -> Path:

@@ -11,26 +11,28 @@ pytest.importorskip("torch", reason="training needs torch: pip install 'headrace
 import torch
 from click.testing import CliRunner
 
-from engine import live, release, searches
-from engine.catalogue import Catalogue
-from engine.columns import FIRST_SEARCH, NO_ACTION, NO_ITEM, Windows
-from engine.content import Item, features
+from engine.arrays import FIRST_SEARCH, NO_ACTION, NO_ITEM, Windows
+from engine.catalogue import searches
+from engine.catalogue.content import Item, features
+from engine.catalogue.ids import Catalogue
 from engine.contract import ContentSizes
 from engine.errors import DataError
-from engine.release import Holdout
-from engine.settings import IndexSettings, Settings
-from models import protocol
-from models.data import archive, dataset, sequences, timelines
+from engine.releases import bundles as release
+from engine.releases import serving as live
+from engine.releases.bundles import Holdout
+from engine.settings.sections import IndexSettings, Settings
+from models.cli.train import train as train_verb
+from models.data import archive, dataset, sequences, splits
+from models.data import histories as timelines
 from models.data.archive import Layout, Source
 from models.data.dataset import Interactions
 from models.data.sequences import NO_TARGET, Histories
-from models.evaluation import questions
-from models.evaluation.questions import Recording
-from models.network.items import Content, ItemVectors
+from models.evaluation import queries as questions
+from models.evaluation.queries import Recording
+from models.network.item_vectors import Content, ItemVectors
 from models.settings import EncoderSettings, TrainSettings
-from models.train_command import train as train_verb
-from models.training import material
-from models.training.train import Trained, train
+from models.training import training_data as material
+from models.training.fit import Trained, train
 
 RED, BLUE = FIRST_SEARCH, FIRST_SEARCH + 1
 ROWS = [
@@ -104,7 +106,7 @@ def test_the_same_is_learned_from_disk_as_from_memory(read: Interactions, tmp_pa
 
 def test_the_newest_click_is_left_out_and_the_searches_that_led_to_no_other(read: Interactions) -> None:
     """ann: x, red, [y]; bob: blue, [x, red]."""
-    assert np.flatnonzero(protocol.held_out(read, Holdout(last_event=True))).tolist() == [2, 4, 5]
+    assert np.flatnonzero(splits.held_out(read, Holdout(last_event=True))).tolist() == [2, 4, 5]
     found = material.prepare(read.timelines(), TrainSettings(holdout="last"), searches=True)
     assert found.histories.items.tolist() == [0]
     assert found.histories.starts.tolist() == [0, 1]

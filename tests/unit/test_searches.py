@@ -16,19 +16,22 @@ pytest.importorskip("torch", reason="a release is made for this test: pip instal
 
 import torch
 
-from engine import live, release, searches, shelf
-from engine.catalogue import Catalogue
-from engine.columns import FIRST_SEARCH, NO_ITEM, Float32, Windows
-from engine.content import Item, features
+from engine.arrays import FIRST_SEARCH, NO_ITEM, Float32, Windows
+from engine.catalogue import searches
+from engine.catalogue.content import Item, features
+from engine.catalogue.ids import Catalogue
 from engine.contract import ContentSizes
-from engine.features import make
-from engine.live import LiveRelease
-from engine.pipeline import FROM_POPULAR, Lists, Recommender
-from engine.popular import Popularity
-from engine.release import Bundle, NewRelease
-from engine.settings import IndexSettings, RecommendationSettings
-from models.network.encoder import TwoHopEncoder
-from models.network.items import Content
+from engine.pipeline import Recommender
+from engine.ranking.lists import FROM_POPULAR, Lists
+from engine.ranking.popularity import Popularity
+from engine.releases import bundles, serving
+from engine.releases.bundles import Bundle, NewRelease
+from engine.releases.serving import LiveRelease
+from engine.retrieval import tables
+from engine.retrieval.features import make
+from engine.settings.sections import IndexSettings, RecommendationSettings
+from models.network.item_vectors import Content
+from models.network.two_hop import TwoHopEncoder
 from models.publishing import export, graphs
 from models.settings import EncoderSettings
 
@@ -54,7 +57,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
         version="searched",
         created_ms=0,
         contract=replace(settings.contract, content=sizes),
-        holdout=release.Holdout(),
+        holdout=bundles.Holdout(),
         encoder_onnx=graphs.encoder_graph(encoder),
         items_onnx=graphs.items_graph(encoder),
         vectors=export.vectors(encoder),
@@ -62,7 +65,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
         ids=[item.id for item in ITEMS],
         content_onnx=graphs.content_graph(encoder, content),
     )
-    return release.read(release.write(made, tmp_path_factory.mktemp("releases")))
+    return bundles.read(bundles.write(made, tmp_path_factory.mktemp("releases")))
 
 
 class Served:
@@ -70,7 +73,7 @@ class Served:
 
     def __init__(self, bundle: Bundle) -> None:
         self.catalogue = Catalogue()
-        self.live = live.warm(bundle, self.catalogue, IndexSettings(), threads=1)
+        self.live = serving.warm(bundle, self.catalogue, IndexSettings(), threads=1)
 
     def windows(self, *users: list[str]) -> Windows:
         """What users clicked, and what they searched for: it has a space in it."""
@@ -136,7 +139,7 @@ def test_words_that_say_nothing_leave_a_user_as_unknown_as_before(served: Served
 
 
 def test_a_release_without_content_sees_no_searches(tiny_release: Path) -> None:
-    plain = Served(release.read(tiny_release))
+    plain = Served(bundles.read(tiny_release))
     lists = plain.recommend(["a tent"], ["i1", "a tent"])
     assert (lists.sources[0] == FROM_POPULAR).all()
     assert lists.because.max() < FIRST_SEARCH
@@ -148,7 +151,7 @@ def test_a_few_places_are_enough_for_any_number_of_searches(bundle: Bundle, aske
     """What fell out of the tables is put there again when a window asks for it, with the same result."""
     roomy = Served(bundle)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shelf, "SEARCHES", 4)
+        patch.setattr(tables, "SEARCHES", 4)
         narrow = Served(bundle)
         rows = len(narrow.live._shelf.tables["keys1"])
         for number, kinds in enumerate(asked):
@@ -159,7 +162,7 @@ def test_a_few_places_are_enough_for_any_number_of_searches(bundle: Bundle, aske
 
 def test_more_searches_in_one_batch_than_there_are_places_leave_out_the_oldest(bundle: Bundle) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shelf, "SEARCHES", 4)
+        patch.setattr(tables, "SEARCHES", 4)
         served = Served(bundle)
         numbers = served.windows([f"tent {number}" for number in range(6)]).items
         assert (served.live.rows(numbers)[0] == NO_ITEM).tolist() == [True, True, False, False, False, False]

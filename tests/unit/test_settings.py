@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from engine import settings
 from engine.errors import SettingsError
+from engine.settings import loader, sections
 
 
 def written(folder: Path, text: str) -> Path:
@@ -16,17 +16,17 @@ def written(folder: Path, text: str) -> Path:
 
 def test_environment_comes_over_the_file(tmp_path: Path) -> None:
     path = written(tmp_path, '[clicks]\ntopic = "from-file"\ntime_unit = "s"\n[clicks.fields]\nuser = "visitor.id"\n')
-    loaded = settings.load(path, {"HEADRACE_CLICKS__TOPIC": "from-env", "HEADRACE_WORKER__THREADS": "2", "PATH": "/"})
+    loaded = loader.load(path, {"HEADRACE_CLICKS__TOPIC": "from-env", "HEADRACE_WORKER__THREADS": "2", "PATH": "/"})
     assert loaded.clicks.topic == "from-env"
     assert loaded.clicks.time_unit == "s"
     assert loaded.clicks.fields.user == "visitor.id"
     assert loaded.worker.threads == 2
-    assert loaded.kafka == settings.KafkaSettings()
+    assert loaded.kafka == sections.KafkaSettings()
 
 
 def test_origin_of_each_setting_is_known(tmp_path: Path) -> None:
     path = written(tmp_path, '[clicks]\ntopic = "a"\n[clicks.actions]\nview = 1\n')
-    assert settings.origins(path, {"HEADRACE_INDEX__M": "8"}) == {
+    assert loader.origins(path, {"HEADRACE_INDEX__M": "8"}) == {
         "clicks.topic": str(path),
         "clicks.actions": str(path),
         "index.m": "environment",
@@ -45,13 +45,13 @@ def test_origin_of_each_setting_is_known(tmp_path: Path) -> None:
 )
 def test_unknown_key_is_refused_with_the_nearest(tmp_path: Path, text: str, named: str) -> None:
     with pytest.raises(SettingsError) as refused:
-        settings.load(written(tmp_path, text), {})
+        loader.load(written(tmp_path, text), {})
     assert named in str(refused.value)
 
 
 def test_unknown_environment_variable_is_refused() -> None:
     with pytest.raises(SettingsError, match=r"HEADRACE_KAFKA__GRUOP: unknown setting 'kafka.gruop'.*'kafka.group'"):
-        settings.load(None, {"HEADRACE_KAFKA__GRUOP": "x"})
+        loader.load(None, {"HEADRACE_KAFKA__GRUOP": "x"})
 
 
 @pytest.mark.parametrize(
@@ -65,23 +65,23 @@ def test_unknown_environment_variable_is_refused() -> None:
 )
 def test_wrong_value_names_setting_and_value(environ: dict[str, str], message: str) -> None:
     with pytest.raises(SettingsError) as refused:
-        settings.load(None, environ)
+        loader.load(None, environ)
     assert message in str(refused.value)
 
 
 def test_the_variable_that_names_the_file_is_no_setting() -> None:
-    assert settings.load(None, {settings.CONFIG_VARIABLE: "headrace.toml"}) == settings.Settings()
+    assert loader.load(None, {loader.CONFIG_VARIABLE: "headrace.toml"}) == sections.Settings()
 
 
 def test_file_that_is_no_toml_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="not valid TOML"):
-        settings.load(written(tmp_path, "[kafka"), {})
+        loader.load(written(tmp_path, "[kafka"), {})
     with pytest.raises(SettingsError, match="cannot be read"):
-        settings.load(tmp_path / "absent.toml", {})
+        loader.load(tmp_path / "absent.toml", {})
 
 
 def test_secrets_are_not_shown() -> None:
-    loaded = settings.load(None, {"HEADRACE_KAFKA__SASL_PASSWORD": "open sesame"})
+    loaded = loader.load(None, {"HEADRACE_KAFKA__SASL_PASSWORD": "open sesame"})
     assert loaded.kafka.sasl_password == "open sesame"
-    assert "open sesame" not in repr(settings.flatten(loaded))
+    assert "open sesame" not in repr(loader.flatten(loaded))
     assert "open sesame" not in repr(loaded)

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from engine.errors import DataError, SettingsError
-from producers.catalogue import MIN_ITEMS, TOPICS_PER_CATEGORY, make
-from producers.shoppers import (
+from producers.simulation.shop import MIN_ITEMS, TOPICS_PER_CATEGORY, make
+from producers.simulation.shoppers import (
     ACTIONS,
     SESSION_CLICKS,
     Batch,

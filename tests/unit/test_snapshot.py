@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine import searches
-from engine.actions import Actions
-from engine.catalogue import Catalogue
-from engine.columns import FIRST_SEARCH
-from engine.settings import ClickSettings, SnapshotSettings
-from engine.snapshot import Moment, Snapshots
-from engine.window_store import PackedWindows
+from engine.arrays import FIRST_SEARCH
+from engine.catalogue import searches
+from engine.catalogue.actions import Actions
+from engine.catalogue.ids import Catalogue
+from engine.settings.sections import ClickSettings, SnapshotSettings
+from engine.windows.packed import PackedWindows
+from engine.windows.snapshots import Moment, Snapshots
 
 NOW_MS = 1_700_000_000_000
 HOUR_MS = 3_600_000

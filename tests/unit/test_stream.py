@@ -2,11 +2,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from producers.catalogue import MIN_ITEMS
 from producers.clock import Clock
-from producers.events import Events
-from producers.shoppers import ACTIONS, Simulation, SimulationSettings, shopper_id
-from producers.stream import events, stream
+from producers.replay.click_encoder import Events
+from producers.simulation.shop import MIN_ITEMS
+from producers.simulation.shoppers import ACTIONS, Simulation, SimulationSettings, shopper_id
+from producers.simulation.stream import events, stream
 
 SETTINGS = SimulationSettings(items=MIN_ITEMS, shoppers=50, clicks_per_s=100.0)
 

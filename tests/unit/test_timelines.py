@@ -11,24 +11,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from models import protocol
-from models.data import archive, dataset, timelines
+from models.data import archive, dataset, histories, splits
 from models.data.dataset import Interactions
 from models.settings import HoldoutName, TrainSettings
-from models.training import material
+from models.training import training_data
 
 COLUMNS = ("items", "times_ms", "actions", "starts")
 
 
 @pytest.fixture(params=[3, 1000], ids=["many regions", "one region"])
 def region(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
-    monkeypatch.setattr(timelines, "REGION_EVENTS", request.param)
+    monkeypatch.setattr(histories, "REGION_EVENTS", request.param)
     return int(request.param)
 
 
 @pytest.mark.usefixtures("region")
 def test_sorted_on_disk_as_in_memory(tiny_interactions: Path, tmp_path: Path) -> None:
-    ours = timelines.sort(archive.open_source(tiny_interactions), tmp_path)
+    ours = histories.sort(archive.open_source(tiny_interactions), tmp_path)
     theirs = dataset.read(tiny_interactions).timelines()
     for name in COLUMNS:
         np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name))
@@ -58,19 +57,19 @@ def test_material_is_what_the_protocol_leaves(
     events: list[tuple[int, int, int, int]], name: HoldoutName, share: float, region: int
 ) -> None:
     data = interactions(events)
-    tied = data.timelines().quantile_ms(protocol.TRAINING_SHARE) == data.times_ms[0]
+    tied = data.timelines().quantile_ms(splits.TRAINING_SHARE) == data.times_ms[0]
     if name in {"time", "both"} and tied:
         return
-    left_out = protocol.holdout(data.timelines(), name, share, 3)
-    training = data.select(~protocol.held_out(data, left_out))
+    left_out = splits.holdout(data.timelines(), name, share, 3)
+    training = data.select(~splits.held_out(data, left_out))
     training = training.select(training.actions == 0)
     if not len(training):
         return
-    original, timelines.REGION_EVENTS = timelines.REGION_EVENTS, region
+    original, histories.REGION_EVENTS = histories.REGION_EVENTS, region
     try:
-        found = material.prepare(data.timelines(), TrainSettings(holdout=name, holdout_items=share, seed=3))
+        found = training_data.prepare(data.timelines(), TrainSettings(holdout=name, holdout_items=share, seed=3))
     finally:
-        timelines.REGION_EVENTS = original
+        histories.REGION_EVENTS = original
     order = training.by_user()
     assert found.holdout == left_out
     assert [found.ids[row] for row in found.histories.items] == [data.item_ids[item] for item in training.items[order]]
@@ -91,11 +90,11 @@ def test_a_quantile_is_the_one_of_the_sorted_times(times: list[int], share: floa
 
 def test_material_is_saved_and_loaded(tiny_interactions: Path, tmp_path: Path) -> None:
     lines = dataset.read(tiny_interactions).timelines()
-    made = material.prepare(lines, TrainSettings(), tmp_path)
-    material.save(made, tmp_path, ["files"])
-    assert material.saved_for(tmp_path, ["files"])
-    assert not material.saved_for(tmp_path, ["other files"])
-    loaded, in_memory = material.load(tmp_path), material.prepare(lines, TrainSettings())
+    made = training_data.prepare(lines, TrainSettings(), tmp_path)
+    training_data.save(made, tmp_path, ["files"])
+    assert training_data.saved_for(tmp_path, ["files"])
+    assert not training_data.saved_for(tmp_path, ["other files"])
+    loaded, in_memory = training_data.load(tmp_path), training_data.prepare(lines, TrainSettings())
     for name in ("items", "times_ms", "actions", "starts"):
         np.testing.assert_array_equal(getattr(loaded.histories, name), getattr(in_memory.histories, name))
     for name in ("counts", "popularity", "ids", "holdout", "newest_ms", "fingerprint"):
@@ -107,19 +106,19 @@ import resource, sys
 from pathlib import Path
 import pyarrow as pa
 pa.set_cpu_count(1)
-from models.data import archive, dataset, timelines
-from models.training import material
+from models.data import archive, dataset, histories
+from models.training import training_data
 from models.settings import TrainSettings
 import numpy as np
 np.lexsort((np.zeros(2), np.zeros(2)))
-timelines.REGION_EVENTS = 100_000
+histories.REGION_EVENTS = 100_000
 status = dict(line.split(":", 1) for line in open("/proc/self/status"))
 now = 1024 * int(status["VmData"].split()[0])
 resource.setrlimit(resource.RLIMIT_DATA, (now + int(sys.argv[3]), resource.RLIM_INFINITY))
 folder = Path(sys.argv[2])
 if sys.argv[1] == "sort":
-    lines = timelines.sort(archive.open_source(folder / "clicks.parquet"), folder / "timelines")
-    made = material.prepare(lines, TrainSettings(), folder / "material")
+    lines = histories.sort(archive.open_source(folder / "clicks.parquet"), folder / "timelines")
+    made = training_data.prepare(lines, TrainSettings(), folder / "material")
     print(len(lines), len(made.histories.items))
 else:
     print(len(dataset.read(folder / "clicks.parquet")))

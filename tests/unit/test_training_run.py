@@ -18,21 +18,24 @@ pytest.importorskip("torch", reason="training needs torch: pip install 'headrace
 
 import torch
 
-from engine import release
-from engine.content import Item, features
+from engine.catalogue.content import Item, features
 from engine.contract import ContentSizes
 from engine.errors import ReleaseError, RunFolderError, SettingsError
-from models import train_command, training_run
+from engine.releases import bundles as release
+from models.cli import train as train_command
 from models.data import dataset as reading
 from models.data.archive import Source
-from models.network import encoder, loss
-from models.network.items import Content, ItemVectors
+from models.jobs import training_job as training_run
+from models.jobs.training_job import Lessons
+from models.network import loss
+from models.network import two_hop as encoder
+from models.network.item_vectors import Content, ItemVectors
 from models.settings import EncoderSettings, TrainSettings
-from models.training import devices, material, validation
-from models.training.course import EndTraining, Progress, outlook
-from models.training.run_folder import RunFolder
-from models.training.train import train
-from models.training_run import Lessons
+from models.training import devices, validation
+from models.training import training_data as material
+from models.training.checkpoints import RunFolder
+from models.training.fit import train
+from models.training.trainer import EndTraining, Progress, outlook
 
 SMALL = ["--dimensions", "8", "--interests", "2", "--heads", "2", "--window-length", "10", "--batch-sequences", "16"]
 SIZES = EncoderSettings(dimensions=8, interests=2, heads=2, hidden=16, window_length=10)
@@ -61,7 +64,7 @@ def wait_until(reached: Callable[[], bool]) -> None:
 
 
 def started(data: Path, out: Path, *more: str) -> subprocess.Popen[str]:
-    program = "import torch; torch.set_num_threads(1); from models.train_command import train; train()"
+    program = "import torch; torch.set_num_threads(1); from models.cli.train import train; train()"
     return subprocess.Popen(
         [sys.executable, "-c", program, *arguments(data, out, *more)],
         text=True,

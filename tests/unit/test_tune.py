@@ -22,18 +22,19 @@ pytest.importorskip("matplotlib", reason="tuning draws with matplotlib: pip inst
 
 import torch
 
-from engine.content import Item
+from engine.catalogue.content import Item
 from engine.errors import MissingExtraError, SettingsError
-from models import train_command, tune_command
+from models.cli import train as train_command
+from models.cli import tune as tune_command
 from models.data import dataset
 from models.data.dataset import Interactions
+from models.lab.tuning import plot as tuning_plot
+from models.lab.tuning import tuning_report
+from models.lab.tuning.search_space import DEFAULTS, Choices, Range, Searched, Space
+from models.lab.tuning.study import JOURNAL_NAME, End, Outcome, Plan, Trial, best, open_study
+from models.lab.tuning.tune import EndTuning, Outlook, Reports, _FellBehindError, _Pace, tune
 from models.settings import EncoderSettings, TrainSettings
-from models.training.course import Progress
-from models.tuning import plot as tuning_plot
-from models.tuning import report as tuning_report
-from models.tuning.search_space import DEFAULTS, Choices, Range, Searched, Space
-from models.tuning.study import JOURNAL_NAME, End, Outcome, Plan, Trial, best, open_study
-from models.tuning.tune import EndTuning, Outlook, Reports, _FellBehindError, _Pace, tune
+from models.training.trainer import Progress
 
 SMALL = EncoderSettings(dimensions=8, interests=2, heads=2, hidden=16, window_length=10, dropout=0.0)
 RATE: dict[str, Searched] = {"learning_rate": Range(low=1e-5, high=3e-2, log=True)}
@@ -259,10 +260,10 @@ def test_a_killed_tuning_goes_on(tiny_interactions: Path, interactions: Interact
 import itertools, os, signal
 from pathlib import Path
 from models.data import dataset
-from models.tuning.search_space import Range, Space
+from models.lab.tuning.search_space import Range, Space
 from models.settings import TrainSettings
-from models.tuning.study import Plan
-from models.tuning.tune import Reports, tune
+from models.lab.tuning.study import Plan
+from models.lab.tuning.tune import Reports, tune
 
 def watch(now):
     if now.number == 1 and now.training.step == 2:
@@ -336,9 +337,9 @@ def test_tune_then_train_with_what_it_found(tiny_interactions: Path, tmp_path: P
 def test_tune_without_optuna_says_how_to_get_it(
     tiny_interactions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("models.tuning.tune", "models.tuning.study", "models.tuning.report", "models.tuning.plot"):
-        monkeypatch.delitem(sys.modules, name)
-        monkeypatch.delattr(name, raising=False)
+    for name in ("tune", "study", "tuning_report", "plot"):
+        monkeypatch.delitem(sys.modules, f"models.lab.tuning.{name}")
+        monkeypatch.delattr(f"models.lab.tuning.{name}", raising=False)
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(MissingExtraError, match=r"tune needs optuna.*pip install 'headrace\[tune\]'"):
         CliRunner().invoke(

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from engine.errors import SettingsError
-from engine.settings import Settings, WindowSettings
-from models.comparison import contestants, variants
+from engine.settings.sections import Settings, WindowSettings
 from models.data.dataset import Interactions
-from models.evaluation.questions import Recording
+from models.evaluation.queries import Recording
+from models.lab.comparison import systems, variants
 
 
 def read(tmp_path: Path, text: str) -> dict[str, dict[str, Any]]:
@@ -42,7 +42,7 @@ def test_tables_are_variants_of_encoder_and_training(tmp_path: Path) -> None:
 
 def test_the_ablations_of_deploy_are_to_be_had() -> None:
     tables = variants.read(Path(__file__).parents[2] / "deploy" / "ablations.toml")
-    assert len(contestants.two_hops(recording(), "last", tables)) == 2 + len(tables)
+    assert len(systems.two_hops(recording(), "last", tables)) == 2 + len(tables)
 
 
 def test_an_unknown_setting_is_named_with_the_known_ones() -> None:
@@ -71,17 +71,17 @@ def test_a_file_that_is_no_table_of_variants_is_refused(tmp_path: Path, text: st
 
 def test_content_is_learned_from_or_not() -> None:
     with pytest.raises(SettingsError, match="variant told: content: found 'yes', expected true or false"):
-        contestants.two_hops(recording(), "last", {"told": {"content": "yes"}})
+        systems.two_hops(recording(), "last", {"told": {"content": "yes"}})
 
 
 def test_a_name_that_is_taken_is_refused() -> None:
     with pytest.raises(SettingsError, match="a variant cannot be called bpr"):
-        contestants.two_hops(recording(), "last", {"bpr": {}})
+        systems.two_hops(recording(), "last", {"bpr": {}})
 
 
 def test_all_look_at_the_same_windows() -> None:
-    ours = contestants.two_hops(recording(window_length=30), "last", {"short": {"window_length": 10}})
+    ours = systems.two_hops(recording(window_length=30), "last", {"short": {"window_length": 10}})
     lengths = {one.name: one.settings["encoder"]["window_length"] for one in ours}
     assert lengths == {"one-vector": 30, "two-hop": 30, "short": 10}
     with pytest.raises(SettingsError, match=r"long looks at 40 events, but windows keep 30.*windows\.length"):
-        contestants.two_hops(recording(window_length=30), "last", {"long": {"window_length": 40}})
+        systems.two_hops(recording(window_length=30), "last", {"long": {"window_length": 40}})

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from kafka.errors import KafkaError, KafkaTimeoutError, SaslAuthenticationFailedError, UnsupportedSaslMechanismError
 
 from engine.errors import EventLogError
-from engine.settings import KafkaSettings
+from engine.settings.sections import KafkaSettings
 
 
 @contextlib.contextmanager

@@ -33,7 +33,7 @@ from engine.eventlog.kafka.options import (
 from engine.eventlog.kafka.output import KafkaLogProducer, Output, Transactions
 from engine.eventlog.kafka.reader import KafkaReader
 from engine.eventlog.kafka.session import AtLeastOnceSession, ExactlyOnceSession, KafkaSession
-from engine.settings import KafkaSettings
+from engine.settings.sections import KafkaSettings
 
 Answer = TypeVar("Answer")
 

@@ -7,7 +7,7 @@ from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssi
 
 from engine.errors import SettingsError
 from engine.eventlog.kafka.client import Connector, TlsSocket
-from engine.settings import KafkaSettings
+from engine.settings.sections import KafkaSettings
 
 MAX_RECORD_BYTES: Final = 16 * 2**20
 """Largest record sent, and what topics created here accept: a dead letter holds whatever came in."""

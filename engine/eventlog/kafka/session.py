@@ -11,13 +11,13 @@ from kafka.errors import KafkaError
 
 from engine.errors import EventLogError
 from engine.eventlog.base import Outgoing, Partition, Records
+from engine.eventlog.kafka.commit_throttle import Pace
 from engine.eventlog.kafka.failures import translated
 from engine.eventlog.kafka.listener import Listener, keep_join
 from engine.eventlog.kafka.output import Output, Transactions
-from engine.eventlog.kafka.pace import Pace
-from engine.eventlog.kafka.progress import Progress
 from engine.eventlog.kafka.reader import to_records
-from engine.settings import KafkaSettings
+from engine.eventlog.kafka.stall_detector import Progress
+from engine.settings.sections import KafkaSettings
 
 _LEAVE_LIMIT_S: Final = 2.0
 _GATHER_S: Final = 0.01

@@ -9,8 +9,8 @@
 The first two need nothing but numpy and stand beside every evaluation; the others need the extra `compare`.
 """
 
-from models.evaluation.baselines.lists import Baseline, first_unseen
+from models.evaluation.baselines.baseline import Baseline, first_unseen
+from models.evaluation.baselines.most_popular import HOUR_MS, Popularity
 from models.evaluation.baselines.neighbours import Neighbours
-from models.evaluation.baselines.popularity import HOUR_MS, Popularity
 
 __all__ = ["HOUR_MS", "Baseline", "Neighbours", "Popularity", "first_unseen"]

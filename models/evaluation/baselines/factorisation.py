@@ -17,11 +17,11 @@ from implicit.cpu.als import AlternatingLeastSquares
 from implicit.cpu.bpr import BayesianPersonalizedRanking
 from threadpoolctl import threadpool_limits
 
-from engine.columns import NO_ITEM, Float32, Int32, Int64, Windows
+from engine.arrays import NO_ITEM, Float32, Int32, Int64, Windows
 from models.evaluation.baselines import matrices
-from models.evaluation.baselines.lists import listed
+from models.evaluation.baselines.baseline import listed
 from models.evaluation.baselines.task import Fitted, Option, Task, tuned
-from models.evaluation.user_events import UserEvents
+from models.evaluation.event_windows import UserEvents
 
 ALS_OPTIONS: Final[tuple[Option, ...]] = (
     {"factors": 100, "regularization": 0.01, "alpha": 1.0, "iterations": 15},  # implicit's defaults

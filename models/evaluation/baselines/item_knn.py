@@ -12,11 +12,11 @@ from typing import Final
 import numpy as np
 from scipy import sparse
 
-from engine.columns import Float32, Int32, Int64, Windows
+from engine.arrays import Float32, Int32, Int64, Windows
 from models.evaluation.baselines import matrices
-from models.evaluation.baselines.lists import listed
+from models.evaluation.baselines.baseline import listed
 from models.evaluation.baselines.task import Fitted, Option, Task, tuned
-from models.evaluation.user_events import UserEvents
+from models.evaluation.event_windows import UserEvents
 
 OPTIONS: Final[tuple[Option, ...]] = tuple(
     {"last_items": last_items, "neighbours": neighbours, "shrinkage": shrinkage}

@@ -3,8 +3,8 @@
 import numpy as np
 from scipy import sparse
 
-from engine.columns import Int32, Int64
-from models.evaluation.user_events import UserEvents
+from engine.arrays import Int32, Int64
+from models.evaluation.event_windows import UserEvents
 
 
 def of_users(events: UserEvents) -> sparse.csr_matrix:

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from engine.columns import NO_ITEM, Float32, Int32, Int64, Windows
-from models.evaluation.baselines.lists import first_unseen
-from models.evaluation.baselines.popularity import Popularity
+from engine.arrays import NO_ITEM, Float32, Int32, Int64, Windows
+from models.evaluation.baselines.baseline import first_unseen
+from models.evaluation.baselines.most_popular import Popularity
 
 _NEXT_STEPS = 3
 """An item's neighbours are the next so many items; the nearer ones count more."""

@@ -24,10 +24,10 @@ from rectools.dataset import Dataset
 from rectools.models import SASRecModel
 from rectools.models.nn.transformers.utils import leave_one_out_mask
 
-from engine.columns import NO_ITEM, Int32, Int64, Windows
-from models.evaluation.baselines.lists import first_unseen
+from engine.arrays import NO_ITEM, Int32, Int64, Windows
+from models.evaluation.baselines.baseline import first_unseen
 from models.evaluation.baselines.task import Fitted, Task
-from models.evaluation.user_events import UserEvents
+from models.evaluation.event_windows import UserEvents
 
 SIZES: Final[dict[str, dict[str, int]]] = {
     "sasrec": {"n_factors": 256, "n_heads": 4},  # RecTools' defaults, like everything that is not named here

@@ -12,13 +12,13 @@ from typing import Any, Final, Self
 
 import numpy as np
 
-from engine.columns import NO_ITEM, Bool, Float32, Int32, Windows
+from engine.arrays import NO_ITEM, Bool, Float32, Int32, Windows
 from engine.errors import DataError
-from models import protocol
-from models.evaluation.baselines.lists import Baseline
-from models.evaluation.baselines.popularity import Popularity
-from models.evaluation.questions import LISTED, Questions, Recording
-from models.evaluation.user_events import UserEvents
+from models.evaluation import metrics
+from models.evaluation.baselines.baseline import Baseline
+from models.evaluation.baselines.most_popular import Popularity
+from models.evaluation.event_windows import UserEvents
+from models.evaluation.queries import LISTED, Questions, Recording
 
 VALIDATION_USERS: Final = 1_000
 _BATCH_USERS: Final = 256
@@ -57,7 +57,7 @@ class Validation:
         for events in np.split(self._places, range(_BATCH_USERS, len(self._places), _BATCH_USERS)):
             windows = self._events.windows(events, self._length)
             lists = baseline.lists(windows, self._events.times_ms[events], LISTED)
-            gains.append(protocol.gains(protocol.places_of(self._events.items[events], lists))["ndcg10"])
+            gains.append(metrics.gains(metrics.places_of(self._events.items[events], lists))["ndcg10"])
         return float(np.concatenate(gains).mean())
 
 

@@ -1,0 +1,1 @@
+"""Ids of items, searches and actions as numbers, and item content as features."""

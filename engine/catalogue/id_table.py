@@ -1,0 +1,178 @@
+"""The catalogue's ids of items and searches in UTF-8, found by number and by text, many at once.
+
+The windows of a million users name them a hundred million times. They stand in the order in which they were met here,
+each in a row of its own, as the numbers of the two kinds lie far apart. By text they are found in a hash table with
+linear probing (Knuth, The Art of Computer Programming 3, 6.4), half full at most, each step of it done for all texts
+together.
+"""
+
+import os
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from engine.arrays import FIRST_SEARCH, NO_ITEM, Int32, Int64
+from engine.catalogue.ids import Catalogue
+
+UInt64 = npt.NDArray[np.uint64]
+
+_WORD: Final = 8
+_MASKS: Final = np.array([(1 << 8 * size) - 1 for size in range(_WORD + 1)], np.uint64)
+_FACTOR: Final = np.uint64(0x9E3779B97F4A7C15)  # 2**64 over the golden ratio (Knuth's multiplicative hashing)
+_SHIFT: Final = np.uint64(29)
+_SEED: Final = np.uint64(int.from_bytes(os.urandom(8)))  # so that nobody can think up ids that share a place
+
+
+class IdTable:
+    """Texts by number and numbers by text, kept up with the catalogue."""
+
+    def __init__(self, catalogue: Catalogue) -> None:
+        self._catalogue = catalogue
+        self._begin()
+
+    def _begin(self) -> None:
+        """Know nothing."""
+        self._sweeps = self._catalogue.sweeps
+        self._known = 0
+        self._ends = np.zeros(1, np.int64)  # [capacity + 1] where each id ends; grows by doubling, as all below do
+        self._texts = np.empty(0, np.uint8)
+        self._hashes = np.zeros(1, np.uint64)  # [capacity]
+        self._numbers = np.zeros(1, np.int32)  # [capacity] of the item or search in each row
+        self._item_rows = np.zeros(1, np.int32)  # [capacity] row of each item
+        self._search_rows = np.zeros(1, np.int32)  # [capacity] and of each search
+        self._items = self._searches = 0
+        self._places = np.full(2, NO_ITEM, np.int32)  # the hash table: rows
+
+    def take(self, items: Int32) -> tuple[Int64, bytes]:
+        """Lengths [n] of these items' ids, and the ids one after the other."""
+        self._catch_up()
+        return self._take(self._rows(items))
+
+    def numbers(self, lengths: Int64, texts: bytes) -> Int32:
+        """[n] numbers of the items whose ids have these lengths and stand one after the other; new ids get new ones.
+
+        Raises:
+            UnicodeDecodeError: a new id is not UTF-8.
+        """
+        self._catch_up()
+        ends = np.append(0, np.cumsum(lengths))
+        ids = _column(ends, texts, len(lengths))
+        rows = self._find(_hashes(np.frombuffer(texts, np.uint8), ends[:-1], lengths))
+        absent = np.flatnonzero(rows == NO_ITEM)
+        if len(absent):
+            new = self._ask(ids.take(pa.array(absent)))
+            self._catch_up()
+            rows[absent] = self._rows(new)
+        found_lengths, found_texts = self._take(rows)
+        if found_texts != texts or not np.array_equal(found_lengths, lengths):  # two ids have one hash
+            return self._ask(ids)
+        return self._numbers[rows]
+
+    def _rows(self, items: Int32) -> Int32:
+        """[n] rows of these items and searches."""
+        searched = items >= FIRST_SEARCH
+        if not searched.any():
+            return self._item_rows[items]
+        rows = self._item_rows[np.where(searched, 0, items)]
+        rows[searched] = self._search_rows[items[searched] - FIRST_SEARCH]
+        return rows
+
+    def _take(self, rows: Int32) -> tuple[Int64, bytes]:
+        """Lengths [n] of the ids in these rows, and the ids one after the other."""
+        ids = _column(self._ends, self._texts, self._known).take(pa.array(rows))
+        ends = np.frombuffer(ids.buffers()[1], np.int64, len(rows) + 1)
+        return np.diff(ends), memoryview(ids.buffers()[2])[ends[0] : ends[-1]].tobytes()
+
+    def _ask(self, ids: Any) -> Int32:
+        """[n] numbers of the ids in a column, from the catalogue itself, which is asked once for each."""
+        ids = ids.dictionary_encode()
+        numbers = self._catalogue.numbers([item.decode() for item in ids.dictionary.to_pylist()])
+        items: Int32 = numbers[ids.indices.to_numpy()]
+        return items
+
+    def _find(self, hashes: UInt64) -> Int32:
+        """[n] rows with these hashes; NO_ITEM where there is none."""
+        places = self._first_places(hashes)
+        rows = self._places[places]
+        others = self._others(rows, hashes)
+        while len(others):
+            places[others] = self._next_places(places[others])
+            rows[others] = self._places[places[others]]
+            others = others[self._others(rows[others], hashes[others])]
+        return rows
+
+    def _others(self, rows: Int32, hashes: UInt64) -> Int64:
+        """Which of these rows have another hash."""
+        return np.flatnonzero((rows != NO_ITEM) & (self._hashes[rows] != hashes))
+
+    def _insert(self, rows: Int32) -> None:
+        """Give each of these rows a place in the table."""
+        places = self._first_places(self._hashes[rows])
+        while len(rows):
+            free = self._places[places] == NO_ITEM
+            self._places[places[free]] = rows[free]  # of several that want one place the last gets it
+            waiting = self._places[places] != rows
+            rows, places = rows[waiting], self._next_places(places[waiting])
+
+    def _first_places(self, hashes: UInt64) -> Int64:
+        return (hashes & np.uint64(len(self._places) - 1)).astype(np.int64)
+
+    def _next_places(self, places: Int64) -> Int64:
+        return (places + 1) & (len(self._places) - 1)
+
+    def _catch_up(self) -> None:
+        if self._sweeps != self._catalogue.sweeps:
+            self._begin()
+        known, items, searched = self._known, len(self._catalogue), self._catalogue.searches
+        now = items + searched
+        if known == now:
+            return
+        new = [*range(self._items, items), *range(FIRST_SEARCH + self._searches, FIRST_SEARCH + searched)]
+        self._numbers = _grown(self._numbers, now)
+        self._numbers[known:now] = new
+        rows = np.arange(known, now, dtype=np.int32)
+        self._item_rows, self._search_rows = _grown(self._item_rows, items), _grown(self._search_rows, searched)
+        self._item_rows[self._items : items] = rows[: items - self._items]
+        self._search_rows[self._searches : searched] = rows[items - self._items :]
+        self._items, self._searches = items, searched
+        ids = [item.encode() for item in self._catalogue.ids(new)]
+        lengths = np.array([len(item) for item in ids])
+        ends = self._ends[known] + np.cumsum(lengths)
+        self._ends = _grown(self._ends, now + 1)
+        self._texts = _grown(self._texts, int(ends[-1]))
+        self._hashes = _grown(self._hashes, now)
+        self._texts[self._ends[known] : ends[-1]] = np.frombuffer(b"".join(ids), np.uint8)
+        self._ends[known + 1 : now + 1] = ends
+        self._hashes[known:now] = _hashes(self._texts[: ends[-1]], self._ends[known:now], lengths)
+        self._known = now
+        if 2 * now > len(self._places):
+            self._places = np.full(1 << (4 * now - 1).bit_length(), NO_ITEM, np.int32)
+            known = 0
+        self._insert(np.arange(known, now, dtype=np.int32))
+
+
+def _column(ends: Int64, texts: npt.NDArray[np.uint8] | bytes, count: int) -> Any:
+    """Texts as an Arrow column, without a copy: `ends` begins with 0."""
+    return pa.LargeBinaryArray.from_buffers(pa.large_binary(), count, [None, pa.py_buffer(ends), pa.py_buffer(texts)])
+
+
+def _hashes(texts: npt.NDArray[np.uint8], starts: Int64, lengths: Int64) -> UInt64:
+    """[n] hashes of the pieces of `texts` that begin at `starts` [n], eight bytes at a time."""
+    padded = np.append(texts, np.zeros(_WORD, np.uint8))
+    words: UInt64 = np.ndarray(len(texts) + 1, np.uint64, padded, strides=(1,))  # [place] the eight bytes from there on
+    hashes = lengths.astype(np.uint64) ^ _SEED
+    for done in range(0, int(lengths.max(initial=0)), _WORD):
+        rows = np.flatnonzero(lengths > done)
+        word = words[starts[rows] + done] & _MASKS[np.minimum(lengths[rows] - done, _WORD)]
+        mixed = (hashes[rows] ^ word) * _FACTOR
+        hashes[rows] = mixed ^ mixed >> _SHIFT
+    return hashes
+
+
+def _grown(column: npt.NDArray[Any], size: int) -> npt.NDArray[Any]:
+    """The column with room for `size` entries."""
+    if size <= len(column):
+        return column
+    return np.concatenate([column, np.zeros(max(size, 2 * len(column)) - len(column), column.dtype)])

@@ -1,0 +1,1 @@
+"""The command `headrace` and the verbs of the serving side."""

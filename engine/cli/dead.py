@@ -1,0 +1,92 @@
+"""Verbs of the serving side: `run`, `settings`, `forget`, and `dead` with its own."""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final, get_args
+
+import click
+
+from engine.cli.options import config_option
+from engine.errors import SettingsError
+from engine.eventlog.base import Partition
+from engine.eventlog.kafka import KafkaLog
+from engine.ingest import dead_letters
+from engine.ingest.dead_letters import Choice, Letter, Reason
+from engine.settings import loader
+
+
+@click.group()
+def dead() -> None:
+    """Look at records that were no clicks, and send them again."""
+
+
+_TIMES: Final = click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S"])
+_reason_option: Final = click.option("--reason", type=click.Choice(get_args(Reason)), help="Only those here for this.")
+_since_option: Final = click.option("--since", type=_TIMES, help="Only those from this time on (UTC).")
+_until_option: Final = click.option("--until", type=_TIMES, help="Only those before this time (UTC).")
+
+
+@dead.command("list")
+@_reason_option
+@_since_option
+@_until_option
+@config_option
+@click.option("--json", "as_json", is_flag=True, help="Print one object a line.")
+def list_dead(
+    reason: str | None, since: datetime | None, until: datetime | None, config: Path | None, as_json: bool
+) -> None:
+    """One line for each dead letter: its place, time, reason, origin and what was wrong."""
+    settings = loader.load(config)
+    choice = Choice(reason, _epoch_ms(since), _epoch_ms(until))
+    for letter in dead_letters.read(KafkaLog(settings.kafka), settings.clicks.dead_letter_topic, choice):
+        about = _about(letter)
+        click.echo(json.dumps(about) if as_json else "  ".join(map(str, about.values())))
+
+
+@dead.command("show")
+@click.argument("place")
+@config_option
+def show_dead(place: str, config: Path | None) -> None:
+    """Print the dead letter at PLACE (partition/offset, as `list` says): what it is, then its bytes as they came."""
+    settings = loader.load(config)
+    partition, _, offset = place.partition("/")
+    if not (partition.isdecimal() and offset.isdecimal()):
+        raise SettingsError(f"found {place!r}, expected partition/offset as `headrace dead list` shows it")
+    at = Partition(settings.clicks.dead_letter_topic, int(partition))
+    letter = dead_letters.find(KafkaLog(settings.kafka), at, int(offset))
+    for name, value in _about(letter).items():
+        click.echo(f"{name:7} {value}", err=True)
+    click.echo(f"key     {letter.key!r}", err=True)
+    for name, text in letter.headers:
+        click.echo(f"header  {name}: {text!r}", err=True)
+    click.echo(letter.value or b"", nl=False)
+
+
+@dead.command("replay")
+@_reason_option
+@_since_option
+@_until_option
+@config_option
+def replay_dead(reason: str | None, since: datetime | None, until: datetime | None, config: Path | None) -> None:
+    """Send dead letters to where they came from, with their own key, headers and time. They stay on their topic."""
+    settings = loader.load(config)
+    log = KafkaLog(settings.kafka)
+    choice = Choice(reason, _epoch_ms(since), _epoch_ms(until))
+    sent = dead_letters.replay(log, dead_letters.read(log, settings.clicks.dead_letter_topic, choice))
+    click.echo(f"sent {sent} again")
+
+
+def _about(letter: Letter) -> dict[str, str]:
+    origin = letter.origin
+    return {
+        "place": f"{letter.place.number}/{letter.offset}",
+        "time": datetime.fromtimestamp(letter.timestamp_ms / 1000, UTC).isoformat(timespec="milliseconds"),
+        "reason": letter.reason,
+        "origin": "unknown" if origin is None else f"{origin.topic}/{origin.number}/{letter.origin_offset}",
+        "detail": letter.detail,
+    }
+
+
+def _epoch_ms(time_utc: datetime | None) -> int | None:
+    return None if time_utc is None else round(time_utc.replace(tzinfo=UTC).timestamp() * 1000)

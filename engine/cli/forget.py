@@ -1,0 +1,28 @@
+"""The verb `forget`."""
+
+from pathlib import Path
+
+import click
+
+from engine.cli.options import config_option
+from engine.errors import SettingsError
+from engine.eventlog.base import Outgoing
+from engine.eventlog.kafka import KafkaLog
+from engine.settings import loader
+
+
+@click.command()
+@click.argument("user")
+@config_option
+def forget(user: str, config: Path | None) -> None:
+    """Delete a user's window, last list and changelog entry.
+
+    Puts a record without a value on the topic of clicks, under the user's key: whichever worker holds the user acts
+    on it in turn, and later clicks begin anew.
+    """
+    if not user:
+        raise SettingsError("the user to forget has an empty id; name one")
+    settings = loader.load(config)
+    with KafkaLog(settings.kafka).producer() as producer:
+        producer.send(Outgoing(settings.clicks.topic, [user.encode()], [None]))
+    click.echo(f"{user!r} will be forgotten as soon as a worker reads it on topic {settings.clicks.topic!r}")

@@ -1,0 +1,49 @@
+"""The verb `run`: one worker, with its metrics and probes over HTTP."""
+
+import logging
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Final
+
+import click
+
+from engine.cli.options import config_option, log_to_stderr
+from engine.eventlog.kafka import KafkaLog
+from engine.metrics import Metrics
+from engine.settings import loader
+from engine.worker.loop import Worker
+from engine.worker.telemetry import Telemetry
+
+logger = logging.getLogger(__name__)
+STALLED_S: Final = 60.0
+"""A worker whose loop stood still this long is reported as unhealthy."""
+
+
+@click.command()
+@config_option
+@click.option("--release", type=click.Path(path_type=Path), help="Start with this bundle (releases.path).")
+def run(config: Path | None, release: Path | None) -> None:
+    """Serve: read clicks from Kafka, push a fresh list for every user whose window changed."""
+    settings = loader.load(config)
+    if release:
+        settings = settings.model_copy(update={"releases": settings.releases.model_copy(update={"path": release})})
+    log_to_stderr(settings)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    metrics = Metrics()
+    worker = Worker(settings, KafkaLog(settings.kafka), metrics)
+    with Telemetry(
+        settings.telemetry, metrics.registry, lambda: stalled(worker), lambda: worker.not_ready
+    ) as telemetry:
+        logger.info("metrics on http://%s:%d/metrics", settings.telemetry.host, telemetry.port)
+        worker.run(stop)
+    logger.info("stopped")
+
+
+def stalled(worker: Worker) -> str | None:
+    """What /healthz says of the worker's loop."""
+    silent_s = time.monotonic() - worker.heartbeat_s
+    return f"the loop has not turned for {silent_s:.0f} s" if silent_s > STALLED_S else None

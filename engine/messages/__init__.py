@@ -1,0 +1,1 @@
+"""Message schemas and their decoding, with msgspec alone: no numpy, no index, no onnxruntime."""

@@ -1,0 +1,1 @@
+"""Quality measured while serving: published lists, judged by the next click."""

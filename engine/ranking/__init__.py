@@ -1,0 +1,1 @@
+"""From candidates to lists: reranking, popularity, the lists and their messages."""

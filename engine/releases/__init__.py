@@ -1,0 +1,1 @@
+"""Releases: bundles on disk, announcements, background loading, and a release ready to serve."""

@@ -1,0 +1,1 @@
+"""From windows to candidates: features, encoder, embedding tables, index, merge."""

@@ -1,0 +1,136 @@
+"""Items near an interest by inner product: HNSW for large catalogues, and its exact twin.
+
+The twin is the oracle of the tests, the faster choice for small catalogues and the last resort of over-fetching. HNSW:
+Malkov and Yashunin, "Efficient and robust approximate nearest neighbor search using Hierarchical Navigable Small World
+graphs", 2018. The only file that talks to hnswlib.
+"""
+
+from typing import Final, Protocol
+
+import hnswlib
+import numpy as np
+
+from engine.arrays import Float32, Int32
+from engine.settings.sections import IndexSettings
+
+_SEED: Final = 100
+_EXACT_CHUNK: Final = 1 << 22
+"""Scores computed at once by the exact index (16 MB of float32)."""
+
+
+class Index(Protocol):
+    """Nearest items of a release, by inner product."""
+
+    def search(self, queries: Float32, count: int) -> tuple[Int32, Float32]:
+        """The `count` best rows and their scores for each query, best first.
+
+        Args:
+            queries: [Q, D]
+            count: at most the number of items.
+
+        Returns:
+            rows [Q, count] and inner products [Q, count].
+        """
+        ...
+
+    def __len__(self) -> int: ...
+
+
+def build(vectors: Float32, settings: IndexSettings, threads: int) -> Index:
+    """The index of `vectors` [V, D] that the settings ask for."""
+    exact = settings.kind == "exact" or (settings.kind == "auto" and len(vectors) <= settings.exact_up_to)
+    return ExactIndex(vectors) if exact else HnswIndex(vectors, settings, threads)
+
+
+class ExactIndex:
+    """Scores every item."""
+
+    def __init__(self, vectors: Float32) -> None:
+        self._vectors = vectors
+
+    def __len__(self) -> int:
+        return len(self._vectors)
+
+    def search(self, queries: Float32, count: int) -> tuple[Int32, Float32]:
+        """See `Index.search`."""
+        rows = np.empty((len(queries), count), np.int32)
+        scores = np.empty((len(queries), count), np.float32)
+        step = max(1, _EXACT_CHUNK // len(self._vectors))
+        for start in range(0, len(queries), step):
+            chunk = slice(start, start + step)
+            rows[chunk], scores[chunk] = best(queries[chunk] @ self._vectors.T, count)
+        return rows, scores
+
+
+class HnswIndex:
+    """Searches a graph of near neighbours; approximate, in time logarithmic in the catalogue."""
+
+    def __init__(self, vectors: Float32, settings: IndexSettings, threads: int) -> None:
+        size, dimensions = vectors.shape
+        self._vectors = vectors
+        self._ef_search = settings.ef_search
+        self._threads = threads
+        self._graph = hnswlib.Index(space="ip", dim=dimensions)
+        self._graph.init_index(size, M=settings.m, ef_construction=settings.ef_construction, random_seed=_SEED)
+        self._graph.add_items(vectors, num_threads=threads)
+        self._ef = 0
+
+    def __len__(self) -> int:
+        return len(self._vectors)
+
+    def search(self, queries: Float32, count: int) -> tuple[Int32, Float32]:
+        """See `Index.search`."""
+        self._search_at_least(count)
+        try:
+            labels, distances = self._graph.knn_query(queries, k=count, num_threads=self._threads)
+        except RuntimeError:  # the graph reaches fewer than `count` items from where the search began
+            return ExactIndex(self._vectors).search(queries, count)
+        return labels.astype(np.int32), np.float32(1.0) - distances
+
+    def _search_at_least(self, count: int) -> None:
+        ef = max(self._ef_search, count)
+        if ef != self._ef:
+            self._graph.set_ef(ef)
+            self._ef = ef
+
+
+class GrownIndex:
+    """HNSW over the items of a release, and the items that came later scanned exactly beside it.
+
+    The graph is never written to after it was built, so that the release that is replaced goes on undisturbed. A scan
+    costs what an exact index of as many items does; the next release has them in its graph.
+    """
+
+    def __init__(self, graph: HnswIndex, vectors: Float32) -> None:
+        """`vectors` [V, D]: those of the graph, and behind them the later ones."""
+        self.graph = graph
+        self._later = ExactIndex(vectors[len(graph) :])
+
+    def __len__(self) -> int:
+        return len(self.graph) + len(self._later)
+
+    def search(self, queries: Float32, count: int) -> tuple[Int32, Float32]:
+        """See `Index.search`."""
+        rows, scores = self.graph.search(queries, min(count, len(self.graph)))
+        later, later_scores = self._later.search(queries, min(count, len(self._later)))
+        rows = np.concatenate([rows, later + np.int32(len(self.graph))], axis=1)
+        columns, scores = best(np.concatenate([scores, later_scores], axis=1), count)
+        return np.take_along_axis(rows, columns, axis=1), scores
+
+
+def grow(index: Index, vectors: Float32) -> Index:
+    """An index of `vectors` [V, D], the first of which are those of `index`, which stays as it is."""
+    graph = index.graph if isinstance(index, GrownIndex) else index
+    return GrownIndex(graph, vectors) if isinstance(graph, HnswIndex) else ExactIndex(vectors)
+
+
+def best(scores: Float32, count: int) -> tuple[Int32, Float32]:
+    """Columns and values of the `count` highest scores of each row [Q, V], highest first, ties by column."""
+    if count < scores.shape[1]:
+        columns = np.argpartition(scores, -count, axis=1)[:, -count:]
+        columns.sort(axis=1)
+    else:
+        columns = np.broadcast_to(np.arange(scores.shape[1]), scores.shape)
+    values = np.take_along_axis(scores, columns, axis=1)
+    order = np.argsort(-values, axis=1, kind="stable")
+    return np.take_along_axis(columns, order, axis=1).astype(np.int32), np.take_along_axis(values, order, axis=1)

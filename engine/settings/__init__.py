@@ -1,0 +1,1 @@
+"""The settings: sections with defaults and ranges, and their loader."""

@@ -1,0 +1,1 @@
+"""Users' behaviour windows: the store, the changelog, snapshots, spilling and restoring."""

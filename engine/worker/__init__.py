@@ -1,0 +1,1 @@
+"""One member of the consumer group: the loop, the micro-batch, and its HTTP probes."""

@@ -1,0 +1,202 @@
+"""The loop: poll clicks, process them, and take a new release between two batches."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from threadpoolctl import threadpool_limits
+
+from engine.catalogue.actions import Actions
+from engine.catalogue.ids import Catalogue
+from engine.errors import EventLogError, SettingsError
+from engine.eventlog.base import EventLog, Partition, Rebalance, Session, TopicSpec
+from engine.metrics import Metrics
+from engine.releases.announcements import Feed, FolderFeed, TopicFeed
+from engine.releases.release_loader import ReleaseLoader
+from engine.settings.sections import Settings
+from engine.windows.restorer import Restorer
+from engine.windows.saver import Saver
+from engine.windows.snapshots import Snapshots
+from engine.worker.batch import BatchReport, Processor
+
+logger = logging.getLogger(__name__)
+
+_GAUGES_EVERY_S: Final = 1.0
+_FIRST_PAUSE_S: Final = 0.5
+_LONGEST_PAUSE_S: Final = 5.0
+_SETTLED_S: Final = 30.0
+"""After a session that lasted this long the pauses start again at the first."""
+
+
+class Worker:
+    """One member of the consumer group."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        log: EventLog,
+        metrics: Metrics,
+        observe: Callable[[BatchReport], None] = lambda _report: None,
+    ) -> None:
+        self._settings = settings
+        self._log = log
+        self._metrics = metrics
+        catalogue = Catalogue()
+        self._processor = Processor(settings, catalogue, metrics, observe)
+        self._loader = ReleaseLoader(settings, catalogue, metrics, self._feeds)
+        self._snapshots = Snapshots(settings.snapshots, catalogue, Actions(settings.clicks))
+        self._restorer = Restorer(settings, log, self._processor.changelog, self._snapshots, metrics)
+        self._session: Session | None = None
+        self._gauges_due_s = 0.0
+        self.heartbeat_s = time.monotonic()
+
+    @property
+    def release_name(self) -> str | None:
+        """The release in use, None before the first."""
+        return self._processor.live.name if self._processor.live else None
+
+    @property
+    def not_ready(self) -> str | None:
+        """Why this worker serves nobody yet; None when it does."""
+        if self._processor.live is None:
+            return "no release is live yet"
+        if self._session is None or not self._session.assignment():
+            return "no partition is assigned yet"
+        return self._restorer.progress
+
+    def run(self, stop: threading.Event) -> None:
+        """Serve until `stop` is set. A failure of the log ends in a new session that starts from the last commit.
+
+        Raises:
+            ReleaseError: the release named in the settings cannot be used.
+        """
+        self._loader.start()
+        try:
+            # The matrices of a batch are small: more BLAS threads than asked for only wait for one another.
+            with threadpool_limits(self._settings.worker.threads, user_api="blas"):
+                self._serve_again_and_again(stop)
+        finally:
+            self._loader.close()
+
+    def _serve_again_and_again(self, stop: threading.Event) -> None:
+        pause_s = _FIRST_PAUSE_S
+        while not stop.is_set():
+            self.heartbeat_s = started_s = time.monotonic()
+            try:
+                self._serve(stop)
+            except EventLogError as error:
+                self._metrics.restarts.inc()
+                lasted = time.monotonic() - started_s > _SETTLED_S
+                pause_s = _FIRST_PAUSE_S if lasted else min(2 * pause_s, _LONGEST_PAUSE_S)
+                logger.error("the event log failed, again in %.1f s from the last commit: %s", pause_s, error)
+                stop.wait(pause_s)
+
+    def _serve(self, stop: threading.Event) -> None:
+        """One session, from joining the group to leaving it."""
+        while self._processor.live is None:
+            if stop.is_set():
+                return
+            self.heartbeat_s = time.monotonic()
+            self._loader.wait(self._settings.worker.poll_timeout_s)
+            self._take_release()
+        partitions = self._prepare_topics()
+        rebalance = Rebalance(assigned=self._assigned, revoked=self._given_up, lost=self._given_up)
+        self._session = self._log.session([self._settings.clicks.topic], self._settings.kafka.group, rebalance)
+        self._restorer.stand_by(range(partitions))
+        saver = Saver(self._settings, self._processor.changelog, self._snapshots, self._restorer)
+        in_order = False
+        try:
+            while not stop.is_set():
+                self._turn(self._session)
+                saver.step(self.heartbeat_s)
+                if not (saver.writes() or self._restorer.reads_snapshots()):
+                    self._processor.sweep_searches()
+            in_order = True
+        finally:
+            session, self._session = self._session, None
+            try:
+                session.close()  # first, so that the others can take over while this worker writes its snapshots
+                if in_order:
+                    saver.finish()
+            finally:
+                saver.close()
+                self._restorer.close()
+                self._processor.clear()
+                self._metrics.consumer_lag.clear()
+
+    def _turn(self, session: Session) -> None:
+        self.heartbeat_s = time.monotonic()
+        settings = self._settings.worker
+        polled = session.poll(0.0 if self._restorer.behind() else settings.poll_timeout_s, settings.max_batch_clicks)
+        if polled:
+            self._processor.process(polled, session)
+        restored = self._restorer.step(settings.poll_timeout_s)
+        if restored:
+            session.resume([Partition(self._settings.clicks.topic, number) for number in restored])
+        self._take_release()
+        if self.heartbeat_s >= self._gauges_due_s:
+            self._processor.set_gauges()
+            for partition, lag in session.lag().items():
+                self._metrics.consumer_lag.labels(*_labels(partition)).set(lag)
+            self._gauges_due_s = self.heartbeat_s + _GAUGES_EVERY_S
+
+    def _take_release(self) -> None:
+        release = self._loader.take()
+        if release:
+            self._processor.swap(release)
+            logger.info("release %s is live", release.name)
+
+    def _assigned(self, partitions: Sequence[Partition]) -> None:
+        """Their clicks wait until their windows are restored."""
+        if self._session is not None:
+            self._session.pause(partitions)
+        self._restorer.begin([partition.number for partition in partitions])
+        logger.info("assigned: %s", _names(partitions))
+
+    def _given_up(self, partitions: Sequence[Partition]) -> None:
+        """Revoked or lost alike: every batch was committed before the poll in which this is called."""
+        self._restorer.drop([partition.number for partition in partitions])
+        self._processor.forget_lists()
+        for topic, number in map(_labels, partitions):
+            self._metrics.consumer_lag.remove_by_labels({"topic": topic, "partition": number})
+        logger.info("given up: %s", _names(partitions))
+
+    def _feeds(self) -> list[Feed]:
+        releases = self._settings.releases
+        if releases.folder:
+            return [FolderFeed(releases.folder, releases.model)]
+        self._log.ensure_topics([TopicSpec(releases.topic, compacted=True)])
+        return [TopicFeed(self._log.reader([releases.topic]), releases.model)]
+
+    def _prepare_topics(self) -> int:
+        """Create the topics that are missing; returns how many partitions there are to share.
+
+        Raises:
+            SettingsError: the changelog has not as many partitions as the clicks.
+        """
+        clicks, changelog = self._settings.clicks, self._settings.windows.topic
+        partitions = self._log.partitions(clicks.topic) or 1
+        specs = [
+            TopicSpec(clicks.topic, partitions),
+            TopicSpec(self._settings.recommendations.topic, partitions, compacted=True),
+            TopicSpec(changelog, partitions, compacted=True),
+            TopicSpec(clicks.dead_letter_topic),
+        ]
+        self._log.ensure_topics(specs)
+        found = self._log.partitions(changelog)
+        if found != partitions:
+            raise SettingsError(
+                f"windows.topic {changelog!r} has {found} partitions, clicks.topic {clicks.topic!r} has {partitions}:"
+                " a window stands in the partition of its user's clicks; give both the same number, or name a new topic"
+            )
+        return partitions
+
+
+def _labels(partition: Partition) -> tuple[str, str]:
+    return partition.topic, str(partition.number)
+
+
+def _names(partitions: Sequence[Partition]) -> str:
+    return ", ".join("/".join(_labels(partition)) for partition in partitions) or "nothing"

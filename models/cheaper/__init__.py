@@ -1,1 +1,0 @@
-"""Cheaper forms of a release: rewritten, tried, measured."""

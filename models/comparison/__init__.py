@@ -1,1 +1,0 @@
-"""Contestants that learn and are asked in one run."""

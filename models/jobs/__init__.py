@@ -1,0 +1,1 @@
+"""Jobs from recorded clicks to a release."""

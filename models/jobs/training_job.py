@@ -1,0 +1,114 @@
+"""`headrace train` from beginning to end: data to material, training, and the bundle, all in one run folder.
+
+Under torchrun every process goes through here; the first reads the data, writes and reports, the others wait for it.
+"""
+
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from engine.catalogue.content import Item
+from engine.errors import ReleaseError
+from models.data import action_names, archive, histories, item_content
+from models.data.archive import Archive, Source
+from models.publishing import export
+from models.settings import TrainSettings
+from models.training import devices, distributed, private, training_data
+from models.training.checkpoints import RunFolder
+from models.training.fit import train
+from models.training.trainer import Progress
+from models.training.training_data import Material
+
+RUNS = ".runs"
+"""Beside the releases: here lie their run folders, each under its release's name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lessons:
+    """What is learned from."""
+
+    source: Source
+    items: Mapping[str, Item]
+    """What is known of each by its id; empty where training is to go by clicks alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """What is to come out, and where it is worked on."""
+
+    model: str
+    version: str | None
+    """None takes the one that the run folder's training was begun with, or else the time, to the second."""
+    releases: Path
+    run: Path | None
+    """The run folder; None takes one beside the releases."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reports:
+    """What a training tells whoever started it."""
+
+    say: Callable[[str], None]
+    """A sentence now and then."""
+    watch: Callable[[Progress], None]
+    """Told after every step; may raise `models.training.trainer.EndTraining`."""
+
+
+def run(lessons: Lessons, settings: TrainSettings, goal: Goal, created_ms: int, reports: Reports) -> Path | None:
+    """Train on `lessons`, or go on where the run folder's training was cut off; returns the new bundle's folder.
+
+    All processes but the first return None.
+
+    Raises:
+        ReleaseError: that bundle is there already.
+        RunFolderError: the run folder holds another training, one that has ended, or one that is under way.
+        DataError: the data cannot be read, or is unfit to learn from.
+        SettingsError: there is no such device, or a setting that a private training cannot keep its promise with.
+        MissingExtraError: a private training needs an extra that is not installed.
+    """
+    with distributed.joined(devices.choose(settings.device)) as group:
+        private.refuse_unfit(settings, group.size)
+        now = f"{datetime.fromtimestamp(created_ms / 1000, UTC):%Y%m%d%H%M%S}"
+        folder = RunFolder(group.agree(goal.run or goal.releases / RUNS / f"{goal.model}-{goal.version or now}"))
+        if not group.first:
+            train(
+                group.in_turn(lambda: training_data.load(folder.material)), settings, items=lessons.items, keeper=folder
+            )
+            return None
+        opened = archive.open_source(lessons.source)
+        with folder.locked():
+            version = folder.begin(settings, group.size, goal.version, now)
+            bundle = goal.releases / f"{goal.model}-{version}"
+            if bundle.exists():
+                raise ReleaseError(f"release {bundle} exists already; releases are immutable, choose another --version")
+            learned = group.in_turn(lambda: _material(lessons, opened, settings, folder, reports.say))
+            trained = train(learned, settings, reports.watch, items=lessons.items, keeper=folder)
+            export.write(trained, settings, (goal.model, version), created_ms, goal.releases)
+            folder.end(bundle)
+        return bundle
+
+
+def _material(
+    lessons: Lessons, opened: Archive, settings: TrainSettings, folder: RunFolder, say: Callable[[str], None]
+) -> Material:
+    """What was made of this archive before, if neither its files nor its layout changed; or else it is read."""
+    searches = bool(lessons.items)
+    stamp, scratch = [opened.stamp(), asdict(lessons.source.layout), searches], folder.folder / "timelines"
+    if not training_data.saved_for(folder.material, stamp):
+        say(f"reading {opened.address}")
+        try:
+            found = histories.sort(opened, scratch)
+            every_action = (found.actions[events] for _, events in found.parts())
+            action_names.warn_of_unnamed(found.action_names, every_action, settings.clicks)
+            made = training_data.prepare(found, settings, folder.material, searches=searches)
+            training_data.save(made, folder.material, stamp)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+    learned = training_data.load(folder.material)
+    of_items = item_content.fingerprint(lessons.items) if lessons.items else None
+    folder.add_data(opened.address, stamp, {"data": learned.fingerprint, "content": of_items})
+    goes_on = "begins anew" if settings.private_epsilon else "goes on"
+    say(f"run folder {folder.folder}: a training that was cut off {goes_on} with --run and the same options")
+    return learned

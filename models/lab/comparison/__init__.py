@@ -1,0 +1,1 @@
+"""Systems that are trained in equal time and evaluated in one run."""

@@ -1,0 +1,1 @@
+"""Compressed forms of a release: quantised and pruned, checked, measured."""

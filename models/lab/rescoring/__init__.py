@@ -1,0 +1,1 @@
+"""Target attention over a release's top candidates, weighed against its cost."""

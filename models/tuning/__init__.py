@@ -1,1 +1,0 @@
-"""Better training settings within a time budget."""

@@ -1,0 +1,259 @@
+"""`headrace bench`: the engine beside its floor, in one run.
+
+The floor is what a fresh list cannot do without, called back to back on prepared arrays: poll, decode, encode, search,
+encode the message, send. Both see the same clicks, windows and release on the in-process log, one batch of each in
+turn, so that a machine that changes its pace changes it for both.
+"""
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+from threadpoolctl import threadpool_limits
+
+from engine.arrays import Float32, Int32, Int64, UInt8, Windows
+from engine.catalogue.actions import Actions
+from engine.catalogue.ids import Catalogue
+from engine.eventlog.base import Outgoing, Rebalance, Records, Session, TopicSpec
+from engine.eventlog.memory.log import MemoryLog
+from engine.metrics import Metrics
+from engine.pipeline import Recommender
+from engine.ranking.encode import ListHeads, encode_recommendations
+from engine.ranking.lists import Lists
+from engine.ranking.popularity import Popularity
+from engine.releases import bundles, serving
+from engine.releases.bundles import Bundle, NewRelease
+from engine.retrieval import features
+from engine.retrieval.features import Features
+from engine.settings.sections import Settings, WindowSettings, WorkerSettings
+from engine.worker.batch import Processor
+
+_JITTER: Final = 0.5
+"""Spread of a made-up item around the trained one it is made from, in standard deviations of the trained vectors."""
+_INTERESTS_PER_USER: Final = 5
+_FIRST_MS: Final = 1_700_000_000_000
+_STEP_MS: Final = 60_000
+_WARM_UP_BATCHES: Final = 3
+_ACTION: Final = "view"
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """How much is thrown at the engine."""
+
+    items: int
+    users: int
+    batch: int
+    batches: int
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What the floor works on: one batch, everything between the kernels done beforehand."""
+
+    features: Features
+    interests: Float32
+    """[B * K, D]"""
+    lists: Lists
+    heads: ListHeads
+    keys: list[bytes | None]
+
+
+class _FloorClick(msgspec.Struct):
+    user: str
+    item: str
+    ts: int
+    action: str
+
+
+def measure(load: Load, base: Path) -> dict[str, Any]:
+    """Run engine and floor in turn and compare them; every figure is a median over batches.
+
+    Raises:
+        ReleaseError: `base` cannot be used.
+    """
+    with tempfile.TemporaryDirectory(prefix="headrace-bench-") as folder:
+        bundle = bundles.read(_enlarged(bundles.read(base), load, Path(folder)))
+    with threadpool_limits(WorkerSettings().threads, user_api="blas"):
+        return _Bench(load, bundle).run()
+
+
+class _Bench:
+    """One release, one log, two readers of the same clicks: the engine and its floor."""
+
+    def __init__(self, load: Load, bundle: Bundle) -> None:
+        self.load = load
+        self.settings = Settings(
+            windows=WindowSettings(max_users=load.users),
+            worker=WorkerSettings(max_batch_clicks=load.batch),
+        )
+        self.metrics = Metrics()
+        catalogue = Catalogue()
+        self.catalogue = catalogue
+        self.live = serving.warm(bundle, catalogue, self.settings.index, self.settings.worker.threads)
+        self.processor = Processor(self.settings, catalogue, self.metrics)
+        self.processor.swap(self.live)
+        topic, outputs = self.settings.clicks.topic, [self.settings.recommendations.topic, self.settings.windows.topic]
+        self.log = MemoryLog(dict.fromkeys(outputs, 10 * load.batch))
+        self.log.ensure_topics([TopicSpec(name) for name in (topic, *outputs)])
+        self.engine = self.log.session([topic], "engine", Rebalance())
+        self.floor = self.log.session([topic], "floor", Rebalance())
+        self.rng = np.random.default_rng(load.seed)
+        self.windows = self._history()
+
+    def run(self) -> dict[str, Any]:
+        self._fill()
+        stages_before: dict[str, float] = {}
+        engine_s, floor_s, wall_s = [], [], []
+        for number, users in enumerate(self._batches()):
+            prepared = self._prepare(users)
+            self._send_clicks(users, number)
+            if number == _WARM_UP_BATCHES:
+                stages_before = self._stages()
+            wall, used = _timed(self._turn)
+            _, floor = _timed(self._floor, prepared)
+            engine_s.append(used)
+            floor_s.append(floor)
+            wall_s.append(wall)
+        counted = slice(_WARM_UP_BATCHES, None)
+        pairs = list(zip(engine_s[counted], floor_s[counted], strict=True))
+        stages = {name: seconds - stages_before.get(name, 0.0) for name, seconds in self._stages().items()}
+        per_list = 1e6 / self.load.batch
+        return {
+            "items": self.load.items,
+            "users": self.load.users,
+            "batch": self.load.batch,
+            "batches": len(pairs),
+            "cpu_us_per_list": median(used for used, _ in pairs) * per_list,
+            "floor_cpu_us_per_list": median(floor for _, floor in pairs) * per_list,
+            "ratio": median(used / floor for used, floor in pairs),
+            "lists_per_s": self.load.batch / median(wall_s[counted]),
+            "stage_shares": {name: seconds / sum(stages.values()) for name, seconds in stages.items()},
+        }
+
+    def _turn(self) -> None:
+        self.processor.process(self._poll(self.engine), self.engine)
+
+    def _floor(self, prepared: Prepared) -> None:
+        polled = self._poll(self.floor)
+        decode = msgspec.json.Decoder(_FloorClick).decode
+        for records in polled:
+            for value in records.values:
+                decode(value or b"")
+        self.live.encode(prepared.features)
+        self.live.index.search(prepared.interests, self.settings.recommendations.candidates_per_interest)
+        values: list[bytes | None] = [*encode_recommendations(prepared.lists, prepared.heads, self.catalogue.ids)]
+        self.floor.send(Outgoing(self.settings.recommendations.topic, prepared.keys, values))
+        self.floor.commit({records.partition: records.offsets[-1] + 1 for records in polled})
+
+    def _history(self) -> Int32:
+        """[users, L] item numbers: each user's clicks come from a few neighbourhoods of the catalogue."""
+        load, length = self.load, self.settings.windows.length
+        homes = self.rng.integers(0, load.items, (load.users, _INTERESTS_PER_USER))
+        chosen = np.take_along_axis(homes, self.rng.integers(0, _INTERESTS_PER_USER, (load.users, length)), axis=1)
+        # Made-up items stand as far apart as the trained catalogue is long: steps of that size stay near.
+        return ((chosen + self.rng.integers(0, 50, chosen.shape)) % load.items).astype(np.int32)
+
+    def _fill(self) -> None:
+        """Bring every window to its full length through the engine's own path."""
+        length = self.settings.windows.length
+        for start in range(0, self.load.users, self.load.batch):
+            users = np.arange(start, min(start + self.load.batch, self.load.users))
+            producer = self.log.producer()
+            producer.send(
+                _clicks(
+                    self.settings.clicks.topic,
+                    np.repeat(users, length),
+                    self.windows[users].ravel(),
+                    np.tile(_FIRST_MS + _STEP_MS * np.arange(length), len(users)),
+                )
+            )
+            self.processor.process(self._poll(self.engine, len(users) * length), self.engine)
+            self.floor.commit({r.partition: r.offsets[-1] + 1 for r in self._poll(self.floor, len(users) * length)})
+
+    def _batches(self) -> Iterator[Int64]:
+        for _ in range(_WARM_UP_BATCHES + self.load.batches):
+            yield self.rng.choice(self.load.users, self.load.batch, replace=False)
+
+    def _send_clicks(self, users: Int64, number: int) -> None:
+        length = self.settings.windows.length
+        items = self.windows[users, self.rng.integers(0, length, len(users))]
+        times_ms = np.full(len(users), _FIRST_MS + _STEP_MS * (length + number))
+        self.log.producer().send(_clicks(self.settings.clicks.topic, users, items, times_ms))
+
+    def _prepare(self, users: Int64) -> Prepared:
+        length = self.settings.windows.length
+        times_ms = np.broadcast_to(_FIRST_MS + _STEP_MS * np.arange(length), (len(users), length))
+        actions = Actions(self.settings.clicks)
+        codes: UInt8 = np.full(times_ms.shape, actions.code(_ACTION), np.uint8)
+        windows = Windows(self.windows[users], times_ms, codes)
+        inputs = features.make(windows, self.live.rows(windows.items), actions.weights, length)
+        interests, _ = self.live.encode(inputs)
+        recommender = Recommender(self.settings.recommendations, actions.weights, Popularity())
+        names = [_user(user) for user in users.tolist()]
+        return Prepared(
+            features=inputs,
+            interests=interests.reshape(-1, interests.shape[2]),
+            lists=recommender.recommend(windows, self.live),
+            heads=ListHeads(names, names, [_FIRST_MS] * len(names), self.live.name, _FIRST_MS),
+            keys=[name.encode() for name in names],
+        )
+
+    def _poll(self, session: Session, count: int | None = None) -> list[Records]:
+        return session.poll(0.0, count or self.load.batch)
+
+    def _stages(self) -> dict[str, float]:
+        samples = next(iter(self.metrics.stage_seconds.collect())).samples
+        return {sample.labels["stage"]: sample.value for sample in samples if sample.name.endswith("_total")}
+
+
+def _enlarged(bundle: Bundle, load: Load, folder: Path) -> Path:
+    """A bundle of `load.items` items made from a trained one: each made-up item lies near a trained one."""
+    rng = np.random.default_rng(load.seed)
+    spread = _JITTER * float(bundle.vectors.std())
+    near = np.sort(rng.integers(0, len(bundle.vectors), load.items))
+    vectors = bundle.vectors[near] + rng.normal(0.0, spread, (load.items, bundle.vectors.shape[1]))
+    return bundles.write(
+        NewRelease(
+            model=bundle.manifest.model,
+            version="bench",
+            created_ms=bundle.manifest.created_ms,
+            contract=bundle.manifest.contract,
+            holdout=bundle.manifest.holdout,
+            encoder_onnx=bundle.encoder_onnx,
+            items_onnx=bundle.items_onnx,
+            vectors=vectors.astype(np.float32),
+            popularity=np.ones(load.items, np.float32),
+            ids=[f"item-{number:07d}" for number in range(load.items)],
+        ),
+        folder,
+    )
+
+
+def _clicks(topic: str, users: Int64, items: npt.NDArray[Any], times_ms: Int64) -> Outgoing:
+    encode = msgspec.json.encode
+    names = [_user(user) for user in users.tolist()]
+    values: list[bytes | None] = [
+        encode({"user": user, "item": f"item-{item:07d}", "ts": time_ms, "action": _ACTION})
+        for user, item, time_ms in zip(names, items.tolist(), times_ms.tolist(), strict=True)
+    ]
+    return Outgoing(topic, [name.encode() for name in names], values)
+
+
+def _user(number: int) -> str:
+    return f"user-{number:08d}"
+
+
+def _timed(call: Callable[..., None], *arguments: object) -> tuple[float, float]:
+    """Wall and CPU seconds of one call, all threads of the process included."""
+    wall_s, cpu_s = time.perf_counter(), time.process_time()
+    call(*arguments)
+    return time.perf_counter() - wall_s, time.process_time() - cpu_s

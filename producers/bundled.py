@@ -1,9 +1,0 @@
-"""The small release that ships with the package, trained for the simulated catalogue.
-
-`deploy/train_demo_release` makes it anew.
-"""
-
-from pathlib import Path
-
-DEMO_RELEASE = Path(__file__).parent / "demo_release"
-"""Folder of the bundle."""

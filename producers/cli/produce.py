@@ -1,0 +1,162 @@
+"""The verbs of the producing side: `headrace produce replay`, `headrace produce simulate` and `headrace demo`."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import click
+
+from engine.cli.options import config_option
+from engine.errors import SettingsError
+from engine.eventlog.base import TopicSpec
+from engine.eventlog.kafka import KafkaLog
+from engine.settings.sections import Settings
+from producers.cli.demo import end_on_sigterm, settings_for
+from producers.cli.options import kafka_option, simulation_option, with_options
+from producers.cli.progress_bar import bar, spell_time
+from producers.clock import REAL_CLOCK
+from producers.replay.click_encoder import ClickEncoder, Events
+from producers.replay.plan import Pace, Plan, play
+from producers.replay.readers import Layout, read
+from producers.simulation.recording import record
+from producers.simulation.shoppers import Simulation, SimulationSettings
+from producers.simulation.stream import stream
+
+Send = Callable[[Events], None]
+
+
+simulation_options = with_options(
+    simulation_option("seed", "Of the shoppers and their clicks."),
+    simulation_option("catalogue_seed", "Of the shop and its items."),
+    simulation_option("items", "Items in the shop."),
+    simulation_option("shoppers", "Shoppers."),
+    simulation_option("new_items", "Share of the items that go on sale on the way."),
+    simulation_option("new_shoppers", "Share of the shoppers who first come on the way."),
+    simulation_option("drift", "Probability, per session, that one interest gives way to another."),
+    simulation_option("searches", "Share of the clicks after a turn to an interest that a search comes before."),
+)
+layout_options = with_options(
+    click.option("--user-column", "user", help="Column of user ids, in a file that is not known by its name."),
+    click.option("--item-column", "item", help="Column of item ids."),
+    click.option("--time-column", "time", help="Column of times."),
+    click.option("--action-column", "action", help="Column of action names."),
+    click.option("--search-column", "search", help="Column of the words of searches, which have no item."),
+    click.option("--time-unit", type=click.Choice(["s", "ms", "iso8601"]), help="How times are written."),
+)
+partitions_option = click.option(
+    "--partitions", type=click.IntRange(min=1), default=1, show_default=True, help="Of the topic, if it is missing."
+)
+
+
+@click.group()
+def produce() -> None:
+    """Put clicks on the topic of clicks: recorded or simulated ones."""
+
+
+@produce.command()
+@click.argument("source", type=click.Path(path_type=Path))
+@click.option("--speed", type=float, help="Times the speed at which it was recorded.")
+@click.option(
+    "--rate", type=float, help="Clicks per second, evenly spaced. Without speed or rate: as fast as possible."
+)
+@click.option("--limit", type=click.IntRange(min=1), help="Play only the first so many clicks.")
+@click.option("--shift-to-now", is_flag=True, help="Move event times to now, instead of keeping them.")
+@click.option("--event-ids", is_flag=True, help="Send the row number as event id, so that a repeat changes nothing.")
+@layout_options
+@partitions_option
+@kafka_option
+@config_option
+def replay(source: Path, speed: float | None, rate: float | None, limit: int | None, **options: Any) -> None:
+    """Play recorded clicks from SOURCE in order of event time.
+
+    SOURCE is a folder with interactions.csv.gz or with MovieLens' ratings.dat, u.data or ratings.csv, one of these
+    files, or any CSV or Parquet file whose columns are named with the options below.
+    """
+    settings = settings_for(options["config"], options["kafka"])
+    pace = Pace(speed, rate)
+    recording = read(source, _layout(options)).select(slice(limit))
+    with _sending(settings, options["partitions"], len(recording)) as send:
+        plan = Plan.of(recording.times_ms, pace, REAL_CLOCK.now_ms() if options["shift_to_now"] else None)
+        play(recording, plan, send, event_ids=options["event_ids"])
+
+
+@produce.command()
+@simulation_options
+@click.option("--rate", type=float, help="Clicks per second of all shoppers; without it, hours lie between sessions.")
+@click.option("--seconds", type=click.FloatRange(min=0), help="How long; without it, until Ctrl-C.")
+@click.option("--out", type=click.Path(path_type=Path), help="Write a data folder instead of sending.")
+@click.option("--events", type=click.IntRange(min=1), help="With --out: how many clicks to write.")
+@partitions_option
+@kafka_option
+@config_option
+def simulate(rate: float | None, seconds: float | None, out: Path | None, events: int | None, **options: Any) -> None:
+    """Let simulated shoppers with known hidden interests click, or write their clicks to a folder."""
+    if (out is None) != (events is None) or (out is not None and seconds is not None):
+        raise SettingsError("to write a folder, give --out FOLDER and --events N, without --seconds")
+    settings = settings_for(options.pop("config"), options.pop("kafka"))
+    partitions = options.pop("partitions")
+    chosen = SimulationSettings(clicks_per_s=rate, **options)
+    if out is not None and events is not None:
+        _write(Simulation(chosen), out, events)
+        return
+    with _sending(settings, partitions, None) as send:
+        stream(Simulation(dataclasses.replace(chosen, start_ms=REAL_CLOCK.now_ms())), send, seconds)
+
+
+def _layout(options: dict[str, Any]) -> Layout | None:
+    """The layout named on the command line, None where nothing was named."""
+    named = ("user", "item", "time", "action", "search", "time_unit")
+    chosen = {name: options[name] for name in named if options[name] is not None}
+    return Layout(**chosen) if chosen else None
+
+
+def _write(simulation: Simulation, folder: Path, clicks: int) -> None:
+    with bar("writing", clicks) as progress:
+        for batch in record(simulation, folder, clicks):
+            progress(len(batch), int(batch.times_ms[-1]))
+
+
+@contextmanager
+def _sending(settings: Settings, partitions: int, total: int | None) -> Iterator[Send]:
+    """Give a function that sends events; Ctrl-C or SIGTERM ends the block in order, with everything delivered."""
+    log = KafkaLog(settings.kafka)
+    encoder = ClickEncoder(settings.clicks)
+    log.ensure_topics([TopicSpec(settings.clicks.topic, partitions)])
+    end_on_sigterm()
+    with log.producer() as producer, bar("sending", total) as progress:
+        tally = _Tally()
+
+        def send(events: Events) -> None:
+            producer.send(encoder.encode(events))
+            tally.add(events)
+            progress(len(events), tally.last_ms)
+
+        with suppress(KeyboardInterrupt):
+            yield send
+        producer.flush()
+    click.echo(tally.summary(), err=True)
+
+
+@dataclasses.dataclass(slots=True)
+class _Tally:
+    """What was sent."""
+
+    started_s: float = dataclasses.field(default_factory=REAL_CLOCK.elapsed_s)
+    clicks: int = 0
+    first_ms: int = 0
+    last_ms: int = 0
+
+    def add(self, events: Events) -> None:
+        if not self.clicks:
+            self.first_ms = int(events.times_ms[0])
+        self.clicks += len(events)
+        self.last_ms = int(events.times_ms[-1])
+
+    def summary(self) -> str:
+        took_s = max(REAL_CLOCK.elapsed_s() - self.started_s, 1e-9)
+        sent = f"sent {self.clicks:,} clicks in {took_s:.1f} s ({self.clicks / took_s:,.0f}/s)"
+        if not self.clicks:
+            return sent
+        return f"{sent}, event times {spell_time(self.first_ms)} to {spell_time(self.last_ms)} UTC"

@@ -1,0 +1,1 @@
+"""The demo: shoppers, engine and screen in one process."""

@@ -1,0 +1,1 @@
+"""Recorded events, played onto a topic."""

@@ -1,0 +1,1 @@
+"""Simulated shoppers with known, drifting interests."""
