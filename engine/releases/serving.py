@@ -22,7 +22,7 @@ from engine.retrieval import candidates
 from engine.retrieval.encoder import ContentEncoder, Encoder
 from engine.retrieval.features import Features
 from engine.retrieval.index import Index, build, grow
-from engine.retrieval.tables import Shelf
+from engine.retrieval.tables import EmbeddingTables
 from engine.settings.sections import IndexSettings
 
 _DRY_RUN_USERS: Final = 8
@@ -55,7 +55,7 @@ class LiveRelease:
     index: Index
     _rows: _Rows
     _encoder: Encoder
-    _shelf: Shelf
+    _shelf: EmbeddingTables
     """Where the tables stand."""
     _content: ContentEncoder | None
     _ids: Callable[[Sequence[int]], list[str]]
@@ -123,7 +123,7 @@ class LiveRelease:
     def _search_rows(self, numbers: Int32, encoder: ContentEncoder) -> Int32:
         """[n] rows of searches, which are put into the tables where they are not there any more."""
         distinct, which = np.unique(numbers, return_inverse=True)
-        places, new = self._shelf.seat(distinct)
+        places, new = self._shelf.assign_slots(distinct)
         if len(new):
             asked = [*map(searches.as_item, self._ids(distinct[new].tolist()))]
             vectors = encoder.vectors(content.features(asked, encoder.sizes))
@@ -136,7 +136,7 @@ class LiveRelease:
         before, after, shelf = len(self.numbers), len(self.numbers) + len(numbers), self._shelf
         _refuse_too_many(self.name, after)
         if not shelf.has_room(before, after):
-            shelf = Shelf(shelf.items(before), after)
+            shelf = EmbeddingTables(shelf.items(before), after)
         shelf.put(self._encoder.tables(vectors))
         everything = shelf.vectors()
         all_numbers = np.concatenate([self.numbers, numbers])
@@ -160,7 +160,7 @@ def warm(bundle: Bundle, catalogue: Catalogue, settings: IndexSettings, threads:
     _refuse_too_many(str(bundle.folder), bundle.manifest.items)
     encoder = Encoder(bundle.encoder_onnx, bundle.items_onnx, bundle.manifest.contract, threads)
     numbers = catalogue.numbers(bundle.ids)
-    shelf = Shelf(encoder.tables(bundle.vectors), len(numbers))
+    shelf = EmbeddingTables(encoder.tables(bundle.vectors), len(numbers))
     live = LiveRelease(
         manifest=bundle.manifest,
         vectors=shelf.vectors(),

@@ -24,7 +24,7 @@ _EVICT_SHARE: Final = 64
 _NOBODY: Final = -1
 
 
-class Shelf:
+class EmbeddingTables:
     """Tables of items and searches. Of the releases on it, only the one that grew last may add items."""
 
     def __init__(self, tables: Tables, items: int) -> None:
@@ -56,7 +56,7 @@ class Shelf:
             self.tables[name][self._used : after] = rows
         self._used = after
 
-    def seat(self, searches: Int32) -> tuple[Int32, Int64]:
+    def assign_slots(self, searches: Int32) -> tuple[Int32, Int64]:
         """Places [n] of these searches, each named once, and which of them [m] are new there: `fill` those next.
 
         Where there are more than S, the first of them get none.

@@ -14,7 +14,7 @@ from engine.eventlog.base import Outgoing, Partition, Records
 from engine.settings.sections import Settings
 from engine.windows.codec import WindowCodec, _joined
 from engine.windows.packed import PackedWindows
-from engine.windows.spill import Attic, Row
+from engine.windows.spill import Row, SpillStore
 from engine.windows.store import WindowStore
 
 
@@ -25,7 +25,7 @@ class Changelog:
         self._topic = settings.windows.topic
         self._windows = windows
         self._codec = codec
-        self._attic = Attic()
+        self._attic = SpillStore()
         if settings.windows.on_return == "restore":
             windows.on_evict = self._put_away
         self.positions: dict[int, int] = {}
@@ -78,7 +78,7 @@ class Changelog:
         away = [windows for windows, _ in self._decoded(self._attic.of(partition))]
         return _joined([packed, *away]) if away else packed
 
-    def bring_back(self, users: Sequence[str]) -> None:
+    def reload(self, users: Sequence[str]) -> None:
         """Give users who made room their windows again."""
         if len(self._attic):
             for packed, partition in self._decoded(self._attic.take(self._windows.absent(users))):

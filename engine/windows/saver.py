@@ -6,7 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from engine.settings.sections import Settings
 from engine.windows.changelog import Changelog
 from engine.windows.restorer import Restorer, logger
-from engine.windows.snapshots import Moment, Snapshots
+from engine.windows.snapshots import SnapshotHeader, Snapshots
 
 
 class Saver:
@@ -52,8 +52,8 @@ class Saver:
     def _begin(self, number: int) -> None:
         if number in self._restorer.restored():
             now_ms = time.time_ns() // 1_000_000
-            moment = Moment(self._restorer.identity, number, self._changelog.positions[number], now_ms)
-            self._under_way = self._pool.submit(self._snapshots.write, moment, self._changelog.pack(number))
+            header = SnapshotHeader(self._restorer.identity, number, self._changelog.positions[number], now_ms)
+            self._under_way = self._pool.submit(self._snapshots.write, header, self._changelog.pack(number))
 
     def _settle(self) -> None:
         """Wait for the one under way; a failure costs only time at the next start."""

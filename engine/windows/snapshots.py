@@ -49,7 +49,7 @@ Refusal = Literal["damaged", "another_version", "another_topic", "too_new", "too
 
 
 @dataclass(frozen=True, slots=True)
-class Moment:
+class SnapshotHeader:
     """What a snapshot is of."""
 
     topic: str
@@ -69,7 +69,7 @@ class Snapshots:
         self._catalogue = catalogue
         self._actions = actions
 
-    def write(self, moment: Moment, packed: PackedWindows) -> None:
+    def write(self, header: SnapshotHeader, packed: PackedWindows) -> None:
         """Write the windows of a partition in place of its last snapshot; without a folder do nothing.
 
         Raises:
@@ -78,9 +78,9 @@ class Snapshots:
         if self._folder is None:
             return
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path = _path(self._folder, moment.topic, moment.partition)
+        path = _path(self._folder, header.topic, header.partition)
         unfinished = path.with_suffix(".new")
-        head = {"schema": SCHEMA, **asdict(moment), "actions": self._actions.names}
+        head = {"schema": SCHEMA, **asdict(header), "actions": self._actions.names}
         with unfinished.open("wb") as file:
             _dump(file, head, self._columns(packed))
             file.flush()

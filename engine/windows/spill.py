@@ -15,7 +15,7 @@ _AT_ONCE: Final = 500
 """Users per statement; SQLite allows 999 variables even where it is old."""
 
 
-class Attic:
+class SpillStore:
     """Windows by user."""
 
     def __init__(self) -> None:

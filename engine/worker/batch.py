@@ -166,7 +166,7 @@ class Processor:
     def _events(self, clicks: Clicks, polled: Sequence[Records]) -> Events:
         """The clicks in numbers, users as slots and items as catalogue numbers."""
         partitions = _partitions(polled)[clicks.origins]
-        self.changelog.bring_back(clicks.users)
+        self.changelog.reload(clicks.users)
         events = Events(
             slots=self._windows.slots(clicks.users, partitions),
             items=self._catalogue.numbers(clicks.items),

@@ -15,7 +15,7 @@ from models.cli.source_options import source_options
 from models.cli.train import waiting_threads_sleep
 from models.data import dataset, item_content
 from models.data.archive import Source
-from models.evaluation.queries import Recording
+from models.evaluation.queries import EvalData
 from models.lab.comparison import compare as comparing
 from models.lab.comparison import systems, variants
 from models.lab.comparison.results import Results
@@ -50,7 +50,7 @@ def _seeds(_context: click.Context, _parameter: click.Parameter, text: str) -> l
 )
 @min_item_events_option
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="For each; 1 is repeatable.")
-@click.option("--only", multiple=True, metavar="NAME", help="Only this contestant or variant; may be given again.")
+@click.option("--only", multiple=True, metavar="NAME", help="Only this system or variant; may be given again.")
 @click.option("--variants", "variants_file", type=click.Path(path_type=Path), help="TOML: training settings by name.")
 @click.option("--out", type=FOLDER, help="Folder for results.jsonl; started again, a comparison goes on from there.")
 @click.option("--json", "as_json", is_flag=True, help="Print one object instead of a table.")
@@ -67,12 +67,12 @@ def compare(  # noqa: PLR0913 - one for each option
 ) -> None:
     """Train and ask what others would use, and ours, in one run: same events, same time, same questions."""
     settings = loader.load(config)
-    recording = Recording(dataset.read(source).without_searches(), settings)  # the others know none, so nobody gets any
+    recording = EvalData(dataset.read(source).without_searches(), settings)  # the others know none, so nobody gets any
     items = item_content.read(source.address, settings.items)
     chosen = variants.read(variants_file) if variants_file else {}
     ours = systems.two_hops(recording, terms["split"], chosen, items)
     entered = systems.named([*systems.baselines(), *ours], only)
-    comparison = comparing.Comparison(recording, comparing.Terms(**terms))
+    comparison = comparing.Comparison(recording, comparing.ComparisonTerms(**terms))
     waiting_threads_sleep()
     with Console(stderr=True).status("") as status:
 

@@ -14,12 +14,12 @@ from engine.cli.options import config_option
 from engine.errors import MissingExtraError
 from engine.releases import bundles
 from engine.settings import loader
+from models.cli.options import FOLDER
 from models.cli.source_options import source_options
 from models.data import dataset
 from models.data.archive import Source
 from models.settings import ALLOWED_LOSS, Form, Precision
 
-FOLDER = click.Path(path_type=Path, file_okay=False)
 _COLUMNS = {
     "ndcg10": ".4f",
     "hr10": ".4f",
@@ -68,7 +68,7 @@ def write(config: Path | None, bundle: Path, source: Source, out: Path, **chosen
     if form == Form(precision="fp32"):
         raise click.UsageError("fp32 without --prune is the release as it is; choose a lower precision, or prune")
     settings, compressing = loader.load(config), _compressing()
-    tried = compressing.Trial(bundles.read(bundle), dataset.read(source), settings.clicks).run(form)
+    tried = compressing.CompressionCheck(bundles.read(bundle), dataset.read(source), settings.clicks).run(form)
     tried.refuse(chosen["allow_loss"])
     click.echo(compressing.write(tried, chosen["version"], time.time_ns() // 1_000_000, out))
 
@@ -83,9 +83,9 @@ def measure(config: Path | None, bundle: Path, source: Source, items: int | None
     """Put the cheaper forms of a release side by side: quality as `evaluate` has it, cost per user, and sizes."""
     settings, compressing = loader.load(config), _compressing()
     interactions = dataset.read(source)
-    trial = compressing.Trial(bundles.read(bundle), interactions, settings.clicks)
+    check = compressing.CompressionCheck(bundles.read(bundle), interactions, settings.clicks)
     with Console(stderr=True).status("measuring"):
-        rows = compressing.measure(trial, interactions, settings, items)
+        rows = compressing.measure(check, interactions, settings, items)
     if as_json:
         click.echo(json.dumps(rows, indent=1))
     else:

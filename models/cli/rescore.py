@@ -14,13 +14,13 @@ from engine.errors import MissingExtraError, SettingsError
 from engine.releases import bundles
 from engine.settings import loader
 from models.cli import tables
+from models.cli.options import FOLDER
 from models.cli.source_options import source_options
 from models.cli.train import waiting_threads_sleep
 from models.data import dataset
 from models.data.archive import Source
 from models.settings import RescoreSettings
 
-FOLDER = click.Path(path_type=Path, file_okay=False)
 _OPTIONS: dict[str, type[int | float]] = {
     "candidates": int,
     "events": int,

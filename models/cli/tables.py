@@ -6,7 +6,7 @@ from typing import Any, Final
 from rich.box import SIMPLE
 from rich.table import Table
 
-from models.evaluation.metrics import ACCURACY, FIGURES, HEADINGS
+from models.evaluation.ranking_metrics import ACCURACY, FIGURES, HEADINGS
 
 _LEAD: Final = "* a lead whose interval leaves out 0"
 
@@ -29,8 +29,8 @@ def evaluation(title: str, split: Mapping[str, Any]) -> Table:
 
 
 def comparison(report: Mapping[str, Any]) -> Table:
-    """A row for each contestant, and ours' lead over it."""
-    rows = report["contestants"]
+    """A row for each system, and ours' lead over it."""
+    rows = report["systems"]
     asked = [f"{row['targets']} targets of {row['users']} users{_narrowed(report)}" for row in rows.values()][:1]
     left_out = [f"{name} left out: {reason}" for name, reason in report["left_out"].items()]
     times = "below the names: training by the clock and on the processor"

@@ -20,6 +20,7 @@ from engine.cli.options import config_option
 from engine.errors import MissingExtraError, SettingsError
 from engine.settings import loader
 from engine.settings.sections import Settings
+from models.cli.options import FOLDER
 from models.cli.source_options import source_options
 from models.data import item_content
 from models.data.archive import Source
@@ -38,11 +39,10 @@ from models.settings import (
 )
 
 if TYPE_CHECKING:
-    from models.training.trainer import Progress as Standing
+    from models.training.trainer import TrainingProgress
 
 _Verb = Callable[..., None]
 _FILE = click.Path(path_type=Path, dir_okay=False)
-FOLDER = click.Path(path_type=Path, file_okay=False)
 _OPTIONS: dict[str, Any] = {
     "dimensions": int,
     "interests": int,
@@ -137,11 +137,13 @@ def train(config: Path | None, source: Source, *, no_content: bool, **chosen: An
     out, version, run_folder, file = (chosen.pop(name) for name in ("out", "version", "run_folder", "settings_file"))
     plan = training_settings(settings, chosen, file)
     trainer, training_job = _training_side()
-    lessons = training_job.Lessons(source, {} if no_content else item_content.read(source.address, settings.items))
+    lessons = training_job.TrainingInput(
+        source, {} if no_content else item_content.read(source.address, settings.items)
+    )
     with bar(Console(stderr=True)) as progress, interruptible() as interrupted:
         task = progress.add_task("training", total=1.0, visible=False, left_s=0.0)
 
-        def watch(now: "Standing") -> None:
+        def watch(now: "TrainingProgress") -> None:
             done, left_s = trainer.outlook(now, plan)
             text = f"epoch {now.epoch + 1}  loss {now.loss:.3f}"
             if not plan.private_epsilon:
@@ -149,10 +151,10 @@ def train(config: Path | None, source: Source, *, no_content: bool, **chosen: An
             progress.update(task, completed=done, left_s=left_s, description=text, visible=True)
             if interrupted():
                 progress.console.print("interrupted: the best weights so far become the release, a moment, please")
-                raise trainer.EndTraining
+                raise trainer.StopTraining
 
-        reports = training_job.Reports(say=progress.console.print, watch=watch)
-        goal = training_job.Goal(settings.releases.model, version, out, run_folder)
+        reports = training_job.Callbacks(say=progress.console.print, watch=watch)
+        goal = training_job.RunTarget(settings.releases.model, version, out, run_folder)
         bundle = training_job.run(lessons, plan, goal, time.time_ns() // 1_000_000, reports)
     if bundle:
         click.echo(bundle)

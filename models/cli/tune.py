@@ -11,6 +11,7 @@ from rich.console import Console
 from engine.cli.options import config_option
 from engine.errors import MissingExtraError
 from engine.settings import loader
+from models.cli.options import FOLDER
 from models.cli.source_options import source_options
 from models.cli.train import (
     bar,
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
 _MINUTES = click.FloatRange(min=0.0, min_open=True)
 _FILE = click.Path(path_type=Path, dir_okay=False)
-FOLDER = click.Path(path_type=Path, file_okay=False)
 
 
 @click.command()
@@ -66,7 +66,7 @@ def tune(  # noqa: PLR0913 - one for each option
     items = {} if no_content else item_content.read(source.address, settings.items)
     searched = search_space.read(space, with_content=bool(items))
     tuning, report, picture = _tuning_side()
-    plan = tuning.Plan(base, searched, minutes)
+    plan = tuning.StudyPlan(base, searched, minutes)
     interactions = dataset.read(source)
     with bar(Console(stderr=True)) as progress, interruptible() as interrupted:
         task = progress.add_task("tuning", total=60.0 * minutes, left_s=60.0 * minutes)
@@ -83,7 +83,7 @@ def tune(  # noqa: PLR0913 - one for each option
             progress.console.print(report.line(trials[-1]), highlight=False)
             report.write(trials, plan, out)
 
-        trials = tuning.tune(interactions, plan, out, tuning.Reports(watch, ended), items=items)
+        trials = tuning.tune(interactions, plan, out, tuning.TuningCallbacks(watch, ended), items=items)
     picture.plot(trials, searched.searched, out / report.PLOT_NAME)
     if as_json:
         click.echo(json.dumps(report.summary(trials, plan, out), indent=1))

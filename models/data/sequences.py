@@ -53,7 +53,7 @@ class Histories:
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class SequenceBatch:
     """S sequences of up to L inputs, oldest first, padded on the left; the last A of each are asked."""
 
     items: Int32
@@ -109,7 +109,7 @@ def parts(sequences: Sequences, size: int, rng: np.random.Generator) -> Iterator
             yield batches[batch]
 
 
-def gather(histories: Histories, sequences: Sequences, chosen: Int64, skips: Int64 = _NEXT) -> Batch:
+def gather(histories: Histories, sequences: Sequences, chosen: Int64, skips: Int64 = _NEXT) -> SequenceBatch:
     """The batch of the `chosen` [S] sequences, whose targets come `skips` [S] events after the next one."""
     begins, ends, asked = (
         column[chosen, None] for column in (sequences.begins, sequences.ends, sequences.asked)
@@ -122,7 +122,7 @@ def gather(histories: Histories, sequences: Sequences, chosen: Int64, skips: Int
     following = histories.items[np.minimum(places[:, -most:] + 1 + skips[:, None], ends)]  # [S, A]
     wanted = (places[:, -most:] >= asked) & real[:, -most:] & (following < FIRST_SEARCH)
     wanted &= ~_seen(np.where(real, items, NO_TARGET), following)
-    return Batch(
+    return SequenceBatch(
         items=np.where(real, items, np.int32(0)),
         ages=log_ages(times_ms[:, None], times_ms[:, -most:, None]),
         actions=np.where(real, histories.actions[places], np.int32(NO_ACTION)),

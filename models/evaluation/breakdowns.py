@@ -9,7 +9,7 @@ from engine.arrays import FIRST_SEARCH, Float32, Int32, Int64
 from engine.retrieval.index import Index
 from models.data import splits
 from models.data.dataset import Interactions
-from models.evaluation import metrics
+from models.evaluation import ranking_metrics
 
 _HOUR_MS: Final = 3_600_000
 _DAY_MS: Final = 24 * _HOUR_MS
@@ -65,7 +65,7 @@ def _accuracy_by(buckets: Sequence[_Bucket], values: Int64, users: Int32, places
                 "label": buckets[number][1],
                 "targets": int(mine.sum()),
                 "users": len(np.unique(users[mine])),
-                **metrics.named(metrics.accuracy(places[mine], users[mine])),
+                **ranking_metrics.named(ranking_metrics.accuracy(places[mine], users[mine])),
             }
         )
     return rows

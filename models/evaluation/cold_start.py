@@ -9,7 +9,7 @@ from engine.settings.sections import Settings
 from models.data.dataset import Interactions
 from models.evaluation.new_items import new_items
 from models.evaluation.new_users import new_users
-from models.evaluation.trial import Trial, Watch
+from models.evaluation.release_under_test import ReleaseUnderTest, Watch
 
 
 def cold_start(
@@ -20,9 +20,9 @@ def cold_start(
     Raises:
         ReleaseError: the release cannot be warmed.
     """
-    trial = Trial(bundle, interactions, settings)
+    under_test = ReleaseUnderTest(bundle, interactions, settings)
     return {
         "release": bundle.manifest.name,
-        "new_items": new_items(trial, items, watch),
-        "new_users": new_users(trial, watch),
+        "new_items": new_items(under_test, items, watch),
+        "new_users": new_users(under_test, watch),
     }

@@ -23,9 +23,9 @@ from engine.settings.sections import Settings
 from models.data.dataset import Interactions
 from models.evaluation import breakdowns, queries
 from models.evaluation.breakdowns import InterestsInUse, MeasuredIndex
-from models.evaluation.metrics import FIGURES
-from models.evaluation.queries import Questions
-from models.evaluation.trial import OURS, Contest, Engine, Trial, Watch
+from models.evaluation.queries import EvalQueries
+from models.evaluation.ranking_metrics import FIGURES
+from models.evaluation.release_under_test import RELEASE, BaselineComparison, Engine, ReleaseUnderTest, Watch
 
 
 def evaluate(
@@ -43,30 +43,33 @@ def evaluate(
     Raises:
         ReleaseError: the release cannot be warmed.
     """
-    trial, fingerprint = Trial(bundle, interactions, settings, min_item_events), interactions.fingerprint()
+    under_test, fingerprint = (
+        ReleaseUnderTest(bundle, interactions, settings, min_item_events),
+        interactions.fingerprint(),
+    )
     return {
         "release": bundle.manifest.name,
         "catalogue": bundle.manifest.items,
         "data_fingerprint": fingerprint,
         "split": "leave_last_out",
-        **_leave_last_out(trial, fingerprint, watch),
-        "time_split": _time_split(trial, watch),
+        **_leave_last_out(under_test, fingerprint, watch),
+        "time_split": _time_split(under_test, watch),
     }
 
 
 class _WatchedEngine(Engine):
-    """The engine as a contestant, watched at work."""
+    """The engine as a system, watched at work."""
 
-    def __init__(self, trial: Trial, lists: int) -> None:
+    def __init__(self, under_test: ReleaseUnderTest, lists: int) -> None:
         """It will be asked for about `lists` lists."""
-        release, index, settings = trial.live, trial.live.index, trial.settings.recommendations
+        release, index, settings = under_test.live, under_test.live.index, under_test.settings.recommendations
         self._in_use, self._index = InterestsInUse(release.contract.interests), None
         if not isinstance(index, ExactIndex):
             depth = min(len(index), settings.candidates_per_interest)
             exact = ExactIndex(release.vectors)
             self._index = MeasuredIndex(index, exact, release.contract.interests, lists, depth)
             release = replace(release, index=self._index)
-        super().__init__(release, trial)
+        super().__init__(release, under_test)
 
     def report(self) -> dict[str, Any]:
         """What was seen of its interests and its index."""
@@ -81,36 +84,38 @@ class _WatchedEngine(Engine):
         return lists
 
 
-def _leave_last_out(trial: Trial, fingerprint: str, watch: Watch) -> dict[str, Any]:
-    if not trial.bundle.manifest.holdout.last_event:
+def _leave_last_out(under_test: ReleaseUnderTest, fingerprint: str, watch: Watch) -> dict[str, Any]:
+    if not under_test.bundle.manifest.holdout.last_event:
         return _no_figures("the release was trained on the users' last events; train with --holdout last or both")
-    trained = training_report(trial.bundle)
+    trained = training_report(under_test.bundle)
     private = "privacy" in trained  # it does not say which data it was trained on: whoever asks has to know
     if not private and fingerprint != trained.get("data_fingerprint"):
         return _no_figures("the release was trained on other data, where other events may have been the last ones")
-    asked = trial.fair(queries.last_event(trial))
+    asked = under_test.fair(queries.last_event(under_test))
     if not len(asked.targets):
-        return _no_figures(f"no user has an event before the last one to make a list from{_fairly(trial)}")
-    return _ask(trial, asked, "leave-last-out", watch)
+        return _no_figures(f"no user has an event before the last one to make a list from{_fairly(under_test)}")
+    return _ask(under_test, asked, "leave-last-out", watch)
 
 
-def _time_split(trial: Trial, watch: Watch) -> dict[str, Any]:
-    from_ms = trial.bundle.manifest.holdout.from_ms
+def _time_split(under_test: ReleaseUnderTest, watch: Watch) -> dict[str, Any]:
+    from_ms = under_test.bundle.manifest.holdout.from_ms
     if from_ms is None:
         return _no_figures("the release was trained on all of time; train with --holdout time or both")
-    asked = trial.fair(queries.since(trial, from_ms))
+    asked = under_test.fair(queries.since(under_test, from_ms))
     if not len(asked.targets):
-        return _no_figures(f"the data has no events after the time that the release was trained on{_fairly(trial)}")
-    return {"from_ms": from_ms, **_ask(trial, asked, "time split", watch)}
+        return _no_figures(
+            f"the data has no events after the time that the release was trained on{_fairly(under_test)}"
+        )
+    return {"from_ms": from_ms, **_ask(under_test, asked, "time split", watch)}
 
 
-def _ask(trial: Trial, asked: Questions, split: str, watch: Watch) -> dict[str, Any]:
-    engine = _WatchedEngine(trial, len(asked.targets))
-    contest = Contest(trial, {OURS: engine, **trial.baselines(asked)})
+def _ask(under_test: ReleaseUnderTest, asked: EvalQueries, split: str, watch: Watch) -> dict[str, Any]:
+    engine = _WatchedEngine(under_test, len(asked.targets))
+    contest = BaselineComparison(under_test, {RELEASE: engine, **under_test.baselines(asked)})
     for windows, targets in asked.ask():
         contest.ask(windows, targets)
         watch(split, contest.asked, len(asked.targets))
-    data, targets, places = trial.interactions, contest.targets, contest.places
+    data, targets, places = under_test.interactions, contest.targets, contest.places
     return {
         **contest.figures(),
         "by_history": breakdowns.by_history(data, targets, places),
@@ -119,8 +124,8 @@ def _ask(trial: Trial, asked: Questions, split: str, watch: Watch) -> dict[str, 
     }
 
 
-def _fairly(trial: Trial) -> str:
-    least = trial.min_item_events
+def _fairly(under_test: ReleaseUnderTest) -> str:
+    least = under_test.min_item_events
     return f", about items with {least} events to learn from; ask with a smaller --min-item-events" if least else ""
 
 

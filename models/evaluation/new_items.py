@@ -24,36 +24,36 @@ from engine.releases.serving import LiveRelease
 from engine.retrieval import features
 from engine.retrieval.index import best
 from models.data import splits
-from models.evaluation import intervals, metrics, queries
-from models.evaluation.metrics import Tally
+from models.evaluation import intervals, queries, ranking_metrics
 from models.evaluation.queries import LISTED
-from models.evaluation.trial import OURS, Trial, Watch, beside
+from models.evaluation.ranking_metrics import Tally
+from models.evaluation.release_under_test import RELEASE, ReleaseUnderTest, Watch, beside
 
 _FIRST: Final = 1e6
 """More clicks than an item has: puts the items of the right value before all others."""
 
 
-def new_items(trial: Trial, items: Mapping[str, Item], watch: Watch) -> dict[str, Any]:
+def new_items(under_test: ReleaseUnderTest, items: Mapping[str, Item], watch: Watch) -> dict[str, Any]:
     """The figures, or why there are none."""
-    left_out, sizes = trial.bundle.manifest.holdout, trial.bundle.manifest.contract
+    left_out, sizes = under_test.bundle.manifest.holdout, under_test.bundle.manifest.contract
     if left_out.items_share == 0.0:
         return {"reason": "the release was trained on all items; train with --holdout-items 0.1"}
     if sizes.content is None:
         return {"reason": "the release was trained without content; give DATA an items file and train anew"}
     if not items:
         return {"reason": "the data has no items file with content, so nothing is known of new items"}
-    ids = trial.interactions.item_ids
+    ids = under_test.interactions.item_ids
     cold = np.flatnonzero(splits.cold_items(ids, left_out)).astype(np.int32)  # [C]
     cold = np.random.default_rng(left_out.items_seed).permutation(cold)  # so that ties fall at random
-    grown = trial.live.with_items(
-        [items[item] for item in (ids[number] for number in cold) if item in items], trial.catalogue
+    grown = under_test.live.with_items(
+        [items[item] for item in (ids[number] for number in cold) if item in items], under_test.catalogue
     )
-    late = trial.interactions.times_ms >= (left_out.from_ms or 0)
-    had = splits.earlier(trial.interactions.users) > 0
-    asked = queries.chosen(trial, np.flatnonzero(np.isin(trial.items, cold) & trial.wanted & had & late))
+    late = under_test.interactions.times_ms >= (left_out.from_ms or 0)
+    had = splits.earlier(under_test.interactions.users) > 0
+    asked = queries.chosen(under_test, np.flatnonzero(np.isin(under_test.items, cold) & under_test.wanted & had & late))
     if not len(asked.targets):
         return {"reason": f"nobody clicked one of the {len(cold)} items held out; train with a larger --holdout-items"}
-    contest, done = _NewItems(trial, grown, cold, items), 0
+    contest, done = _NewItems(under_test, grown, cold, items), 0
     for windows, targets in asked.ask():
         contest.ask(windows, targets)
         done += len(targets)
@@ -64,16 +64,22 @@ def new_items(trial: Trial, items: Mapping[str, Item], watch: Watch) -> dict[str
 class _NewItems:
     """The release and those beside it, asked for the same new items."""
 
-    def __init__(self, trial: Trial, grown: LiveRelease, cold: Int32, items: Mapping[str, Item]) -> None:
-        self._trial, self._live, self._cold = trial, grown, cold
-        self._action_weights = trial.weights_for(trial.bundle.manifest)
+    def __init__(
+        self, under_test: ReleaseUnderTest, grown: LiveRelease, cold: Int32, items: Mapping[str, Item]
+    ) -> None:
+        self._trial, self._live, self._cold = under_test, grown, cold
+        self._action_weights = under_test.weights_for(under_test.bundle.manifest)
         self._rows = grown.rows(cold)  # [C] NO_ITEM where its content says nothing
-        self._columns = np.full(len(trial.catalogue) + 1, NO_ITEM, np.int64)  # by item number; the last is NO_ITEM's
+        self._columns = np.full(
+            len(under_test.catalogue) + 1, NO_ITEM, np.int64
+        )  # by item number; the last is NO_ITEM's
         self._columns[cold] = np.arange(len(cold))
-        self._values = _Values(trial, cold, items)
-        self._clicks = _ClicksSoFar(trial, self._columns)
-        names = (OURS, "same_values", "popular_in_value")
-        popularity: Int64 = np.bincount(trial.items, minlength=len(trial.catalogue))  # the release saw none of it
+        self._values = _Values(under_test, cold, items)
+        self._clicks = _ClicksSoFar(under_test, self._columns)
+        names = (RELEASE, "same_values", "popular_in_value")
+        popularity: Int64 = np.bincount(
+            under_test.items, minlength=len(under_test.catalogue)
+        )  # the release saw none of it
         self._tallies = {name: Tally(cold, popularity) for name in names}
         self._unseen, self._unknown = [np.zeros(0, np.int64)], 0
 
@@ -91,7 +97,7 @@ class _NewItems:
         seen[users, self._columns[windows.items[users, places]]] = True
         shares = self._values.shares(windows)  # [B, G]
         scores = {
-            OURS: self._scores(inputs.take(fair)),
+            RELEASE: self._scores(inputs.take(fair)),
             "same_values": shares @ self._values.members.T,
             "popular_in_value": self._clicks.until(targets) + _FIRST * self._values.holders(shares),
         }
@@ -103,7 +109,7 @@ class _NewItems:
 
     def figures(self) -> dict[str, Any]:
         """Everyone's figures, and the sizes behind them."""
-        users = self._tallies[OURS].users
+        users = self._tallies[RELEASE].users
         return {
             "items": len(self._cold),
             "users": len(np.unique(users)),
@@ -114,14 +120,14 @@ class _NewItems:
 
     def _random(self) -> dict[str, Any]:
         """What lists in random order score on average, where each of the unseen new items is as likely as the next."""
-        ours, unseen = self._tallies[OURS], np.concatenate(self._unseen)
+        ours, unseen = self._tallies[RELEASE], np.concatenate(self._unseen)
         chances, leads = {}, {}
-        for name, gain in metrics.gains(np.arange(1, LISTED + 1)).items():
+        for name, gain in ranking_metrics.gains(np.arange(1, LISTED + 1)).items():
             expected: Float64 = gain.cumsum()[np.minimum(unseen, LISTED) - 1] / unseen  # [n]
             chances[name] = intervals.mean(expected, ours.users)
-            leads[name] = intervals.mean(metrics.gains(ours.places)[name] - expected, ours.users)
+            leads[name] = intervals.mean(ranking_metrics.gains(ours.places)[name] - expected, ours.users)
         nothing = dict.fromkeys(("coverage", "popularity_bias"), intervals.Estimate(None, None))
-        return {**metrics.named({**chances, **nothing}), "lead": metrics.named(leads)}
+        return {**ranking_metrics.named({**chances, **nothing}), "lead": ranking_metrics.named(leads)}
 
     def _scores(self, inputs: features.Features) -> Float32:
         """[B, C] best score of each new item over the interests."""
@@ -140,9 +146,9 @@ class _NewItems:
 class _Values:
     """Values (G of them) that new items have: what category lists are made of."""
 
-    def __init__(self, trial: Trial, cold: Int32, items: Mapping[str, Item]) -> None:
+    def __init__(self, under_test: ReleaseUnderTest, cold: Int32, items: Mapping[str, Item]) -> None:
         plain = not any(item.bags for item in items.values())
-        by_item = [_values_of(items[item], plain) if item in items else [] for item in trial.interactions.item_ids]
+        by_item = [_values_of(items[item], plain) if item in items else [] for item in under_test.interactions.item_ids]
         names = sorted({value for number in cold for value in by_item[number]}) or ["none"]
         places = {value: place for place, value in enumerate(names)}
         self.members = np.zeros((len(cold), len(names)), np.float32)  # [C, G]
@@ -182,8 +188,8 @@ def _values_of(item: Item, plain: bool) -> list[str]:
 class _ClicksSoFar:
     """Clicks on each new item up to the events asked for, which are asked in order of time."""
 
-    def __init__(self, trial: Trial, columns: Int64) -> None:
-        clicked, self._asked_ms = columns[trial.items], trial.interactions.times_ms
+    def __init__(self, under_test: ReleaseUnderTest, columns: Int64) -> None:
+        clicked, self._asked_ms = columns[under_test.items], under_test.interactions.times_ms
         self._clicked, self._times_ms = clicked[clicked != NO_ITEM], self._asked_ms[clicked != NO_ITEM]
         self._counts = np.zeros(int(columns.max()) + 1, np.float32)
         self._past = 0

@@ -16,8 +16,8 @@ from models.data import splits
 from models.evaluation import queries
 from models.evaluation.baselines import Baseline, extras
 from models.evaluation.baselines.task import Task
-from models.evaluation.queries import Questions
-from models.evaluation.trial import OURS, Contest, Engine, Trial, Watch
+from models.evaluation.queries import EvalQueries
+from models.evaluation.release_under_test import RELEASE, BaselineComparison, Engine, ReleaseUnderTest, Watch
 
 CLICKS: Final = (1, 2, 3, 5)
 """How many clicks of a new user the lists are made from."""
@@ -26,24 +26,24 @@ _TUNING_MINUTES: Final = 5.0
 """On the processor, for the settings of item-kNN."""
 
 
-def new_users(trial: Trial, watch: Watch) -> dict[str, Any]:
+def new_users(under_test: ReleaseUnderTest, watch: Watch) -> dict[str, Any]:
     """Figures of everyone by how many clicks the lists are made from, or why there are none."""
-    from_ms = trial.bundle.manifest.holdout.from_ms
+    from_ms = under_test.bundle.manifest.holdout.from_ms
     if from_ms is None:
         return {"reason": "the release was trained on all of time; train with --holdout time or both"}
-    steps = _events_after(trial, from_ms)
-    everything = queries.chosen(trial, np.sort(np.concatenate(list(steps.values()))))
+    steps = _events_after(under_test, from_ms)
+    everything = queries.chosen(under_test, np.sort(np.concatenate(list(steps.values()))))
     if not len(everything.targets):
         return {"reason": "nobody came after the time that the release was trained on"}
-    contestants, left_out = {OURS: Engine(trial.live, trial), **trial.baselines(everything)}, {}
+    systems, left_out = {RELEASE: Engine(under_test.live, under_test), **under_test.baselines(everything)}, {}
     try:
-        contestants[_ITEM_KNN] = _item_knn(trial, everything)
+        systems[_ITEM_KNN] = _item_knn(under_test, everything)
     except (DataError, MissingExtraError) as error:
         left_out[_ITEM_KNN] = str(error)
     rows, done = {}, 0
     for clicks, targets in steps.items():
-        contest = Contest(trial, contestants)
-        for windows, part in queries.chosen(trial, targets).ask():
+        contest = BaselineComparison(under_test, systems)
+        for windows, part in queries.chosen(under_test, targets).ask():
             contest.ask(windows, part)
             watch("new users", done + contest.asked, len(everything.targets))
         done += contest.asked
@@ -51,16 +51,16 @@ def new_users(trial: Trial, watch: Watch) -> dict[str, Any]:
     return {"from_ms": from_ms, "clicks": rows, "left_out": left_out}
 
 
-def _events_after(trial: Trial, from_ms: int) -> dict[int, Int64]:
+def _events_after(under_test: ReleaseUnderTest, from_ms: int) -> dict[int, Int64]:
     """Places of the events of new users by how many came before them."""
-    data = trial.interactions
+    data = under_test.interactions
     old = np.zeros(len(data.user_ids), np.bool_)
     old[data.users[data.times_ms < from_ms]] = True
-    asked, before = trial.wanted & ~old[data.users], splits.earlier(data.users)
+    asked, before = under_test.wanted & ~old[data.users], splits.earlier(data.users)
     return {clicks: np.flatnonzero(asked & (before == clicks)) for clicks in CLICKS}
 
 
-def _item_knn(trial: Trial, asked: Questions) -> Baseline:
+def _item_knn(under_test: ReleaseUnderTest, asked: EvalQueries) -> Baseline:
     """Item-kNN that has learned what the release has.
 
     Raises:
@@ -69,5 +69,5 @@ def _item_knn(trial: Trial, asked: Questions) -> Baseline:
     """
     with extras.needed("compare"):
         from models.evaluation.baselines import item_knn  # noqa: PLC0415 - only where the extra is installed
-    task = Task.of(trial, trial.learned, asked)
+    task = Task.of(under_test, under_test.learned, asked)
     return item_knn.fit(replace(task, minutes=_TUNING_MINUTES, clock_s=time.process_time)).baseline

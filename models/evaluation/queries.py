@@ -31,7 +31,7 @@ LISTED: Final = 20
 _BATCH_USERS: Final = 256
 
 
-class Recording:
+class EvalData:
     """Recorded interactions in the engine's terms: catalogue numbers, action codes and windows."""
 
     def __init__(self, interactions: Interactions, settings: Settings) -> None:
@@ -90,7 +90,7 @@ class Recording:
 
 
 @dataclass(frozen=True, slots=True)
-class Questions:
+class EvalQueries:
     """Events to ask for, and the windows to ask from."""
 
     targets: Int64
@@ -101,7 +101,7 @@ class Questions:
     """Windows [B] and the places [B] of their targets, until every target was asked for."""
 
 
-def last_event(recording: Recording) -> Questions:
+def last_event(recording: EvalData) -> EvalQueries:
     """Each user's newest click, where there is an event before it."""
     data = recording.interactions
     last = splits.newest(data)
@@ -113,10 +113,10 @@ def last_event(recording: Recording) -> Questions:
         for part in _parts(targets):
             yield store.read(data.users[part]), part
 
-    return Questions(targets, ~last & data.clicks(), ask)
+    return EvalQueries(targets, ~last & data.clicks(), ask)
 
 
-def since(recording: Recording, from_ms: int) -> Questions:
+def since(recording: EvalData, from_ms: int) -> EvalQueries:
     """Every event from then on, the k-th of every user at once, k = 1, 2, ...: users do not know of one another."""
     data = recording.interactions
     before = data.times_ms < from_ms
@@ -128,10 +128,10 @@ def since(recording: Recording, from_ms: int) -> Questions:
                 yield store.read(data.users[part]), part
             store.append(recording.events(places))
 
-    return Questions(np.flatnonzero(~before & recording.wanted), recording.wanted, ask)
+    return EvalQueries(np.flatnonzero(~before & recording.wanted), recording.wanted, ask)
 
 
-def chosen(recording: Recording, targets: Int64) -> Questions:
+def chosen(recording: EvalData, targets: Int64) -> EvalQueries:
     """The events at these places (ascending), oldest first."""
     data, length = recording.interactions, recording.settings.windows.length
     events = recording.by_user(np.ones(len(data), np.bool_))
@@ -142,10 +142,10 @@ def chosen(recording: Recording, targets: Int64) -> Questions:
         for part in _parts(targets):
             yield events.windows(by_user[part], length), part
 
-    return Questions(targets, recording.wanted, ask)
+    return EvalQueries(targets, recording.wanted, ask)
 
 
-def about_frequent_items(asked: Questions, recording: Recording, learned: Bool, least: int) -> Questions:
+def about_frequent_items(asked: EvalQueries, recording: EvalData, learned: Bool, least: int) -> EvalQueries:
     """Those about items with at least so many of the events that were `learned` [n]."""
     counts = np.bincount(recording.items[learned], minlength=len(recording.catalogue))  # [V]
     frequent = recording.wanted.copy()  # [n]
@@ -157,7 +157,7 @@ def about_frequent_items(asked: Questions, recording: Recording, learned: Bool, 
             if len(kept):
                 yield windows.take(kept), targets[kept]
 
-    return Questions(asked.targets[frequent[asked.targets]], asked.counted, ask)
+    return EvalQueries(asked.targets[frequent[asked.targets]], asked.counted, ask)
 
 
 def without_searches(windows: Windows) -> Windows:

@@ -11,9 +11,9 @@ from engine.releases.bundles import Bundle
 from engine.settings.sections import Settings
 from models.evaluation import plots
 from models.evaluation.evaluate import training_report
-from models.evaluation.metrics import ACCURACY, FIGURES, HEADINGS
 from models.evaluation.plots import Axis
-from models.evaluation.trial import OURS
+from models.evaluation.ranking_metrics import ACCURACY, FIGURES, HEADINGS
+from models.evaluation.release_under_test import RELEASE
 
 _TEMPLATE: Final = "report.html"
 _PLOTTED: Final = ("hr10", "ndcg10")
@@ -78,14 +78,14 @@ def _split(name: str, split: Mapping[str, Any]) -> dict[str, Any]:
         "name": name,
         "figures": split,
         "question": f"{question} Only items with {least} events to learn from." if least else question,
-        "contestants": list(_contestants(split)),
+        "systems": list(_contestants(split)),
         "charts": charts,
     }
 
 
 def _contestants(split: Mapping[str, Any]) -> Iterator[tuple[str, str, list[tuple[str, str]]]]:
     """Rows of the table: name, kind of row, and value and interval of each figure."""
-    yield OURS, "ours", [_cell(split, figure) for figure in FIGURES]
+    yield RELEASE, "ours", [_cell(split, figure) for figure in FIGURES]
     for name, baseline in split["baselines"].items():
         yield name, "baseline", [_cell(baseline, figure) for figure in FIGURES]
         lead = [_cell(baseline["lead"], figure) for figure in ACCURACY]

@@ -18,15 +18,15 @@ from models.settings import TrainSettings
 from models.training import devices, distributed, private, training_data
 from models.training.checkpoints import RunFolder
 from models.training.fit import train
-from models.training.trainer import Progress
-from models.training.training_data import Material
+from models.training.trainer import TrainingProgress
+from models.training.training_data import TrainingData
 
 RUNS = ".runs"
 """Beside the releases: here lie their run folders, each under its release's name."""
 
 
 @dataclass(frozen=True, slots=True)
-class Lessons:
+class TrainingInput:
     """What is learned from."""
 
     source: Source
@@ -35,7 +35,7 @@ class Lessons:
 
 
 @dataclass(frozen=True, slots=True)
-class Goal:
+class RunTarget:
     """What is to come out, and where it is worked on."""
 
     model: str
@@ -47,16 +47,18 @@ class Goal:
 
 
 @dataclass(frozen=True, slots=True)
-class Reports:
+class Callbacks:
     """What a training tells whoever started it."""
 
     say: Callable[[str], None]
     """A sentence now and then."""
-    watch: Callable[[Progress], None]
-    """Told after every step; may raise `models.training.trainer.EndTraining`."""
+    watch: Callable[[TrainingProgress], None]
+    """Told after every step; may raise `models.training.trainer.StopTraining`."""
 
 
-def run(lessons: Lessons, settings: TrainSettings, goal: Goal, created_ms: int, reports: Reports) -> Path | None:
+def run(
+    lessons: TrainingInput, settings: TrainSettings, goal: RunTarget, created_ms: int, reports: Callbacks
+) -> Path | None:
     """Train on `lessons`, or go on where the run folder's training was cut off; returns the new bundle's folder.
 
     All processes but the first return None.
@@ -71,10 +73,13 @@ def run(lessons: Lessons, settings: TrainSettings, goal: Goal, created_ms: int, 
     with distributed.joined(devices.choose(settings.device)) as group:
         private.refuse_unfit(settings, group.size)
         now = f"{datetime.fromtimestamp(created_ms / 1000, UTC):%Y%m%d%H%M%S}"
-        folder = RunFolder(group.agree(goal.run or goal.releases / RUNS / f"{goal.model}-{goal.version or now}"))
+        folder = RunFolder(group.broadcast(goal.run or goal.releases / RUNS / f"{goal.model}-{goal.version or now}"))
         if not group.first:
             train(
-                group.in_turn(lambda: training_data.load(folder.material)), settings, items=lessons.items, keeper=folder
+                group.rank_zero_first(lambda: training_data.load(folder.material)),
+                settings,
+                items=lessons.items,
+                keeper=folder,
             )
             return None
         opened = archive.open_source(lessons.source)
@@ -83,7 +88,7 @@ def run(lessons: Lessons, settings: TrainSettings, goal: Goal, created_ms: int, 
             bundle = goal.releases / f"{goal.model}-{version}"
             if bundle.exists():
                 raise ReleaseError(f"release {bundle} exists already; releases are immutable, choose another --version")
-            learned = group.in_turn(lambda: _material(lessons, opened, settings, folder, reports.say))
+            learned = group.rank_zero_first(lambda: _material(lessons, opened, settings, folder, reports.say))
             trained = train(learned, settings, reports.watch, items=lessons.items, keeper=folder)
             export.write(trained, settings, (goal.model, version), created_ms, goal.releases)
             folder.end(bundle)
@@ -91,8 +96,8 @@ def run(lessons: Lessons, settings: TrainSettings, goal: Goal, created_ms: int, 
 
 
 def _material(
-    lessons: Lessons, opened: Archive, settings: TrainSettings, folder: RunFolder, say: Callable[[str], None]
-) -> Material:
+    lessons: TrainingInput, opened: Archive, settings: TrainSettings, folder: RunFolder, say: Callable[[str], None]
+) -> TrainingData:
     """What was made of this archive before, if neither its files nor its layout changed; or else it is read."""
     searches = bool(lessons.items)
     stamp, scratch = [opened.stamp(), asdict(lessons.source.layout), searches], folder.folder / "timelines"

@@ -33,7 +33,7 @@ _CHUNK_FEATURES = 1 << 24
 
 
 @dataclass(frozen=True, slots=True)
-class Sight:
+class AttentionBias:
     """How each asked position sees each event: the same for all queries of all hops."""
 
     ranks: Tensor
@@ -122,7 +122,7 @@ class Hop(nn.Module):
         self.hour_slope = nn.Parameter(torch.full((queries,), 0.1))
         self.second_slope = nn.Parameter(torch.zeros(queries), requires_grad=settings.seconds)
 
-    def forward(self, state: Tensor, keyed: Tensor, sight: Sight) -> tuple[Tensor, Tensor]:
+    def forward(self, state: Tensor, keyed: Tensor, sight: AttentionBias) -> tuple[Tensor, Tensor]:
         """What each query finds, and where.
 
         Args:
@@ -138,7 +138,7 @@ class Hop(nn.Module):
         values = _split(self.value(keyed), self.width)  # [S, H or 1, L, width]
         return _per_group(attention, values).transpose(1, 2), attention
 
-    def _bias(self, sight: Sight) -> Tensor:
+    def _bias(self, sight: AttentionBias) -> Tensor:
         """[S, Q, A, L] what rank, age and weight of an event add to each query's score."""
         bias = sight.visible[:, None] - self.rank_slope[:, None, None] * sight.ranks
         bias = bias - self.hour_slope[:, None, None] * sight.hours[:, None]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.network.attention import Sight
+from models.network.attention import AttentionBias
 
 COUNT_KNOTS: Final = 11
 """1 event to 1024."""
@@ -22,7 +22,7 @@ GAP_KNOTS: Final = 26
 """1 + seconds: 1 to 2^25, a little more than a year."""
 
 
-class Moment(nn.Module):
+class QueryContext(nn.Module):
     """What is added to the newest item's vector before it asks; nothing, until something is learned."""
 
     def __init__(self, dimensions: int) -> None:
@@ -30,7 +30,7 @@ class Moment(nn.Module):
         self.count = nn.Parameter(torch.zeros(COUNT_KNOTS, dimensions))
         self.gap = nn.Parameter(torch.zeros(GAP_KNOTS, dimensions))
 
-    def forward(self, sight: Sight, weights: Tensor) -> Tensor:
+    def forward(self, sight: AttentionBias, weights: Tensor) -> Tensor:
         """[S, A, D] from how the asked positions see the events, and the events' weights [S, L]."""
         asked, length = sight.ranks.shape
         there = weights > 0.0

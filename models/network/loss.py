@@ -32,7 +32,7 @@ _POPULARITY_EXPONENT = 0.75
 
 
 @dataclass(frozen=True, slots=True)
-class Candidates:
+class SoftmaxCandidates:
     """The items that compete with the targets in one step."""
 
     items: Tensor
@@ -46,15 +46,15 @@ class Candidates:
         return torch.where(self.items[places] == targets, places, -1)
 
 
-def whole_catalogue(items: int, device: torch.device | None = None) -> Candidates:
+def whole_catalogue(items: int, device: torch.device | None = None) -> SoftmaxCandidates:
     """All V items, as candidates of a full softmax."""
-    return Candidates(items=torch.arange(items, device=device), corrections=torch.zeros(items, device=device))
+    return SoftmaxCandidates(items=torch.arange(items, device=device), corrections=torch.zeros(items, device=device))
 
 
-def narrowed(targets: Tensor, candidates: Candidates) -> tuple[Tensor, Tensor, Candidates]:
+def narrowed(targets: Tensor, candidates: SoftmaxCandidates) -> tuple[Tensor, Tensor, SoftmaxCandidates]:
     """The items that one step needs vectors of, int [R], and targets [P] and candidates as rows of those."""
     items, places = torch.unique(torch.cat([targets, candidates.items]), return_inverse=True)
-    among = Candidates(items=places[len(targets) :], corrections=candidates.corrections)
+    among = SoftmaxCandidates(items=places[len(targets) :], corrections=candidates.corrections)
     return items, places[: len(targets)], among
 
 
@@ -68,16 +68,16 @@ class NegativeSampler:
         self._bounds = self._shares.cumsum(0)  # [V]
         self._negatives, self._generator = negatives, generator
 
-    def draw(self) -> Candidates:
+    def draw(self) -> SoftmaxCandidates:
         """A new sample; items drawn several times stand in it once, with their expected count corrected for it."""
         places = torch.rand(self._negatives, generator=self._generator, dtype=torch.float64).to(self._bounds.device)
         drawn = torch.searchsorted(self._bounds, places).clamp(max=len(self._bounds) - 1)
         items, repeats = torch.unique(drawn, return_counts=True)
         expected = self._negatives * self._shares[items]
-        return Candidates(items=items, corrections=(expected / repeats).log().float())
+        return SoftmaxCandidates(items=items, corrections=(expected / repeats).log().float())
 
 
-def catalogue_loss(interests: Tensor, targets: Tensor, vectors: Tensor, candidates: Candidates) -> Tensor:
+def catalogue_loss(interests: Tensor, targets: Tensor, vectors: Tensor, candidates: SoftmaxCandidates) -> Tensor:
     """Mean cross-entropy of P positions, differentiable in interests and vectors.
 
     Args:

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.data.sequences import Batch
+from models.data.sequences import SequenceBatch
 from models.network.action_values import ActionValues
-from models.network.attention import Hop, Sight
-from models.network.context import Moment
+from models.network.attention import AttentionBias, Hop
+from models.network.context import QueryContext
 from models.network.item_vectors import Content, ItemVectors
 from models.settings import EncoderSettings
 
@@ -75,7 +75,7 @@ class TwoHopEncoder(nn.Module):
         self.settings = settings
         self.actions = actions or ActionValues(torch.ones(1), learned=False)
         self.items = ItemVectors(items, dimensions, content, settings.id_dropout)  # tied: the keys are made from them
-        self.moment = Moment(dimensions).requires_grad_(settings.moment)  # adds nothing where it learns nothing
+        self.moment = QueryContext(dimensions).requires_grad_(settings.moment)  # adds nothing where it learns nothing
         self.item_norm = nn.LayerNorm(dimensions)
         self.hop1 = Hop(settings, settings.heads, dimensions // settings.heads)
         self.mix = nn.Linear(dimensions, dimensions)
@@ -98,7 +98,7 @@ class TwoHopEncoder(nn.Module):
             interests [S, A, K, D] and the second hop's attention [S, K, A, L]; what stands at an asked position is what
             serving computes from the window that ends with its event, which must have a weight above 0.
         """
-        sight = Sight.of(ages, weights)
+        sight = AttentionBias.of(ages, weights)
         vectors = self.dropout(self.items(items))  # [S, L, D]
         keyed = self.item_norm(vectors)
         asked = vectors[:, -ages.shape[1] :] + self.moment(sight, weights)  # [S, A, D]
@@ -109,7 +109,7 @@ class TwoHopEncoder(nn.Module):
         interests = found + state[:, :, None]
         return self.interest_norm(interests + self.feed2(interests)), attention
 
-    def encode(self, batch: Batch) -> Tensor:
+    def encode(self, batch: SequenceBatch) -> Tensor:
         """Interests [S, A, K, D] of a batch's asked positions."""
         device = self.items.ids.weight.device
         items, ages, actions = (torch.from_numpy(one).to(device) for one in (batch.items, batch.ages, batch.actions))

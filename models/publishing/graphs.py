@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from engine import contract
 from models.network.attention import HOUR_S, TINY_WEIGHT, AdditiveScoring, DotScoring, Hop
-from models.network.context import COUNT_KNOTS, GAP_KNOTS, Moment
+from models.network.context import COUNT_KNOTS, GAP_KNOTS, QueryContext
 from models.network.item_vectors import Content
 from models.network.two_hop import FeedForward, TwoHopEncoder
 
@@ -164,7 +164,7 @@ def _ranks(graph: _Graph) -> str:
     return graph.node("Log", one_past)
 
 
-def _moment(graph: _Graph, moment: Moment, seconds: str) -> str:
+def _moment(graph: _Graph, moment: QueryContext, seconds: str) -> str:
     """[B, D] how much the windows hold, and how long before the newest event the one before it came."""
     there = graph.node("Cast", graph.node("Greater", "weights", graph.constant(np.float32(0))), to=TensorProto.FLOAT)
     axis, two = graph.constant(np.array([1], np.int64)), graph.constant(np.float32(math.log(2.0)))

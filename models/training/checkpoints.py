@@ -27,7 +27,7 @@ import torch
 from engine.errors import RunFolderError
 from engine.releases import bundles
 from models.settings import TrainSettings
-from models.training.trainer import Progress
+from models.training.trainer import TrainingProgress
 
 LIMITS: Final = ("minutes", "epochs", "checkpoint_s", "device")
 """Settings that a training may go on with otherwise than it began: they do not say what is learned."""
@@ -109,7 +109,7 @@ class RunFolder:
         for path in (self.material, self._checkpoints):
             shutil.rmtree(path)
 
-    def log(self, rounds: list[Progress]) -> None:
+    def log(self, rounds: list[TrainingProgress]) -> None:
         """Write where training stood after each validation."""
         lines = "".join(json.dumps(asdict(progress)) + "\n" for progress in rounds)
         _replace(self._progress, lines)

@@ -46,7 +46,7 @@ class Group:
     size: int = 1
 
     @classmethod
-    def here(cls) -> Self:
+    def current(cls) -> Self:
         """The group that was joined, or this process alone."""
         return cls(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else cls()
 
@@ -80,14 +80,14 @@ class Group:
             parameter.grad = self._rows_of_all(parameter, step.targets / max(targets, 1.0))
         return Step(int(targets), loss / max(targets, 1.0), ending > 0.0)
 
-    def agree(self, mine: _Found) -> _Found:
+    def broadcast(self, mine: _Found) -> _Found:
         """What the first process has."""
         found = [mine]
         if self.size > 1:
             dist.broadcast_object_list(found)
         return found[0]
 
-    def in_turn(self, call: Callable[[], _Found]) -> _Found:
+    def rank_zero_first(self, call: Callable[[], _Found]) -> _Found:
         """What `call` returns, in the first process before the others start with it."""
         if not self.first:
             dist.barrier()
@@ -96,7 +96,7 @@ class Group:
             dist.barrier()
         return found
 
-    def collect(self, mine: Any) -> list[Any]:
+    def all_gather(self, mine: Any) -> list[Any]:
         """What every process has, by rank."""
         found = [mine] * self.size
         if self.size > 1:
@@ -126,7 +126,7 @@ def joined(device: torch.device) -> Iterator[Group]:
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_PATIENCE)
     try:
-        yield Group.here()
+        yield Group.current()
     finally:
         dist.destroy_process_group()
 

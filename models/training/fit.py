@@ -25,8 +25,8 @@ from models.training import devices, private, validation
 from models.training.distributed import Group
 from models.training.private import Privacy
 from models.training.step import Learner
-from models.training.trainer import Clock, Course, Keeper, Nowhere, Progress
-from models.training.training_data import Material, prepare
+from models.training.trainer import Checkpointer, NullCheckpointer, Trainer, TrainingClock, TrainingProgress
+from models.training.training_data import TrainingData, prepare
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,27 +46,27 @@ class Trained:
     """Newest event trained on."""
     fingerprint: str
     """Of the data, what was left out included."""
-    rounds: list[Progress]
+    rounds: list[TrainingProgress]
     """Where training stood after each validation; a private training has none."""
     privacy: Privacy | None
     """What a private training promises its users."""
 
 
 def train(  # noqa: PLR0913 - the last four are for those who want them
-    data: Interactions | Material,
+    data: Interactions | TrainingData,
     settings: TrainSettings,
-    watch: Callable[[Progress], None] = lambda _progress: None,
+    watch: Callable[[TrainingProgress], None] = lambda _progress: None,
     clock_s: Callable[[], float] = time.monotonic,
     *,
     items: Mapping[str, Item] | None = None,
-    keeper: Keeper | None = None,
+    keeper: Checkpointer | None = None,
 ) -> Trained:
     """Train an encoder on `data`, less what `settings.holdout` and `settings.holdout_items` leave out.
 
     Args:
         data: interactions in memory, or what was made of larger ones (with searches only where there are `items`).
         settings: how.
-        watch: told after every step; it may raise EndTraining. Processes that torchrun started listen to the first's.
+        watch: told after every step; it may raise StopTraining. Processes that torchrun started listen to the first's.
         clock_s: the time.
         items: what is known of each by its id; with them the encoder learns from their content too.
         keeper: has the checkpoint to go on from, and takes new ones.
@@ -76,19 +76,19 @@ def train(  # noqa: PLR0913 - the last four are for those who want them
         SettingsError: a private training cannot keep its promise with these settings.
         MissingExtraError: a private training needs an extra that is not installed.
     """
-    private.refuse_unfit(settings, Group.here().size)
-    material = data if isinstance(data, Material) else prepare(data.timelines(), settings, searches=bool(items))
+    private.refuse_unfit(settings, Group.current().size)
+    material = data if isinstance(data, TrainingData) else prepare(data.timelines(), settings, searches=bool(items))
     if settings.private_epsilon:
         material = private.blind(material)
-    device, clock = devices.choose(settings.device), Clock(clock_s)
+    device, clock = devices.choose(settings.device), TrainingClock(clock_s)
     generators = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
     with generators, devices.matmul_precision(settings.matmul_precision):
         torch.manual_seed(settings.seed)
-        encoder, privacy, rounds = _encoder(material, items or {}, settings).to(device), None, list[Progress]()
+        encoder, privacy, rounds = _encoder(material, items or {}, settings).to(device), None, list[TrainingProgress]()
         if settings.private_epsilon:
             encoder, privacy = private.train(encoder, material.histories, settings, clock, watch)
         else:
-            encoder, rounds = _train(encoder, material, settings, clock, keeper or Nowhere(), watch)
+            encoder, rounds = _train(encoder, material, settings, clock, keeper or NullCheckpointer(), watch)
     encoder = encoder.cpu().eval()
     return Trained(
         encoder=encoder,
@@ -105,30 +105,30 @@ def train(  # noqa: PLR0913 - the last four are for those who want them
 
 def _train(  # noqa: PLR0913 - all of a training
     encoder: TwoHopEncoder,
-    material: Material,
+    material: TrainingData,
     settings: TrainSettings,
-    clock: Clock,
-    keeper: Keeper,
-    watch: Callable[[Progress], None],
-) -> tuple[TwoHopEncoder, list[Progress]]:
+    clock: TrainingClock,
+    keeper: Checkpointer,
+    watch: Callable[[TrainingProgress], None],
+) -> tuple[TwoHopEncoder, list[TrainingProgress]]:
     """The best encoder found, and where training stood after each validation."""
-    group = Group.here()
+    group = Group.current()
     training, kept_aside = validation.cut(material.histories, settings)
     learner = Learner(encoder, material, training, settings, group)
     if not group.first:  # the same weights to begin with, but dropout and negatives of its own
         torch.manual_seed(settings.seed + (group.rank << 32))
-    rounds = Course(learner, (training, kept_aside), settings, group, clock).run(keeper, watch)
+    rounds = Trainer(learner, (training, kept_aside), settings, group, clock).run(keeper, watch)
     return learner.encoder, rounds
 
 
-def _encoder(material: Material, items: Mapping[str, Item], settings: TrainSettings) -> TwoHopEncoder:
+def _encoder(material: TrainingData, items: Mapping[str, Item], settings: TrainSettings) -> TwoHopEncoder:
     """A new encoder of the items and searches that are learned from, with what is known of their content."""
     weights = torch.tensor(list(settings.clicks.actions.values()))
     actions = ActionValues(weights, learned=settings.action_values == "learned")
     return TwoHopEncoder(len(material.ids), settings.encoder, _content(material, items, settings), actions)
 
 
-def _content(material: Material, items: Mapping[str, Item], settings: TrainSettings) -> Content | None:
+def _content(material: TrainingData, items: Mapping[str, Item], settings: TrainSettings) -> Content | None:
     """The content of items, some of which may have none, and of searches; None where there is no content at all."""
     if not items:
         return None

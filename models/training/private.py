@@ -36,8 +36,8 @@ from models.settings import TrainSettings
 from models.training.ema import WeightAverage
 from models.training.schedule import learning_rate
 from models.training.step import drawn_skips, mean_loss
-from models.training.trainer import Clock, EndTraining, Progress
-from models.training.training_data import Material
+from models.training.trainer import StopTraining, TrainingClock, TrainingProgress
+from models.training.training_data import TrainingData
 
 PROMISE: Final = (
     "Weights, item vectors and learned action values are (epsilon, delta)-differentially private for adding or"
@@ -51,7 +51,7 @@ _PRECISION: Final = 0.01
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
+class PrivacyTerms:
     """How a private training goes about it."""
 
     delta: float
@@ -64,7 +64,7 @@ class Terms:
 
 
 @dataclass(frozen=True, slots=True)
-class Privacy(Terms):
+class Privacy(PrivacyTerms):
     """What a private training promises, and by what means."""
 
     epsilon: float
@@ -96,7 +96,7 @@ def refuse_unfit(settings: TrainSettings, processes: int) -> None:
     _accountants()
 
 
-def agree(users: int, items: int, settings: TrainSettings) -> Terms:
+def agree(users: int, items: int, settings: TrainSettings) -> PrivacyTerms:
     """The terms on which `settings.epochs` passes over so many users keep to the epsilon asked for.
 
     Raises:
@@ -115,7 +115,7 @@ def agree(users: int, items: int, settings: TrainSettings) -> Terms:
             " events of a random user could be published and the promise would still be kept"
         )
     rate = min(1.0, settings.batch_sequences / users)
-    return Terms(
+    return PrivacyTerms(
         delta=delta,
         clip=settings.private_clip,
         noise_multiplier=_noise_multiplier(delta, rate, settings),
@@ -123,7 +123,7 @@ def agree(users: int, items: int, settings: TrainSettings) -> Terms:
     )
 
 
-def blind(material: Material) -> Material:
+def blind(material: TrainingData) -> TrainingData:
     """The material without what would go into the release as it is: popularity, and which item was met first."""
     order = np.argsort(np.array(material.ids))  # [V]
     rows = np.empty(len(order), np.int32)
@@ -148,8 +148,8 @@ def train(
     encoder: TwoHopEncoder,
     histories: Histories,
     settings: TrainSettings,
-    clock: Clock,
-    watch: Callable[[Progress], None],
+    clock: TrainingClock,
+    watch: Callable[[TrainingProgress], None],
 ) -> tuple[TwoHopEncoder, Privacy]:
     """Train `encoder` for `settings.epochs`, or until the time is over or the watch ends it; the last weights.
 
@@ -169,11 +169,11 @@ def train(
             losses = []
         drawn = np.flatnonzero(draws.random(users) < terms.sample_rate)
         losses.append(learner.learn(drawn, learning_rate(settings, step, epoch_steps)))
-        progress = Progress(epoch=step // epoch_steps, step=step + 1, epoch_steps=epoch_steps)
+        progress = TrainingProgress(epoch=step // epoch_steps, step=step + 1, epoch_steps=epoch_steps)
         elapsed_s = clock.elapsed_s()
         try:
             watch(replace(progress, loss=float(np.mean(losses)), elapsed_s=elapsed_s))
-        except EndTraining:
+        except StopTraining:
             break
         if elapsed_s > 60.0 * settings.minutes:
             break
@@ -188,7 +188,7 @@ class PrivateLearner:
         encoder: TwoHopEncoder,
         histories: Histories,
         settings: TrainSettings,
-        terms: Terms,
+        terms: PrivacyTerms,
         chance: tuple[np.random.Generator, torch.Generator],
     ) -> None:
         """Args: what learns, from whom, how; the terms; what picks parts of histories, and what makes the noise.

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from engine.arrays import Int64
 from models.data import sequences
-from models.data.sequences import Batch, Sequences
+from models.data.sequences import SequenceBatch, Sequences
 from models.network.loss import (
-    Candidates,
     NegativeSampler,
+    SoftmaxCandidates,
     agreement,
     catalogue_loss,
     narrowed,
@@ -29,14 +29,14 @@ from models.settings import TrainSettings
 from models.training import devices
 from models.training.distributed import Group, Step
 from models.training.ema import WeightAverage
-from models.training.training_data import Material
+from models.training.training_data import TrainingData
 
 
 class Learner:
     """An encoder in training, its moving average, its optimisers and what its targets are compared with."""
 
     def __init__(
-        self, encoder: TwoHopEncoder, material: Material, training: Sequences, settings: TrainSettings, group: Group
+        self, encoder: TwoHopEncoder, material: TrainingData, training: Sequences, settings: TrainSettings, group: Group
     ) -> None:
         """Args: encoder, on its device; what it learns from, cut into sequences; how; the processes that share it."""
         self._encoder, self._settings, self._group = encoder, settings, group
@@ -89,7 +89,7 @@ class Learner:
             "encoder": self._encoder.state_dict(),
             "average": self._average.state(),
             "optimisers": [optimiser.state_dict() for optimiser in self._optimisers],
-            "random": self._group.collect(devices.random_state(self._device)),
+            "random": self._group.all_gather(devices.random_state(self._device)),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -113,7 +113,9 @@ class Learner:
         return targets, loss.item()
 
 
-def mean_loss(encoder: TwoHopEncoder, batch: Batch, candidates: Candidates, settings: TrainSettings) -> Tensor:
+def mean_loss(
+    encoder: TwoHopEncoder, batch: SequenceBatch, candidates: SoftmaxCandidates, settings: TrainSettings
+) -> Tensor:
     """Mean loss of the P positions of a batch that have a target; there is one at least."""
     device = encoder.items.ids.weight.device
     asked = torch.from_numpy(batch.targets != sequences.NO_TARGET)  # [S, A]

@@ -22,12 +22,12 @@ from models.training.step import Learner
 from models.training.validation import Validation
 
 
-class EndTraining(Exception):  # noqa: N818 - a wish, not an error
+class StopTraining(Exception):  # noqa: N818 - a wish, not an error
     """Raised by who watches: training ends in order, with the best weights it has found."""
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class TrainingProgress:
     """Where training stands after a step."""
 
     epoch: int = 0
@@ -44,10 +44,10 @@ class Progress:
     """Steps of one epoch."""
 
 
-class Keeper(Protocol):
+class Checkpointer(Protocol):
     """Where a training is written down, so that it can go on after a kill (`models.training.checkpoints`)."""
 
-    def log(self, rounds: list[Progress]) -> None:
+    def log(self, rounds: list[TrainingProgress]) -> None:
         """Write where training stood after each validation."""
         ...
 
@@ -64,27 +64,27 @@ class Keeper(Protocol):
         ...
 
 
-class Nowhere:
+class NullCheckpointer:
     """Keeps nothing."""
 
-    def log(self, rounds: list[Progress]) -> None:
-        """See `Keeper.log`."""
+    def log(self, rounds: list[TrainingProgress]) -> None:
+        """See `Checkpointer.log`."""
 
     def due(self, interval_s: float) -> bool:
-        """See `Keeper.due`."""
+        """See `Checkpointer.due`."""
         del interval_s
         return False
 
     def save(self, step: int, state: Mapping[str, Any]) -> None:
-        """See `Keeper.save`."""
+        """See `Checkpointer.save`."""
 
     def newest(self, device: torch.device) -> dict[str, Any] | None:
-        """See `Keeper.newest`."""
+        """See `Checkpointer.newest`."""
         del device
         return None
 
 
-class Clock:
+class TrainingClock:
     """The seconds that a training has taken, those before it was cut off included."""
 
     def __init__(self, clock_s: Callable[[], float]) -> None:
@@ -99,7 +99,7 @@ class Clock:
         self._began_s = self._clock_s() - elapsed_s
 
 
-def outlook(progress: Progress, settings: TrainSettings) -> tuple[float, float]:
+def outlook(progress: TrainingProgress, settings: TrainSettings) -> tuple[float, float]:
     """The share of training that is done and the seconds that are left at most: the nearer one of its two limits."""
     left_s = 60.0 * settings.minutes - progress.elapsed_s
     if settings.epochs:
@@ -109,11 +109,16 @@ def outlook(progress: Progress, settings: TrainSettings) -> tuple[float, float]:
     return progress.elapsed_s / max(progress.elapsed_s + left_s, 1e-9), left_s
 
 
-class Course:
+class Trainer:
     """One training: who learns, from which sequences, and what it is tried on."""
 
     def __init__(
-        self, learner: Learner, parts: tuple[Sequences, Validation], settings: TrainSettings, group: Group, clock: Clock
+        self,
+        learner: Learner,
+        parts: tuple[Sequences, Validation],
+        settings: TrainSettings,
+        group: Group,
+        clock: TrainingClock,
     ) -> None:
         self._learner, self._settings, self._group, self._clock = learner, settings, group, clock
         self._training, self._validation = parts
@@ -121,10 +126,10 @@ class Course:
         self._falls = settings.learning_rate_decay != "none"
         self._told_to_end = self._ending = False
         self._place = 0  # batches of this epoch that are done
-        self._stale, self._rounds = 0, list[Progress]()
-        self._progress = Progress(epoch_steps=-(-len(self._training) // settings.batch_sequences))
+        self._stale, self._rounds = 0, list[TrainingProgress]()
+        self._progress = TrainingProgress(epoch_steps=-(-len(self._training) // settings.batch_sequences))
 
-    def run(self, keeper: Keeper, watch: Callable[[Progress], None]) -> list[Progress]:
+    def run(self, keeper: Checkpointer, watch: Callable[[TrainingProgress], None]) -> list[TrainingProgress]:
         """Train until a limit is reached, then take back the best weights found.
 
         Under a falling rate it goes on to the end, and the newest count: weights from before the rate has fallen look
@@ -132,11 +137,11 @@ class Course:
         """
         encoder = self._learner.encoder
         device = encoder.items.ids.weight.device
-        if state := self._group.in_turn(lambda: keeper.newest(device)):
+        if state := self._group.rank_zero_first(lambda: keeper.newest(device)):
             self._restore(state)
         for losses in self._learned(watch):
-            wishes = self._judge(losses, keeper, watch) if self._group.first else (False, False, False)
-            better, ended, due = self._group.agree(wishes)
+            wishes = self._validate(losses, keeper, watch) if self._group.first else (False, False, False)
+            better, ended, due = self._group.broadcast(wishes)
             if better or self._falls:
                 for name, value in encoder.state_dict().items():
                     self._best[name].copy_(value)
@@ -149,7 +154,7 @@ class Course:
         encoder.load_state_dict(self._best)
         return self._rounds
 
-    def _learned(self, watch: Callable[[Progress], None]) -> Iterator[list[float]]:
+    def _learned(self, watch: Callable[[TrainingProgress], None]) -> Iterator[list[float]]:
         """Losses of each round: an epoch, or `round_steps` of a longer one."""
         settings = self._settings
         while self._progress.epoch != settings.epochs:
@@ -178,7 +183,9 @@ class Course:
         self._ending = step.ending
         return step.loss
 
-    def _judge(self, losses: list[float], keeper: Keeper, watch: Callable[[Progress], None]) -> tuple[bool, bool, bool]:
+    def _validate(
+        self, losses: list[float], keeper: Checkpointer, watch: Callable[[TrainingProgress], None]
+    ) -> tuple[bool, bool, bool]:
         """Validate: are these the best weights so far, is training at its end, is a checkpoint due?"""
         found, best_ndcg = self._validation.run(self._learner.encoder), self._progress.best_ndcg
         better = found.ndcg > best_ndcg or not self._rounds
@@ -189,12 +196,12 @@ class Course:
         ended = self._stale >= self._settings.patience and not self._falls
         return better, ended, not (ended or self._ending) and keeper.due(self._settings.checkpoint_s)
 
-    def _advance(self, losses: list[float], watch: Callable[[Progress], None], **changes: Any) -> None:
+    def _advance(self, losses: list[float], watch: Callable[[TrainingProgress], None], **changes: Any) -> None:
         loss, elapsed_s = sum(losses) / len(losses), self._clock.elapsed_s()
         self._progress = replace(self._progress, loss=loss, elapsed_s=elapsed_s, **changes)
         try:
             watch(self._progress)
-        except EndTraining:
+        except StopTraining:
             self._told_to_end = True
 
     def _state(self) -> dict[str, Any]:
@@ -211,7 +218,7 @@ class Course:
     def _restore(self, state: Mapping[str, Any]) -> None:
         self._learner.restore(state["learner"])
         self._best = state["best"]
-        self._progress = Progress(**state["progress"])
-        self._rounds = [Progress(**progress) for progress in state["rounds"]]
+        self._progress = TrainingProgress(**state["progress"])
+        self._rounds = [TrainingProgress(**progress) for progress in state["rounds"]]
         self._place, self._stale = state["place"], state["stale"]
         self._clock.go_on_from(self._progress.elapsed_s)

@@ -32,7 +32,7 @@ _FACTS: Final = "material.json"
 
 
 @dataclass(frozen=True, slots=True)
-class Material:
+class TrainingData:
     """U histories of n events with V items and Q searches."""
 
     histories: Histories
@@ -55,7 +55,7 @@ class Material:
 
 def prepare(
     timelines: Timelines, settings: TrainSettings, folder: Path | None = None, *, searches: bool = False
-) -> Material:
+) -> TrainingData:
     """What is left of the timelines without what the settings hold out, in `folder` or else in memory.
 
     Args:
@@ -80,7 +80,7 @@ def prepare(
             f"{len(lengths)} users with {len(timelines)} events leave nothing to train on when"
             f" --holdout {settings.holdout} is left out, too few; give more data or a smaller --holdout"
         )
-    return Material(
+    return TrainingData(
         histories=histories,
         counts=counts,
         popularity=popularity,
@@ -93,7 +93,7 @@ def prepare(
     )
 
 
-def save(material: Material, folder: Path, stamp: Any) -> None:
+def save(material: TrainingData, folder: Path, stamp: Any) -> None:
     """Complete a folder that `prepare` was given; `stamp` says which files it was made from."""
     for name in ("counts", "popularity", "search_counts"):
         np.save(folder / f"{name}.npy", getattr(material, name))
@@ -117,12 +117,12 @@ def saved_for(folder: Path, stamp: Any) -> bool:
     return path.exists() and json.loads(path.read_text())["stamp"] == stamp
 
 
-def load(folder: Path) -> Material:
+def load(folder: Path) -> TrainingData:
     """What `save` left there."""
     facts = json.loads((folder / _FACTS).read_text())
     kept = {name: np.load(folder / f"{name}.npy", mmap_mode="r").view(np.ndarray) for name in _Columns.KINDS}
     starts = np.load(folder / "starts.npy")
-    return Material(
+    return TrainingData(
         histories=Histories(**{name: kept[name][: starts[-1]] for name in kept}, starts=starts),
         counts=np.load(folder / "counts.npy"),
         popularity=np.load(folder / "popularity.npy"),

@@ -10,7 +10,7 @@ from torch import Tensor
 from engine.arrays import FIRST_SEARCH, NO_ITEM, Bool, Int64
 from engine.errors import DataError
 from models.data import sequences
-from models.data.sequences import Batch, Histories, Sequences
+from models.data.sequences import Histories, SequenceBatch, Sequences
 from models.network.loss import interests_in_use
 from models.network.two_hop import TwoHopEncoder
 from models.settings import TrainSettings
@@ -79,7 +79,7 @@ def _users(lengths: Int64, settings: TrainSettings) -> Bool:
     return marks
 
 
-def _found(encoder: TwoHopEncoder, vectors: Tensor, batch: Batch) -> Iterator[tuple[Tensor, Tensor]]:
+def _found(encoder: TwoHopEncoder, vectors: Tensor, batch: SequenceBatch) -> Iterator[tuple[Tensor, Tensor]]:
     """1 / log2(1 + rank) of each target [s], and its score by each interest [s, K].
 
     There is one target a user, or none. Some users are asked at a time: they have K * V scores each.

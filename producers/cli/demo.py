@@ -16,7 +16,7 @@ from engine.eventlog.memory.log import MemoryLog
 from engine.settings import loader
 from engine.settings.sections import Settings
 from producers.cli.options import SIMULATION_DEFAULTS
-from producers.demo.run import Demo, Show, demo_settings, demo_topics
+from producers.demo.run import Demo, DemoScreen, demo_settings, demo_topics
 from producers.demo.screen import render
 from producers.simulation.shoppers import SimulationSettings
 
@@ -51,7 +51,7 @@ def demo(seconds: float | None, as_json: bool, kafka: str | None, config: Path |
         return
     with Live(Text(" starting the engine ...", "dim"), auto_refresh=False, console=Console()) as live:
         where = f"through Kafka at {kafka}" if kafka else "through a log in this process"
-        running.run(seconds, Show(lambda frame: live.update(render(frame), refresh=True), where))
+        running.run(seconds, DemoScreen(lambda frame: live.update(render(frame), refresh=True), where))
 
 
 def settings_for(config: Path | None, kafka: str | None) -> Settings:

@@ -17,14 +17,14 @@ from producers.cli.demo import end_on_sigterm, settings_for
 from producers.cli.options import kafka_option, simulation_option, with_options
 from producers.cli.progress_bar import bar, spell_time
 from producers.clock import REAL_CLOCK
-from producers.replay.click_encoder import ClickEncoder, Events
-from producers.replay.plan import Pace, Plan, play
-from producers.replay.readers import Layout, read
+from producers.replay.click_encoder import ClickEncoder, ProducedEvents
+from producers.replay.plan import ReplayPlan, ReplayRate, play
+from producers.replay.readers import RecordedLayout, read
 from producers.simulation.recording import record
 from producers.simulation.shoppers import Simulation, SimulationSettings
 from producers.simulation.stream import stream
 
-Send = Callable[[Events], None]
+Send = Callable[[ProducedEvents], None]
 
 
 simulation_options = with_options(
@@ -75,10 +75,10 @@ def replay(source: Path, speed: float | None, rate: float | None, limit: int | N
     files, or any CSV or Parquet file whose columns are named with the options below.
     """
     settings = settings_for(options["config"], options["kafka"])
-    pace = Pace(speed, rate)
+    pace = ReplayRate(speed, rate)
     recording = read(source, _layout(options)).select(slice(limit))
     with _sending(settings, options["partitions"], len(recording)) as send:
-        plan = Plan.of(recording.times_ms, pace, REAL_CLOCK.now_ms() if options["shift_to_now"] else None)
+        plan = ReplayPlan.of(recording.times_ms, pace, REAL_CLOCK.now_ms() if options["shift_to_now"] else None)
         play(recording, plan, send, event_ids=options["event_ids"])
 
 
@@ -105,11 +105,11 @@ def simulate(rate: float | None, seconds: float | None, out: Path | None, events
         stream(Simulation(dataclasses.replace(chosen, start_ms=REAL_CLOCK.now_ms())), send, seconds)
 
 
-def _layout(options: dict[str, Any]) -> Layout | None:
+def _layout(options: dict[str, Any]) -> RecordedLayout | None:
     """The layout named on the command line, None where nothing was named."""
     named = ("user", "item", "time", "action", "search", "time_unit")
     chosen = {name: options[name] for name in named if options[name] is not None}
-    return Layout(**chosen) if chosen else None
+    return RecordedLayout(**chosen) if chosen else None
 
 
 def _write(simulation: Simulation, folder: Path, clicks: int) -> None:
@@ -128,7 +128,7 @@ def _sending(settings: Settings, partitions: int, total: int | None) -> Iterator
     with log.producer() as producer, bar("sending", total) as progress:
         tally = _Tally()
 
-        def send(events: Events) -> None:
+        def send(events: ProducedEvents) -> None:
             producer.send(encoder.encode(events))
             tally.add(events)
             progress(len(events), tally.last_ms)
@@ -148,7 +148,7 @@ class _Tally:
     first_ms: int = 0
     last_ms: int = 0
 
-    def add(self, events: Events) -> None:
+    def add(self, events: ProducedEvents) -> None:
         if not self.clicks:
             self.first_ms = int(events.times_ms[0])
         self.clicks += len(events)

@@ -6,8 +6,8 @@ from typing import Final
 
 from producers.demo.scoreboard import Scoreboard
 from producers.demo.screen import Frame, Spotlight
-from producers.simulation.shop import CATEGORIES, TOPICS_PER_CATEGORY
 from producers.simulation.shoppers import Simulation, shopper_number
+from producers.simulation.simulated_catalogue import CATEGORIES, TOPICS_PER_CATEGORY
 
 SPOTLIGHT_S: Final = 12.0
 """A shopper is on show for this long."""
@@ -16,7 +16,7 @@ SPOTLIGHT_CLICKS: Final = 4
 _RATE_SPAN_S: Final = 5.0
 
 
-class Camera:
+class DemoView:
     """Remembers what it takes to tell rates, and which shopper is on show since when."""
 
     def __init__(self, simulation: Simulation, board: Scoreboard, where: str) -> None:

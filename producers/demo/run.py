@@ -25,12 +25,12 @@ from engine.settings.sections import Settings
 from engine.worker.loop import Worker
 from producers.clock import REAL_CLOCK, TICK_S, Clock
 from producers.demo.bundled import DEMO_RELEASE
-from producers.demo.demo_view import Camera
+from producers.demo.demo_view import DemoView
 from producers.demo.scoreboard import Click, Scoreboard
 from producers.demo.screen import Frame
 from producers.replay.click_encoder import ClickEncoder
-from producers.simulation.shop import make
 from producers.simulation.shoppers import ACTIONS, Simulation, SimulationSettings
+from producers.simulation.simulated_catalogue import make
 from producers.simulation.stream import events
 
 PREFIX: Final = "headrace-demo"
@@ -63,7 +63,7 @@ def demo_topics(settings: Settings) -> tuple[str, str, str]:
     return settings.clicks.topic, settings.recommendations.topic, settings.clicks.dead_letter_topic
 
 
-class Show:
+class DemoScreen:
     """Draws the pictures of a run, a few a second."""
 
     def __init__(self, draw: Callable[[Frame], None], where: str) -> None:
@@ -75,14 +75,14 @@ class Show:
         """
         self._draw = draw
         self._where = where
-        self._camera: Camera | None = None
+        self._camera: DemoView | None = None
         self._due_s = 0.0
 
     def picture(self, simulation: Simulation, board: Scoreboard, elapsed_s: float) -> None:
         """Draw, when it is time for the next picture."""
         if elapsed_s < self._due_s:
             return
-        self._camera = self._camera or Camera(simulation, board, self._where)
+        self._camera = self._camera or DemoView(simulation, board, self._where)
         self._draw(self._camera.frame(elapsed_s))
         self._due_s = elapsed_s + _FRAME_S
 
@@ -112,7 +112,7 @@ class Demo:
         self._worker = Worker(settings, log, Metrics())
         self.board = scoreboard(settings, chosen)
 
-    def run(self, seconds: float | None, show: Show | None = None) -> None:
+    def run(self, seconds: float | None, show: DemoScreen | None = None) -> None:
         """Let shoppers click for so many seconds or, without a number, until Ctrl-C; then wait for the last lists.
 
         Raises:

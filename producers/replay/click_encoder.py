@@ -22,7 +22,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 @dataclass(frozen=True, slots=True)
-class Events:
+class ProducedEvents:
     """n events in order of time, as parallel columns."""
 
     users: list[str]
@@ -56,7 +56,7 @@ class ClickEncoder:
         ClickDecoder(settings, Actions(settings))  # what nobody could read is refused by who reads it
         self._settings = settings
 
-    def encode(self, events: Events) -> Outgoing:
+    def encode(self, events: ProducedEvents) -> Outgoing:
         """Records for the topic of clicks; without a field for the time, the record's own timestamp is the event time.
 
         Raises:

@@ -1,7 +1,7 @@
 """Plays recorded events as if they happened now.
 
-`Plan` is pure: when each event is due, and which event time it carries. `play` does the sending, in small batches of
-what is due by its clock.
+`ReplayPlan` is pure: when each event is due, and which event time it carries. `play` sends, in small batches, what
+is due by its clock.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ import numpy as np
 from engine.arrays import Float64, Int64
 from engine.errors import SettingsError
 from producers.clock import REAL_CLOCK, TICK_S, Clock
-from producers.replay.click_encoder import Events
+from producers.replay.click_encoder import ProducedEvents
 from producers.replay.readers import Recording
 
 MAX_BATCH: Final = 2_000
@@ -21,7 +21,7 @@ MAX_BATCH: Final = 2_000
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class ReplayRate:
     """How fast to play: at most one of the two is given; neither means as fast as possible."""
 
     speed: float | None = None
@@ -47,7 +47,7 @@ class Pace:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class ReplayPlan:
     """Which event goes out when, and with which event time."""
 
     due_s: Float64
@@ -56,7 +56,7 @@ class Plan:
     """[n] event times to send, never falling."""
 
     @classmethod
-    def of(cls, times_ms: Int64, pace: Pace, now_ms: int | None) -> "Plan":
+    def of(cls, times_ms: Int64, pace: ReplayRate, now_ms: int | None) -> "ReplayPlan":
         """Plan events of `times_ms` [n], ascending.
 
         Args:
@@ -68,7 +68,7 @@ class Plan:
         due_s = pace.due_s(times_ms)
         if now_ms is None:
             return cls(due_s, times_ms)
-        if pace == Pace():
+        if pace == ReplayRate():
             return cls(due_s, times_ms + (now_ms - times_ms[-1]))
         return cls(due_s, now_ms + (due_s * 1000.0).astype(np.int64))
 
@@ -79,8 +79,8 @@ class Plan:
 
 def play(
     recording: Recording,
-    plan: Plan,
-    send: Callable[[Events], None],
+    plan: ReplayPlan,
+    send: Callable[[ProducedEvents], None],
     clock: Clock = REAL_CLOCK,
     *,
     event_ids: bool = False,
@@ -98,9 +98,9 @@ def play(
             clock.sleep(max(plan.due_s[sent] - elapsed_s, TICK_S))
 
 
-def _events(recording: Recording, plan: Plan, part: slice, *, event_ids: bool) -> Events:
+def _events(recording: Recording, plan: ReplayPlan, part: slice, *, event_ids: bool) -> ProducedEvents:
     chosen = recording.select(part)
-    return Events(
+    return ProducedEvents(
         users=chosen.users.spelled(),
         items=[item or None for item in chosen.items.spelled()],
         times_ms=plan.times_ms[part],

@@ -7,7 +7,7 @@ A folder is searched for the files below, in this order; a file with one of thes
     u.data                                  MovieLens: user, item, rating, time, between tabs
     ratings.csv                             MovieLens: userId,movieId,rating,timestamp
 
-Any other CSV, gzipped CSV or Parquet file is read with the column names that its `Layout` gives. The whole recording
+Any other CSV, gzipped CSV or Parquet file is read with the column names of its `RecordedLayout`. The whole recording
 is held in memory: 28 bytes an event, and each user's and item's id once; more while it is read.
 """
 
@@ -36,7 +36,7 @@ _UNIT_NAMES = {"s": "Unix seconds", "ms": "Unix milliseconds", "iso8601": "ISO 8
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class RecordedLayout:
     """How a file is laid out: which columns matter, and how they are written."""
 
     user: str = "user"
@@ -53,10 +53,10 @@ class Layout:
     """Column names of a file that has no header."""
 
 
-_RATINGS = Layout("userId", "movieId", "timestamp")
+_RATINGS = RecordedLayout("userId", "movieId", "timestamp")
 KNOWN_FILES: Final = {
-    "interactions.csv.gz": Layout(),
-    "interactions.csv": Layout(),
+    "interactions.csv.gz": RecordedLayout(),
+    "interactions.csv": RecordedLayout(),
     # "::" is read as two one-character delimiters with an empty column between them
     "ratings.dat": replace(
         _RATINGS, delimiter=":", names=("userId", "-", "movieId", "--", "rating", "---", "timestamp")
@@ -109,19 +109,19 @@ class Recording:
         )
 
 
-def read(source: Path, layout: Layout | None = None) -> Recording:
+def read(source: Path, layout: RecordedLayout | None = None) -> Recording:
     """Read the file `source`, or the first known file in the folder `source`.
 
     Args:
         source: a file or a folder.
-        layout: how the file is laid out; None goes by its name, and by `Layout()` where the name is not known.
+        layout: how the file is laid out; None goes by its name, and by `RecordedLayout()` where the name is not known.
 
     Raises:
         DataError: there is no such file, it cannot be read, lacks a column, is empty, or has an empty id or an
             unreadable time.
     """
     path = _find(source, layout)
-    layout = layout or KNOWN_FILES.get(path.name, Layout())
+    layout = layout or KNOWN_FILES.get(path.name, RecordedLayout())
     columns = _read_columns(path, layout)
     times_ms = _times_ms(columns["time"], layout, path)
     if len(times_ms) == 0:
@@ -137,7 +137,7 @@ def read(source: Path, layout: Layout | None = None) -> Recording:
     return recording.select(np.argsort(times_ms, kind="stable"))
 
 
-def _find(source: Path, layout: Layout | None) -> Path:
+def _find(source: Path, layout: RecordedLayout | None) -> Path:
     if source.is_file():
         return source
     if not source.exists():
@@ -150,7 +150,7 @@ def _find(source: Path, layout: Layout | None) -> Path:
     raise DataError(f"{source} holds none of {', '.join(KNOWN_FILES)}; for another file, name it and its columns")
 
 
-def _read_columns(path: Path, layout: Layout) -> dict[str, pa.ChunkedArray]:
+def _read_columns(path: Path, layout: RecordedLayout) -> dict[str, pa.ChunkedArray]:
     """The columns that matter, by what they mean."""
     reader = _Parquet(path) if path.suffix in PARQUET_SUFFIXES else _Csv(path, layout)
     try:
@@ -161,7 +161,7 @@ def _read_columns(path: Path, layout: Layout) -> dict[str, pa.ChunkedArray]:
     return {meaning: table.column(name) for meaning, name in wanted.items()}
 
 
-def _wanted(found: list[str], layout: Layout, path: Path) -> dict[str, str]:
+def _wanted(found: list[str], layout: RecordedLayout, path: Path) -> dict[str, str]:
     """Column names by what they mean; all of them are among those `found`."""
     action = layout.action or (DEFAULT_ACTION if DEFAULT_ACTION in found else None)
     search = layout.search or (DEFAULT_SEARCH if DEFAULT_SEARCH in found else None)
@@ -179,7 +179,7 @@ def _wanted(found: list[str], layout: Layout, path: Path) -> dict[str, str]:
 class _Csv:
     """Every column is read as text: ids keep their leading zeros, and an unreadable time can be shown."""
 
-    def __init__(self, path: Path, layout: Layout) -> None:
+    def __init__(self, path: Path, layout: RecordedLayout) -> None:
         self._path = path
         self._options = csv.ReadOptions(column_names=layout.names)
         self._parse = csv.ParseOptions(delimiter=layout.delimiter)
@@ -231,7 +231,7 @@ def _encode(column: pa.ChunkedArray) -> Names:
     return Names(encoded.indices.to_numpy().astype(np.int32), encoded.dictionary.to_pylist())
 
 
-def _times_ms(column: pa.ChunkedArray, layout: Layout, path: Path) -> Int64:
+def _times_ms(column: pa.ChunkedArray, layout: RecordedLayout, path: Path) -> Int64:
     """[n] Unix milliseconds."""
     convert = _converter(column.type, layout.time_unit)
     try:
@@ -292,7 +292,7 @@ def _first_unreadable(column: pa.ChunkedArray, convert: Callable[[pa.ChunkedArra
     return readable
 
 
-def _refuse_time(column: pa.ChunkedArray, row: int, layout: Layout, path: Path) -> NoReturn:
+def _refuse_time(column: pa.ChunkedArray, row: int, layout: RecordedLayout, path: Path) -> NoReturn:
     raise DataError(
         f"{path}, row {row + 1}: column {layout.time} holds {column[row].as_py()!r}, which is not a time in"
         f" {_UNIT_NAMES[layout.time_unit]}; choose another unit (--time-unit) or mend the row"

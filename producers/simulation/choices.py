@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 
 from engine.arrays import Bool, Float32, Float64, Int32, Int64
-from producers.simulation.shop import SUCCESSORS, TOPICS, Catalogue
+from producers.simulation.simulated_catalogue import SUCCESSORS, TOPICS, SimulatedCatalogue
 
 IMPULSE: Final = 0.08
 FASHION: Final = 1.5
@@ -105,7 +105,7 @@ def after_tries(shares: Float64, remembered: Bool) -> Float64:
     return clicked
 
 
-def choices(catalogue: Catalogue, attention: Float32) -> Choices:
+def choices(catalogue: SimulatedCatalogue, attention: Float32) -> Choices:
     """The choices when each item attracts `attention` [V] times what it usually does; 0 is not on sale."""
     interest = catalogue.appeal.astype(np.float64) * attention
     interest /= interest.sum(1, keepdims=True)

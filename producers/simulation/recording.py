@@ -15,8 +15,8 @@ from pyarrow import csv
 from engine.arrays import Int64
 from engine.errors import DataError
 from engine.settings.sections import ClickSettings
-from producers.simulation.shop import Catalogue
-from producers.simulation.shoppers import Batch, Simulation
+from producers.simulation.shoppers import ClickBatch, Simulation
+from producers.simulation.simulated_catalogue import SimulatedCatalogue
 from producers.simulation.stream import events
 
 CHUNK_CLICKS: Final = 20_000
@@ -24,7 +24,7 @@ CHUNK_CLICKS: Final = 20_000
 _INTERACTIONS, _ITEMS = "interactions.csv.gz", "items.csv"
 
 
-def record(simulation: Simulation, folder: Path, clicks: int) -> Iterator[Batch]:
+def record(simulation: Simulation, folder: Path, clicks: int) -> Iterator[ClickBatch]:
     """Write the simulation's next `clicks` clicks into `folder`; yields them chunk by chunk.
 
     Raises:
@@ -56,7 +56,7 @@ def _append(stream: pa.NativeFile, table: pa.Table, *, header: bool) -> None:
     csv.write_csv(table, stream, csv.WriteOptions(include_header=False, quoting_style="none"))
 
 
-def _interactions(simulation: Simulation, batch: Batch) -> pa.Table:
+def _interactions(simulation: Simulation, batch: ClickBatch) -> pa.Table:
     weights, found = ClickSettings().actions, events(simulation, batch)
     columns: dict[str, Any] = {
         "user": found.users,
@@ -70,6 +70,6 @@ def _interactions(simulation: Simulation, batch: Batch) -> pa.Table:
     return pa.table(columns)
 
 
-def _items(catalogue: Catalogue, counts: Int64) -> pa.Table:
+def _items(catalogue: SimulatedCatalogue, counts: Int64) -> pa.Table:
     ids = pa.array(catalogue.ids)
     return pa.table({"item": ids, "item_raw": ids, "category": pa.array(catalogue.categories), "n_events": counts})

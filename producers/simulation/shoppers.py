@@ -25,7 +25,7 @@ import numpy as np
 from engine.arrays import Bool, Float32, Float64, Int32, Int64, UInt8
 from engine.errors import DataError, SettingsError
 from producers.simulation.choices import Choices, after_tries, choices
-from producers.simulation.shop import TOPICS, Catalogue, make
+from producers.simulation.simulated_catalogue import TOPICS, SimulatedCatalogue, make
 
 ACTIONS: Final = ("view", "cart", "buy", "dislike")
 INTERESTS: Final = 4
@@ -91,7 +91,7 @@ class SimulationSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class ClickBatch:
     """Simulated clicks in order of event time (at equal times, of shopper), one entry each."""
 
     shoppers: Int32
@@ -114,14 +114,14 @@ class Batch:
     def __len__(self) -> int:
         return len(self.items)
 
-    def __getitem__(self, part: slice) -> "Batch":
-        return Batch(*(getattr(self, column.name)[part] for column in fields(Batch)))
+    def __getitem__(self, part: slice) -> "ClickBatch":
+        return ClickBatch(*(getattr(self, column.name)[part] for column in fields(ClickBatch)))
 
 
-def join(batches: Sequence[Batch]) -> Batch:
+def join(batches: Sequence[ClickBatch]) -> ClickBatch:
     """One batch of several that follow each other in time."""
-    columns = ([getattr(batch, column.name) for batch in batches] for column in fields(Batch))
-    return Batch(*(np.concatenate(column) for column in columns))
+    columns = ([getattr(batch, column.name) for batch in batches] for column in fields(ClickBatch))
+    return ClickBatch(*(np.concatenate(column) for column in columns))
 
 
 def shopper_id(number: int) -> str:
@@ -170,7 +170,7 @@ class _Slice:
 
     before: _State
     choices: Choices
-    batch: Batch
+    batch: ClickBatch
     topics: Int32
     """[n, INTERESTS] interests of the shopper after each click."""
     current: Int32
@@ -187,7 +187,7 @@ class Simulation:
 
     def __init__(self, settings: SimulationSettings) -> None:
         self.settings = settings
-        self.catalogue: Catalogue = make(settings.catalogue_seed, settings.items)
+        self.catalogue: SimulatedCatalogue = make(settings.catalogue_seed, settings.items)
         self._rng = np.random.default_rng(settings.seed)
         self._search_rng = np.random.default_rng([settings.seed, 1])  # clicks are the same with and without searches
         self._idleness = self._rng.lognormal(0.0, _IDLENESS_SIGMA, settings.shoppers)
@@ -201,7 +201,7 @@ class Simulation:
         self._taken = 0
         self._next_slice()
 
-    def advance(self, count: int) -> Batch:
+    def advance(self, count: int) -> ClickBatch:
         """The next `count` clicks."""
         parts = [self._take(count)]
         while (missing := count - sum(map(len, parts))) > 0:
@@ -209,7 +209,7 @@ class Simulation:
             parts.append(self._take(missing))
         return join(parts)
 
-    def advance_to(self, time_ms: int) -> Batch:
+    def advance_to(self, time_ms: int) -> ClickBatch:
         """All further clicks before `time_ms`, event time."""
         parts = [self._take_before(time_ms)]
         while self._end_ms < time_ms:
@@ -254,12 +254,12 @@ class Simulation:
             return clicked, part.topics[mine[-1]], int(part.current[mine[-1]]), int(part.place[mine[-1]])
         return clicked, before.topics[shopper], int(before.current[shopper]), int(before.place[shopper])
 
-    def _take(self, count: int) -> Batch:
+    def _take(self, count: int) -> ClickBatch:
         batch = self._slice.batch[self._taken : self._taken + count]
         self._taken += len(batch)
         return batch
 
-    def _take_before(self, time_ms: int) -> Batch:
+    def _take_before(self, time_ms: int) -> ClickBatch:
         return self._take(int(np.searchsorted(self._slice.batch.times_ms, time_ms)) - self._taken)
 
     def _pace(self) -> tuple[float, float]:
@@ -329,7 +329,7 @@ class Simulation:
         columns = [np.concatenate(column) for column in zip(*rounds, strict=True)]
         order = np.lexsort((columns[0], columns[2]))
         shoppers, items, times_ms, actions, searched, *mind = (column[order] for column in columns)
-        self._slice = _Slice(before, choice, Batch(shoppers, items, times_ms, actions, searched), *mind)
+        self._slice = _Slice(before, choice, ClickBatch(shoppers, items, times_ms, actions, searched), *mind)
         self._taken = 0
 
     def _round(self, choice: Choices, who: Int64) -> tuple[np.ndarray[Any, Any], ...]:

@@ -3,12 +3,15 @@
 from collections.abc import Callable
 
 from producers.clock import REAL_CLOCK, TICK_S, Clock
-from producers.replay.click_encoder import Events
-from producers.simulation.shoppers import ACTIONS, Batch, Simulation, shopper_id
+from producers.replay.click_encoder import ProducedEvents
+from producers.simulation.shoppers import ACTIONS, ClickBatch, Simulation, shopper_id
 
 
 def stream(
-    simulation: Simulation, send: Callable[[Events], None], seconds: float | None = None, clock: Clock = REAL_CLOCK
+    simulation: Simulation,
+    send: Callable[[ProducedEvents], None],
+    seconds: float | None = None,
+    clock: Clock = REAL_CLOCK,
 ) -> None:
     """Send the simulation's clicks as their event time comes, for so many seconds or, without a number, for ever.
 
@@ -22,12 +25,12 @@ def stream(
         clock.sleep(TICK_S)
 
 
-def events(simulation: Simulation, batch: Batch) -> Events:
+def events(simulation: Simulation, batch: ClickBatch) -> ProducedEvents:
     """Simulated clicks and searches as a user's own would look."""
     rows, searches = batch.with_searches()
     items, categories = simulation.catalogue.ids, simulation.catalogue.categories
     clicked = list(zip(batch.items[rows].tolist(), searches.tolist(), strict=True))
-    return Events(
+    return ProducedEvents(
         users=list(map(shopper_id, batch.shoppers[rows].tolist())),
         items=[None if search else items[item] for item, search in clicked],
         times_ms=batch.times_ms[rows],

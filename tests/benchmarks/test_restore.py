@@ -26,7 +26,7 @@ from engine.settings.sections import KafkaSettings, Settings, SnapshotSettings, 
 from engine.windows.changelog import Changelog
 from engine.windows.codec import WindowCodec
 from engine.windows.restorer import Restorer
-from engine.windows.snapshots import Moment, Snapshots
+from engine.windows.snapshots import SnapshotHeader, Snapshots
 from engine.windows.store import WindowStore
 from tests.benchmarks.full_windows import LENGTH, fill, name, window
 from tests.integration.conftest import kafka_bootstrap, kafka_log, kafka_settings, topic_names
@@ -79,8 +79,8 @@ class Holder:
         """Write a snapshot of every partition."""
         now_ms = time.time_ns() // 1_000_000
         for number in range(PARTITIONS):
-            moment = Moment(self.restorer.identity, number, self.changelog.positions[number], now_ms)
-            self.snapshots.write(moment, self.changelog.pack(number))
+            header = SnapshotHeader(self.restorer.identity, number, self.changelog.positions[number], now_ms)
+            self.snapshots.write(header, self.changelog.pack(number))
 
     def window(self, user: int) -> tuple[list[str], list[int]]:
         """Items and times of a user, oldest first."""

@@ -15,7 +15,7 @@ from engine.releases import bundles, serving
 from engine.releases.serving import LiveRelease
 from engine.settings.sections import ClickSettings, IndexSettings, RecommendationSettings, Settings, WindowSettings
 from engine.worker.batch import Processor
-from tests.unit.test_release import rewritten
+from tests.unit.test_bundles import rewritten
 
 WALK = [(f"i{place}", "view") for place in range(10, 16)]
 Clicks = list[tuple[str, str]]

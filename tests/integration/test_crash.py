@@ -221,7 +221,7 @@ def test_kill_9_on_kafka(delivery: str, site: Site, clicks: Recorded) -> None:
 def _now_and_then(point: Point, batch: int) -> Callable[[Point], bool]:
     """Die at this point, DEATHS times in all the clicks."""
     every, passed = CLICKS // batch // (DEATHS + 1), count(1)
-    return lambda here: here == point and next(passed) % every == 0
+    return lambda current: current == point and next(passed) % every == 0
 
 
 def _chosen(release: Path, folder: Path, batch: int, *, snapshots: bool) -> Settings:

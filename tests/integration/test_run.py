@@ -13,7 +13,7 @@ from engine.eventlog.base import Outgoing
 from engine.eventlog.kafka import KafkaLog
 from engine.settings.sections import KafkaSettings
 from tests.integration.site import HEADRACE, LIMIT_S, Site
-from tests.unit.test_release import rewritten
+from tests.unit.test_bundles import rewritten
 
 pytestmark = pytest.mark.kafka
 

@@ -22,7 +22,7 @@ from engine.releases import announcements
 from engine.settings.sections import ReleaseSettings, Settings, TelemetrySettings, WindowSettings, WorkerSettings
 from engine.worker.loop import Worker
 from engine.worker.telemetry import Telemetry
-from tests.unit.test_release import rewritten
+from tests.unit.test_bundles import rewritten
 
 LIMIT_S = 20.0
 START_MS = 1_700_000_000_000

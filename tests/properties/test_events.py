@@ -7,7 +7,7 @@ from engine.catalogue.actions import Actions
 from engine.eventlog.base import Partition, Records
 from engine.ingest.decoder import ClickDecoder
 from engine.settings.sections import ClickFields, ClickSettings
-from producers.replay.click_encoder import ClickEncoder, Events
+from producers.replay.click_encoder import ClickEncoder, ProducedEvents
 
 FIELDS = (
     ClickFields(),
@@ -28,7 +28,7 @@ def test_the_engine_decodes_what_is_encoded(
     settings = ClickSettings.model_validate({"fields": fields, "time_unit": unit})
     users, items, times_ms, names = map(list, zip(*rows, strict=True))
     sent = ClickEncoder(settings).encode(
-        Events(users, items, np.array(times_ms), names, list(map(str, range(len(rows)))))
+        ProducedEvents(users, items, np.array(times_ms), names, list(map(str, range(len(rows)))))
     )
     count = len(sent)
     records = Records(Partition("clicks", 0), list(range(count)), [0] * count, sent.keys, sent.values, [()] * count)

@@ -3,8 +3,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from producers.simulation.choices import TRIES, after_tries, draws
-from producers.simulation.shop import MIN_ITEMS
 from producers.simulation.shoppers import Simulation, SimulationSettings, join
+from producers.simulation.simulated_catalogue import MIN_ITEMS
 
 simulations = st.builds(
     SimulationSettings,

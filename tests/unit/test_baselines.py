@@ -8,9 +8,9 @@ from hypothesis.extra.numpy import arrays
 
 from engine.arrays import NO_ITEM, Windows
 from engine.errors import DataError
-from models.evaluation.baselines import HOUR_MS, Neighbours, Popularity, first_unseen
+from models.evaluation.baselines import HOUR_MS, Neighbours, PopularityBaseline, first_unseen
 from models.evaluation.baselines.baseline import highest_unseen
-from models.evaluation.baselines.task import Validation
+from models.evaluation.baselines.task import BaselineValidation
 from models.evaluation.event_windows import UserEvents
 
 DAY_MS = 24 * HOUR_MS
@@ -55,14 +55,16 @@ def test_popularity_counts_seven_days_before_the_hour() -> None:
     times_ms = np.array([DAY_MS, DAY_MS + 1, DAY_MS + 2, 6 * DAY_MS, 6 * DAY_MS + 1, 10 * DAY_MS + 1], np.int64)
     items = np.array([0, 0, 0, 1, 1, 2], np.int32)
     early = 7 * DAY_MS
-    popularity = Popularity(items, times_ms, np.array([asked, early], np.int64), depth=3)
+    popularity = PopularityBaseline(items, times_ms, np.array([asked, early], np.int64), depth=3)
     # On day 7 item 0 leads; on day 10 only item 1 is recent, and item 0 follows for what it once was.
     found = popularity.ranking(np.array([early, asked], np.int64))
     assert found.tolist() == [[0, 1, NO_ITEM], [1, 0, NO_ITEM]]
 
 
 def test_popularity_leaves_out_the_window() -> None:
-    popularity = Popularity(np.array([4, 4, 2], np.int32), np.zeros(3, np.int64), np.array([DAY_MS], np.int64), depth=3)
+    popularity = PopularityBaseline(
+        np.array([4, 4, 2], np.int32), np.zeros(3, np.int64), np.array([DAY_MS], np.int64), depth=3
+    )
     found = popularity.lists(windows_of([4], [NO_ITEM]), np.array([DAY_MS, DAY_MS], np.int64), 2)
     assert found.tolist() == [[2, NO_ITEM], [4, 2]]
 
@@ -72,7 +74,7 @@ def test_neighbours_of_the_newest_item_come_first() -> None:
     users = np.array([0, 0, 0, 1, 1, 1, 2, 2], np.int32)
     items = np.array([0, 1, 2, 0, 1, 3, 7, 8], np.int32)
     asked = np.array([DAY_MS], np.int64)
-    neighbours = Neighbours(users, items, Popularity(items, np.zeros(8, np.int64), asked, depth=9))
+    neighbours = Neighbours(users, items, PopularityBaseline(items, np.zeros(8, np.int64), asked, depth=9))
     found = neighbours.lists(windows_of([7, 1]), asked, 4)[0].tolist()
     assert found == [2, 3, 8, 0]
 
@@ -80,7 +82,7 @@ def test_neighbours_of_the_newest_item_come_first() -> None:
 def test_neighbours_do_not_reach_from_one_user_to_the_next() -> None:
     users, items = np.array([0, 0, 1, 1], np.int32), np.array([0, 1, 2, 3], np.int32)
     asked = np.array([DAY_MS], np.int64)
-    nothing_popular = Popularity(np.array([0], np.int32), np.array([2 * DAY_MS], np.int64), asked, depth=4)
+    nothing_popular = PopularityBaseline(np.array([0], np.int32), np.array([2 * DAY_MS], np.int64), asked, depth=4)
     neighbours = Neighbours(users, items, nothing_popular)
     assert neighbours.lists(windows_of([1]), asked, 2).tolist() == [[NO_ITEM, NO_ITEM]]
     assert neighbours.lists(windows_of([99]), asked, 2).tolist() == [[NO_ITEM, NO_ITEM]]
@@ -88,7 +90,7 @@ def test_neighbours_do_not_reach_from_one_user_to_the_next() -> None:
 
 def test_without_any_event_nothing_is_recommended() -> None:
     nothing, asked = np.empty(0, np.int32), np.array([DAY_MS], np.int64)
-    popularity = Popularity(nothing, np.empty(0, np.int64), asked, depth=3)
+    popularity = PopularityBaseline(nothing, np.empty(0, np.int64), asked, depth=3)
     for baseline in (popularity, Neighbours(nothing, nothing, popularity)):
         assert baseline.lists(windows_of([1]), asked, 2).tolist() == [[NO_ITEM, NO_ITEM]]
 
@@ -114,13 +116,13 @@ def test_windows_hold_what_came_before_and_nothing_of_others() -> None:
 def test_a_validation_asks_for_newest_events_and_hides_them() -> None:
     """Of three users with two events or more, half (rounded up) are asked; the fourth has nothing to be asked from."""
     events = events_of([1, 2, 3], [4, 5], [6, 7], [8])
-    validation = Validation(events, window_length=5)
+    validation = BaselineValidation(events, window_length=5)
     newest = {0: 3, 1: 5, 2: 7}
     hidden = [newest[user] for user in validation.users.tolist()]
     assert len(hidden) == 2
     assert validation.rest().items.tolist() == [item for item in events.items.tolist() if item not in hidden]
     with pytest.raises(DataError, match="no user has two events"):
-        Validation(events_of([1], [2]), window_length=5)
+        BaselineValidation(events_of([1], [2]), window_length=5)
 
 
 def test_older_events_become_sequences_of_their_own() -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from engine.retrieval.index import ExactIndex, HnswIndex
 from engine.settings.sections import IndexSettings
 from models.data.dataset import Interactions
-from models.evaluation import breakdowns, metrics
+from models.evaluation import breakdowns, ranking_metrics
 from models.evaluation.breakdowns import InterestsInUse, MeasuredIndex
 
 HOUR_MS = 3_600_000
@@ -58,7 +58,7 @@ def test_rows_add_up_to_the_whole(events: list[tuple[int, int, int]]) -> None:
     targets, found = np.arange(len(events)), np.array(places)
     for rows in (breakdowns.by_history(data, targets, found), breakdowns.by_item_age(data, targets, found)):
         assert sum(row["targets"] for row in rows) == len(events)
-        for figure, gains in metrics.gains(found).items():
+        for figure, gains in ranking_metrics.gains(found).items():
             assert sum(row[figure] * row["targets"] for row in rows) == pytest.approx(gains.sum())
 
 

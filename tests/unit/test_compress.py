@@ -25,7 +25,7 @@ from models.data import dataset
 from models.lab.compression import forms as compress
 from models.lab.compression import rewriting as compression
 from models.lab.compression import trial_windows
-from models.lab.compression.forms import Trial
+from models.lab.compression.forms import CompressionCheck
 from models.lab.compression.trial_windows import TrialWindows
 from models.network.two_hop import TwoHopEncoder
 from models.publishing import export, graphs
@@ -41,8 +41,8 @@ def bundle(tiny_release: Path) -> Bundle:
 
 
 @pytest.fixture(scope="module")
-def trial(bundle: Bundle, tiny_interactions: Path) -> Trial:
-    return Trial(bundle, dataset.read(tiny_interactions), ClickSettings())
+def trial(bundle: Bundle, tiny_interactions: Path) -> CompressionCheck:
+    return CompressionCheck(bundle, dataset.read(tiny_interactions), ClickSettings())
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,9 @@ def encoder_of(bundle: Bundle) -> Encoder:
 
 
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: form.name)
-def test_rounding_stays_within_its_tolerance_and_quality_within_what_may_be_lost(form: Form, trial: Trial) -> None:
+def test_rounding_stays_within_its_tolerance_and_quality_within_what_may_be_lost(
+    form: Form, trial: CompressionCheck
+) -> None:
     tried = trial.run(form)
     rounded = form.precision != "fp32"
     assert tried.bundle.manifest.contract.tolerance == compression.TOLERANCES[form.precision]
@@ -64,7 +66,7 @@ def test_rounding_stays_within_its_tolerance_and_quality_within_what_may_be_lost
 
 
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: form.name)
-def test_the_engine_serves_a_cheaper_release(form: Form, trial: Trial, windows: TrialWindows) -> None:
+def test_the_engine_serves_a_cheaper_release(form: Form, trial: CompressionCheck, windows: TrialWindows) -> None:
     ready = live.warm(trial.run(form).bundle, Catalogue(), IndexSettings(), 1)
     found, shares = ready.encode(Features(windows.items, windows.items, windows.ages, windows.weights))
     assert found.dtype == shares.dtype == np.float32
@@ -118,7 +120,7 @@ def test_pruning_leaves_out_the_hidden_units_that_weigh_least(bundle: Bundle) ->
     assert len(original.encoder_onnx) - len(pruned.encoder_onnx) == pytest.approx(saved, abs=20)
 
 
-def test_a_unit_is_always_left(bundle: Bundle, trial: Trial) -> None:
+def test_a_unit_is_always_left(bundle: Bundle, trial: CompressionCheck) -> None:
     nearly = trial.run(Form(precision="fp32", pruned=0.999)).bundle
     assert len(nearly.encoder_onnx) < len(bundle.encoder_onnx)
     live.warm(nearly, Catalogue(), IndexSettings(), 1)
@@ -217,7 +219,7 @@ def test_values_that_were_learned_weigh_the_trial_and_travel_with_the_cheaper_re
 ) -> None:
     manifest = msgspec.structs.replace(bundle.manifest, action_values={"view": 2.5})
     learned = replace(bundle, manifest=manifest)
-    trial = Trial(learned, dataset.read(tiny_interactions), ClickSettings())
+    trial = CompressionCheck(learned, dataset.read(tiny_interactions), ClickSettings())
     windows = trial_windows.draw(learned, dataset.read(tiny_interactions), ClickSettings(), 20)
     assert np.unique(windows.weights).tolist() == [0.0, 2.5]
     written = compress.write(trial.run(Form(precision="fp16")), None, 0, tmp_path)

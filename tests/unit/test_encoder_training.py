@@ -23,7 +23,7 @@ from models.settings import EncoderSettings, Scoring, TrainSettings
 from models.training import step, training_data, validation
 from models.training.ema import WeightAverage
 from models.training.fit import train
-from models.training.trainer import Progress
+from models.training.trainer import TrainingProgress
 from models.training.validation import Found, Validation
 
 SMALL = EncoderSettings(dimensions=8, interests=2, heads=2, hidden=16, window_length=10)
@@ -297,7 +297,7 @@ def test_weights_that_are_no_numbers_are_the_worst(rings: Interactions) -> None:
 
 def test_time_limit_and_patience_end_training(rings: Interactions) -> None:
     clock = iter(range(0, 10_000, 20))
-    seen: list[Progress] = []
+    seen: list[TrainingProgress] = []
     train(rings, settings(epochs=None, minutes=2.0), seen.append, lambda: float(next(clock)))
     assert 1 <= seen[-1].step <= 6  # 120 s on a clock that moves 20 s whenever it is asked
     impatient = train(rings, settings(epochs=None, learning_rate=1e-9, patience=2))

@@ -17,7 +17,7 @@ from engine.retrieval.features import log_ages
 from engine.settings.sections import IndexSettings, Settings, WindowSettings
 from models.data import dataset, splits
 from models.data.dataset import Interactions
-from models.evaluation import metrics
+from models.evaluation import ranking_metrics
 from models.evaluation.evaluate import evaluate
 
 SETTINGS = Settings(windows=WindowSettings(length=20))
@@ -74,7 +74,7 @@ def test_leave_last_out_is_what_plain_arithmetic_says(bundle: Bundle, rings: Int
         mine = rings.users == user
         items = [rings.item_ids[item] for item in rings.items[mine]]
         places.append(place_of_next(bundle, items[:-1], rings.times_ms[mine][:-1], items[-1]))
-    assert {name: report[name] for name in metrics.ACCURACY} == pytest.approx(figures_of(places))
+    assert {name: report[name] for name in ranking_metrics.ACCURACY} == pytest.approx(figures_of(places))
     assert report["targets"] == report["users"] == len(rings.user_ids)
     assert 0.0 < report["coverage"] <= 1.0
     assert set(report["baselines"]) == {"popularity_7d", "last_item_neighbours"}
@@ -93,7 +93,9 @@ def test_breakdowns_tell_the_same_story(bundle: Bundle, rings: Interactions) -> 
     report = asked(bundle, rings)
     (history,) = report["by_history"]
     assert (history["label"], history["targets"]) == ("21-50", 60)
-    assert {name: history[name] for name in metrics.ACCURACY} == {name: report[name] for name in metrics.ACCURACY}
+    assert {name: history[name] for name in ranking_metrics.ACCURACY} == {
+        name: report[name] for name in ranking_metrics.ACCURACY
+    }
     for rows in (report["by_history"], report["by_item_age"]):
         assert sum(row["targets"] for row in rows) == report["targets"]
         assert sum(row["hr10"] * row["targets"] for row in rows) == pytest.approx(report["hr10"] * report["targets"])
@@ -156,7 +158,7 @@ def test_the_time_split_rolls(bundle: Bundle, rings: Interactions) -> None:
         target = rings.item_ids[rings.items[event]]
         places.append(place_of_next(bundle, items, rings.times_ms[before], target))
     assert report["targets"] == len(places) > 100
-    assert {name: report[name] for name in metrics.ACCURACY} == pytest.approx(figures_of(places))
+    assert {name: report[name] for name in ranking_metrics.ACCURACY} == pytest.approx(figures_of(places))
 
 
 def test_only_items_with_events_to_learn_from_are_asked_for(bundle: Bundle, rings: Interactions) -> None:
@@ -177,7 +179,7 @@ def test_only_items_with_events_to_learn_from_are_asked_for(bundle: Bundle, ring
         )
         for user in rings.users[last][wanted].tolist()
     ]
-    assert {name: report[name] for name in metrics.ACCURACY} == pytest.approx(figures_of(places))
+    assert {name: report[name] for name in ranking_metrics.ACCURACY} == pytest.approx(figures_of(places))
     nothing = evaluate(bundle, rings, SETTINGS, lambda *_: None, min_item_events=10_000)
     assert "items with 10000 events to learn from" in nothing["reason"]
 

@@ -6,12 +6,12 @@ import pytest
 
 from engine.errors import SettingsError
 from engine.settings.sections import ClickFields, ClickSettings
-from producers.replay.click_encoder import ClickEncoder, Events
+from producers.replay.click_encoder import ClickEncoder, ProducedEvents
 
-EVENTS = Events(["u1", "u2"], ["a", 'b "%d"'], np.array([1_500, 1_577_880_000_000]), ["view", "buy"])
+EVENTS = ProducedEvents(["u1", "u2"], ["a", 'b "%d"'], np.array([1_500, 1_577_880_000_000]), ["view", "buy"])
 
 
-def messages(settings: ClickSettings, events: Events) -> list[dict[str, Any]]:
+def messages(settings: ClickSettings, events: ProducedEvents) -> list[dict[str, Any]]:
     return [json.loads(value or b"") for value in ClickEncoder(settings).encode(events).values]
 
 
@@ -50,13 +50,13 @@ def test_without_a_time_field_the_record_carries_the_time() -> None:
 
 
 def test_actions_and_ids_are_left_out_where_there_are_none() -> None:
-    events = Events(["u"], ["i"], np.array([1]), None, ["row-1"])
+    events = ProducedEvents(["u"], ["i"], np.array([1]), None, ["row-1"])
 
     assert messages(ClickSettings(), events) == [{"user": "u", "item": "i", "ts": 1, "event_id": "row-1"}]
 
 
 def test_ids_without_a_field_and_fields_that_clash_are_refused() -> None:
-    events = Events(["u"], ["i"], np.array([1]), None, ["row-1"])
+    events = ProducedEvents(["u"], ["i"], np.array([1]), None, ["row-1"])
     with pytest.raises(SettingsError, match=r"clicks\.fields\.event_id is empty"):
         ClickEncoder(ClickSettings(fields=ClickFields(event_id=""))).encode(events)
     with pytest.raises(SettingsError, match=r"clicks\.fields"):

@@ -30,8 +30,8 @@ from models.settings import EncoderSettings, TrainSettings
 from models.training import private
 from models.training import training_data as material
 from models.training.fit import train
-from models.training.private import Privacy, PrivateLearner, Terms
-from models.training.trainer import EndTraining, Progress
+from models.training.private import Privacy, PrivacyTerms, PrivateLearner
+from models.training.trainer import StopTraining, TrainingProgress
 
 SIZES = EncoderSettings(dimensions=8, interests=2, heads=2, hidden=16, window_length=100, dropout=0.0)
 ITEMS = 50
@@ -68,7 +68,7 @@ def learner(
 ) -> PrivateLearner:
     torch.manual_seed(seed)
     chosen, chance = settings(**changes), (np.random.default_rng(seed), torch.Generator().manual_seed(seed))
-    terms = Terms(delta=1e-3, clip=clip, noise_multiplier=noise, sample_rate=0.5)
+    terms = PrivacyTerms(delta=1e-3, clip=clip, noise_multiplier=noise, sample_rate=0.5)
     return PrivateLearner(TwoHopEncoder(ITEMS, chosen.encoder), known, chosen, terms, chance)
 
 
@@ -193,9 +193,9 @@ def test_the_epsilon_is_that_of_the_steps_taken(tiny_interactions: Path) -> None
     assert 0.98 <= whole.epsilon <= 1.0
     assert whole.epsilon == accountant(whole.noise_multiplier, 0.1, 10)
 
-    def enough(progress: Progress) -> None:
+    def enough(progress: TrainingProgress) -> None:
         if progress.step == 5:
-            raise EndTraining
+            raise StopTraining
 
     short = train(data, settings(private_delta=1e-3), enough).privacy
     assert short is not None

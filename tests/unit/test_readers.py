@@ -7,7 +7,7 @@ import pytest
 from pyarrow import parquet
 
 from engine.errors import DataError
-from producers.replay.readers import Layout, Recording, read
+from producers.replay.readers import RecordedLayout, Recording, read
 
 NOON_MS = 1_577_880_000_000  # 2020-01-01 12:00 UTC
 
@@ -79,13 +79,13 @@ def test_ids_keep_leading_zeros(tmp_path: Path) -> None:
 def test_times_are_read_in_each_unit(tmp_path: Path, unit: str, written: str) -> None:
     path = write(tmp_path / "clicks.csv", f"who,what,when\nu,i,{written}\n")
 
-    assert read(path, Layout("who", "what", "when", time_unit=unit)).times_ms.tolist() == [NOON_MS]  # type: ignore[arg-type]
+    assert read(path, RecordedLayout("who", "what", "when", time_unit=unit)).times_ms.tolist() == [NOON_MS]  # type: ignore[arg-type]
 
 
 def test_an_iso_date_is_its_first_moment(tmp_path: Path) -> None:
     path = write(tmp_path / "clicks.csv", "user,item,ts\nu,i,2020-01-01\n")
 
-    assert read(path, Layout(time_unit="iso8601")).times_ms.tolist() == [NOON_MS - 12 * 3_600_000]
+    assert read(path, RecordedLayout(time_unit="iso8601")).times_ms.tolist() == [NOON_MS - 12 * 3_600_000]
 
 
 @pytest.mark.parametrize(
@@ -102,13 +102,13 @@ def test_parquet_times_need_no_unit(tmp_path: Path, times: pa.Array) -> None:
     path = tmp_path / "clicks.parquet"
     parquet.write_table(pa.table({"user": [7], "item": pa.array(["i"]).dictionary_encode(), "at": times}), path)
 
-    assert rows(read(path, Layout(time="at"))) == [("7", "i", NOON_MS)]
+    assert rows(read(path, RecordedLayout(time="at"))) == [("7", "i", NOON_MS)]
 
 
 def test_columns_are_named(tmp_path: Path) -> None:
     path = write(tmp_path / "shop.csv.gz", "when,who,what,how\n3,u,i,buy\n")
 
-    recording = read(path, Layout("who", "what", "when", "how"))
+    recording = read(path, RecordedLayout("who", "what", "when", "how"))
 
     assert rows(recording) == [("u", "i", 3_000)]
     assert recording.actions is not None
@@ -142,7 +142,7 @@ def test_what_is_wrong_is_named(tmp_path: Path, text: str, unit: str, message: s
     path = write(tmp_path / "clicks.csv", text)
 
     with pytest.raises(DataError, match=message) as caught:
-        read(path, Layout(time_unit=unit))  # type: ignore[arg-type]
+        read(path, RecordedLayout(time_unit=unit))  # type: ignore[arg-type]
 
     assert "clicks.csv" in str(caught.value)
 
@@ -160,11 +160,11 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"holds none of interactions.csv.gz, .*u.data"):
         read(tmp_path)
     with pytest.raises(DataError, match="is a folder"):
-        read(tmp_path, Layout("a", "b", "c"))
+        read(tmp_path, RecordedLayout("a", "b", "c"))
 
 
 def test_an_action_column_that_was_named_must_be_there(tmp_path: Path) -> None:
     path = write(tmp_path / "clicks.csv", "user,item,ts\nu,i,1\n")
 
     with pytest.raises(DataError, match="no column how"):
-        read(path, Layout(action="how"))
+        read(path, RecordedLayout(action="how"))

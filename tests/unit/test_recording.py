@@ -14,12 +14,12 @@ from engine.eventlog.base import Partition, Records
 from engine.ingest.decoder import ClickDecoder
 from engine.settings.sections import ClickFields, ClickSettings
 from models.data import dataset
-from producers.replay.click_encoder import ClickEncoder, Events
-from producers.replay.plan import Pace, Plan, play
+from producers.replay.click_encoder import ClickEncoder, ProducedEvents
+from producers.replay.plan import ReplayPlan, ReplayRate, play
 from producers.replay.readers import read
 from producers.simulation.recording import record
-from producers.simulation.shop import MIN_ITEMS
 from producers.simulation.shoppers import ACTIONS, Simulation, SimulationSettings, shopper_id
+from producers.simulation.simulated_catalogue import MIN_ITEMS
 from producers.simulation.stream import events
 
 SETTINGS = SimulationSettings(items=MIN_ITEMS, shoppers=50)
@@ -67,8 +67,8 @@ def test_searches_are_written_and_read_back(tmp_path: Path) -> None:
     assert found.words is not None
     assert [item or None for item in found.items.spelled()] == sent.items
     assert [words or None for words in found.words.spelled()] == sent.words
-    played = list[Events]()
-    play(found, Plan.of(found.times_ms, Pace(), None), played.append)
+    played = list[ProducedEvents]()
+    play(found, ReplayPlan.of(found.times_ms, ReplayRate(), None), played.append)
     (again,) = played
     assert (again.users, again.items, again.words) == (sent.users, sent.items, sent.words)
     settings = ClickSettings()
@@ -85,7 +85,7 @@ def test_searches_are_written_and_read_back(tmp_path: Path) -> None:
 
 
 def test_words_need_a_field_in_the_messages() -> None:
-    found = Events(["u"], [None], np.array([1]), None, words=["red shoes"])
+    found = ProducedEvents(["u"], [None], np.array([1]), None, words=["red shoes"])
     with pytest.raises(SettingsError, match=r"clicks\.fields\.search is empty"):
         ClickEncoder(ClickSettings(fields=ClickFields(search=""))).encode(found)
 

@@ -19,7 +19,7 @@ from engine.releases import announcements, bundles
 from engine.releases.announcements import Feed, FolderFeed, TopicFeed
 from engine.releases.release_loader import ReleaseLoader
 from engine.settings.sections import ReleaseSettings, Settings
-from tests.unit.test_release import rewritten
+from tests.unit.test_bundles import rewritten
 
 TOPIC = "releases"
 LIMIT_S = 20.0

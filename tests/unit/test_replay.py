@@ -7,8 +7,8 @@ import pytest
 
 from engine.errors import SettingsError
 from producers.clock import Clock
-from producers.replay.click_encoder import Events
-from producers.replay.plan import MAX_BATCH, Pace, Plan, play
+from producers.replay.click_encoder import ProducedEvents
+from producers.replay.plan import MAX_BATCH, ReplayPlan, ReplayRate, play
 from producers.replay.readers import Names, Recording
 
 NOW_MS = 1_700_000_000_000
@@ -41,30 +41,42 @@ def recording(times_ms: list[int]) -> Recording:
     )
 
 
-def collect(sent: list[tuple[float, Events]], now: FakeTime) -> Callable[[Events], None]:
+def all_gather(sent: list[tuple[float, ProducedEvents]], now: FakeTime) -> Callable[[ProducedEvents], None]:
     return lambda events: sent.append((now.elapsed_s, events))
 
 
 def test_at_a_rate_events_are_evenly_spaced() -> None:
-    made = Plan.of(np.array([0, 5, 9_000]), Pace(rate=4.0), None)
+    made = ReplayPlan.of(np.array([0, 5, 9_000]), ReplayRate(rate=4.0), None)
 
     assert made.due_s.tolist() == [0.0, 0.25, 0.5]
     assert made.times_ms.tolist() == [0, 5, 9_000]
 
 
 def test_at_a_speed_gaps_shrink() -> None:
-    assert Plan.of(np.array([60_000, 120_000, 300_000]), Pace(speed=60.0), None).due_s.tolist() == [0.0, 1.0, 4.0]
+    assert ReplayPlan.of(np.array([60_000, 120_000, 300_000]), ReplayRate(speed=60.0), None).due_s.tolist() == [
+        0.0,
+        1.0,
+        4.0,
+    ]
 
 
 def test_shifted_event_times_are_those_at_which_events_are_due() -> None:
     times_ms = np.array([60_000, 120_000, 300_000])
 
-    assert Plan.of(times_ms, Pace(speed=60.0), NOW_MS).times_ms.tolist() == [NOW_MS, NOW_MS + 1_000, NOW_MS + 4_000]
-    assert Plan.of(times_ms, Pace(rate=2.0), NOW_MS).times_ms.tolist() == [NOW_MS, NOW_MS + 500, NOW_MS + 1_000]
+    assert ReplayPlan.of(times_ms, ReplayRate(speed=60.0), NOW_MS).times_ms.tolist() == [
+        NOW_MS,
+        NOW_MS + 1_000,
+        NOW_MS + 4_000,
+    ]
+    assert ReplayPlan.of(times_ms, ReplayRate(rate=2.0), NOW_MS).times_ms.tolist() == [
+        NOW_MS,
+        NOW_MS + 500,
+        NOW_MS + 1_000,
+    ]
 
 
 def test_shifted_without_a_pace_the_recording_ends_now() -> None:
-    made = Plan.of(np.array([60_000, 120_000, 300_000]), Pace(), NOW_MS)
+    made = ReplayPlan.of(np.array([60_000, 120_000, 300_000]), ReplayRate(), NOW_MS)
 
     assert made.times_ms.tolist() == [NOW_MS - 240_000, NOW_MS - 180_000, NOW_MS]
     assert made.due_s.tolist() == [0.0, 0.0, 0.0]
@@ -73,10 +85,10 @@ def test_shifted_without_a_pace_the_recording_ends_now() -> None:
 def test_events_go_out_when_they_are_due_and_not_before() -> None:
     #  recorded   0s ..... 2s . 2.5s ........... 10s
     #  sent       100      101  101.25           105        at double speed, from 100 on
-    now, sent = FakeTime(), list[tuple[float, Events]]()
+    now, sent = FakeTime(), list[tuple[float, ProducedEvents]]()
     events = recording([0, 2_000, 2_500, 10_000])
 
-    play(events, Plan.of(events.times_ms, Pace(speed=2.0), None), collect(sent, now), now.clock())
+    play(events, ReplayPlan.of(events.times_ms, ReplayRate(speed=2.0), None), all_gather(sent, now), now.clock())
 
     assert [(at, batch.users) for at, batch in sent] == [
         (100.0, ["u0"]),
@@ -87,10 +99,10 @@ def test_events_go_out_when_they_are_due_and_not_before() -> None:
 
 
 def test_at_a_high_rate_what_is_due_within_a_tick_goes_out_together() -> None:
-    now, sent = FakeTime(), list[tuple[float, Events]]()
+    now, sent = FakeTime(), list[tuple[float, ProducedEvents]]()
     events = recording(list(range(1_000)))
 
-    play(events, Plan.of(events.times_ms, Pace(rate=10_000.0), None), collect(sent, now), now.clock())
+    play(events, ReplayPlan.of(events.times_ms, ReplayRate(rate=10_000.0), None), all_gather(sent, now), now.clock())
 
     assert sum(len(batch) for _, batch in sent) == 1_000
     assert len(sent) <= 12  # 0.1 s in ticks of 0.01 s
@@ -98,35 +110,35 @@ def test_at_a_high_rate_what_is_due_within_a_tick_goes_out_together() -> None:
 
 
 def test_without_a_pace_nothing_waits_and_batches_are_bounded() -> None:
-    now, sent = FakeTime(), list[tuple[float, Events]]()
+    now, sent = FakeTime(), list[tuple[float, ProducedEvents]]()
     events = recording([0] * (2 * MAX_BATCH + 1))
 
-    play(events, Plan.of(events.times_ms, Pace(), None), collect(sent, now), now.clock())
+    play(events, ReplayPlan.of(events.times_ms, ReplayRate(), None), all_gather(sent, now), now.clock())
 
     assert [len(batch) for _, batch in sent] == [MAX_BATCH, MAX_BATCH, 1]
     assert not now.slept
 
 
 def test_event_ids_are_row_numbers_where_asked_for() -> None:
-    now, sent = FakeTime(), list[tuple[float, Events]]()
+    now, sent = FakeTime(), list[tuple[float, ProducedEvents]]()
     events = recording([0, 0, 0])
-    made = Plan.of(events.times_ms, Pace(), None)
+    made = ReplayPlan.of(events.times_ms, ReplayRate(), None)
 
-    play(events, made, collect(sent, now), now.clock(), event_ids=True)
-    play(events, made, collect(sent, now), now.clock())
+    play(events, made, all_gather(sent, now), now.clock(), event_ids=True)
+    play(events, made, all_gather(sent, now), now.clock())
 
     assert [batch.ids for _, batch in sent] == [["1", "2", "3"], None]
 
 
 def test_a_replay_that_fell_behind_catches_up_in_order() -> None:
-    now, sent = FakeTime(), list[tuple[float, Events]]()
+    now, sent = FakeTime(), list[tuple[float, ProducedEvents]]()
     events = recording(list(range(0, 1_000, 10)))
 
-    def slow(batch: Events) -> None:
+    def slow(batch: ProducedEvents) -> None:
         sent.append((now.elapsed_s, batch))
         now.elapsed_s += 0.2  # sending takes longer than the gaps
 
-    play(events, Plan.of(events.times_ms, Pace(speed=1.0), None), slow, now.clock())
+    play(events, ReplayPlan.of(events.times_ms, ReplayRate(speed=1.0), None), slow, now.clock())
 
     times_ms = [time for _, batch in sent for time in batch.times_ms.tolist()]
     assert times_ms == events.times_ms.tolist()
@@ -136,4 +148,4 @@ def test_a_replay_that_fell_behind_catches_up_in_order() -> None:
 @pytest.mark.parametrize("pace", [{"speed": 0.0}, {"rate": -1.0}, {"rate": float("nan")}, {"speed": 1.0, "rate": 1.0}])
 def test_impossible_paces_are_refused(pace: dict[str, float]) -> None:
     with pytest.raises(SettingsError, match=r"speed|rate"):
-        Pace(**pace)
+        ReplayRate(**pace)

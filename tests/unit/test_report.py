@@ -14,7 +14,7 @@ from engine.releases import bundles
 from engine.releases.bundles import Bundle
 from engine.settings.sections import IndexSettings, Settings, WindowSettings
 from models.data import dataset
-from models.evaluation import metrics, plots, report
+from models.evaluation import plots, ranking_metrics, report
 from models.evaluation.evaluate import evaluate
 from models.evaluation.plots import Axis
 
@@ -111,7 +111,7 @@ def test_figures_intervals_and_origin_are_on_the_page(text: str, found: dict[str
     words = Page(text).words
     for split in (found, found["time_split"]):
         for figures in (split, *split["baselines"].values(), *(one["lead"] for one in split["baselines"].values())):
-            for figure in metrics.ACCURACY:
+            for figure in ranking_metrics.ACCURACY:
                 low, high = figures["intervals"][figure]
                 assert f"{figures[figure]:.4f}" in words
                 assert f"{low:.4f} to {high:.4f}" in words

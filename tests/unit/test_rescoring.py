@@ -20,14 +20,14 @@ from models.cli.rescore import rescore
 from models.data import dataset
 from models.data.dataset import Interactions
 from models.evaluation import queries
-from models.evaluation.queries import LISTED, Recording
-from models.evaluation.trial import Engine
+from models.evaluation.queries import LISTED, EvalData
+from models.evaluation.release_under_test import Engine
 from models.lab.rescoring import examples as teaching
 from models.lab.rescoring import measure, rescorer_training
-from models.lab.rescoring.examples import Lessons, Questions
+from models.lab.rescoring.examples import RescoringExamples, RescoringQueries
 from models.lab.rescoring.exported import TOLERANCE, Exported, largest_difference, refuse_difference
 from models.lab.rescoring.rescorer import Rescorer
-from models.lab.rescoring.top_candidates import Shortlisting
+from models.lab.rescoring.top_candidates import CandidateSearch
 from models.settings import ALLOWED_COST, REQUIRED_GAIN, RescoreSettings
 
 PLAN = RescoreSettings(candidates=40, events=5, negatives=20, round_steps=50, patience=2, minutes=0.2)
@@ -44,19 +44,19 @@ def bundle(tiny_release: Path) -> Bundle:
 
 
 @pytest.fixture(scope="module")
-def recording(interactions: Interactions) -> Recording:
+def recording(interactions: Interactions) -> EvalData:
     deep = RecommendationSettings(candidates_per_interest=200)  # so that no list hangs on how deep the search goes
-    return Recording(interactions, Settings(recommendations=deep))
+    return EvalData(interactions, Settings(recommendations=deep))
 
 
 @pytest.fixture(scope="module")
-def shortlisting(bundle: Bundle, recording: Recording) -> Shortlisting:
+def shortlisting(bundle: Bundle, recording: EvalData) -> CandidateSearch:
     warm = serving.warm(bundle, recording.catalogue, recording.settings.index, 1)
-    return Shortlisting(warm, recording, PLAN.candidates)
+    return CandidateSearch(warm, recording, PLAN.candidates)
 
 
 @pytest.fixture(scope="module")
-def lessons(bundle: Bundle, shortlisting: Shortlisting, interactions: Interactions) -> Lessons:
+def examples(bundle: Bundle, shortlisting: CandidateSearch, interactions: Interactions) -> RescoringExamples:
     return teaching.prepare(bundle, shortlisting, interactions, PLAN)
 
 
@@ -70,11 +70,11 @@ def outspoken(dimensions: int, settings: RescoreSettings) -> Rescorer:
     return rescorer
 
 
-def asked(rng: np.random.Generator, length: int) -> Questions:
+def asked(rng: np.random.Generator, length: int) -> RescoringQueries:
     """Three windows of 50 items, seven candidates each, the last of the first user missing."""
     scores = rng.random((3, 7), np.float32)
     scores[0, -1] = -np.inf
-    return Questions(
+    return RescoringQueries(
         rows=rng.integers(0, 50, (3, length), dtype=np.int32),
         ages=rng.random((3, length), np.float32),
         weights=rng.choice(np.array([0.5, 1.0, 3.0], np.float32), (3, length)),
@@ -104,7 +104,7 @@ def test_graphs_that_differ_from_torch_are_refused(difference: float) -> None:
         refuse_difference(difference)
 
 
-def inputs(asked_: Questions) -> dict[str, Any]:
+def inputs(asked_: RescoringQueries) -> dict[str, Any]:
     return {
         "items": asked_.rows,
         "ages": asked_.ages,
@@ -123,7 +123,7 @@ def test_the_votes_of_two_events_by_hand() -> None:
         rescorer.rank_slope.fill_(0.5)
         rescorer.age_slope.fill_(0.25)
     vectors = np.array([[3.0, 1.0], [1.0, 3.0]], np.float32)  # normalised: [1, -1] and [-1, 1]
-    one = Questions(
+    one = RescoringQueries(
         rows=np.array([[1, 0]], np.int32),
         ages=np.array([[2.0, 0.0]], np.float32),
         weights=np.array([[3.0, 1.0]], np.float32),
@@ -150,7 +150,7 @@ def test_hidden_and_older_events_have_no_vote() -> None:
 
 
 def test_an_untrained_re_scorer_changes_no_list(
-    bundle: Bundle, shortlisting: Shortlisting, recording: Recording
+    bundle: Bundle, shortlisting: CandidateSearch, recording: EvalData
 ) -> None:
     """Through the engine's own path, the first places of a shortlist are the list."""
     exported = Exported.of(Rescorer(16, PLAN).eval(), bundle.vectors)
@@ -162,14 +162,16 @@ def test_an_untrained_re_scorer_changes_no_list(
         np.testing.assert_array_equal(lists, engine.lists(windows, recording.interactions.times_ms[targets], LISTED))
 
 
-def test_nothing_held_out_is_taught(lessons: Lessons, shortlisting: Shortlisting, interactions: Interactions) -> None:
+def test_nothing_held_out_is_taught(
+    examples: RescoringExamples, shortlisting: CandidateSearch, interactions: Interactions
+) -> None:
     """Of n events of a user the last is held out and the first has none before it: n - 2 are left to ask for."""
     users = len(interactions.user_ids)
-    assert len(lessons.kept_aside) <= users
-    assert len(lessons.training) + len(lessons.kept_aside) <= len(interactions) - 2 * users
-    assert (lessons.training.places >= 0).all()
+    assert len(examples.kept_aside) <= users
+    assert len(examples.training) + len(examples.kept_aside) <= len(interactions) - 2 * users
+    assert (examples.training.places >= 0).all()
     numbers, walked = shortlisting.live.numbers, walks(interactions)
-    for one in (lessons.training, lessons.kept_aside):
+    for one in (examples.training, examples.kept_aside):
         hit = np.flatnonzero((one.places >= 0) & (one.weights[:, -2] > 0.0))
         before, wanted = numbers[one.rows[hit, -2:]], numbers[one.candidates[hit, one.places[hit]]]
         assert len(hit)
@@ -186,9 +188,9 @@ def walks(interactions: Interactions) -> set[tuple[int, ...]]:
     return found
 
 
-def test_training_gets_better_and_is_the_same_for_a_seed(lessons: Lessons, bundle: Bundle) -> None:
+def test_training_gets_better_and_is_the_same_for_a_seed(examples: RescoringExamples, bundle: Bundle) -> None:
     plan = PLAN.model_copy(update={"minutes": 10.0, "patience": 1, "round_steps": 20})
-    first, again = (rescorer_training.train(lessons, bundle.vectors, plan) for _ in range(2))
+    first, again = (rescorer_training.train(examples, bundle.vectors, plan) for _ in range(2))
     assert first.rounds == again.rounds
     for ours, theirs in zip(first.rescorer.parameters(), again.rescorer.parameters(), strict=True):
         assert torch.equal(ours, theirs)
@@ -196,11 +198,11 @@ def test_training_gets_better_and_is_the_same_for_a_seed(lessons: Lessons, bundl
     assert max(one.ndcg for one in first.rounds) >= first.rounds[0].ndcg
 
 
-def test_what_never_gets_better_changes_nothing(lessons: Lessons, bundle: Bundle) -> None:
-    hopeless = replace(lessons, kept_aside=replace(lessons.kept_aside, places=np.full(len(lessons.kept_aside), -1)))
-    taught = rescorer_training.train(hopeless, bundle.vectors, PLAN)
-    assert len(taught.rounds) == 1 + PLAN.patience
-    assert not taught.rescorer.gates.weight.any()
+def test_what_never_gets_better_changes_nothing(examples: RescoringExamples, bundle: Bundle) -> None:
+    hopeless = replace(examples, kept_aside=replace(examples.kept_aside, places=np.full(len(examples.kept_aside), -1)))
+    trained = rescorer_training.train(hopeless, bundle.vectors, PLAN)
+    assert len(trained.rounds) == 1 + PLAN.patience
+    assert not trained.rescorer.gates.weight.any()
 
 
 @pytest.mark.parametrize(

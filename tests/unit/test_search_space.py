@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from engine.errors import SettingsError
 from models.lab.tuning import search_space
-from models.lab.tuning.search_space import DEFAULTS, Choices, Range, Searched, Space
+from models.lab.tuning.search_space import DEFAULTS, Categories, Range, Searched, Space
 from models.settings import EncoderSettings, TrainSettings
 
 
@@ -19,7 +19,7 @@ def written(folder: Path, text: str) -> Path:
 
 
 def values_of(among: Searched) -> st.SearchStrategy[float | int | str]:
-    if isinstance(among, Choices):
+    if isinstance(among, Categories):
         return st.sampled_from(among.choices)
     if isinstance(among.low, int) and isinstance(among.high, int):
         return st.integers(among.low, among.high)
@@ -51,7 +51,7 @@ def test_a_file_narrows_fixes_and_extends(tmp_path: Path) -> None:
     """
     space = search_space.read(written(tmp_path, text), with_content=False)
     assert space.searched["learning_rate"] == Range(low=1e-3, high=2e-3)
-    assert space.searched["window_length"] == Choices(choices=(20, 50))
+    assert space.searched["window_length"] == Categories(choices=(20, 50))
     assert space.searched["heads"] == DEFAULTS["heads"]
     assert "dropout" not in space.searched
     settings = space.settings(TrainSettings(), {"window_length": 20, "learning_rate": 0.002})
@@ -59,7 +59,7 @@ def test_a_file_narrows_fixes_and_extends(tmp_path: Path) -> None:
 
 
 def test_a_start_outside_the_space_is_left_open() -> None:
-    space = Space(searched={"learning_rate": Range(low=0.1, high=1.0), "heads": Choices(choices=(2, 4))}, fixed={})
+    space = Space(searched={"learning_rate": Range(low=0.1, high=1.0), "heads": Categories(choices=(2, 4))}, fixed={})
     assert space.start(TrainSettings()) == {"heads": EncoderSettings().heads}
 
 

@@ -27,8 +27,8 @@ from models.data import histories as timelines
 from models.data.archive import Layout, Source
 from models.data.dataset import Interactions
 from models.data.sequences import NO_TARGET, Histories
-from models.evaluation import queries as questions
-from models.evaluation.queries import Recording
+from models.evaluation import queries
+from models.evaluation.queries import EvalData
 from models.network.item_vectors import Content, ItemVectors
 from models.settings import EncoderSettings, TrainSettings
 from models.training import training_data as material
@@ -226,12 +226,12 @@ def test_the_verb_learns_from_searches(tmp_path: Path) -> None:
 
 
 def test_evaluation_asks_for_clicks_from_windows_with_searches(read: Interactions) -> None:
-    recording = Recording(read, Settings())
-    ((windows, targets),) = questions.last_event(recording).ask()
+    recording = EvalData(read, Settings())
+    ((windows, targets),) = queries.last_event(recording).ask()
     assert targets.tolist() == [2, 4]
     assert windows.items[:, -2:].tolist() == [[0, RED], [NO_ITEM, BLUE]]
     assert recording.catalogue.ids(windows.items[:, -1].tolist()) == read.search_ids
-    since = questions.since(recording, 20_000)
+    since = queries.since(recording, 20_000)
     assert since.targets.tolist() == [2, 4]
     assert [place for _, places in since.ask() for place in places.tolist()] == [2, 4]
 
@@ -242,9 +242,9 @@ def test_baselines_see_clicks_alone() -> None:
         times_ms=np.array([[10, 20, 30], [0, 20, 30]]),
         actions=np.array([[1, 2, 1], [0, 2, 2]], np.uint8),
     )
-    found = questions.without_searches(windows)
+    found = queries.without_searches(windows)
     assert found.items.tolist() == [[NO_ITEM, 0, 1], [NO_ITEM, NO_ITEM, NO_ITEM]]
     assert found.times_ms[0, 1:].tolist() == [10, 30]
     assert found.actions.tolist() == [[NO_ACTION, 1, 1], [NO_ACTION] * 3]
     plain = replace(windows, items=np.zeros((2, 3), np.int32))
-    assert questions.without_searches(plain) is plain
+    assert queries.without_searches(plain) is plain

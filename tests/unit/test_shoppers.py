@@ -5,26 +5,26 @@ import numpy as np
 import pytest
 
 from engine.errors import DataError, SettingsError
-from producers.simulation.shop import MIN_ITEMS, TOPICS_PER_CATEGORY, make
 from producers.simulation.shoppers import (
     ACTIONS,
     SESSION_CLICKS,
-    Batch,
+    ClickBatch,
     Simulation,
     SimulationSettings,
     shopper_id,
     shopper_number,
 )
+from producers.simulation.simulated_catalogue import MIN_ITEMS, TOPICS_PER_CATEGORY, make
 
 SMALL = SimulationSettings(seed=3, items=MIN_ITEMS, shoppers=60)
 
 
-def same(left: Batch, right: Batch) -> bool:
+def same(left: ClickBatch, right: ClickBatch) -> bool:
     columns = ("shoppers", "items", "times_ms", "actions")
     return all(np.array_equal(getattr(left, column), getattr(right, column)) for column in columns)
 
 
-def histories(batch: Batch) -> list[list[int]]:
+def histories(batch: ClickBatch) -> list[list[int]]:
     """Items by shopper, in order of time."""
     return [batch.items[batch.shoppers == shopper].tolist() for shopper in np.unique(batch.shoppers)]
 

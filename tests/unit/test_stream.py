@@ -3,9 +3,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from producers.clock import Clock
-from producers.replay.click_encoder import Events
-from producers.simulation.shop import MIN_ITEMS
+from producers.replay.click_encoder import ProducedEvents
 from producers.simulation.shoppers import ACTIONS, Simulation, SimulationSettings, shopper_id
+from producers.simulation.simulated_catalogue import MIN_ITEMS
 from producers.simulation.stream import events, stream
 
 SETTINGS = SimulationSettings(items=MIN_ITEMS, shoppers=50, clicks_per_s=100.0)
@@ -31,7 +31,7 @@ class FakeTime:
 def test_clicks_go_out_when_their_time_has_come() -> None:
     now, late_ms = FakeTime(), list[int]()
 
-    def send(batch: Events) -> None:
+    def send(batch: ProducedEvents) -> None:
         late_ms.extend(now.clock().now_ms() - time for time in batch.times_ms.tolist())
 
     stream(Simulation(SETTINGS), send, seconds=5.0, clock=now.clock())
@@ -41,7 +41,7 @@ def test_clicks_go_out_when_their_time_has_come() -> None:
 
 
 def test_what_is_streamed_is_the_simulation() -> None:
-    now, sent = FakeTime(), list[Events]()
+    now, sent = FakeTime(), list[ProducedEvents]()
     stream(Simulation(SETTINGS), sent.append, seconds=5.0, clock=now.clock())
 
     expected = Simulation(SETTINGS).advance(sum(map(len, sent)))

@@ -30,11 +30,11 @@ from models.data import dataset
 from models.data.dataset import Interactions
 from models.lab.tuning import plot as tuning_plot
 from models.lab.tuning import tuning_report
-from models.lab.tuning.search_space import DEFAULTS, Choices, Range, Searched, Space
-from models.lab.tuning.study import JOURNAL_NAME, End, Outcome, Plan, Trial, best, open_study
-from models.lab.tuning.tune import EndTuning, Outlook, Reports, _FellBehindError, _Pace, tune
+from models.lab.tuning.search_space import DEFAULTS, Categories, Range, Searched, Space
+from models.lab.tuning.study import JOURNAL_NAME, End, Outcome, StudyPlan, Trial, best, open_study
+from models.lab.tuning.tune import EndTuning, Outlook, TuningCallbacks, _FellBehindError, _TrialRate, tune
 from models.settings import EncoderSettings, TrainSettings
-from models.training.trainer import Progress
+from models.training.trainer import TrainingProgress
 
 SMALL = EncoderSettings(dimensions=8, interests=2, heads=2, hidden=16, window_length=10, dropout=0.0)
 RATE: dict[str, Searched] = {"learning_rate": Range(low=1e-5, high=3e-2, log=True)}
@@ -57,8 +57,8 @@ def clock() -> Callable[[], float]:
     return itertools.count(0.0, 0.02).__next__
 
 
-def plan(searched: Mapping[str, Searched], minutes: float = 0.05, base: TrainSettings = BASE) -> Plan:
-    return Plan(base=base, space=Space(searched=searched, fixed={}), minutes=minutes)
+def plan(searched: Mapping[str, Searched], minutes: float = 0.05, base: TrainSettings = BASE) -> StudyPlan:
+    return StudyPlan(base=base, space=Space(searched=searched, fixed={}), minutes=minutes)
 
 
 def ndcgs(trials: list[Trial]) -> list[float]:
@@ -69,14 +69,14 @@ def ends(trials: list[Trial]) -> list[str]:
     return [trial.outcome.end for trial in trials]
 
 
-def cut_after(steps: int) -> Reports:
+def cut_after(steps: int) -> TuningCallbacks:
     """Asks to end at a step of the second trial."""
 
     def watch(now: Outlook) -> None:
         if now.number == 1 and now.training.step >= steps:
             raise EndTuning
 
-    return Reports(watch=watch)
+    return TuningCallbacks(watch=watch)
 
 
 def test_it_finds_better_than_a_bad_start_and_goes_on_without_repeating(
@@ -133,7 +133,7 @@ def test_other_trials_cannot_be_compared(interactions: Interactions, tmp_path: P
         (interactions, plan(RATE, base=BASE.model_copy(update={"seed": 7})), "seed: 0 there, 7 here"),
         (interactions, plan(RATE, base=BASE.model_copy(update={"minutes": 0.01})), "trial-minutes: 0.05 there"),
         (interactions, plan(narrower), "learning_rate: 1e-05 to 0.03 in logarithms there, 1e-05 to 0.01"),
-        (interactions, plan({**RATE, "heads": Choices(choices=(1, 2))}), "heads: 2 there, one of 1, 2 here"),
+        (interactions, plan({**RATE, "heads": Categories(choices=(1, 2))}), "heads: 2 there, one of 1, 2 here"),
     ):
         with pytest.raises(SettingsError, match=f"holds another tuning \\({difference}"):
             tune(other, changed, tmp_path, clock_s=clock())
@@ -171,16 +171,16 @@ def test_a_trial_has_room_in_the_budget(interactions: Interactions, tmp_path: Pa
 
 def test_what_the_settings_refuse_is_passed_over(interactions: Interactions, tmp_path: Path) -> None:
     """Two of the choices divide 8 dimensions evenly: nothing else is trained, and then all is searched through."""
-    odd = {"heads": Choices(choices=(3, 4, 5, 6, 7, 8))}
+    odd = {"heads": Categories(choices=(3, 4, 5, 6, 7, 8))}
     trials = tune(interactions, plan(odd, minutes=10.0), tmp_path / "some", clock_s=clock())
     assert sorted(trial.values["heads"] for trial in trials) == [4, 8]
     with pytest.raises(SettingsError, match=r"go together: .*dimensions \(8\) must be a multiple of heads"):
-        tune(interactions, plan({"heads": Choices(choices=(3, 5))}), tmp_path / "none", clock_s=clock())
+        tune(interactions, plan({"heads": Categories(choices=(3, 5))}), tmp_path / "none", clock_s=clock())
 
 
 def test_a_space_of_choices_is_searched_through(tmp_path: Path) -> None:
     """Also where all that the sampler likes is known: every combination of three times four comes once."""
-    searched: dict[str, Searched] = {"heads": Choices(choices=(1, 2, 4)), "interests": Range(low=1, high=4)}
+    searched: dict[str, Searched] = {"heads": Categories(choices=(1, 2, 4)), "interests": Range(low=1, high=4)}
     with open_study(tmp_path, plan(searched), {}) as study:
         while proposal := study.propose():
             encoder = proposal.settings.encoder
@@ -189,7 +189,7 @@ def test_a_space_of_choices_is_searched_through(tmp_path: Path) -> None:
 
 
 def test_a_training_that_diverges_never_wins(interactions: Interactions, tmp_path: Path) -> None:
-    rates = {"learning_rate": Choices(choices=(1e-5, 1e30))}
+    rates = {"learning_rate": Categories(choices=(1e-5, 1e30))}
     trials = tune(interactions, plan(rates, minutes=10.0), tmp_path, clock_s=clock())
     assert ends(trials) == ["complete", "diverged"]
     assert best(trials) == trials[0]
@@ -207,18 +207,18 @@ def test_the_median_rule_compares_at_equal_time(tmp_path: Path) -> None:
     space = plan(RATE, base=BASE.model_copy(update={"minutes": 100 / 60}))
     with open_study(tmp_path, space, {}) as study:
 
-        def pace_of() -> _Pace:
+        def pace_of() -> _TrialRate:
             trial = study.propose()
             assert trial is not None
-            return _Pace(trial, lambda _now: None)
+            return _TrialRate(trial, lambda _now: None)
 
-        def at(seconds: float, ndcg: float) -> Progress:
-            return Progress(epoch=0, step=0, loss=1.0, ndcg=ndcg, best_ndcg=ndcg, elapsed_s=seconds)
+        def at(seconds: float, ndcg: float) -> TrainingProgress:
+            return TrainingProgress(epoch=0, step=0, loss=1.0, ndcg=ndcg, best_ndcg=ndcg, elapsed_s=seconds)
 
         for ndcg in (0.4, 0.5, 0.6):
             trial = study.propose()
             assert trial is not None
-            pace = _Pace(trial, lambda _now: None)
+            pace = _TrialRate(trial, lambda _now: None)
             pace.note(at(25.0, ndcg))
             pace.finish()
             trial.end(Outcome("complete", ndcg, 25.0))
@@ -262,17 +262,17 @@ from pathlib import Path
 from models.data import dataset
 from models.lab.tuning.search_space import Range, Space
 from models.settings import TrainSettings
-from models.lab.tuning.study import Plan
-from models.lab.tuning.tune import Reports, tune
+from models.lab.tuning.study import StudyPlan
+from models.lab.tuning.tune import TuningCallbacks, tune
 
 def watch(now):
     if now.number == 1 and now.training.step == 2:
         os.kill(os.getpid(), signal.SIGKILL)
 
 base = TrainSettings.model_validate_json({BASE.model_dump_json()!r})
-plan = Plan(base, Space({{"learning_rate": Range(low=1e-5, high=3e-2, log=True)}}, {{}}), 0.05)
+plan = StudyPlan(base, Space({{"learning_rate": Range(low=1e-5, high=3e-2, log=True)}}, {{}}), 0.05)
 clock = itertools.count(0.0, 0.02).__next__
-tune(dataset.read(Path({str(tiny_interactions)!r})), plan, Path({str(tmp_path)!r}), Reports(watch), clock)
+tune(dataset.read(Path({str(tiny_interactions)!r})), plan, Path({str(tmp_path)!r}), TuningCallbacks(watch), clock)
 """
     killed = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, timeout=120)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
@@ -300,7 +300,7 @@ def made(number: int, rate: float, end: End = "complete", ndcg: float = 0.1) -> 
     ids=["some", "none that counts"],
 )
 def test_the_plot_names_every_setting(trials: list[Trial], tmp_path: Path) -> None:
-    searched = {**RATE, "heads": Choices(choices=(1, 2))}
+    searched = {**RATE, "heads": Categories(choices=(1, 2))}
     tuning_plot.plot(trials, searched, tmp_path / "tuning.svg")
     picture = (tmp_path / "tuning.svg").read_text()
     for text in ("learning_rate", "heads", "validation NDCG", "minutes of training so far"):

@@ -9,7 +9,7 @@ import pytest
 from engine.errors import SettingsError
 from engine.settings.sections import Settings, WindowSettings
 from models.data.dataset import Interactions
-from models.evaluation.queries import Recording
+from models.evaluation.queries import EvalData
 from models.lab.comparison import systems, variants
 
 
@@ -18,7 +18,7 @@ def read(tmp_path: Path, text: str) -> dict[str, dict[str, Any]]:
     return variants.read(tmp_path / "variants.toml")
 
 
-def recording(window_length: int = 100) -> Recording:
+def recording(window_length: int = 100) -> EvalData:
     numbers = np.array([0, 1, 0, 1], np.int32)
     data = Interactions(
         users=np.sort(numbers),
@@ -29,7 +29,7 @@ def recording(window_length: int = 100) -> Recording:
         item_ids=["x", "y"],
         action_names=[""],
     )
-    return Recording(data, Settings(windows=WindowSettings(length=window_length)))
+    return EvalData(data, Settings(windows=WindowSettings(length=window_length)))
 
 
 def test_tables_are_variants_of_encoder_and_training(tmp_path: Path) -> None:
@@ -52,9 +52,7 @@ def test_an_unknown_setting_is_named_with_the_known_ones() -> None:
 
 @pytest.mark.parametrize(("key", "option"), [("seed", "--seeds"), ("minutes", "--minutes"), ("holdout", "--split")])
 def test_what_the_comparison_decides_is_no_variant(key: str, option: str) -> None:
-    with pytest.raises(
-        SettingsError, match=f"variant mine: {key} is the same for all contestants, set it with {option}"
-    ):
+    with pytest.raises(SettingsError, match=f"variant mine: {key} is the same for all systems, set it with {option}"):
         variants.settings("mine", {key: 1})
 
 

@@ -16,7 +16,7 @@ _WEIGHT: Final = 0.1
 """Of the newest measurement in the running mean."""
 
 
-class Pace:
+class CommitThrottle:
     """The wait between two batches of one session; knows no clock."""
 
     def __init__(self, share: float) -> None:
@@ -25,7 +25,7 @@ class Pace:
         self._cost_s: float | None = None
         self._records = 0
 
-    def early_s(self, now_s: float) -> float:
+    def delay_s(self, now_s: float) -> float:
         """How much longer the next batch should gather."""
         return max(self._due_s - now_s, 0.0)
 

@@ -80,9 +80,9 @@ def pace_lookups(coordinator: Any, net: Any) -> None:
 
     async def ask_in_time() -> Any:
         nonlocal due_s
-        early_s = due_s - time.monotonic()
-        if early_s > 0:
-            await net.sleep(early_s)
+        delay_s = due_s - time.monotonic()
+        if delay_s > 0:
+            await net.sleep(delay_s)
         due_s = time.monotonic() + _LOOKUP_EVERY_S
         return await ask()
 

@@ -11,12 +11,12 @@ from kafka.errors import KafkaError
 
 from engine.errors import EventLogError
 from engine.eventlog.base import Outgoing, Partition, Records
-from engine.eventlog.kafka.commit_throttle import Pace
+from engine.eventlog.kafka.commit_throttle import CommitThrottle
 from engine.eventlog.kafka.failures import translated
 from engine.eventlog.kafka.listener import Listener, keep_join
 from engine.eventlog.kafka.output import Output, Transactions
 from engine.eventlog.kafka.reader import to_records
-from engine.eventlog.kafka.stall_detector import Progress
+from engine.eventlog.kafka.stall_detector import StallDetector
 from engine.settings.sections import KafkaSettings
 
 _LEAVE_LIMIT_S: Final = 2.0
@@ -35,8 +35,8 @@ class KafkaSession(ABC):
         self._listener = listener
         self._output = output
         self._time_limit_s = settings.commit_timeout_s
-        self._pace = Pace(settings.commit_share)
-        self._progress = Progress(consumer, settings)
+        self._throttle = CommitThrottle(settings.commit_share)
+        self._stall_detector = StallDetector(consumer, settings)
         self._failed = False
 
     @abstractmethod
@@ -46,25 +46,25 @@ class KafkaSession(ABC):
     def poll(self, timeout_s: float, max_records: int) -> list[Records]:
         """Records that arrived, at most `max_records`; the callbacks of a rebalance are called in here.
 
-        Soon after a commit it waits a little and gathers, so that the next one is worth its cost (`Pace`).
+        Soon after a commit it waits a little and gathers, so that the next one is worth its cost (`CommitThrottle`).
 
         Raises:
             EventLogError: the broker refused, this member was fenced, or it receives nothing though there is something.
         """
-        early_s = self._pace.early_s(time.monotonic())
-        time.sleep(early_s)
+        delay_s = self._throttle.delay_s(time.monotonic())
+        time.sleep(delay_s)
         batch = self._poll(timeout_s, max_records)
         room = max_records - sum(map(len, batch))
-        if early_s and batch and room:
+        if delay_s and batch and room:
             # So far this is what came first; the broker is asked only now for what gathered behind it.
             self._listener.taken.clear()
             more = self._poll(_GATHER_S, room)
             batch = [records for records in batch if records.partition not in self._listener.taken] + more
-        self._pace.read(sum(map(len, batch)))
+        self._throttle.read(sum(map(len, batch)))
         if batch:
-            self._progress.received()
+            self._stall_detector.received()
         else:
-            self._progress.nothing_received()
+            self._stall_detector.nothing_received()
         return batch
 
     def send(self, outgoing: Outgoing) -> None:
@@ -125,11 +125,11 @@ class KafkaSession(ABC):
             self._consumer._client.close()  # noqa: SLF001 - it stays open where the line above failed
 
     @contextlib.contextmanager
-    def _paced(self) -> Iterator[None]:
+    def _throttled(self) -> Iterator[None]:
         """Measure the CPU time, of all threads, of what every commit costs."""
         before_s = time.process_time()
         yield
-        self._pace.committed(time.process_time() - before_s, time.monotonic())
+        self._throttle.committed(time.process_time() - before_s, time.monotonic())
 
     def _poll(self, timeout_s: float, max_records: int) -> list[Records]:
         with translated("reading"):
@@ -172,7 +172,7 @@ class AtLeastOnceSession(KafkaSession):
         # 3. The positions: from here on these inputs do not come again.
         if offsets:
             self._membership()
-            with self._paced(), translated("recording positions"):
+            with self._throttled(), translated("recording positions"):
                 self._consumer.commit(offsets, timeout_ms=self._time_limit_s * 1000)
         return ends
 
@@ -204,7 +204,7 @@ class ExactlyOnceSession(KafkaSession):
         for outgoing in state:
             self.send(outgoing)
         ends = self._output.flush()
-        with self._paced():
+        with self._throttled():
             # 2. The positions, with the membership under which they were read.
             if offsets:
                 self._transactions.add_positions(offsets, self._membership(), deadline_s)

@@ -13,7 +13,7 @@ _POLLS: Final = 3
 """Fewer say nothing: one `poll` may have waited long for a callback."""
 
 
-class Progress:
+class StallDetector:
     """Looks at a consumer that has been quiet for `kafka.stall_timeout_s`, again and again, and compares.
 
     A look asks the broker for the ends of the partitions. When a whole quiet time later the consumer is still not

@@ -9,7 +9,7 @@ HOUR_MS = 3_600_000
 POPULARITY_MS = 7 * 24 * HOUR_MS
 
 
-class Popularity:
+class PopularityBaseline:
     """Most events in the seven days before the hour it is asked in; ties, and the rest, by events before that."""
 
     def __init__(self, items: Int32, times_ms: Int64, asked_ms: Int64, depth: int) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 
 from engine.arrays import NO_ITEM, Float32, Int32, Int64, Windows
 from models.evaluation.baselines.baseline import first_unseen
-from models.evaluation.baselines.most_popular import Popularity
+from models.evaluation.baselines.most_popular import PopularityBaseline
 
 _NEXT_STEPS = 3
 """An item's neighbours are the next so many items; the nearer ones count more."""
@@ -20,7 +20,7 @@ class Neighbours:
     the root of the product of their events (Sarwar et al. 2001, of sequences instead of ratings).
     """
 
-    def __init__(self, users: Int32, items: Int32, popularity: Popularity) -> None:
+    def __init__(self, users: Int32, items: Int32, popularity: PopularityBaseline) -> None:
         """Learn from n events of `users` [n] with `items` [n], user by user, each user's in order of time."""
         self._popularity = popularity
         self._table = _neighbours(users, items)  # [V, T]

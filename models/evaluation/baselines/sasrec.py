@@ -116,7 +116,7 @@ class _Best:
         callback = LambdaCallback(
             on_train_batch_end=lambda trainer, *_: self._watch_time(trainer),
             on_validation_batch_end=lambda _trainer, _module, outputs, batch, *_: self._add(outputs, batch),
-            on_validation_epoch_end=lambda trainer, module: self._judge(trainer, module.state_dict()),
+            on_validation_epoch_end=lambda trainer, module: self._validate(trainer, module.state_dict()),
         )
         return Trainer(
             max_epochs=-1,
@@ -140,7 +140,7 @@ class _Best:
         ahead = ~(logits <= own)  # [B, 1 + V]; what is no number is ahead too: the worst
         self._gains.append(1.0 / torch.log2(2.0 + ahead.sum(1)))
 
-    def _judge(self, trainer: Trainer, weights: dict[str, torch.Tensor]) -> None:
+    def _validate(self, trainer: Trainer, weights: dict[str, torch.Tensor]) -> None:
         ndcg = float(torch.cat(self._gains).mean())
         self._gains = []
         self.epochs += 1

@@ -1,4 +1,4 @@
-"""What a contestant of a comparison is given: events to learn from, a validation of its own, and the time it has.
+"""What a system of a comparison is given: events to learn from, a validation of its own, and the time it has.
 
 Settings that a library leaves to its user are chosen here: each is fitted without the newest event of some users and
 asked for those, the best is fitted anew on all events. What the comparison will ask takes no part in that.
@@ -14,11 +14,11 @@ import numpy as np
 
 from engine.arrays import NO_ITEM, Bool, Float32, Int32, Windows
 from engine.errors import DataError
-from models.evaluation import metrics
+from models.evaluation import ranking_metrics
 from models.evaluation.baselines.baseline import Baseline
-from models.evaluation.baselines.most_popular import Popularity
+from models.evaluation.baselines.most_popular import PopularityBaseline
 from models.evaluation.event_windows import UserEvents
-from models.evaluation.queries import LISTED, Questions, Recording
+from models.evaluation.queries import LISTED, EvalData, EvalQueries
 
 VALIDATION_USERS: Final = 1_000
 _BATCH_USERS: Final = 256
@@ -26,7 +26,7 @@ _TUNING_SHARE: Final = 0.5
 """Share of the time that may go into choosing settings; the rest is kept for the fit that counts."""
 
 
-class Validation:
+class BaselineValidation:
     """The newest training event of some users, to be asked from what is before it."""
 
     def __init__(self, events: UserEvents, window_length: int) -> None:
@@ -57,31 +57,31 @@ class Validation:
         for events in np.split(self._places, range(_BATCH_USERS, len(self._places), _BATCH_USERS)):
             windows = self._events.windows(events, self._length)
             lists = baseline.lists(windows, self._events.times_ms[events], LISTED)
-            gains.append(metrics.gains(metrics.places_of(self._events.items[events], lists))["ndcg10"])
+            gains.append(ranking_metrics.gains(ranking_metrics.places_of(self._events.items[events], lists))["ndcg10"])
         return float(np.concatenate(gains).mean())
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What every contestant gets."""
+    """What every system gets."""
 
     events: UserEvents
-    validation: Validation
-    popularity: Popularity
+    validation: BaselineValidation
+    popularity: PopularityBaseline
     """Fills lists that would be short; knows the times of all questions and of the validation."""
     window_length: int
     """L: a question comes with at most so many events."""
     action_weights: Float32
     """[256] weight by action code."""
     minutes: float = math.inf
-    """Time for all that a contestant does before the first question."""
+    """Time for all that a system does before the first question."""
     clock_s: Callable[[], float] = time.monotonic
     """Tells that time, in seconds."""
     threads: int = 1
     seed: int = 0
 
     @classmethod
-    def of(cls, recording: Recording, learned: Bool, asked: Questions) -> Self:
+    def of(cls, recording: EvalData, learned: Bool, asked: EvalQueries) -> Self:
         """To learn from the events `learned` [n] of the recording, and to be `asked` these questions.
 
         Raises:
@@ -89,13 +89,13 @@ class Task:
         """
         data, length = recording.interactions, recording.settings.windows.length
         events = recording.by_user(learned)
-        validation = Validation(events, length)
+        validation = BaselineValidation(events, length)
         asked_ms = np.concatenate([data.times_ms[asked.targets], validation.times_ms])
         counted = asked.counted
         return cls(
             events=events,
             validation=validation,
-            popularity=Popularity(recording.items[counted], data.times_ms[counted], asked_ms, LISTED + length),
+            popularity=PopularityBaseline(recording.items[counted], data.times_ms[counted], asked_ms, LISTED + length),
             window_length=length,
             action_weights=recording.weights,
         )
@@ -107,7 +107,7 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """A contestant ready to be asked."""
+    """A system ready to be asked."""
 
     baseline: Baseline
     notes: dict[str, Any]

@@ -1,6 +1,6 @@
-"""Results of a comparison, kept as they come: a line of `results.jsonl` for each contestant and seed.
+"""Results of a comparison, kept as they come: a line of `results.jsonl` for each system and seed.
 
-A line holds the place of every target, so that contestants can be compared target by target when only one of them is
+A line holds the place of every target, so that systems can be compared target by target when only one of them is
 new: two bytes each, the low one first, through zlib and base64.
 """
 
@@ -35,9 +35,9 @@ class Results:
             self._found = _read(self._path)
 
     def find(self, name: str, seed: int, terms: dict[str, Any]) -> dict[str, Any] | None:
-        """The result of that contestant with that seed under those terms."""
+        """The result of that system with that seed under those terms."""
         wanted = (name, seed, terms)
-        matching = (one for one in self._found if (one["contestant"], one["seed"], one["terms"]) == wanted)
+        matching = (one for one in self._found if (one["system"], one["seed"], one["terms"]) == wanted)
         return next(matching, None)
 
     def add(self, result: dict[str, Any]) -> None:

@@ -16,8 +16,8 @@ from engine.releases import bundles, serving
 from models.data import item_content
 from models.evaluation.baselines import Neighbours, extras
 from models.evaluation.baselines.task import Fitted, Task
-from models.evaluation.queries import Recording
-from models.evaluation.trial import Engine
+from models.evaluation.queries import EvalData
+from models.evaluation.release_under_test import Engine
 from models.lab.comparison import variants
 from models.settings import HoldoutName, TrainSettings
 
@@ -29,12 +29,12 @@ Enter = Callable[[Task], Fitted]
 
 
 @dataclass(frozen=True, slots=True)
-class Contestant:
+class System:
     """One row of the table."""
 
     name: str
     load: Callable[[], Enter]
-    """Imports what the contestant needs, which costs none of its time.
+    """Imports what the system needs, which costs none of its time.
 
     Raises:
         MissingExtraError: a package is not installed.
@@ -43,28 +43,28 @@ class Contestant:
     seeded: bool
     """Whether another seed makes another model."""
     settings: Mapping[str, Any]
-    """What tells it from a contestant of the same name in an earlier comparison."""
+    """What tells it from a system of the same name in an earlier comparison."""
 
 
-def baselines() -> list[Contestant]:
+def baselines() -> list[System]:
     """What ours has to beat, the cheapest first; their settings are in their own files."""
     return [
-        Contestant("popularity-7d", _popularity, seeded=False, settings={}),
-        Contestant("neighbours", _neighbours, seeded=False, settings={}),
-        Contestant("item-knn", _item_knn, seeded=False, settings={}),
-        Contestant("als", _als, seeded=True, settings={}),
-        Contestant("bpr", _bpr, seeded=True, settings={}),
-        Contestant("sasrec", lambda: _sasrec("sasrec"), seeded=True, settings={}),
-        Contestant("sasrec-64", lambda: _sasrec("sasrec-64"), seeded=True, settings={}),
+        System("popularity-7d", _popularity, seeded=False, settings={}),
+        System("neighbours", _neighbours, seeded=False, settings={}),
+        System("item-knn", _item_knn, seeded=False, settings={}),
+        System("als", _als, seeded=True, settings={}),
+        System("bpr", _bpr, seeded=True, settings={}),
+        System("sasrec", lambda: _sasrec("sasrec"), seeded=True, settings={}),
+        System("sasrec-64", lambda: _sasrec("sasrec-64"), seeded=True, settings={}),
     ]
 
 
 def two_hops(
-    recording: Recording,
+    recording: EvalData,
     holdout: HoldoutName,
     chosen: Mapping[str, Mapping[str, Any]],
     items: Mapping[str, Item] | None = None,
-) -> list[Contestant]:
+) -> list[System]:
     """Our encoder with one interest, at its defaults, and in the variants `chosen`, by name; L is that of the windows.
 
     Args:
@@ -79,10 +79,10 @@ def two_hops(
     given = {"clicks": recording.settings.clicks, "holdout": holdout}
     shared = {"window_length": recording.settings.windows.length}
     found = []
-    taken = {contestant.name for contestant in baselines()} | {ONE_VECTOR, TWO_HOP}
+    taken = {system.name for system in baselines()} | {ONE_VECTOR, TWO_HOP}
     clash = sorted(taken & chosen.keys())
     if clash:
-        raise SettingsError(f"a variant cannot be called {clash[0]}: a contestant has that name; give it another")
+        raise SettingsError(f"a variant cannot be called {clash[0]}: a system has that name; give it another")
     for name, choice in {ONE_VECTOR: {"interests": 1}, TWO_HOP: {}, **chosen}.items():
         told, others = variants.with_content(name, choice)
         plan = variants.settings(name, {**shared, **others}, **given)
@@ -91,28 +91,28 @@ def two_hops(
         if told:
             settings["content"] = item_content.fingerprint(items or {})
         entry = _Entry(recording, plan, (items or {}) if told else None)
-        found.append(Contestant(name, entry.load, seeded=True, settings=settings))
+        found.append(System(name, entry.load, seeded=True, settings=settings))
     return found
 
 
-def named(known: Sequence[Contestant], names: Collection[str]) -> list[Contestant]:
-    """The contestants with these names; without any, all.
+def named(known: Sequence[System], names: Collection[str]) -> list[System]:
+    """The systems with these names; without any, all.
 
     Raises:
         SettingsError: there is none of that name.
     """
-    there = [contestant.name for contestant in known]
+    there = [system.name for system in known]
     unknown = sorted(set(names) - set(there))
     if unknown:
-        raise SettingsError(f"--only {unknown[0]}: there is no such contestant; there are {', '.join(there)}")
-    return [contestant for contestant in known if not names or contestant.name in names]
+        raise SettingsError(f"--only {unknown[0]}: there is no such system; there are {', '.join(there)}")
+    return [system for system in known if not names or system.name in names]
 
 
-def _refuse_long_window(name: str, plan: TrainSettings, recording: Recording) -> None:
+def _refuse_long_window(name: str, plan: TrainSettings, recording: EvalData) -> None:
     wanted, kept = plan.encoder.window_length, recording.settings.windows.length
     if wanted > kept:
         raise SettingsError(
-            f"{name} looks at {wanted} events, but windows keep {kept}, and all contestants are asked with the same"
+            f"{name} looks at {wanted} events, but windows keep {kept}, and all systems are asked with the same"
             " windows; raise windows.length in a file for --config"
         )
 
@@ -120,11 +120,11 @@ def _refuse_long_window(name: str, plan: TrainSettings, recording: Recording) ->
 class _Entry:
     """Our encoder, trained, exported, and served by the engine."""
 
-    def __init__(self, recording: Recording, plan: TrainSettings, items: Mapping[str, Item] | None) -> None:
+    def __init__(self, recording: EvalData, plan: TrainSettings, items: Mapping[str, Item] | None) -> None:
         self._recording, self._plan, self._items = recording, plan, items
 
     def load(self) -> Enter:
-        """See `Contestant.load`."""
+        """See `System.load`."""
         if self._items is not None and not self._items:
             raise DataError("learns from content, and no items file with any lies beside the data")
         with extras.needed("train"):

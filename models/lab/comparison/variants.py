@@ -11,7 +11,7 @@
     content = true
 
 Keys are the training settings and the encoder's, as `headrace train` takes them, and whether the variant learns from
-what an items file says, which no other contestant does. What the comparison itself decides (the seed, the minutes, what
+what an items file says, which no other system does. What the comparison itself decides (the seed, the minutes, what
 is held out) is none of a variant's business.
 """
 
@@ -27,7 +27,7 @@ from models.settings import EncoderSettings, TrainSettings, refusal
 
 _SET_BY_COMPARE: Final = {"seed": "--seeds", "minutes": "--minutes", "holdout": "--split", "clicks": "--config"}
 _PRIVATE: Final = {"private_epsilon", "private_delta", "private_clip"}
-"""A private training ends when its steps are done, not when the time is that all contestants have."""
+"""A private training ends when its steps are done, not when the time is that all systems have."""
 _OF_TRAINING: Final = TrainSettings.model_fields.keys() - {"encoder", "holdout_items", *_SET_BY_COMPARE, *_PRIVATE}
 
 
@@ -68,7 +68,7 @@ def settings(name: str, chosen: Mapping[str, Any], **given: Any) -> TrainSetting
     """
     for key, option in _SET_BY_COMPARE.items():
         if key in chosen:
-            raise SettingsError(f"variant {name}: {key} is the same for all contestants, set it with {option}")
+            raise SettingsError(f"variant {name}: {key} is the same for all systems, set it with {option}")
     encoder = {key: value for key, value in chosen.items() if key in EncoderSettings.model_fields}
     training = {key: value for key, value in chosen.items() if key not in encoder}
     unknown = training.keys() - _OF_TRAINING

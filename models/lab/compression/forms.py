@@ -80,7 +80,7 @@ class Tried:
             )
 
 
-class Trial:
+class CompressionCheck:
     """A release and the recorded windows that its cheaper forms are tried on."""
 
     def __init__(self, bundle: Bundle, interactions: Interactions, clicks: ClickSettings) -> None:
@@ -158,7 +158,7 @@ def write(tried: Tried, version: str | None, created_ms: int, releases: Path) ->
 
 
 def measure(
-    trial: Trial, interactions: Interactions, settings: Settings, items: int | None = None
+    trial: CompressionCheck, interactions: Interactions, settings: Settings, items: int | None = None
 ) -> list[dict[str, Any]]:
     """A row for each of `FORMS`: quality by `evaluate`, cost by the processor's own clock, and sizes.
 

@@ -23,7 +23,7 @@ from engine.releases.bundles import Bundle
 from engine.settings.sections import ClickSettings
 from models.data.dataset import Interactions
 from models.data.sequences import Histories, Sequences
-from models.lab.rescoring.top_candidates import Shortlisting
+from models.lab.rescoring.top_candidates import CandidateSearch
 from models.settings import RescoreSettings, TrainSettings
 from models.training import training_data, validation
 
@@ -32,7 +32,7 @@ _Number = TypeVar("_Number", bound=np.generic)
 
 
 @dataclass(frozen=True, slots=True)
-class Questions:
+class RescoringQueries:
     """Q windows, their candidates, and which of these came next."""
 
     rows: Int32
@@ -61,19 +61,21 @@ class Questions:
         return cls(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in _COLUMNS})
 
 
-_COLUMNS: Final = tuple(field.name for field in fields(Questions))
+_COLUMNS: Final = tuple(field.name for field in fields(RescoringQueries))
 
 
 @dataclass(frozen=True, slots=True)
-class Lessons:
+class RescoringExamples:
     """Questions to learn from, and questions that tell when to stop."""
 
-    training: Questions
+    training: RescoringQueries
     """Each has its target among the candidates."""
-    kept_aside: Questions
+    kept_aside: RescoringQueries
 
 
-def prepare(bundle: Bundle, asking: Shortlisting, interactions: Interactions, settings: RescoreSettings) -> Lessons:
+def prepare(
+    bundle: Bundle, asking: CandidateSearch, interactions: Interactions, settings: RescoreSettings
+) -> RescoringExamples:
     """Ask a release about the events it was trained on.
 
     Args:
@@ -89,7 +91,7 @@ def prepare(bundle: Bundle, asking: Shortlisting, interactions: Interactions, se
     trained = _training_settings(bundle, interactions)
     known = training_data.prepare(interactions.timelines(), trained)
     learned, stopping = validation.cut(known.histories, trained)
-    school = _School(asking, known.histories, trained.clicks, settings.events)
+    school = ExampleBuilder(asking, known.histories, trained.clicks, settings.events)
     able = np.random.default_rng(settings.seed).permutation(_targets(learned))[: settings.questions]
     training, kept_aside = school.ask(np.sort(able)), school.ask(_targets(stopping.asked))
     training = training.take(np.flatnonzero(training.places >= 0))
@@ -98,7 +100,7 @@ def prepare(bundle: Bundle, asking: Shortlisting, interactions: Interactions, se
             f"of {len(able)} training events none has its item among the {settings.candidates} candidates that"
             f" {bundle.manifest.name} found before it; train the release for longer, or on more data"
         )
-    return Lessons(training, kept_aside)
+    return RescoringExamples(training, kept_aside)
 
 
 def _training_settings(bundle: Bundle, interactions: Interactions) -> TrainSettings:
@@ -126,28 +128,28 @@ def _targets(sequences: Sequences) -> Int64:
     return targets
 
 
-class _School:
+class ExampleBuilder:
     """A release, asked for events of the histories it was trained on."""
 
-    def __init__(self, asking: Shortlisting, histories: Histories, clicks: ClickSettings, events: int) -> None:
+    def __init__(self, asking: CandidateSearch, histories: Histories, clicks: ClickSettings, events: int) -> None:
         """`clicks`: the settings that number the actions of the histories; `events`: W."""
         actions = Actions(clicks)
         self._asking, self._histories, self._events = asking, histories, events
         self._codes = np.array([actions.code(name) for name in clicks.actions], np.uint8)
         self._starts = np.repeat(histories.starts[:-1], histories.lengths())  # [n]
 
-    def ask(self, targets: Int64) -> Questions:
+    def ask(self, targets: Int64) -> RescoringQueries:
         """Questions for the events at `targets` [Q], without those whose window holds their item already."""
         parts = np.split(targets, range(_BATCH_USERS, len(targets), _BATCH_USERS))
-        return Questions.together([self._part(part) for part in parts])
+        return RescoringQueries.together([self._part(part) for part in parts])
 
-    def _part(self, targets: Int64) -> Questions:
+    def _part(self, targets: Int64) -> RescoringQueries:
         windows = self._windows(targets)
         wanted = self._asking.live.numbers[self._histories.items[targets]]
         fresh = np.flatnonzero((windows.items != wanted[:, None]).all(axis=1))
         best, wanted = self._asking.of(windows.take(fresh)), wanted[fresh]
         hit = (best.items == wanted[:, None]) & np.isfinite(best.scores)
-        return Questions(
+        return RescoringQueries(
             rows=self._newest(best.inputs.rows),
             ages=self._newest(best.inputs.ages),
             weights=self._newest(best.inputs.weights),

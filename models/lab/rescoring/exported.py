@@ -9,9 +9,9 @@ import torch
 from engine.arrays import Float32
 from engine.errors import UnfitReleaseError
 from models.lab.rescoring import rescorer_graphs
-from models.lab.rescoring.examples import Questions
+from models.lab.rescoring.examples import RescoringQueries
 from models.lab.rescoring.rescorer import TABLES, Rescorer
-from models.lab.rescoring.top_candidates import Shortlists
+from models.lab.rescoring.top_candidates import CandidateLists
 
 TOLERANCE: Final = 1e-4
 """Largest difference allowed between torch and onnxruntime, of scores and of votes, whose size is a few units."""
@@ -33,7 +33,7 @@ class Exported:
         """Export a trained re-scorer."""
         return cls(rescorer_graphs.items_graph(rescorer), rescorer_graphs.rescorer_graph(rescorer), vectors)
 
-    def scores(self, best: Shortlists) -> Float32:
+    def scores(self, best: CandidateLists) -> Float32:
         """[B, C] new scores of shortlists."""
         inputs = best.inputs
         return self.run(
@@ -48,7 +48,7 @@ class Exported:
 
 
 @torch.no_grad()
-def largest_difference(rescorer: Rescorer, exported: Exported, vectors: Float32, questions: Questions) -> float:
+def largest_difference(rescorer: Rescorer, exported: Exported, vectors: Float32, questions: RescoringQueries) -> float:
     """Largest absolute difference between torch and onnxruntime on the new scores of some questions."""
     some = questions.take(np.arange(min(_COMPARED, len(questions))))
     window = torch.from_numpy(some.rows), torch.from_numpy(some.ages), torch.from_numpy(some.weights)

@@ -18,14 +18,14 @@ from engine.releases.bundles import Bundle
 from engine.settings.sections import Settings
 from models.data.dataset import Interactions
 from models.evaluation import queries
-from models.evaluation.metrics import Tally
-from models.evaluation.queries import LISTED, Questions, Recording
-from models.evaluation.trial import Engine, Trial
+from models.evaluation.queries import LISTED, EvalData, EvalQueries
+from models.evaluation.ranking_metrics import Tally
+from models.evaluation.release_under_test import Engine, ReleaseUnderTest
 from models.lab.rescoring import examples as teaching
 from models.lab.rescoring import exported as exporting
 from models.lab.rescoring import rescorer_training
 from models.lab.rescoring.exported import Exported
-from models.lab.rescoring.top_candidates import Shortlisting
+from models.lab.rescoring.top_candidates import CandidateSearch
 from models.settings import ALLOWED_COST, REQUIRED_GAIN, RescoreSettings
 
 BATCHES: Final = (16, 256)
@@ -52,19 +52,19 @@ def measure(
             f"heads: found {plan.heads}, expected a divisor of the {bundle.manifest.contract.dimensions} dimensions of"
             f" {bundle.manifest.name}"
         )
-    trial = Trial(bundle, interactions.without_searches(), settings)
-    split, asked = _questions(bundle, trial)
-    shortlisting = Shortlisting(trial.live, trial, plan.candidates)
+    under_test = ReleaseUnderTest(bundle, interactions.without_searches(), settings)
+    split, asked = _questions(bundle, under_test)
+    shortlisting = CandidateSearch(under_test.live, under_test, plan.candidates)
     watch("finding the candidates of training events")
-    lessons = teaching.prepare(bundle, shortlisting, interactions, plan)
+    examples = teaching.prepare(bundle, shortlisting, interactions, plan)
     watch("training")
-    taught = rescorer_training.train(
-        lessons, bundle.vectors, plan, lambda now: watch(f"training: step {now.step}, validation NDCG {now.ndcg:.4f}")
+    trained = rescorer_training.train(
+        examples, bundle.vectors, plan, lambda now: watch(f"training: step {now.step}, validation NDCG {now.ndcg:.4f}")
     )
-    exported = Exported.of(taught.rescorer, bundle.vectors)
-    difference = exporting.largest_difference(taught.rescorer, exported, bundle.vectors, lessons.kept_aside)
+    exported = Exported.of(trained.rescorer, bundle.vectors)
+    difference = exporting.largest_difference(trained.rescorer, exported, bundle.vectors, examples.kept_aside)
     exporting.refuse_difference(difference)
-    contest = _Contest(trial, shortlisting, exported)
+    contest = _RescorerComparison(under_test, shortlisting, exported)
     watch("asking for what training did not see")
     quality = contest.quality(asked)
     watch("timing")
@@ -74,9 +74,9 @@ def measure(
         "split": split,
         "plan": plan.model_dump(),
         "training": {
-            "questions": len(lessons.training),
-            "kept_aside": len(lessons.kept_aside),
-            "rounds": [asdict(progress) for progress in taught.rounds],
+            "questions": len(examples.training),
+            "kept_aside": len(examples.kept_aside),
+            "rounds": [asdict(progress) for progress in trained.rounds],
             "parity_difference": difference,
         },
         **quality,
@@ -100,18 +100,21 @@ def verdict(report: Mapping[str, Any]) -> dict[str, Any]:
     return {"pays": pays, "sentence": sentence}
 
 
-class _Contest:
+class _RescorerComparison:
     """A release without and with a re-scorer."""
 
-    def __init__(self, trial: Trial, shortlisting: Shortlisting, exported: Exported) -> None:
-        self._trial, self._engine = trial, Engine(trial.live, trial)
+    def __init__(self, under_test: ReleaseUnderTest, shortlisting: CandidateSearch, exported: Exported) -> None:
+        self._trial, self._engine = under_test, Engine(under_test.live, under_test)
         self._shortlisting, self._exported = shortlisting, exported
 
-    def quality(self, asked: Questions) -> dict[str, Any]:
+    def quality(self, asked: EvalQueries) -> dict[str, Any]:
         """Figures of both, and the lead of the second, target by target."""
-        trial = self._trial
-        users, items = trial.interactions.users, trial.items
-        without, with_it = Tally(trial.live.numbers, trial.popularity), Tally(trial.live.numbers, trial.popularity)
+        under_test = self._trial
+        users, items = under_test.interactions.users, under_test.items
+        without, with_it = (
+            Tally(under_test.live.numbers, under_test.popularity),
+            Tally(under_test.live.numbers, under_test.popularity),
+        )
         for windows, targets in asked.ask():
             best = self._shortlisting.of(windows)
             rescored = best.ranked(self._exported.scores(best), LISTED)
@@ -148,13 +151,13 @@ class _Contest:
         without_s = time.thread_time()
         lists = shortlisting.recommender.recommend(windows, shortlisting.live)
         found_s = time.thread_time()
-        best = shortlisting.shortlists(windows, lists)  # the engine would have these at hand
+        best = shortlisting.candidate_lists(windows, lists)  # the engine would have these at hand
         ready_s = time.thread_time()
         best.ranked(exported.scores(best), LISTED)
         return without_s - began_s, found_s - without_s + time.thread_time() - ready_s
 
 
-def _questions(bundle: Bundle, recording: Recording) -> tuple[str, Questions]:
+def _questions(bundle: Bundle, recording: EvalData) -> tuple[str, EvalQueries]:
     """What training left out: the last events, or else what came after a time.
 
     Raises:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from engine.arrays import Float32, Int64
-from models.lab.rescoring.examples import Lessons, Questions
+from models.lab.rescoring.examples import RescoringExamples, RescoringQueries
 from models.lab.rescoring.rescorer import Rescorer
 from models.settings import RescoreSettings
 
@@ -22,7 +22,7 @@ _VALIDATED_AT_ONCE = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class RescorerProgress:
     """Where a training stands after a validation."""
 
     step: int
@@ -33,41 +33,41 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
-class Taught:
+class TrainedReranker:
     """The best re-scorer found, and how training came to it."""
 
     rescorer: Rescorer
     """In evaluation mode."""
-    rounds: list[Progress]
+    rounds: list[RescorerProgress]
     """After each validation; the first is the release's own order."""
 
 
 def train(
-    lessons: Lessons,
+    examples: RescoringExamples,
     vectors: Float32,
     settings: RescoreSettings,
-    watch: Callable[[Progress], None] = lambda _progress: None,
+    watch: Callable[[RescorerProgress], None] = lambda _progress: None,
     clock_s: Callable[[], float] = time.monotonic,
-) -> Taught:
+) -> TrainedReranker:
     """Train a re-scorer of items with these vectors [V, D]; if none gets better, what returns changes no order."""
     ends_s = clock_s() + 60.0 * settings.minutes
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         rescorer, table = Rescorer(vectors.shape[1], settings), torch.from_numpy(vectors)
-        learning = _rounds(rescorer, table, lessons.training, settings)
-        rounds, best_round = [Progress(0, 0.0, _ndcg(rescorer, table, lessons.kept_aside))], 0
+        learning = _rounds(rescorer, table, examples.training, settings)
+        rounds, best_round = [RescorerProgress(0, 0.0, _ndcg(rescorer, table, examples.kept_aside))], 0
         best = copy.deepcopy(rescorer)
         while len(rounds) - best_round <= settings.patience and clock_s() < ends_s:
             step, loss = next(learning)
-            rounds.append(Progress(step, loss, _ndcg(rescorer, table, lessons.kept_aside)))
+            rounds.append(RescorerProgress(step, loss, _ndcg(rescorer, table, examples.kept_aside)))
             watch(rounds[-1])
             if rounds[-1].ndcg > rounds[best_round].ndcg:
                 best, best_round = copy.deepcopy(rescorer), len(rounds) - 1
-    return Taught(best.eval(), rounds)
+    return TrainedReranker(best.eval(), rounds)
 
 
 def _rounds(
-    rescorer: Rescorer, table: Tensor, training: Questions, settings: RescoreSettings
+    rescorer: Rescorer, table: Tensor, training: RescoringQueries, settings: RescoreSettings
 ) -> Iterator[tuple[int, float]]:
     """Train without end; steps so far and the mean loss of each `settings.round_steps` of them."""
     optimiser = torch.optim.AdamW(rescorer.parameters(), lr=settings.learning_rate, fused=True)
@@ -91,7 +91,7 @@ def _batches(count: int, settings: RescoreSettings) -> Iterator[Int64]:
         yield from np.array_split(order, range(settings.batch_questions, count, settings.batch_questions))
 
 
-def _loss(rescorer: Rescorer, table: Tensor, questions: Questions, negatives: int) -> Tensor:
+def _loss(rescorer: Rescorer, table: Tensor, questions: RescoringQueries, negatives: int) -> Tensor:
     """Mean cross-entropy of the targets among some of their users' candidates."""
     targets = torch.from_numpy(questions.places)[:, None]
     scores = torch.from_numpy(questions.scores)
@@ -103,8 +103,8 @@ def _loss(rescorer: Rescorer, table: Tensor, questions: Questions, negatives: in
 
 
 @torch.no_grad()
-def _ndcg(rescorer: Rescorer, table: Tensor, questions: Questions) -> float:
-    """See `Progress.ndcg`; a target stands behind those that score the same."""
+def _ndcg(rescorer: Rescorer, table: Tensor, questions: RescoringQueries) -> float:
+    """See `RescorerProgress.ndcg`; a target stands behind those that score the same."""
     rescorer.eval()
     gained = 0.0
     for part in np.array_split(
@@ -119,5 +119,5 @@ def _ndcg(rescorer: Rescorer, table: Tensor, questions: Questions) -> float:
     return gained / len(questions)
 
 
-def _window(questions: Questions) -> tuple[Tensor, Tensor, Tensor]:
+def _window(questions: RescoringQueries) -> tuple[Tensor, Tensor, Tensor]:
     return torch.from_numpy(questions.rows), torch.from_numpy(questions.ages), torch.from_numpy(questions.weights)

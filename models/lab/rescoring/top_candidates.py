@@ -13,12 +13,12 @@ from engine.ranking.lists import FROM_INTEREST, Lists
 from engine.releases.serving import LiveRelease
 from engine.retrieval import features
 from engine.retrieval.features import Features
-from models.evaluation.queries import Recording
-from models.evaluation.trial import recommender
+from models.evaluation.queries import EvalData
+from models.evaluation.release_under_test import recommender
 
 
 @dataclass(frozen=True, slots=True)
-class Shortlists:
+class CandidateLists:
     """The C best items of B windows, best first."""
 
     inputs: Features
@@ -36,10 +36,10 @@ class Shortlists:
         return np.take_along_axis(self.items, order, axis=1)
 
 
-class Shortlisting:
+class CandidateSearch:
     """A warm release, asked for shortlists."""
 
-    def __init__(self, live: LiveRelease, recording: Recording, count: int) -> None:
+    def __init__(self, live: LiveRelease, recording: EvalData, count: int) -> None:
         """`recording`: what it is asked about; `count`: C."""
         wanted = recording.settings.recommendations
         depth = max(wanted.candidates_per_interest, count)
@@ -47,15 +47,15 @@ class Shortlisting:
         self.recommender = recommender(live, recording, deep)
         self.live = live
 
-    def of(self, windows: Windows) -> Shortlists:
+    def of(self, windows: Windows) -> CandidateLists:
         """The shortlists of B windows."""
-        return self.shortlists(windows, self.recommender.recommend(windows, self.live))
+        return self.candidate_lists(windows, self.recommender.recommend(windows, self.live))
 
-    def shortlists(self, windows: Windows, lists: Lists) -> Shortlists:
+    def candidate_lists(self, windows: Windows, lists: Lists) -> CandidateLists:
         """The lists of B windows by `recommender`, as a re-scorer takes them."""
         found = (lists.sources == FROM_INTEREST) & (lists.items != NO_ITEM)
         seen = self.live.rows(windows.items)
-        return Shortlists(
+        return CandidateLists(
             inputs=features.make(windows, seen, self.recommender.action_weights, self.live.contract.window_length),
             items=lists.items,
             rows=np.where(found, self.live.rows(lists.items), np.int32(0)),

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
-from models.lab.tuning.search_space import Choices, Range, Searched
+from models.lab.tuning.search_space import Categories, Range, Searched
 from models.lab.tuning.study import Trial, best
 
 _COLUMNS = 4
@@ -57,7 +57,7 @@ def _over_time(axes: Axes, trials: list[Trial]) -> None:
 
 
 def _over_values(axes: Axes, name: str, among: Searched, trials: list[Trial]) -> None:
-    if isinstance(among, Choices):
+    if isinstance(among, Categories):
         axes.set_xticks(range(len(among.choices)), [str(choice) for choice in among.choices])
         axes.set_xlim(-0.5, len(among.choices) - 0.5)
         places = [float(among.choices.index(trial.values[name])) for trial in trials]

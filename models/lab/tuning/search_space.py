@@ -65,7 +65,7 @@ class Range(BaseModel):
         return f"{self.low} to {self.high}{' in logarithms' if self.log else ''}"
 
 
-class Choices(BaseModel):
+class Categories(BaseModel):
     """A few values."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -79,19 +79,19 @@ class Choices(BaseModel):
         return f"one of {', '.join(map(str, self.choices))}"
 
 
-Searched = Range | Choices
+Searched = Range | Categories
 
 DEFAULTS: Final[Mapping[str, Searched]] = {
     "learning_rate": Range(low=3e-4, high=1e-2, log=True),
-    "dimensions": Choices(choices=(32, 64, 96, 128)),
-    "heads": Choices(choices=(1, 2, 4, 8)),
+    "dimensions": Categories(choices=(32, 64, 96, 128)),
+    "heads": Categories(choices=(1, 2, 4, 8)),
     "interests": Range(low=1, high=8),
     "hidden": Range(low=64, high=512, log=True),
     "dropout": Range(low=0.0, high=0.6),
-    "batch_sequences": Choices(choices=(32, 64, 128, 256)),
-    "weight_averaging": Choices(choices=(0.0, 0.99, 0.999)),
-    "scoring": Choices(choices=get_args(Scoring)),
-    "interest_choice": Choices(choices=get_args(InterestChoice)),
+    "batch_sequences": Categories(choices=(32, 64, 128, 256)),
+    "weight_averaging": Categories(choices=(0.0, 0.99, 0.999)),
+    "scoring": Categories(choices=get_args(Scoring)),
+    "interest_choice": Categories(choices=get_args(InterestChoice)),
     "id_dropout": Range(low=0.0, high=0.6),
 }
 """What is searched unless a file says otherwise."""
@@ -197,8 +197,8 @@ def _read_value(name: str, value: Any, field: FieldInfo, path: Path) -> Any:
         if name == _MEASURE:
             raise SettingsError(f"{path}: {name} decides how trials are measured and can't be searched; give one value")
         if "choices" in value:
-            chosen = Choices.model_validate(value)
-            return Choices(choices=tuple(map(one.validate_python, chosen.choices)))
+            chosen = Categories.model_validate(value)
+            return Categories(choices=tuple(map(one.validate_python, chosen.choices)))
         chosen_range = Range.model_validate(value)
         ends = {end: one.validate_python(getattr(chosen_range, end)) for end in ("low", "high")}
         return Range(**ends, log=chosen_range.log)

@@ -49,7 +49,7 @@ End = Literal["complete", "pruned", "cut short", "diverged", "out of memory"]
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class StudyPlan:
     """What is tuned, and how long."""
 
     base: TrainSettings
@@ -114,7 +114,7 @@ class Proposal:
 class Study:
     """A tuning's trials."""
 
-    def __init__(self, study: optuna.Study, plan: Plan) -> None:
+    def __init__(self, study: optuna.Study, plan: StudyPlan) -> None:
         self._study, self._plan = study, plan
         self._distributions = {name: _distribution(among) for name, among in plan.space.searched.items()}
         known = len(study.get_trials(deepcopy=False))
@@ -157,7 +157,7 @@ class Study:
 
 
 @contextmanager
-def open_study(folder: Path, plan: Plan, data: Mapping[str, str]) -> Iterator[Study]:
+def open_study(folder: Path, plan: StudyPlan, data: Mapping[str, str]) -> Iterator[Study]:
     """The study in `folder`, begun if there is none, for this process alone; `data`: what tells the data apart.
 
     Raises:
@@ -190,7 +190,7 @@ def _mend(journal: Path) -> None:
     os.truncate(journal, journal.read_bytes().rfind(b"\n") + 1)
 
 
-def _identity(plan: Plan, data: Mapping[str, str]) -> dict[str, str]:
+def _identity(plan: StudyPlan, data: Mapping[str, str]) -> dict[str, str]:
     """What must stay the same for trials to be comparable, in words."""
     base = plan.base
     return {
@@ -220,7 +220,7 @@ def _refuse_another(study: optuna.Study, identity: Mapping[str, str], folder: Pa
         )
 
 
-def _queue(study: optuna.Study, plan: Plan) -> None:
+def _queue(study: optuna.Study, plan: StudyPlan) -> None:
     """The default settings come first; a trial that was cut short is tried again, after a kill only once."""
     trials = study.get_trials()
     if not trials:

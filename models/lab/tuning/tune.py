@@ -21,17 +21,17 @@ from engine.errors import SettingsError
 from models.data import item_content
 from models.data.action_names import warn_of_unnamed
 from models.data.dataset import Interactions
-from models.lab.tuning.study import MARKS, End, Outcome, Plan, Proposal, Study, Trial, best, open_study
+from models.lab.tuning.study import MARKS, End, Outcome, Proposal, Study, StudyPlan, Trial, best, open_study
 from models.settings import TrainSettings
 from models.training.fit import train
-from models.training.trainer import Progress
+from models.training.trainer import TrainingProgress
 from models.training.training_data import prepare
 
-_Watch = Callable[[Progress], None]
+_Watch = Callable[[TrainingProgress], None]
 
 
 class EndTuning(Exception):  # noqa: N818 - a wish, not an error
-    """Raised by `Reports.watch`: end at once, with what was found so far."""
+    """Raised by `TuningCallbacks.watch`: end at once, with what was found so far."""
 
 
 class _FellBehindError(Exception):
@@ -48,14 +48,14 @@ class Outlook:
 
     number: int
     """Of the trial under way."""
-    training: Progress
+    training: TrainingProgress
     best: Trial | None
     """Among those that ended."""
     left_s: float
 
 
 @dataclass(frozen=True, slots=True)
-class Reports:
+class TuningCallbacks:
     """Who is told what."""
 
     watch: Callable[[Outlook], None] = lambda _outlook: None
@@ -66,9 +66,9 @@ class Reports:
 
 def tune(  # noqa: PLR0913 - the last three are for those who want them
     interactions: Interactions,
-    plan: Plan,
+    plan: StudyPlan,
     folder: Path,
-    reports: Reports = Reports(),
+    reports: TuningCallbacks = TuningCallbacks(),
     clock_s: Callable[[], float] = time.monotonic,
     *,
     items: Mapping[str, Item] | None = None,
@@ -117,7 +117,7 @@ class _Trials:
         self,
         study: Study,
         attempt: Callable[[TrainSettings, _Watch], None],
-        reports: Reports,
+        reports: TuningCallbacks,
         left_s: Callable[[], float],
     ) -> None:
         self._study, self._attempt, self._reports, self._left_s = study, attempt, reports, left_s
@@ -127,7 +127,7 @@ class _Trials:
         proposal = self._study.propose()
         if not proposal:
             return False
-        pace = _Pace(proposal, self._watch(proposal.number))
+        pace = _TrialRate(proposal, self._watch(proposal.number))
         end = self._try(proposal.settings, pace)
         usable = end not in {"diverged", "out of memory"}
         proposal.end(Outcome(end=end, ndcg=pace.best if usable else 0.0, elapsed_s=pace.elapsed_s))
@@ -137,7 +137,7 @@ class _Trials:
     def _watch(self, number: int) -> _Watch:
         leader = best(self._study.trials())
 
-        def watch(now: Progress) -> None:
+        def watch(now: TrainingProgress) -> None:
             left_s = self._left_s()
             self._reports.watch(Outlook(number=number, training=now, best=leader, left_s=left_s))
             if left_s <= 0.0:
@@ -145,7 +145,7 @@ class _Trials:
 
         return watch
 
-    def _try(self, settings: TrainSettings, pace: "_Pace") -> End:
+    def _try(self, settings: TrainSettings, pace: "_TrialRate") -> End:
         """Train once; how did it end?"""
         try:
             self._attempt(settings, pace.note)
@@ -161,7 +161,7 @@ class _Trials:
         return "complete"
 
 
-class _Pace:
+class _TrialRate:
     """Reports a training to its trial at each mark of time, and stops it when it falls behind."""
 
     def __init__(self, trial: Proposal, watch: _Watch) -> None:
@@ -170,7 +170,7 @@ class _Pace:
         self._mark = 1
         self.best = self.elapsed_s = 0.0
 
-    def note(self, now: Progress) -> None:
+    def note(self, now: TrainingProgress) -> None:
         """Take a step of the training into account.
 
         Raises:

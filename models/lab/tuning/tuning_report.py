@@ -8,7 +8,7 @@ from typing import Any, Final
 from rich.table import Table
 
 from models.lab.tuning.search_space import flat
-from models.lab.tuning.study import Plan, Trial, best
+from models.lab.tuning.study import StudyPlan, Trial, best
 
 SETTINGS_NAME: Final = "best.toml"
 TABLE_NAME: Final = "trials.csv"
@@ -16,7 +16,7 @@ PLOT_NAME: Final = "tuning.svg"
 _SHOWN = 10
 
 
-def write(trials: list[Trial], plan: Plan, folder: Path) -> None:
+def write(trials: list[Trial], plan: StudyPlan, folder: Path) -> None:
     """The best settings and the table of trials, as they are now."""
     leader = best(trials)
     if leader:
@@ -43,7 +43,7 @@ def table(trials: list[Trial]) -> Table:
     return shown
 
 
-def summary(trials: list[Trial], plan: Plan, folder: Path) -> dict[str, Any]:
+def summary(trials: list[Trial], plan: StudyPlan, folder: Path) -> dict[str, Any]:
     """The tuning in one object, for programs."""
     leader = best(trials)
     return {
@@ -64,7 +64,7 @@ def summary(trials: list[Trial], plan: Plan, folder: Path) -> dict[str, Any]:
     }
 
 
-def _write_settings(trial: Trial, plan: Plan, path: Path) -> None:
+def _write_settings(trial: Trial, plan: StudyPlan, path: Path) -> None:
     """A file for `headrace train --settings`: every setting, so that later defaults change nothing."""
     settings = flat(plan.space.settings(plan.base, trial.values))
     lines = [f"# Trial {trial.number} of a tuning: validation NDCG {_score(trial)}."]

@@ -8,8 +8,8 @@ pytest.importorskip("torch", reason="training needs torch: pip install 'headrace
 import torch
 
 from engine.retrieval.features import log_ages
-from models.network.attention import Sight
-from models.network.context import COUNT_KNOTS, GAP_KNOTS, Moment
+from models.network.attention import AttentionBias
+from models.network.context import COUNT_KNOTS, GAP_KNOTS, QueryContext
 from models.network.two_hop import TwoHopEncoder
 from models.settings import EncoderSettings
 
@@ -18,13 +18,13 @@ TIMES_S = [[0, 0, 1, 4, 6, 6 + 7 * (1 << 22)]]
 
 def moments(asked: int, weights: list[list[float]]) -> torch.Tensor:
     """[S, A, N] with a moment whose vectors say which knot they are: those of the count, then those of the gap."""
-    moment, knots = Moment(COUNT_KNOTS + GAP_KNOTS), torch.eye(COUNT_KNOTS + GAP_KNOTS)
+    moment, knots = QueryContext(COUNT_KNOTS + GAP_KNOTS), torch.eye(COUNT_KNOTS + GAP_KNOTS)
     times_ms = np.array(TIMES_S) * 1000
     ages = torch.from_numpy(log_ages(times_ms[:, None], times_ms[:, -asked:, None]))
     with torch.no_grad():
         moment.count.copy_(knots[:COUNT_KNOTS])
         moment.gap.copy_(knots[COUNT_KNOTS:])
-        found: torch.Tensor = moment(Sight.of(ages, torch.tensor(weights)), torch.tensor(weights))
+        found: torch.Tensor = moment(AttentionBias.of(ages, torch.tensor(weights)), torch.tensor(weights))
     return found
 
 
@@ -53,11 +53,11 @@ def test_padding_is_no_event() -> None:
 
 def test_what_lies_beyond_the_last_knot_is_the_last_knot() -> None:
     found = moments(1, [[1.0] * 6])
-    far = Moment(1)
+    far = QueryContext(1)
     with torch.no_grad():
         far.gap[-1] = 1.0
         ages = torch.log1p(torch.tensor([[[1e6, 0.0]]]))  # a century
-        assert float(far(Sight.of(ages, torch.ones(1, 2)), torch.ones(1, 2))) == pytest.approx(1.0)
+        assert float(far(AttentionBias.of(ages, torch.ones(1, 2)), torch.ones(1, 2))) == pytest.approx(1.0)
     assert found.shape == (1, 1, COUNT_KNOTS + GAP_KNOTS)
 
 

@@ -44,7 +44,7 @@ class Worker:
 
     def click(self, users: list[str]) -> None:
         """One click of each, in one batch, as the processor does it; partitions by the number in the name."""
-        self.changelog.bring_back(users)
+        self.changelog.reload(users)
         count = len(users)
         self._clock_ms += count
         events = Events(

@@ -2,10 +2,10 @@ import pytest
 
 from engine.messages.recommendation import ListedItem, Recommendation
 from engine.ranking.popularity import Popularity
-from producers.demo.demo_view import SPOTLIGHT_CLICKS, SPOTLIGHT_S, Camera
+from producers.demo.demo_view import SPOTLIGHT_CLICKS, SPOTLIGHT_S, DemoView
 from producers.demo.scoreboard import Click, Scoreboard
-from producers.simulation.shop import MIN_ITEMS
 from producers.simulation.shoppers import Simulation, SimulationSettings
+from producers.simulation.simulated_catalogue import MIN_ITEMS
 
 SIMULATION = Simulation(SimulationSettings(items=MIN_ITEMS, shoppers=5))
 
@@ -26,7 +26,7 @@ def click(score: Scoreboard, user: str, times: int) -> None:
 
 def test_rates_are_those_of_the_last_seconds() -> None:
     score = board()
-    camera = Camera(SIMULATION, score, "here")
+    camera = DemoView(SIMULATION, score, "here")
     assert camera.frame(0.0).clicks_per_s == 0.0
 
     score.clicks = 100
@@ -39,7 +39,7 @@ def test_rates_are_those_of_the_last_seconds() -> None:
 
 def test_the_spotlight_waits_for_somebody_who_clicked_enough_and_moves_on() -> None:
     score = board()
-    camera = Camera(SIMULATION, score, "here")
+    camera = DemoView(SIMULATION, score, "here")
     click(score, "shopper-00001", SPOTLIGHT_CLICKS - 1)
     assert camera.frame(1.0).spotlight is None
 
@@ -58,7 +58,7 @@ def test_the_spotlight_waits_for_somebody_who_clicked_enough_and_moves_on() -> N
 def test_the_truth_is_the_simulation_s() -> None:
     score = board()
     click(score, "shopper-00004", SPOTLIGHT_CLICKS)
-    frame = Camera(SIMULATION, score, "here").frame(0.0)
+    frame = DemoView(SIMULATION, score, "here").frame(0.0)
 
     assert frame.release == "r-1"
     assert frame.spotlight is not None

@@ -26,7 +26,7 @@ from models.cli import train as train_command
 from models.data import dataset as reading
 from models.data.archive import Source
 from models.jobs import training_job as training_run
-from models.jobs.training_job import Lessons
+from models.jobs.training_job import TrainingInput
 from models.network import loss
 from models.network import two_hop as encoder
 from models.network.item_vectors import Content, ItemVectors
@@ -35,7 +35,7 @@ from models.training import devices, validation
 from models.training import training_data as material
 from models.training.checkpoints import RunFolder
 from models.training.fit import train
-from models.training.trainer import EndTraining, Progress, outlook
+from models.training.trainer import StopTraining, TrainingProgress, outlook
 
 SMALL = ["--dimensions", "8", "--interests", "2", "--heads", "2", "--window-length", "10", "--batch-sequences", "16"]
 SIZES = EncoderSettings(dimensions=8, interests=2, heads=2, hidden=16, window_length=10)
@@ -131,7 +131,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(tiny_interactions: Pat
     undisturbed = train(data, chosen, items=rings)
     assert undisturbed.action_values["buy"] != pytest.approx(2.0, abs=1e-6)
 
-    def cut(progress: Progress) -> None:
+    def cut(progress: TrainingProgress) -> None:
         if progress.step == 40:
             raise Cut
 
@@ -175,19 +175,19 @@ def test_a_folder_of_another_training_is_refused_by_what_differs(tmp_path: Path)
 
 
 def test_other_data_in_a_run_folder_is_refused(tiny_interactions: Path, tmp_path: Path) -> None:
-    def cut(_progress: Progress) -> None:
+    def cut(_progress: TrainingProgress) -> None:
         raise Cut
 
-    goal = training_run.Goal("two-hop", None, tmp_path / "releases", tmp_path / "run")
-    reports = training_run.Reports(say=lambda _: None, watch=cut)
+    goal = training_run.RunTarget("two-hop", None, tmp_path / "releases", tmp_path / "run")
+    reports = training_run.Callbacks(say=lambda _: None, watch=cut)
     with pytest.raises(Cut):
-        training_run.run(Lessons(Source(str(tiny_interactions)), {}), settings(), goal, 0, reports)
+        training_run.run(TrainingInput(Source(str(tiny_interactions)), {}), settings(), goal, 0, reports)
     lines = "".join(f"u{row % 20},i{row % 7},{row}\n" for row in range(400))
     (tmp_path / "interactions.csv").write_text("user,item,ts\n" + lines)
     with pytest.raises(RunFolderError, match=r"begun with data fingerprint [0-9a-f]{64} \(now [0-9a-f]{64}\)"):
-        training_run.run(Lessons(Source(str(tmp_path)), {}), settings(), goal, 0, reports)
+        training_run.run(TrainingInput(Source(str(tmp_path)), {}), settings(), goal, 0, reports)
     with pytest.raises(Cut):  # the first data is read again, and goes on
-        training_run.run(Lessons(Source(str(tiny_interactions)), {}), settings(), goal, 0, reports)
+        training_run.run(TrainingInput(Source(str(tiny_interactions)), {}), settings(), goal, 0, reports)
 
 
 def test_a_release_that_exists_is_noticed_before_training(tiny_interactions: Path, tmp_path: Path) -> None:
@@ -197,9 +197,9 @@ def test_a_release_that_exists_is_noticed_before_training(tiny_interactions: Pat
 
 
 def test_who_watches_can_end_training(tiny_interactions: Path) -> None:
-    def enough(progress: Progress) -> None:
+    def enough(progress: TrainingProgress) -> None:
         if progress.step == 3:
-            raise EndTraining
+            raise StopTraining
 
     rounds = train(reading.read(tiny_interactions), settings(epochs=None), enough).rounds
     assert [one.step for one in rounds] == [4]  # the wish is heard with the next step
@@ -218,7 +218,7 @@ def test_who_watches_can_end_training(tiny_interactions: Path) -> None:
 def test_the_time_left_is_that_of_the_nearer_limit(
     epochs: int | None, step: int, elapsed_s: float, share: float, left_s: float
 ) -> None:
-    now = Progress(epoch=0, step=step, loss=1.0, ndcg=0.0, best_ndcg=0.0, elapsed_s=elapsed_s, epoch_steps=10)
+    now = TrainingProgress(epoch=0, step=step, loss=1.0, ndcg=0.0, best_ndcg=0.0, elapsed_s=elapsed_s, epoch_steps=10)
     assert outlook(now, TrainSettings(minutes=5.0, epochs=epochs)) == pytest.approx((share, left_s))
 
 
@@ -235,7 +235,9 @@ def test_a_sparse_gradient_is_the_dense_one() -> None:
     generator = torch.Generator().manual_seed(0)
     interests = torch.randn(6, 2, 8, generator=generator)
     targets = torch.tensor([1, 3, 3, 5, 7, 19])
-    candidates = loss.Candidates(items=torch.tensor([0, 3, 4, 9]), corrections=torch.tensor([0.1, 0.2, 0.3, 0.4]))
+    candidates = loss.SoftmaxCandidates(
+        items=torch.tensor([0, 3, 4, 9]), corrections=torch.tensor([0.1, 0.2, 0.3, 0.4])
+    )
     assert candidates.columns(targets).tolist() == [-1, 1, 1, -1, -1, -1]
     sizes = ContentSizes(buckets=64, dense=0)
     known = features([Item(id=str(row), bags={"parity": [str(row % 2)]}) for row in range(20)], sizes)

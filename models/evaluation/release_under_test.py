@@ -8,7 +8,7 @@ import numpy as np
 from engine.arrays import NO_ITEM, Bool, Int32, Int64, Windows
 from engine.pipeline import Recommender
 from engine.ranking.lists import Lists
-from engine.ranking.popularity import Popularity as EnginePopularity
+from engine.ranking.popularity import Popularity
 from engine.releases import serving
 from engine.releases.bundles import Bundle
 from engine.releases.serving import LiveRelease
@@ -16,16 +16,16 @@ from engine.settings.sections import RecommendationSettings, Settings
 from models.data import splits
 from models.data.dataset import Interactions
 from models.evaluation import queries
-from models.evaluation.baselines import Baseline, Neighbours, Popularity
-from models.evaluation.metrics import Tally
-from models.evaluation.queries import LISTED, Questions, Recording
+from models.evaluation.baselines import Baseline, Neighbours, PopularityBaseline
+from models.evaluation.queries import LISTED, EvalData, EvalQueries
+from models.evaluation.ranking_metrics import Tally
 
-OURS: Final = "release"
+RELEASE: Final = "release"
 Watch = Callable[[str, int, int], None]
 """Called with the name of what is asked, targets asked so far and targets in all."""
 
 
-class Trial(Recording):
+class ReleaseUnderTest(EvalData):
     """One release, warm, and the interactions it is asked about."""
 
     def __init__(
@@ -48,7 +48,7 @@ class Trial(Recording):
         self.learned: Bool = self.wanted & ~splits.held_out(interactions, bundle.manifest.holdout)  # [n]
         self.popularity: Int64 = np.bincount(self.items[self.learned], minlength=len(self.catalogue))  # by item number
 
-    def fair(self, asked: Questions) -> Questions:
+    def fair(self, asked: EvalQueries) -> EvalQueries:
         """Those about items that the release could learn from at least `min_item_events` events."""
         return queries.about_frequent_items(asked, self, self.learned, self.min_item_events)
 
@@ -56,28 +56,28 @@ class Trial(Recording):
         """How many of these events have an item that the release does not know."""
         return int((self.live.rows(self.items[targets]) == NO_ITEM).sum())
 
-    def baselines(self, asked: Questions) -> dict[str, Baseline]:
+    def baselines(self, asked: EvalQueries) -> dict[str, Baseline]:
         """Those that need nothing but numpy, ready for these questions."""
         times_ms, depth = self.interactions.times_ms, LISTED + self.settings.windows.length
         counted, learned = asked.counted, self.by_user(self.learned)
-        popularity = Popularity(self.items[counted], times_ms[counted], times_ms[asked.targets], depth)
+        popularity = PopularityBaseline(self.items[counted], times_ms[counted], times_ms[asked.targets], depth)
         return {
             "popularity_7d": popularity,
             "last_item_neighbours": Neighbours(learned.users, learned.items, popularity),
         }
 
 
-def recommender(release: LiveRelease, recording: Recording, lists: RecommendationSettings) -> Recommender:
+def recommender(release: LiveRelease, recording: EvalData, lists: RecommendationSettings) -> Recommender:
     """The engine's way from this recording's windows to such lists, when this release serves."""
-    popularity = EnginePopularity()
+    popularity = Popularity()
     popularity.seed(release.numbers, release.popularity)
     return Recommender(lists, recording.weights_for(release.manifest), popularity)
 
 
 class Engine:
-    """The engine as a contestant."""
+    """The engine as a system."""
 
-    def __init__(self, release: LiveRelease, recording: Recording) -> None:
+    def __init__(self, release: LiveRelease, recording: EvalData) -> None:
         """A release that is asked about this recording."""
         self._recommender = recommender(release, recording, recording.settings.recommendations)
         self._live = release
@@ -91,13 +91,13 @@ class Engine:
         return self._recommender.recommend(windows, self._live)
 
 
-class Contest:
+class BaselineComparison:
     """The release and the baselines, asked for the same targets."""
 
-    def __init__(self, trial: Trial, contestants: Mapping[str, Baseline]) -> None:
-        """Everyone by name, the release among them as `OURS`."""
-        self._trial, self._contestants = trial, contestants
-        self._tallies = {name: Tally(trial.live.numbers, trial.popularity) for name in contestants}
+    def __init__(self, under_test: ReleaseUnderTest, systems: Mapping[str, Baseline]) -> None:
+        """Everyone by name, the release among them as `RELEASE`."""
+        self._trial, self._contestants = under_test, systems
+        self._tallies = {name: Tally(under_test.live.numbers, under_test.popularity) for name in systems}
         self._targets = [np.zeros(0, np.int64)]
         self.asked = self._seen = 0
 
@@ -105,8 +105,8 @@ class Contest:
         """Ask everyone for lists for these windows [B], and score them by the events at `targets` [B]."""
         data, items = self._trial.interactions, self._trial.items[targets]
         clicks = queries.without_searches(windows)  # all that baselines know of
-        for name, contestant in self._contestants.items():
-            lists = contestant.lists(windows if name == OURS else clicks, data.times_ms[targets], LISTED)
+        for name, system in self._contestants.items():
+            lists = system.lists(windows if name == RELEASE else clicks, data.times_ms[targets], LISTED)
             self._tallies[name].add(data.users[targets], lists, items)
         self._targets.append(targets)
         self.asked += len(targets)
@@ -120,7 +120,7 @@ class Contest:
     @property
     def places(self) -> Int64:
         """[n] places of these in the release's lists."""
-        return self._tallies[OURS].places
+        return self._tallies[RELEASE].places
 
     def figures(self) -> dict[str, Any]:
         """Ours, how many were asked, and the baselines' with our lead over each."""
@@ -137,6 +137,6 @@ class Contest:
 
 def beside(tallies: Mapping[str, Tally], others: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The release's figures, and those of the others with its lead over each."""
-    ours = tallies[OURS]
-    scored = {name: {**tally.figures(), "lead": ours.lead(tally)} for name, tally in tallies.items() if name != OURS}
+    ours = tallies[RELEASE]
+    scored = {name: {**tally.figures(), "lead": ours.lead(tally)} for name, tally in tallies.items() if name != RELEASE}
     return {**ours.figures(), "baselines": {**(others or {}), **scored}}

@@ -12,11 +12,11 @@ from engine.catalogue.actions import Actions
 from engine.catalogue.ids import Catalogue
 from engine.settings.sections import ClickSettings, SnapshotSettings
 from engine.windows.packed import PackedWindows
-from engine.windows.snapshots import Moment, Snapshots
+from engine.windows.snapshots import SnapshotHeader, Snapshots
 
 NOW_MS = 1_700_000_000_000
 HOUR_MS = 3_600_000
-MOMENT = Moment(topic="T1", partition=3, position=50, written_ms=NOW_MS)
+MOMENT = SnapshotHeader(topic="T1", partition=3, position=50, written_ms=NOW_MS)
 BOUNDS = range(10, 60)
 ACTIONS = ClickSettings().actions
 
@@ -172,7 +172,7 @@ def test_what_is_too_old_to_be_used_is_swept_away(tmp_path: Path) -> None:
     catalogue, packed, _ = windows(users=2)
     folder = snapshots(tmp_path, catalogue)
     for partition, age_h in ((0, 11), (1, 13)):
-        folder.write(Moment("T1", partition, 50, NOW_MS - age_h * HOUR_MS), packed)
+        folder.write(SnapshotHeader("T1", partition, 50, NOW_MS - age_h * HOUR_MS), packed)
         written_s = NOW_MS / 1000 - age_h * 3600
         os.utime(tmp_path / f"T1-{partition}.windows", (written_s, written_s))
     (tmp_path / "somebody-elses").touch()

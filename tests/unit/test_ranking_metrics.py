@@ -11,8 +11,8 @@ from engine.arrays import NO_ITEM
 from engine.releases.bundles import Holdout
 from models.data import splits
 from models.data.dataset import Interactions
-from models.evaluation import metrics
-from models.evaluation.metrics import Tally
+from models.evaluation import ranking_metrics
+from models.evaluation.ranking_metrics import Tally
 from models.settings import HoldoutName
 
 
@@ -82,7 +82,7 @@ def test_gains_by_place() -> None:
     tally = Tally(np.arange(25, dtype=np.int32), np.ones(25, np.int64))
     tally.add(np.arange(4, dtype=np.int32), lists, np.array([1, 9, 10, 20], np.int32))
     assert tally.places.tolist() == [2, 10, 11, 21]
-    gains = metrics.gains(tally.places)
+    gains = ranking_metrics.gains(tally.places)
     assert gains["hr10"].tolist() == [1, 1, 0, 0]
     assert gains["ndcg10"].tolist() == pytest.approx([1 / log2(3), 1 / log2(11), 0, 0])
     assert gains["hr20"].tolist() == [1, 1, 1, 0]
@@ -128,8 +128,8 @@ def test_the_lead_is_pair_by_pair() -> None:
 
 def test_the_lead_over_seeds_counts_what_each_target_gains_on_average() -> None:
     """Ours with two seeds: target 0 once of twice, 1 always; theirs, with one: target 0. (-1/2 + 1) / 2."""
-    miss = metrics.NO_PLACE
-    lead = metrics.lead(np.array([[1, 1], [miss, 1]]), np.array([[1, miss]]), np.array([0, 1], np.int32))
+    miss = ranking_metrics.NO_PLACE
+    lead = ranking_metrics.lead(np.array([[1, 1], [miss, 1]]), np.array([[1, miss]]), np.array([0, 1], np.int32))
     assert lead["hr10"] == lead["mrr"] == 1 / 4
     error = sqrt(2 / 1 * (9 / 16 + 9 / 16)) / 2
     assert lead["intervals"]["hr10"] == pytest.approx((1 / 4 - 1.959964 * error, 1 / 4 + 1.959964 * error))

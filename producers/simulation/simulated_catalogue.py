@@ -36,7 +36,7 @@ _TOPIC_SIGMA = 0.8
 
 
 @dataclass(frozen=True, slots=True)
-class Catalogue:
+class SimulatedCatalogue:
     """V items in T topics."""
 
     ids: tuple[str, ...]
@@ -60,7 +60,7 @@ class Catalogue:
         return len(self.ids)
 
 
-def make(seed: int, items: int) -> Catalogue:
+def make(seed: int, items: int) -> SimulatedCatalogue:
     """The catalogue of `items` items that belongs to `seed`.
 
     Raises:
@@ -74,7 +74,7 @@ def make(seed: int, items: int) -> Catalogue:
     latents = centres[topics] + rng.normal(0.0, _ITEM_SPREAD, (items, _LATENT_DIMENSIONS))
     attractiveness = rng.lognormal(0.0, _ATTRACTIVENESS_SIGMA, items)
     topic_popularity = rng.lognormal(0.0, _TOPIC_SIGMA, TOPICS)
-    return Catalogue(
+    return SimulatedCatalogue(
         ids=tuple(f"item-{number:05d}" for number in range(items)),
         categories=tuple(CATEGORIES[topic // TOPICS_PER_CATEGORY] for topic in topics),
         topics=topics,
