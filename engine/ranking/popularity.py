@@ -28,6 +28,7 @@ class Popularity:
         self._events = 0
         self._ranked_at = 0
         self._ranking = np.empty(0, np.int32)
+        self._rank_by_item = np.empty(0, np.int32)  # [items] from 0; the highest integer where an item is not ranked
         self._ranked_for = 0
 
     def seed(self, items: Int32, counts: Float32) -> None:
@@ -50,15 +51,34 @@ class Popularity:
 
     def top(self, count: int) -> Int32:
         """Up to `count` item numbers with at least one event, most popular first, ties by number."""
+        self._refresh(count)
+        return self._ranking[:count]
+
+    def ranks(self, items: Int32, depth: int) -> Int32:
+        """Rank of each item among the `depth` most popular, from 0; `depth` for all others. Any shape."""
+        self._refresh(depth)
+        known = (items >= 0) & (items < len(self._rank_by_item))
+        ranks = self._rank_by_item[np.where(known, items, 0)] if len(self._rank_by_item) else np.zeros_like(items)
+        return np.where(known, np.minimum(ranks, depth), np.int32(depth)).astype(np.int32)
+
+    def forget(self, items: Int32) -> None:
+        """Drop the counts of items whose numbers are about to be those of other items."""
+        items = items[items < len(self._total)]
+        self._counts[:, items] = 0.0
+        self._total[items] = 0.0
+        self._ranked_for = 0
+
+    def _refresh(self, count: int) -> None:
         if count > self._ranked_for or self._events > self._ranked_at * (1 + 1 / _REFRESH_SHARE):
             self._rank(count)
-        return self._ranking[:count]
 
     def _rank(self, count: int) -> None:
         best = np.flatnonzero(self._total > 0)
         if count < len(best):
             best = np.sort(best[np.argpartition(self._total[best], -count)[-count:]])
         self._ranking = best[np.argsort(-self._total[best], kind="stable")].astype(np.int32)
+        self._rank_by_item = np.full(len(self._total), np.iinfo(np.int32).max, np.int32)
+        self._rank_by_item[self._ranking] = np.arange(len(self._ranking))
         self._ranked_for, self._ranked_at = count, self._events
 
     def _advance(self, day: int) -> int:

@@ -14,7 +14,7 @@ from engine import contract
 from engine.arrays import FIRST_SEARCH, NO_ITEM, Bool, Float32, Int32
 from engine.catalogue import content, searches
 from engine.catalogue.content import Item
-from engine.catalogue.ids import Catalogue
+from engine.catalogue.ids import Catalogue, Pin
 from engine.contract import Contract
 from engine.errors import UnfitReleaseError
 from engine.releases.bundles import Bundle, Manifest
@@ -60,6 +60,8 @@ class LiveRelease:
     _content: ContentEncoder | None
     _ids: Callable[[Sequence[int]], list[str]]
     """Of items and searches, by number."""
+    _pins: tuple[Pin, ...]
+    """What keeps the items' numbers from being given to other items."""
 
     @property
     def name(self) -> str:
@@ -109,7 +111,8 @@ class LiveRelease:
             raise UnfitReleaseError(
                 f"release {self.name} knows no items but its own; train it with an items file to add others"
             )
-        numbers, first = np.unique(catalogue.numbers([item.id for item in items]), return_index=True)
+        pin = catalogue.pin([item.id for item in items])
+        numbers, first = np.unique(pin.numbers, return_index=True)
         new = self.rows(numbers) == NO_ITEM
         numbers, first = numbers[new], first[new]
         if not len(numbers):
@@ -118,7 +121,7 @@ class LiveRelease:
         if not np.isfinite(vectors).all():
             raise UnfitReleaseError(f"release {self.name}: {contract.CONTENT_FILE} gives values that are not finite")
         told = vectors.any(axis=1)
-        return self._grown(numbers[told], vectors[told]) if told.any() else self
+        return self._grown(numbers[told], vectors[told], pin) if told.any() else self
 
     def _search_rows(self, numbers: Int32, encoder: ContentEncoder) -> Int32:
         """[n] rows of searches, which are put into the tables where they are not there any more."""
@@ -131,8 +134,8 @@ class LiveRelease:
             self._shelf.fill(places[new], self._encoder.tables(vectors), told)
         return self._shelf.search_rows(places)[which]
 
-    def _grown(self, numbers: Int32, vectors: Float32) -> "LiveRelease":
-        """With items of these numbers [n], none of them known, and vectors [n, D]."""
+    def _grown(self, numbers: Int32, vectors: Float32, pin: Pin) -> "LiveRelease":
+        """With items of these numbers [n], pinned and none of them known, and vectors [n, D]."""
         before, after, shelf = len(self.numbers), len(self.numbers) + len(numbers), self._shelf
         _refuse_too_many(self.name, after)
         if not shelf.has_room(before, after):
@@ -148,6 +151,7 @@ class LiveRelease:
             index=grow(self.index, everything),
             _rows=_Rows(all_numbers),
             _shelf=shelf,
+            _pins=(*self._pins, pin),
         )
 
 
@@ -159,7 +163,8 @@ def warm(bundle: Bundle, catalogue: Catalogue, settings: IndexSettings, threads:
     """
     _refuse_too_many(str(bundle.folder), bundle.manifest.items)
     encoder = Encoder(bundle.encoder_onnx, bundle.items_onnx, bundle.manifest.contract, threads)
-    numbers = catalogue.numbers(bundle.ids)
+    pin = catalogue.pin(bundle.ids)
+    numbers = pin.numbers
     shelf = EmbeddingTables(encoder.tables(bundle.vectors), len(numbers))
     live = LiveRelease(
         manifest=bundle.manifest,
@@ -172,6 +177,7 @@ def warm(bundle: Bundle, catalogue: Catalogue, settings: IndexSettings, threads:
         _shelf=shelf,
         _content=_content_encoder(bundle, threads),
         _ids=catalogue.ids,
+        _pins=(pin,),
     )
     _dry_run(live)
     return live

@@ -7,13 +7,13 @@
 Room that nothing was put into takes address space, not memory.
 """
 
-from itertools import repeat
 from typing import Final
 
 import numpy as np
 
 from engine.arrays import NO_ITEM, Bool, Float32, Int32, Int64
 from engine.retrieval.encoder import Tables
+from engine.windows.slots import LruSlots
 
 SEARCHES: Final = 1 << 16
 """S. More than 512 windows of 100 events, a batch of the default size, can hold."""
@@ -21,7 +21,6 @@ _ROOM: Final = 1.25
 """There is room for so many times the items."""
 _EVICT_SHARE: Final = 64
 """When all places are taken, so large a part of them makes room at once, so that making room is rarely done."""
-_NOBODY: Final = -1
 
 
 class EmbeddingTables:
@@ -34,7 +33,7 @@ class EmbeddingTables:
         self.tables: Tables = {name: np.empty(shapes[name], table.dtype) for name, table in tables.items()}
         """All rows, those with nothing in them included."""
         self.put(tables)
-        self._places = _Places(SEARCHES)
+        self._search_slots = LruSlots[int](SEARCHES, _EVICT_SHARE)
         self._told = np.zeros(SEARCHES, np.bool_)  # [S] whether the search in a place has a vector
 
     def has_room(self, before: int, after: int) -> bool:
@@ -62,7 +61,8 @@ class EmbeddingTables:
         Where there are more than S, the first of them get none.
         """
         places = np.full(len(searches), NO_ITEM, np.int32)
-        places[-SEARCHES:], new = self._places.take(searches[-SEARCHES:])
+        self._search_slots.next_turn()
+        places[-SEARCHES:], new = self._search_slots.assign(searches[-SEARCHES:].tolist())
         return places, new + max(0, len(searches) - SEARCHES)
 
     def fill(self, places: Int32, tables: Tables, told: Bool) -> None:
@@ -73,42 +73,9 @@ class EmbeddingTables:
 
     def forget_searches(self) -> None:
         """Give their places away: searches were numbered anew."""
-        self._places = _Places(SEARCHES)
+        self._search_slots = LruSlots[int](SEARCHES, _EVICT_SHARE)
 
     def search_rows(self, places: Int32) -> Int32:
         """[n] rows of the searches in these places; NO_ITEM for one that has none, or says nothing."""
         told = (places != NO_ITEM) & self._told[places]
         return np.where(told, places + np.int32(self._room), np.int32(NO_ITEM))
-
-
-class _Places:
-    """A fixed number of places for the searches asked for last; those not asked for the longest make room."""
-
-    def __init__(self, count: int) -> None:
-        self._owners = np.full(count, _NOBODY, np.int32)
-        self._turns = np.zeros(count, np.int64)  # when each was asked for last
-        self._free = list(range(count))[::-1]
-        self._of: dict[int, int] = {}
-        self._turn = 0
-
-    def take(self, searches: Int32) -> tuple[Int32, Int64]:
-        """Places [n] of these, each named once and no more than there are places, and which [m] had none before."""
-        self._turn += 1
-        found = map(self._of.get, searches.tolist(), repeat(_NOBODY))
-        places = np.fromiter(found, np.int32, len(searches))
-        self._turns[places[places != _NOBODY]] = self._turn
-        new = np.flatnonzero(places == _NOBODY)
-        if len(new) > len(self._free):
-            self._make_room(max(len(new) - len(self._free), len(self._owners) // _EVICT_SHARE))
-        places[new] = [self._free.pop() for _ in new]
-        self._owners[places[new]], self._turns[places[new]] = searches[new], self._turn
-        self._of.update(zip(searches[new].tolist(), places[new].tolist(), strict=True))
-        return places, new
-
-    def _make_room(self, count: int) -> None:
-        idle = np.flatnonzero((self._turns < self._turn) & (self._owners != _NOBODY))
-        oldest = idle[np.argsort(self._turns[idle], kind="stable")[:count]]
-        for owner in self._owners[oldest].tolist():
-            del self._of[owner]
-        self._owners[oldest] = _NOBODY
-        self._free += oldest.tolist()

@@ -12,6 +12,7 @@ NAMES = {
     "headrace_evicted_users": "gauge",
     "headrace_forgotten_users": "counter",
     "headrace_freshness_seconds": "histogram",
+    "headrace_freed_items": "counter",
     "headrace_held_searches": "gauge",
     "headrace_index_items": "gauge",
     "headrace_lists": "counter",
