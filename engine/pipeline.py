@@ -59,7 +59,7 @@ class Recommender:
                 if strength.any():
                     merged = self._pushed_away(merged, rows, strength.astype(np.float32), live)
                 self._write(lists, warm, merged, live)
-                _explain(lists, warm, inputs, attention, self.settings.because)
+                _explain(lists, warm, inputs, attention, self.settings.reasons)
         with stage("rank"):
             self._fill(lists, windows)
         return lists
@@ -127,14 +127,14 @@ class Recommender:
 
 def _blank(users: int, settings: RecommendationSettings, live: LiveRelease) -> Lists:
     shape = (users, settings.count)
-    reasons = (users, live.contract.interests, settings.because)
+    reasons_shape = (users, live.contract.interests, settings.reasons)
     return Lists(
         items=np.full(shape, NO_ITEM, np.int32),
         scores=np.zeros(shape, np.float32),
         sources=np.full(shape, FROM_POPULAR, np.uint8),
         interests=np.full(shape, -1, np.int32),
-        because=np.full(reasons, NO_ITEM, np.int32),
-        shares=np.zeros(reasons, np.float32),
+        reasons=np.full(reasons_shape, NO_ITEM, np.int32),
+        shares=np.zeros(reasons_shape, np.float32),
         removed={},
     )
 
@@ -154,6 +154,6 @@ def _explain(lists: Lists, warm: Int64, inputs: Features, attention: Float32, mo
         column = left.argmax(axis=2)  # [B', K]
         share = left[users, interests, column]
         there = share > 0.0
-        lists.because[warm, :, place] = np.where(there, inputs.numbers[users, column], np.int32(NO_ITEM))
+        lists.reasons[warm, :, place] = np.where(there, inputs.numbers[users, column], np.int32(NO_ITEM))
         lists.shares[warm, :, place] = np.where(there, share, np.float32(0.0))
         left[users, interests, column] = 0.0

@@ -217,7 +217,7 @@ class RecommendationSettings(Section):
     resend_unchanged: bool = True
     """Send a list that has the same items as the user's last one: it knows newer clicks. A worker that was started anew
     sends each user's first list in any case."""
-    because: Annotated[int, Ge(0), Le(10)] = 3
+    reasons: Annotated[int, Ge(0), Le(10)] = 3
     """Clicks named as the reason behind each interest."""
 
 

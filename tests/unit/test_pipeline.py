@@ -112,15 +112,15 @@ def test_a_cold_user_gets_what_is_popular(served: Served) -> None:
     assert served.names(lists, 0) == served.names(lists, 1) == ["i5", "fresh off the press", "i6"]
     assert served.names(lists, 2) == ["fresh off the press", "i6"]
     assert (lists.sources == FROM_POPULAR).all()
-    assert (lists.because == NO_ITEM).all()
+    assert (lists.reasons == NO_ITEM).all()
 
 
 def test_every_interest_names_its_clicks(served: Served) -> None:
     user = walk(10, 6)
-    lists = served.recommend([user], because=3)
+    lists = served.recommend([user], reasons=3)
     interests = served.live.contract.interests
-    assert lists.because.shape == (1, interests, 3)
-    for reasons, shares in zip(lists.because[0], lists.shares[0], strict=True):
+    assert lists.reasons.shape == (1, interests, 3)
+    for reasons, shares in zip(lists.reasons[0], lists.shares[0], strict=True):
         assert set(served.catalogue.ids(reasons.tolist())) <= {item for item, _ in user}
         assert (np.diff(shares) <= 0).all()
         assert 0 < shares.sum() <= 1 + 1e-5
@@ -131,7 +131,7 @@ def test_an_unknown_click_changes_no_list_but_waits_in_the_window(served: Served
     user = walk(10, 6)
     with_unknown = [*user[:3], ("never met", VIEW), *user[3:]]
     # Times differ between the two windows, so only what the encoder is asked about is compared: the items it saw.
-    assert set(served.catalogue.ids(served.recommend([with_unknown]).because[0].ravel().tolist())) <= {
+    assert set(served.catalogue.ids(served.recommend([with_unknown]).reasons[0].ravel().tolist())) <= {
         item for item, _ in user
     }
 

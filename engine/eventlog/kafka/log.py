@@ -21,7 +21,7 @@ from engine.errors import BrokerUnavailableError, EventLogError, SettingsError
 from engine.eventlog.base import Partition, Rebalance, TopicSpec
 from engine.eventlog.kafka.client import Client
 from engine.eventlog.kafka.failures import explain_unavailable, translated
-from engine.eventlog.kafka.listener import Listener, pace_lookups
+from engine.eventlog.kafka.listener import Listener, throttle_lookups
 from engine.eventlog.kafka.options import (
     MAX_RECORD_BYTES,
     connection_options,
@@ -144,7 +144,7 @@ class KafkaLog:
         except BaseException:
             output.close(0.0)
             raise
-        pace_lookups(consumer._coordinator, client.net)  # noqa: SLF001 - there is no public way to it
+        throttle_lookups(consumer._coordinator, client.net)  # noqa: SLF001 - there is no public way to it
         listener = Listener(client.net, consumer, rebalance)
         consumer.subscribe(topics, listener=listener)
         return consumer, listener
