@@ -228,7 +228,8 @@ class ReleaseSettings(Section):
     model: str = "two-hop"
     """Name of the model this worker follows."""
     folder: Path | None = None
-    """A folder to watch for releases (`headrace publish --folder`), beside or instead of the topic."""
+    """A folder to watch for releases, too (`headrace publish --folder`); the newest announcement there or on the topic
+    counts, and when one of the two cannot be read the other goes on."""
     path: Path | None = None
     """A bundle to start with, before anything is announced."""
     poll_interval_s: PositiveFloat = 1.0
