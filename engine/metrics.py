@@ -40,6 +40,9 @@ class Metrics:
         self.freed_items = self._counter("freed_items", "Item ids dropped, as no window and no release has them.")
         self.held_searches = self._gauge("held_searches", "Different searches whose words are held.")
         self.index_items = self._gauge("index_items", "Items in the index of the release in use.")
+        self.exact_fallback_queries = self._counter(
+            "exact_fallback_queries", "Interests searched exactly, as the HNSW graph reached too few items from them."
+        )
         self.release = self._gauge("release_info", "1 for the release in use.", "model", "version")
         self.release_swaps = self._counter("release_swaps", "Releases that went live.")
         self.release_refusals = self._counter("release_refusals", "Releases that were refused.", "reason")

@@ -13,7 +13,7 @@ import numpy as np
 from engine.arrays import NO_ITEM, Float32, Int32, Int64, Windows
 from engine.ranking import rerank
 from engine.ranking.lists import FROM_INTEREST, FROM_POPULAR, Lists
-from engine.ranking.popularity import Popularity
+from engine.ranking.popularity import Popularity, untaken
 from engine.releases.serving import LiveRelease
 from engine.retrieval import candidates, features
 from engine.retrieval.candidates import Candidates
@@ -22,6 +22,8 @@ from engine.settings.sections import RecommendationSettings
 
 _POOL: Final = 3
 """Candidates considered per place of the list where the order of their scores is not yet the order of the list."""
+_FILL_USERS: Final = 512
+"""Users whose lists are filled up at once, which bounds the memory that a batch of new users takes."""
 
 Stage = Callable[[str], AbstractContextManager[object]]
 """Called with a stage's name; the stage runs inside. For whoever measures time."""
@@ -59,7 +61,7 @@ class Recommender:
                 if strength.any():
                     merged = self._pushed_away(merged, rows, strength.astype(np.float32), live)
                 self._write(lists, warm, merged, live)
-                _explain(lists, warm, inputs, attention, self.settings.because)
+                _explain(lists, warm, inputs, attention, self.settings.reasons)
         with stage("rank"):
             self._fill(lists, windows)
         return lists
@@ -111,12 +113,14 @@ class Recommender:
     def _fill(self, lists: Lists, windows: Windows) -> None:
         """Give cold users, and places left empty, what is popular and not seen."""
         users = np.flatnonzero(lists.items[:, -1] == NO_ITEM)
-        if not len(users):
-            return
+        for start in range(0, len(users), _FILL_USERS):
+            self._fill_users(lists, windows, users[start : start + _FILL_USERS])
+
+    def _fill_users(self, lists: Lists, windows: Windows, users: Int64) -> None:
         items, count = lists.items[users], lists.items.shape[1]
         taken = np.concatenate([items, windows.items[users]], axis=1)
         popular = self.popularity.top(count + taken.shape[1])  # [T]
-        fresh = (popular[None, :, None] != taken[:, None, :]).all(axis=2)  # [users, T]
+        fresh = untaken(popular, taken)  # [users, T]
         empty = items == NO_ITEM
         place = (~empty).sum(axis=1, keepdims=True) + fresh.cumsum(axis=1) - 1  # where a fresh item would go
         user, source = np.nonzero(fresh & (place < count))
@@ -127,14 +131,14 @@ class Recommender:
 
 def _blank(users: int, settings: RecommendationSettings, live: LiveRelease) -> Lists:
     shape = (users, settings.count)
-    reasons = (users, live.contract.interests, settings.because)
+    reasons_shape = (users, live.contract.interests, settings.reasons)
     return Lists(
         items=np.full(shape, NO_ITEM, np.int32),
         scores=np.zeros(shape, np.float32),
         sources=np.full(shape, FROM_POPULAR, np.uint8),
         interests=np.full(shape, -1, np.int32),
-        because=np.full(reasons, NO_ITEM, np.int32),
-        shares=np.zeros(reasons, np.float32),
+        reasons=np.full(reasons_shape, NO_ITEM, np.int32),
+        shares=np.zeros(reasons_shape, np.float32),
         removed={},
     )
 
@@ -154,6 +158,6 @@ def _explain(lists: Lists, warm: Int64, inputs: Features, attention: Float32, mo
         column = left.argmax(axis=2)  # [B', K]
         share = left[users, interests, column]
         there = share > 0.0
-        lists.because[warm, :, place] = np.where(there, inputs.numbers[users, column], np.int32(NO_ITEM))
+        lists.reasons[warm, :, place] = np.where(there, inputs.numbers[users, column], np.int32(NO_ITEM))
         lists.shares[warm, :, place] = np.where(there, share, np.float32(0.0))
         left[users, interests, column] = 0.0

@@ -8,7 +8,7 @@ import numpy as np
 
 from engine.arrays import FIRST_SEARCH, NO_ITEM
 from engine.catalogue import searches
-from engine.messages.recommendation import Because, ListedItem, Recommendation, _encode
+from engine.messages.recommendation import ListedItem, Reason, Recommendation, _encode
 from engine.ranking.lists import SOURCES, Lists
 
 _SCORE_DIGITS: Final = 4
@@ -59,16 +59,16 @@ def encode_recommendations(
     ]
 
 
-def _reasons(lists: Lists, item_ids: Callable[[Sequence[int]], list[str]]) -> list[list[list[Because]]]:
-    users, interests, most = lists.because.shape
+def _reasons(lists: Lists, item_ids: Callable[[Sequence[int]], list[str]]) -> list[list[list[Reason]]]:
+    users, interests, most = lists.reasons.shape
     if not most:
         return [[] for _ in range(users)]
-    names = item_ids(np.maximum(lists.because, 0).ravel().tolist())
+    names = item_ids(np.maximum(lists.reasons, 0).ravel().tolist())
     shares = np.round(lists.shares.astype(np.float64), _SCORE_DIGITS).ravel().tolist()
-    clicks = list(map(Because, names, shares))
-    for place in np.flatnonzero(lists.because >= FIRST_SEARCH).tolist():
-        clicks[place] = Because(searches.words_of(names[place]), shares[place], "search")
-    lengths = (lists.because != NO_ITEM).sum(axis=2)
+    clicks = list(map(Reason, names, shares))
+    for place in np.flatnonzero(lists.reasons >= FIRST_SEARCH).tolist():
+        clicks[place] = Reason(searches.words_of(names[place]), shares[place], "search")
+    lengths = (lists.reasons != NO_ITEM).sum(axis=2)
     nested = []
     for user, of_user in enumerate(lengths.tolist()):
         start = user * interests * most

@@ -23,7 +23,7 @@ class Lists:
     """[B, N] index into SOURCES."""
     interests: Int32
     """[B, N] the interest that found the item; -1 where none did."""
-    because: Int32
+    reasons: Int32
     """[B, K, M] numbers of the items and searches that weigh most in each interest; NO_ITEM where there are fewer."""
     shares: Float32
     """[B, K, M] their shares of the interest's attention."""

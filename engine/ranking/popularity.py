@@ -7,7 +7,7 @@ from typing import Final
 
 import numpy as np
 
-from engine.arrays import Float32, Int32, Int64
+from engine.arrays import Bool, Float32, Int32, Int64
 
 DAY_MS: Final = 86_400_000
 DAYS: Final = 7
@@ -104,3 +104,21 @@ class Popularity:
             extra = max(items, 2 * have) - have
             self._counts = np.concatenate([self._counts, np.zeros((DAYS + 1, extra), np.float32)], axis=1)
             self._total = np.concatenate([self._total, np.zeros(extra, np.float32)])
+
+
+def untaken(popular: Int32, taken: Int32) -> Bool:
+    """[B, T] True where a popular item [T] is not among a user's taken ones [B, S]; in memory of B x (S + T).
+
+    Args:
+        popular: [T] distinct item numbers.
+        taken: [B, S] item numbers; those that are not popular are ignored.
+    """
+    untaken = np.ones((len(taken), len(popular)), np.bool_)
+    if not len(popular):
+        return untaken
+    by_number = np.argsort(popular)
+    ascending = popular[by_number]
+    index = np.minimum(np.searchsorted(ascending, taken), len(popular) - 1)  # [B, S]
+    user, column = np.nonzero(ascending[index] == taken)
+    untaken[user, by_number[index[user, column]]] = False
+    return untaken

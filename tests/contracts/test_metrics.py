@@ -10,6 +10,7 @@ NAMES = {
     "headrace_dead_letters": "counter",
     "headrace_dropped_events": "counter",
     "headrace_evicted_users": "gauge",
+    "headrace_exact_fallback_queries": "counter",
     "headrace_forgotten_users": "counter",
     "headrace_freshness_seconds": "histogram",
     "headrace_freed_items": "counter",

@@ -218,7 +218,7 @@ def test_a_search_that_was_refused_can_be_sent_again(bundle: Path) -> None:
     strict.send("ann", query="red tent for two")
     strict.send("ann", item="tent-old-1"[:8])
     strict.serve(1)
-    (letter,) = dead_letters.read(strict.log, "clicks.dead", dead_letters.Choice())
+    (letter,) = dead_letters.read(strict.log, "clicks.dead", dead_letters.LetterFilter())
     assert letter.reason == "long_search"
     mended = strict.chosen.model_copy(update={"clicks": ClickSettings()})
     dead_letters.replay(strict.log, [letter])

@@ -10,13 +10,12 @@ import pytest
 
 from engine import contract
 from engine.catalogue.ids import Catalogue
-from engine.errors import DamagedReleaseError
-from engine.eventlog.base import Outgoing, TopicSpec
+from engine.eventlog.base import TopicSpec
 from engine.eventlog.memory.log import MemoryLog
 from engine.messages.announcement import Announcement
 from engine.metrics import Metrics
 from engine.releases import announcements, bundles
-from engine.releases.announcements import Feed, FolderFeed, TopicFeed
+from engine.releases.announcements import Feed, TopicFeed
 from engine.releases.release_loader import ReleaseLoader
 from engine.settings.sections import ReleaseSettings, Settings
 from tests.unit.test_bundles import rewritten
@@ -107,32 +106,6 @@ def test_a_manifest_that_was_not_announced_is_refused(
         announcements.send(announcement, producer, TOPIC)
     _until(lambda: refusals(metrics) >= 1)
     assert loader.take() is None
-
-
-def test_other_models_and_states_and_rubbish_are_passed_over(log: MemoryLog, tiny_release: Path) -> None:
-    feed = TopicFeed(log.reader([TOPIC]), "two-hop")
-    live = publish(log, tiny_release, now_ms=5)
-    with log.producer() as producer:
-        for changes in ({"model": "other"}, {"state": "retired", "version": "x"}, {"announced_ms": 4, "version": "y"}):
-            announcements.send(msgspec.structs.replace(live, **changes), producer, TOPIC)
-        producer.send(Outgoing(TOPIC, [b"two-hop/z", None], [b"rubbish", None]))
-    assert feed.newest() == live
-    with log.producer() as producer:
-        producer.send(Outgoing(TOPIC, [live.key], [None]))
-    newest = feed.newest()
-    assert newest is not None
-    assert newest.version == "y"
-
-
-def test_a_folder_is_watched(tiny_release: Path, tmp_path: Path) -> None:
-    feed = FolderFeed(tmp_path, "two-hop")
-    assert feed.newest() is None
-    announcement = announcements.announce(tiny_release, "live", 1)
-    announcements.write(announcement, tmp_path)
-    assert feed.newest() == announcement
-    (tmp_path / "two-hop.json").write_text("rubbish")
-    with pytest.raises(DamagedReleaseError, match="is not an announcement"):
-        feed.newest()
 
 
 def _until(condition: Callable[[], bool]) -> None:
