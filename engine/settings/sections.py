@@ -233,6 +233,10 @@ class ReleaseSettings(Section):
     path: Path | None = None
     """A bundle to start with, before anything is announced."""
     poll_interval_s: PositiveFloat = 1.0
+    load_timeout_s: PositiveFloat = 120.0
+    """A release is first loaded in a child process, its graphs run once; one that takes longer is refused."""
+    load_memory_gib: PositiveFloat = 8.0
+    """Address space of that child process; a release that needs more is refused."""
 
 
 class WorkerSettings(Section):

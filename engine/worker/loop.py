@@ -13,7 +13,7 @@ from engine.catalogue.ids import Catalogue
 from engine.errors import EventLogError, SettingsError
 from engine.eventlog.base import EventLog, Partition, Rebalance, Session, TopicSpec
 from engine.metrics import Metrics
-from engine.releases.announcements import Feed, FolderFeed, TopicFeed
+from engine.releases.announcements import open_feed
 from engine.releases.release_loader import ReleaseLoader
 from engine.settings.sections import Settings
 from engine.windows.restorer import Restorer
@@ -45,7 +45,7 @@ class Worker:
         self._metrics = metrics
         catalogue = Catalogue()
         self._processor = Processor(settings, catalogue, metrics, observe)
-        self._loader = ReleaseLoader(settings, catalogue, metrics, self._feeds)
+        self._loader = ReleaseLoader(settings, catalogue, metrics, lambda: open_feed(settings.releases, log))
         self._snapshots = Snapshots(settings.snapshots, catalogue, Actions(settings.clicks))
         self._restorer = Restorer(settings, log, self._processor.windows, self._snapshots, metrics)
         self._session: Session | None = None
@@ -161,13 +161,6 @@ class Worker:
         for topic, number in map(_labels, partitions):
             self._metrics.consumer_lag.remove_by_labels({"topic": topic, "partition": number})
         logger.info("given up: %s", _names(partitions))
-
-    def _feeds(self) -> list[Feed]:
-        releases = self._settings.releases
-        if releases.folder:
-            return [FolderFeed(releases.folder, releases.model)]
-        self._log.ensure_topics([TopicSpec(releases.topic, compacted=True)])
-        return [TopicFeed(self._log.reader([releases.topic]), releases.model)]
 
     def _prepare_topics(self) -> int:
         """Create the topics that are missing; returns how many partitions there are to share.
