@@ -30,7 +30,7 @@ from producers.demo.scoreboard import Click, Scoreboard
 from producers.demo.screen import Frame
 from producers.replay.click_encoder import ClickEncoder
 from producers.simulation.shoppers import ACTIONS, Simulation, SimulationSettings
-from producers.simulation.simulated_catalogue import make
+from producers.simulation.simulated_catalogue import make_catalogue
 from producers.simulation.stream import events
 
 PREFIX: Final = "headrace-demo"
@@ -196,7 +196,7 @@ class Demo:
 def scoreboard(settings: Settings, chosen: SimulationSettings) -> Scoreboard:
     """A scoreboard for the simulated catalogue, that starts with the popularity that came with the release."""
     bundle = bundles.read(settings.releases.path or DEMO_RELEASE)
-    items = {item: number for number, item in enumerate(make(chosen.catalogue_seed, chosen.items).ids)}
+    items = {item: number for number, item in enumerate(make_catalogue(chosen.catalogue_seed, chosen.items).ids)}
     known = [row for row, item in enumerate(bundle.ids) if item in items]
     popularity = Popularity()
     popularity.seed(np.array([items[bundle.ids[row]] for row in known], np.int32), bundle.popularity[known])
