@@ -255,6 +255,6 @@ def _check_fit(bundle: Bundle) -> None:
         raise UnfitReleaseError(f"{release}: it has no items")
 
 
-def _check_array(array: npt.NDArray[np.float32], what: str, shape: tuple[int, ...]) -> None:
+def _check_array(array: npt.NDArray[np.float32], subject: str, shape: tuple[int, ...]) -> None:
     if array.dtype != np.float32 or array.shape != shape:
-        raise UnfitReleaseError(f"{what} {array.dtype} {array.shape}, expected float32 {shape}")
+        raise UnfitReleaseError(f"{subject} {array.dtype} {array.shape}, expected float32 {shape}")

@@ -207,7 +207,7 @@ class _Bench:
         self.log.producer().send(_clicks(self.settings.clicks.topic, users, items, times_ms))
 
     def _prepare(self, users: Int64) -> Prepared:
-        """What the engine computes between the kernels, for the windows of these users."""
+        """Inputs of the floor's kernels for a batch of these users."""
         length = self.settings.windows.length
         times_ms = np.broadcast_to(_FIRST_MS + _STEP_MS * np.arange(length), (len(users), length))
         actions = Actions(self.settings.clicks)

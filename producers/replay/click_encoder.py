@@ -1,7 +1,7 @@
 """Events as columns, and their encoding as messages for the topic of clicks.
 
-Field names, nesting and the unit of time are those of the settings, so `headrace run` with the same settings reads what
-is encoded here.
+Field names, nesting and the unit of time are those of the settings, so `headrace run` with the same settings decodes
+these messages.
 """
 
 from collections.abc import Sequence
