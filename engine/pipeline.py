@@ -21,45 +21,51 @@ from engine.retrieval.features import Features
 from engine.settings.sections import RecommendationSettings
 
 _POOL: Final = 3
-"""Candidates considered per place of the list where the order of their scores is not yet the order of the list."""
+"""Candidates per item of a list, where ranking may change their order."""
 _FILL_USERS: Final = 512
 """Users whose lists are filled up at once, which bounds the memory that a batch of new users takes."""
 
 Stage = Callable[[str], AbstractContextManager[object]]
-"""Called with a stage's name; the stage runs inside. For whoever measures time."""
+"""Context manager for a stage of the path, by its name: how a caller measures time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Recommender:
-    """The parts of the path that stay the same from batch to batch, as long as a release serves."""
+    """The parts of the path that stay the same from batch to batch while a release serves."""
 
     settings: RecommendationSettings
     action_weights: Float32
-    """[256] weight by action code, as the release has learned it or else as it is set (`features.action_weights`)."""
+    """[256] weights by action code: the release's own, or else those of the settings (`features.action_weights`)."""
     popularity: Popularity
 
     def recommend(self, windows: Windows, live: LiveRelease, stage: Stage = nullcontext) -> Lists:
-        """Lists for B users from their windows, by one release."""
+        """Lists for B users from their windows, by one release; cold users get what is popular.
+
+        Args:
+            windows: B windows.
+            live: the release.
+            stage: opened around each stage; the default measures nothing.
+        """
         with stage("features"):
             rows = live.rows(windows.items)  # [B, L]
             inputs = features.make(windows, rows, self.action_weights, live.contract.window_length)
-            warm = np.flatnonzero(inputs.known)
+            warm = np.flatnonzero(inputs.warm)
         lists = _blank(len(windows), self.settings, live)
         if len(warm):
             if len(warm) < len(windows):
-                inputs, rows, windows_of_warm = inputs.take(warm), rows[warm], windows.take(warm)
+                inputs, rows, warm_windows = inputs.take(warm), rows[warm], windows.take(warm)
             else:
-                windows_of_warm = windows
+                warm_windows = windows
             with stage("encode"):
                 interests, attention = live.encode(inputs)  # [B', K, D], [B', K, L]
-            items = live.items_among(rows)
-            strength = np.where(items, np.maximum(-self.action_weights[windows_of_warm.actions], 0.0), 0.0)
-            unwanted = items if self.settings.exclude_seen else strength > 0
-            excluded = np.where(unwanted, rows, np.int32(NO_ITEM))
+            item_mask = live.is_item(rows)
+            strength = np.where(item_mask, np.maximum(-self.action_weights[warm_windows.actions], 0.0), 0.0)
+            excluded_mask = item_mask if self.settings.exclude_seen else strength > 0
+            excluded = np.where(excluded_mask, rows, np.int32(NO_ITEM))
             merged = self._candidates(live, interests, excluded, bool(strength.any()), stage)
             with stage("rank"):
                 if strength.any():
-                    merged = self._pushed_away(merged, rows, strength.astype(np.float32), live)
+                    merged = self._push_away(merged, rows, strength.astype(np.float32), live)
                 self._write(lists, warm, merged, live)
                 _explain(lists, warm, inputs, attention, self.settings.reasons)
         with stage("rank"):
@@ -89,23 +95,24 @@ class Recommender:
                 merged.replace(short, candidates.merge(*found, excluded[short], keep))
         return merged
 
-    def _pushed_away(self, merged: Candidates, rows: Int32, strength: Float32, live: LiveRelease) -> Candidates:
+    def _push_away(self, merged: Candidates, rows: Int32, strength: Float32, live: LiveRelease) -> Candidates:
+        """The candidates in a new order, those like the disliked items of the window (`strength` [B, L]) lower."""
         disliked = np.where(strength > 0, rows, np.int32(NO_ITEM))
         force = strength * np.float32(self.settings.push_away)
         scores = rerank.push_away(merged.scores, merged.rows, disliked, force, live.vectors)
         return merged.take(np.argsort(-scores, axis=1, kind="stable"), scores)
 
     def _write(self, lists: Lists, warm: Int64, merged: Candidates, live: LiveRelease) -> None:
-        """Choose the lists' items from the candidates, best first."""
+        """Write the best candidates of the warm users into their lists."""
         count = self.settings.count
         if self.settings.diversity > 0.0:
             order = rerank.diversify(merged, live.vectors, count, self.settings.diversity)
             merged = merged.take(order, merged.scores)
         rows, scores, interests = merged.rows[:, :count], merged.scores[:, :count], merged.interests[:, :count]
-        there = rows != NO_ITEM
-        lists.items[warm] = np.where(there, live.numbers[np.maximum(rows, 0)], np.int32(NO_ITEM))
-        lists.scores[warm] = np.where(there, scores, np.float32(0.0))
-        lists.interests[warm] = np.where(there, interests, np.int32(-1))
+        filled = rows != NO_ITEM
+        lists.items[warm] = np.where(filled, live.numbers[np.maximum(rows, 0)], np.int32(NO_ITEM))
+        lists.scores[warm] = np.where(filled, scores, np.float32(0.0))
+        lists.interests[warm] = np.where(filled, interests, np.int32(-1))
         lists.sources[warm] = FROM_INTEREST
         lists.removed["duplicate"] = merged.duplicates
         lists.removed["seen"] = merged.seen
@@ -151,13 +158,13 @@ def _search(live: LiveRelease, interests: Float32, depth: int) -> tuple[Int32, F
 
 
 def _explain(lists: Lists, warm: Int64, inputs: Features, attention: Float32, most: int) -> None:
-    """Name the clicks with the largest attention in each interest."""
-    left = attention * (inputs.weights > 0.0)[:, None, :]  # [B', K, L]; a trace of attention falls on hidden events
-    users, interests = np.ogrid[: left.shape[0], : left.shape[1]]
-    for place in range(min(most, left.shape[2])):
-        column = left.argmax(axis=2)  # [B', K]
-        share = left[users, interests, column]
-        there = share > 0.0
-        lists.reasons[warm, :, place] = np.where(there, inputs.numbers[users, column], np.int32(NO_ITEM))
-        lists.shares[warm, :, place] = np.where(there, share, np.float32(0.0))
-        left[users, interests, column] = 0.0
+    """Write the events with the largest attention in each interest into the lists, at most `most` an interest."""
+    remaining = attention * (inputs.weights > 0.0)[:, None, :]  # [B', K, L]; a trace falls on hidden events
+    users, interests = np.ogrid[: remaining.shape[0], : remaining.shape[1]]
+    for column in range(min(most, remaining.shape[2])):
+        event = remaining.argmax(axis=2)  # [B', K]
+        share = remaining[users, interests, event]
+        filled = share > 0.0
+        lists.reasons[warm, :, column] = np.where(filled, inputs.numbers[users, event], np.int32(NO_ITEM))
+        lists.shares[warm, :, column] = np.where(filled, share, np.float32(0.0))
+        remaining[users, interests, event] = 0.0

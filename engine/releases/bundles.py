@@ -1,16 +1,16 @@
-"""Release bundles: an immutable folder with checksums, written by training, verified before it goes live.
+"""Release bundles: immutable folders with checksums, written by training and verified before they go live.
 
     MODEL-VERSION/
       release.json     manifest: schema, model, version, contract, checksums, holdout, figures
       encoder.onnx     window -> interests     (`engine.contract`)
       items.onnx       item vectors -> attention tables
-      content.onnx     features of an item's content -> item vector; only where trained with content
+      content.onnx     features of an item's content -> item vector; only if trained with content
       vectors.npy      float32 [V, D]  item vectors e(x)
       popularity.npy   float32 [V]     events per item in the last seven days of the training data
       ids.json         V item ids, in row order
-      report.json      how it was trained and what it scored
+      report.json      settings, learning curve and figures of the training
 
-A manifest is written last, so a folder without one was cut short.
+The manifest is written last, so a folder without one is incomplete.
 """
 
 import hashlib
@@ -47,19 +47,20 @@ _LIMITS = {"window_length": 1000, "interests": 64, "dimensions": 4096}
 
 
 class Holdout(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Which events training left out, so that an evaluation knows what it may honestly be asked."""
+    """Events that training left out, and so the only ones that an evaluation of the release may use as targets."""
 
     last_event: bool = False
     """Each user's newest event was left out."""
     from_ms: int | None = None
     """Every event at or after this time was left out."""
     items_share: float = 0.0
-    """Every event of this share of the items was left out, chosen by `items_seed` (`models.data.splits.cold_items`)."""
+    """Every event of this share of the items was left out (`models.data.splits.cold_items`)."""
     items_seed: int = 0
+    """Seed of the draw of those items."""
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """What `release.json` says."""
+    """The content of `release.json`."""
 
     schema: int
     model: str
@@ -72,19 +73,19 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     figures: dict[str, float]
     """Headline figures of the report, by name."""
     action_values: dict[str, float] = {}
-    """Weights that training learned for actions, by name; they stand in for those in the settings."""
+    """Learned weights of actions, by name; they replace those in the settings (`features.action_weights`)."""
     checksums: dict[str, str]
     """SHA-256 of each file, by name."""
 
     @property
     def name(self) -> str:
-        """Model and version in one word: how lists and messages name the release."""
+        """Model and version in one word, as lists and log messages name the release."""
         return f"{self.model}-{self.version}"
 
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """A release read from disk, whole and fitting, but not yet warm."""
+    """A release read from disk: complete, and its files fit each other; its graphs are not loaded yet."""
 
     folder: Path
     manifest: Manifest
@@ -101,7 +102,7 @@ class Bundle:
 
 @dataclass(frozen=True, slots=True)
 class NewRelease:
-    """What training hands over to `write`."""
+    """The parts of a bundle to be written."""
 
     model: str
     version: str
@@ -116,17 +117,17 @@ class NewRelease:
     """[V]"""
     ids: list[str]
     content_onnx: bytes | None = None
-    """There if and only if the contract names its sizes."""
+    """Present if and only if the contract has its sizes."""
     action_values: Mapping[str, float] = field(default_factory=dict)
     figures: dict[str, float] = field(default_factory=dict)
     report: Mapping[str, Any] = field(default_factory=dict)
 
 
 def write(release: NewRelease, releases: Path) -> Path:
-    """Write a bundle below the folder `releases` and return its own folder; a bundle is never overwritten.
+    """Write a bundle into the folder `releases` and return its own folder; a bundle is never overwritten.
 
     Raises:
-        ReleaseError: a bundle of that model and version is there already.
+        ReleaseError: a bundle of that model and version exists already.
     """
     folder = releases / f"{release.model}-{release.version}"
     if folder.exists():
@@ -160,11 +161,11 @@ def write(release: NewRelease, releases: Path) -> Path:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest of the bundle in `folder`; its files are not looked at.
+    """The manifest of the bundle in `folder`; the other files are not read.
 
     Raises:
         DamagedReleaseError: there is no manifest, or it cannot be read.
-        UnfitReleaseError: it was written for another version of this contract.
+        UnfitReleaseError: it was written for another version of the contract.
     """
     path = folder / contract.MANIFEST_FILE
     try:
@@ -180,7 +181,7 @@ def read_manifest(folder: Path) -> Manifest:
         schema = msgspec.json.decode(raw, type=dict[str, Any]).get("schema")
         if schema != contract.SCHEMA:
             raise UnfitReleaseError(
-                f"release {folder}: schema {schema!r}, this engine reads {contract.SCHEMA}; train or export it anew"
+                f"release {folder}: schema {schema!r}, this engine reads {contract.SCHEMA}; train or export it again"
             )
         manifest = msgspec.json.decode(raw, type=Manifest)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
@@ -190,10 +191,10 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def read(folder: Path) -> Bundle:
-    """Read and verify the bundle in `folder`: every checksum, then sizes and ids. The graphs are checked when warmed.
+    """Read and verify the bundle in `folder`: checksums, sizes and ids. Its graphs are checked by `serving.warm`.
 
     Raises:
-        DamagedReleaseError: a file is missing, cut short or changed.
+        DamagedReleaseError: a file is missing or not the one that was written.
         UnfitReleaseError: the files do not fit each other or the contract.
     """
     manifest = read_manifest(folder)
@@ -214,7 +215,7 @@ def read(folder: Path) -> Bundle:
 
 
 def files_of(sizes: Contract) -> tuple[str, ...]:
-    """The files of a release with this contract, but for its manifest."""
+    """Names of the files of a release with this contract, without its manifest."""
     return (*REQUIRED_FILES, contract.CONTENT_FILE) if sizes.content else REQUIRED_FILES
 
 
@@ -231,12 +232,12 @@ def _verify(path: Path, expected: str | None) -> None:
     if expected is None:
         raise DamagedReleaseError(f"release {path.parent}: the manifest has no checksum of {path.name}")
     try:
-        found = checksum(path)
+        digest = checksum(path)
     except OSError as error:
         raise DamagedReleaseError(f"release {path.parent}: {path.name} cannot be read ({error.strerror})") from error
-    if found != expected:
+    if digest != expected:
         raise DamagedReleaseError(
-            f"release {path.parent}: {path.name} has SHA-256 {found[:12]}…, the manifest says {expected[:12]}…;"
+            f"release {path.parent}: {path.name} has SHA-256 {digest[:12]}…, the manifest says {expected[:12]}…;"
             " copy the bundle again"
         )
 
@@ -285,26 +286,30 @@ def _check_sizes(manifest: Manifest, where: str) -> None:
 
 
 def _check_fit(bundle: Bundle) -> None:
-    manifest = bundle.manifest
-    where = f"release {bundle.folder}"
-    expected = (manifest.items, manifest.contract.dimensions)
-    if bundle.vectors.dtype != np.float32 or bundle.vectors.shape != expected:
-        raise UnfitReleaseError(
-            f"{where}: vectors are {bundle.vectors.dtype} {bundle.vectors.shape}, expected float32 {expected}"
-        )
-    if bundle.popularity.dtype != np.float32 or bundle.popularity.shape != expected[:1]:
-        raise UnfitReleaseError(
-            f"{where}: popularity is {bundle.popularity.dtype} {bundle.popularity.shape},"
-            f" expected float32 {expected[:1]}"
-        )
+    """Refuse a bundle whose arrays, ids or action values contradict its manifest.
+
+    Raises:
+        UnfitReleaseError: names the part, its value and the expected one.
+    """
+    manifest, release = bundle.manifest, f"release {bundle.folder}"
+    shape = (manifest.items, manifest.contract.dimensions)
+    _check_array(bundle.vectors, f"{release}: vectors are", shape)
+    _check_array(bundle.popularity, f"{release}: popularity is", shape[:1])
     for action, value in manifest.action_values.items():
         if not 0.0 < value < math.inf:
-            raise UnfitReleaseError(f"{where}: action {action!r} has the value {value}, expected one above 0")
+            raise UnfitReleaseError(f"{release}: action {action!r} has the value {value}, expected one above 0")
     if not np.isfinite(bundle.vectors).all():
-        raise UnfitReleaseError(f"{where}: vectors hold values that are not finite")
+        raise UnfitReleaseError(f"{release}: vectors hold values that are not finite")
     if len(bundle.ids) != manifest.items or len(set(bundle.ids)) != len(bundle.ids) or "" in bundle.ids:
-        raise UnfitReleaseError(f"{where}: expected {manifest.items} item ids, all different and none empty")
+        raise UnfitReleaseError(f"{release}: expected {manifest.items} item ids, all different and none empty")
     if any(map(searches.is_search, bundle.ids)):
-        raise UnfitReleaseError(f"{where}: an item id begins with {searches.MARK!r}, which stands before searches")
+        raise UnfitReleaseError(
+            f"{release}: an item id begins with {searches.MARK!r}, which marks searches; rename the item"
+        )
     if manifest.items == 0:
-        raise UnfitReleaseError(f"{where}: it has no items")
+        raise UnfitReleaseError(f"{release}: it has no items")
+
+
+def _check_array(array: npt.NDArray[np.float32], subject: str, shape: tuple[int, ...]) -> None:
+    if array.dtype != np.float32 or array.shape != shape:
+        raise UnfitReleaseError(f"{subject} {array.dtype} {array.shape}, expected float32 {shape}")

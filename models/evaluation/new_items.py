@@ -88,7 +88,7 @@ class _NewItems:
         rows, length = self._live.rows(windows.items), self._live.contract.window_length
         inputs = features.make(windows, rows, self._action_weights, length)
         numbers = self._trial.items[targets]
-        fair = np.flatnonzero(inputs.known & (windows.items != numbers[:, None]).all(axis=1))
+        fair = np.flatnonzero(inputs.warm & (windows.items != numbers[:, None]).all(axis=1))
         if not len(fair):
             return
         windows, targets, numbers = windows.take(fair), targets[fair], numbers[fair]

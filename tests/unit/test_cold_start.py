@@ -240,7 +240,7 @@ def test_known_items_and_those_that_say_nothing_change_nothing(served: LiveRelea
 def test_a_release_without_content_says_so(tiny_release: Path, catalogue: Catalogue) -> None:
     """What was trained before there was content loads as it did, and names the way out when it is asked for more."""
     plain = serving.warm(bundles.read(tiny_release), catalogue, IndexSettings(), threads=1)
-    with pytest.raises(UnfitReleaseError, match="train it with an items file"):
+    with pytest.raises(UnfitReleaseError, match="train a release with an items file"):
         plain.with_items([Item(id="new", title="x")], catalogue)
 
 
