@@ -11,6 +11,7 @@
     └── EventLogError          the event log (Kafka) failed
         ├── BrokerUnavailableError  no broker answered, or it refused the login
         ├── ChangelogError          a window on the changelog cannot be read
+        ├── UnsupportedClientError  the installed Kafka client lacks members that the engine uses
         └── DeliveryError           a record was not accepted, or not within its time limit
 
 Errors of outside libraries are translated where they are met; the command line prints the message of a
@@ -60,6 +61,10 @@ class BrokerUnavailableError(EventLogError):
 
 class ChangelogError(EventLogError):
     """A window on the changelog cannot be read."""
+
+
+class UnsupportedClientError(EventLogError):
+    """The installed Kafka client lacks members that the engine uses."""
 
 
 class DeliveryError(EventLogError):

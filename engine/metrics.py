@@ -36,9 +36,13 @@ class Metrics:
         self.users = self._gauge("users", "Users held in the window store.")
         self.window_bytes = self._gauge("window_bytes", "Bytes of the windows held.")
         self.evicted_users = self._gauge("evicted_users", "Users that made room for others since the start.")
-        self.items = self._gauge("catalogue_items", "Item ids met so far, known to the release or not.")
+        self.items = self._gauge("catalogue_items", "Item ids held, known to the release or not.")
+        self.freed_items = self._counter("freed_items", "Item ids dropped, as no window and no release has them.")
         self.held_searches = self._gauge("held_searches", "Different searches whose words are held.")
         self.index_items = self._gauge("index_items", "Items in the index of the release in use.")
+        self.exact_fallback_queries = self._counter(
+            "exact_fallback_queries", "Interests searched exactly, as the HNSW graph reached too few items from them."
+        )
         self.release = self._gauge("release_info", "1 for the release in use.", "model", "version")
         self.release_swaps = self._counter("release_swaps", "Releases that went live.")
         self.release_refusals = self._counter("release_refusals", "Releases that were refused.", "reason")
@@ -49,10 +53,14 @@ class Metrics:
         self.restore_seconds = self._counter("restore_seconds", "Time spent restoring windows.")
         self.refused_snapshots = self._counter("refused_snapshots", "Snapshots thrown away.", "reason")
         self.restarts = self._counter("session_restarts", "Times the worker left and rejoined after a log failure.")
-        self.next_clicks = self._counter("next_clicks", "Clicks by users whose list was published before.")
-        self.next_click_hits = self._counter("next_click_hits", "Of those, clicks on an item of that list.")
+        self.next_clicks = self._counter("next_clicks", "Clicks by users whose last list is known.", "release")
+        self.next_click_hits = self._counter(
+            "next_click_hits", "Of those, clicks on one of the first ten items of that list.", "release"
+        )
         self.next_click_popular_hits = self._counter(
-            "next_click_popular_hits", "Of those, clicks on one of as many most popular items of seven days."
+            "next_click_popular_hits",
+            "Of those, clicks on one of as many most popular items of seven days, seen ones left out as in lists.",
+            "release",
         )
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:

@@ -13,7 +13,7 @@ import numpy as np
 from engine.arrays import NO_ITEM, Float32, Int32, Int64, Windows
 from engine.ranking import rerank
 from engine.ranking.lists import FROM_INTEREST, FROM_POPULAR, Lists
-from engine.ranking.popularity import Popularity
+from engine.ranking.popularity import Popularity, untaken
 from engine.releases.serving import LiveRelease
 from engine.retrieval import candidates, features
 from engine.retrieval.candidates import Candidates
@@ -22,6 +22,8 @@ from engine.settings.sections import RecommendationSettings
 
 _POOL: Final = 3
 """Candidates per item of a list, where ranking may change their order."""
+_FILL_USERS: Final = 512
+"""Users whose lists are filled up at once, which bounds the memory for a batch of new users."""
 
 Stage = Callable[[str], AbstractContextManager[object]]
 """Context manager for a stage of the path, by its name: how a caller measures time."""
@@ -65,7 +67,7 @@ class Recommender:
                 if strength.any():
                     merged = self._push_away(merged, rows, strength.astype(np.float32), live)
                 self._write(lists, warm, merged, live)
-                _explain(lists, warm, inputs, attention, self.settings.because)
+                _explain(lists, warm, inputs, attention, self.settings.reasons)
         with stage("rank"):
             self._fill(lists, windows)
         return lists
@@ -118,12 +120,14 @@ class Recommender:
     def _fill(self, lists: Lists, windows: Windows) -> None:
         """Give cold users, and places left empty, what is popular and not seen."""
         users = np.flatnonzero(lists.items[:, -1] == NO_ITEM)
-        if not len(users):
-            return
+        for start in range(0, len(users), _FILL_USERS):
+            self._fill_users(lists, windows, users[start : start + _FILL_USERS])
+
+    def _fill_users(self, lists: Lists, windows: Windows, users: Int64) -> None:
         items, count = lists.items[users], lists.items.shape[1]
         taken = np.concatenate([items, windows.items[users]], axis=1)
         popular = self.popularity.top(count + taken.shape[1])  # [T]
-        fresh = (popular[None, :, None] != taken[:, None, :]).all(axis=2)  # [users, T]
+        fresh = untaken(popular, taken)  # [users, T]
         empty = items == NO_ITEM
         place = (~empty).sum(axis=1, keepdims=True) + fresh.cumsum(axis=1) - 1  # where a fresh item would go
         user, source = np.nonzero(fresh & (place < count))
@@ -134,13 +138,13 @@ class Recommender:
 
 def _blank(users: int, settings: RecommendationSettings, live: LiveRelease) -> Lists:
     shape = (users, settings.count)
-    reasons_shape = (users, live.contract.interests, settings.because)
+    reasons_shape = (users, live.contract.interests, settings.reasons)
     return Lists(
         items=np.full(shape, NO_ITEM, np.int32),
         scores=np.zeros(shape, np.float32),
         sources=np.full(shape, FROM_POPULAR, np.uint8),
         interests=np.full(shape, -1, np.int32),
-        because=np.full(reasons_shape, NO_ITEM, np.int32),
+        reasons=np.full(reasons_shape, NO_ITEM, np.int32),
         shares=np.zeros(reasons_shape, np.float32),
         removed={},
     )
@@ -161,6 +165,6 @@ def _explain(lists: Lists, warm: Int64, inputs: Features, attention: Float32, mo
         event = remaining.argmax(axis=2)  # [B', K]
         share = remaining[users, interests, event]
         filled = share > 0.0
-        lists.because[warm, :, column] = np.where(filled, inputs.numbers[users, event], np.int32(NO_ITEM))
+        lists.reasons[warm, :, column] = np.where(filled, inputs.numbers[users, event], np.int32(NO_ITEM))
         lists.shares[warm, :, column] = np.where(filled, share, np.float32(0.0))
         remaining[users, interests, event] = 0.0

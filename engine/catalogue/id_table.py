@@ -41,8 +41,7 @@ class IdTable:
         self._hashes = np.zeros(1, np.uint64)  # [capacity]
         self._numbers = np.zeros(1, np.int32)  # [capacity] of the item or search in each row
         self._item_rows = np.zeros(1, np.int32)  # [capacity] row of each item
-        self._search_rows = np.zeros(1, np.int32)  # [capacity] and of each search
-        self._items = self._searches = 0
+        self._search_rows = np.zeros(1, np.int32)  # [capacity] row of each search
         self._places = np.full(2, NO_ITEM, np.int32)  # the hash table: rows
 
     def take(self, items: Int32) -> tuple[Int64, bytes]:
@@ -125,19 +124,16 @@ class IdTable:
     def _catch_up(self) -> None:
         if self._sweeps != self._catalogue.sweeps:
             self._begin()
-        known, items, searched = self._known, len(self._catalogue), self._catalogue.searches
-        now = items + searched
-        if known == now:
+        known, new = self._known, self._catalogue.given_out(self._known)
+        if not len(new):
             return
-        new = [*range(self._items, items), *range(FIRST_SEARCH + self._searches, FIRST_SEARCH + searched)]
+        now = known + len(new)
         self._numbers = _grown(self._numbers, now)
         self._numbers[known:now] = new
-        rows = np.arange(known, now, dtype=np.int32)
-        self._item_rows, self._search_rows = _grown(self._item_rows, items), _grown(self._search_rows, searched)
-        self._item_rows[self._items : items] = rows[: items - self._items]
-        self._search_rows[self._searches : searched] = rows[items - self._items :]
-        self._items, self._searches = items, searched
-        ids = [item.encode() for item in self._catalogue.ids(new)]
+        rows, searched = np.arange(known, now, dtype=np.int32), new >= FIRST_SEARCH
+        self._item_rows = _scattered(self._item_rows, new[~searched], rows[~searched])
+        self._search_rows = _scattered(self._search_rows, new[searched] - np.int32(FIRST_SEARCH), rows[searched])
+        ids = [item.encode() for item in self._catalogue.ids(new.tolist())]
         lengths = np.array([len(item) for item in ids])
         ends = self._ends[known] + np.cumsum(lengths)
         self._ends = _grown(self._ends, now + 1)
@@ -176,3 +172,10 @@ def _grown(column: npt.NDArray[Any], size: int) -> npt.NDArray[Any]:
     if size <= len(column):
         return column
     return np.concatenate([column, np.zeros(max(size, 2 * len(column)) - len(column), column.dtype)])
+
+
+def _scattered(column: Int32, places: Int32, values: Int32) -> Int32:
+    """The column with these values at these places, grown to hold them."""
+    column = _grown(column, int(places.max(initial=-1)) + 1)
+    column[places] = values
+    return column

@@ -12,7 +12,7 @@ from engine.errors import SettingsError
 from engine.eventlog.base import Partition
 from engine.eventlog.kafka import KafkaLog
 from engine.ingest import dead_letters
-from engine.ingest.dead_letters import Choice, Letter, Reason
+from engine.ingest.dead_letters import DeadLetterReason, Letter, LetterFilter
 from engine.settings import loader
 
 
@@ -22,7 +22,9 @@ def dead() -> None:
 
 
 _TIMES: Final = click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S"])
-_reason_option: Final = click.option("--reason", type=click.Choice(get_args(Reason)), help="Only those here for this.")
+_reason_option: Final = click.option(
+    "--reason", type=click.Choice(get_args(DeadLetterReason)), help="Only those here for this."
+)
 _since_option: Final = click.option("--since", type=_TIMES, help="Only those from this time on (UTC).")
 _until_option: Final = click.option("--until", type=_TIMES, help="Only those before this time (UTC).")
 
@@ -38,7 +40,7 @@ def list_dead(
 ) -> None:
     """One line for each dead letter: its place, time, reason, origin and what was wrong."""
     settings = loader.load(config)
-    choice = Choice(reason, _epoch_ms(since), _epoch_ms(until))
+    choice = LetterFilter(reason, _epoch_ms(since), _epoch_ms(until))
     for letter in dead_letters.read(KafkaLog(settings.kafka), settings.clicks.dead_letter_topic, choice):
         about = _about(letter)
         click.echo(json.dumps(about) if as_json else "  ".join(map(str, about.values())))
@@ -72,7 +74,7 @@ def replay_dead(reason: str | None, since: datetime | None, until: datetime | No
     """Send dead letters to where they came from, with their own key, headers and time. They stay on their topic."""
     settings = loader.load(config)
     log = KafkaLog(settings.kafka)
-    choice = Choice(reason, _epoch_ms(since), _epoch_ms(until))
+    choice = LetterFilter(reason, _epoch_ms(since), _epoch_ms(until))
     sent = dead_letters.replay(log, dead_letters.read(log, settings.clicks.dead_letter_topic, choice))
     click.echo(f"sent {sent} again")
 

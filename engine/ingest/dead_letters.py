@@ -18,7 +18,7 @@ HEADER_PREFIX: Final = "headrace."
 _POLL_S: Final = 0.5
 _AT_ONCE: Final = 1_000
 
-Reason = Literal[
+DeadLetterReason = Literal[
     "null_value",
     "too_large",
     "unparsable",
@@ -45,7 +45,7 @@ class DeadLetter:
     timestamp_ms: int
     partition: Partition
     offset: int
-    reason: Reason
+    reason: DeadLetterReason
     detail: str
 
     def as_headers(self) -> Headers:
@@ -82,7 +82,7 @@ class Letter:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class LetterFilter:
     """Which letters are meant."""
 
     reason: str | None = None
@@ -91,7 +91,7 @@ class Choice:
     until_ms: int | None = None
     """Before this time."""
 
-    def takes(self, letter: Letter) -> bool:
+    def matches(self, letter: Letter) -> bool:
         """Whether this one is."""
         return (
             self.reason in (None, letter.reason)
@@ -100,7 +100,7 @@ class Choice:
         )
 
 
-def read(log: EventLog, topic: str, choice: Choice) -> Iterator[Letter]:
+def read(log: EventLog, topic: str, choice: LetterFilter) -> Iterator[Letter]:
     """The chosen letters of those there now, in order within each partition.
 
     Raises:
@@ -112,7 +112,7 @@ def read(log: EventLog, topic: str, choice: Choice) -> Iterator[Letter]:
             for records in reader.poll(_POLL_S, _AT_ONCE):
                 for letter in _letters(records):
                     # Those that arrive meanwhile are left out: a replay would otherwise read its own failures.
-                    if letter.offset < ends[letter.place] and choice.takes(letter):
+                    if letter.offset < ends[letter.place] and choice.matches(letter):
                         yield letter
 
 

@@ -20,7 +20,7 @@ from engine.catalogue import searches
 from engine.catalogue.actions import Actions
 from engine.errors import SettingsError
 from engine.eventlog.base import Records
-from engine.ingest.dead_letters import DeadLetter, Reason
+from engine.ingest.dead_letters import DeadLetter, DeadLetterReason
 from engine.ingest.fields import attribute_path, struct, time_type
 from engine.settings.sections import ClickSettings
 
@@ -101,7 +101,7 @@ class ClickDecoder:
         else:
             read.dead.append(_dead(records, index, "null_value", "no value, nor a key that names a user to forget"))
 
-    def _search(self, text: str | None) -> str | tuple[Reason, str]:
+    def _search(self, text: str | None) -> str | tuple[DeadLetterReason, str]:
         """The id of a search for this text, or what is wrong with it."""
         fields, limit = self._settings.fields, self._settings.max_id_bytes
         if text is None:
@@ -174,7 +174,7 @@ class ClickDecoder:
                 read.dead.append(_dead(records, inside, *problem))
         return (_without(clicks, refused) if refused else clicks), read.dead
 
-    def _problem(self, clicks: Clicks, index: int, latest_ms: int) -> tuple[Reason, str] | None:
+    def _problem(self, clicks: Clicks, index: int, latest_ms: int) -> tuple[DeadLetterReason, str] | None:
         time_ms, limit = int(clicks.times_ms[index]), self._settings.max_id_bytes
         for what, one in (("user", clicks.users[index]), ("item", clicks.items[index])):
             if not one:
@@ -218,7 +218,7 @@ def _without_forgotten(clicks: Clicks) -> Clicks:
     return _without(clicks, set(np.flatnonzero(asked > clicks.origins).tolist()))
 
 
-def _reason(error: Exception) -> tuple[Reason, str]:
+def _reason(error: Exception) -> tuple[DeadLetterReason, str]:
     text = str(error)
     if not isinstance(error, msgspec.ValidationError):
         return "unparsable", text or type(error).__name__
@@ -229,7 +229,7 @@ def _reason(error: Exception) -> tuple[Reason, str]:
     return "mistyped_field", text
 
 
-def _dead(records: Records, index: int, reason: Reason, detail: str) -> DeadLetter:
+def _dead(records: Records, index: int, reason: DeadLetterReason, detail: str) -> DeadLetter:
     return DeadLetter(
         key=records.keys[index],
         value=records.values[index],

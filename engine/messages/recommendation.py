@@ -18,7 +18,7 @@ class ListedItem(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """Index into the list's `interests`; absent when no interest found the item."""
 
 
-class Because(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+class Reason(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """A click or search that weighed in an interest."""
 
     item: str
@@ -42,7 +42,7 @@ class Recommendation(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     computed_ms: int
     items: list[ListedItem]
     """Best first."""
-    interests: list[list[Because]]
+    interests: list[list[Reason]]
     """For each interest, the clicks and searches that weigh most in it; empty for a user of whom nothing is known."""
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from engine.arrays import FIRST_SEARCH, NO_ITEM
 from engine.catalogue import searches
-from engine.messages.recommendation import Because, ListedItem, Recommendation, _encode
+from engine.messages.recommendation import ListedItem, Reason, Recommendation, _encode
 from engine.ranking.lists import SOURCES, Lists
 
 _SCORE_DIGITS: Final = 4
@@ -58,17 +58,17 @@ def encode_recommendations(
     ]
 
 
-def _reasons(lists: Lists, item_ids: Callable[[Sequence[int]], list[str]]) -> list[list[list[Because]]]:
+def _reasons(lists: Lists, item_ids: Callable[[Sequence[int]], list[str]]) -> list[list[list[Reason]]]:
     """The reasons of each user's interests; an empty list for a user none of whose interests has any."""
-    users, interests, most = lists.because.shape
+    users, interests, most = lists.reasons.shape
     if not most:
         return [[] for _ in range(users)]
-    names = item_ids(np.maximum(lists.because, 0).ravel().tolist())
+    names = item_ids(np.maximum(lists.reasons, 0).ravel().tolist())
     shares = np.round(lists.shares.astype(np.float64), _SCORE_DIGITS).ravel().tolist()
-    clicks = list(map(Because, names, shares))
-    for index in np.flatnonzero(lists.because >= FIRST_SEARCH).tolist():
-        clicks[index] = Because(searches.words_of(names[index]), shares[index], "search")
-    lengths = (lists.because != NO_ITEM).sum(axis=2).tolist()
+    clicks = list(map(Reason, names, shares))
+    for index in np.flatnonzero(lists.reasons >= FIRST_SEARCH).tolist():
+        clicks[index] = Reason(searches.words_of(names[index]), shares[index], "search")
+    lengths = (lists.reasons != NO_ITEM).sum(axis=2).tolist()
     reasons = []
     for user, user_lengths in enumerate(lengths):
         start = user * interests * most

@@ -23,7 +23,7 @@ class Lists:
     """[B, N] index into SOURCES."""
     interests: Int32
     """[B, N] the interest nearest to the item; -1 for items that are there because they are popular."""
-    because: Int32
+    reasons: Int32
     """[B, K, M] numbers of the items and searches with most of each interest's attention; NO_ITEM after the last."""
     shares: Float32
     """[B, K, M] their shares of the interest's attention."""

@@ -7,7 +7,7 @@ from typing import Final
 
 import numpy as np
 
-from engine.arrays import Float32, Int32, Int64
+from engine.arrays import Bool, Float32, Int32, Int64
 
 DAY_MS: Final = 86_400_000
 DAYS: Final = 7
@@ -27,6 +27,7 @@ class Popularity:
         self._seed_expires: int | None = None
         self._events = 0
         self._ranking = np.empty(0, np.int32)
+        self._rank_by_item = np.empty(0, np.int32)  # [items] from 0; the highest integer where an item is not ranked
         self._ranked_count = 0  # the longest list that the ranking can give; 0 when it is out of date
         self._ranked_events = 0  # events counted when it was computed
 
@@ -50,15 +51,34 @@ class Popularity:
 
     def top(self, count: int) -> Int32:
         """Up to `count` item numbers with at least one event, most popular first, ties by number."""
+        self._refresh(count)
+        return self._ranking[:count]
+
+    def ranks(self, items: Int32, depth: int) -> Int32:
+        """Rank of each item among the `depth` most popular, from 0; `depth` for all others. Any shape."""
+        self._refresh(depth)
+        has_rank = (items >= 0) & (items < len(self._rank_by_item))
+        ranks = self._rank_by_item[np.where(has_rank, items, 0)] if len(self._rank_by_item) else np.zeros_like(items)
+        return np.where(has_rank, np.minimum(ranks, depth), np.int32(depth)).astype(np.int32)
+
+    def forget(self, items: Int32) -> None:
+        """Drop the counts of items whose numbers are about to be those of other items."""
+        items = items[items < len(self._total)]
+        self._counts[:, items] = 0.0
+        self._total[items] = 0.0
+        self._ranked_count = 0
+
+    def _refresh(self, count: int) -> None:
         if count > self._ranked_count or self._events > self._ranked_events * (1 + 1 / _REFRESH_SHARE):
             self._rank(count)
-        return self._ranking[:count]
 
     def _rank(self, count: int) -> None:
         items = np.flatnonzero(self._total > 0)
         if count < len(items):
             items = np.sort(items[np.argpartition(self._total[items], -count)[-count:]])
         self._ranking = items[np.argsort(-self._total[items], kind="stable")].astype(np.int32)
+        self._rank_by_item = np.full(len(self._total), np.iinfo(np.int32).max, np.int32)
+        self._rank_by_item[self._ranking] = np.arange(len(self._ranking))
         self._ranked_count, self._ranked_events = count, self._events
 
     def _advance(self, day: int) -> int:
@@ -84,3 +104,21 @@ class Popularity:
             extra = max(items, 2 * capacity) - capacity
             self._counts = np.concatenate([self._counts, np.zeros((DAYS + 1, extra), np.float32)], axis=1)
             self._total = np.concatenate([self._total, np.zeros(extra, np.float32)])
+
+
+def untaken(popular: Int32, taken: Int32) -> Bool:
+    """[B, T] True where a popular item [T] is not among a user's taken ones [B, S]; in memory of B x (S + T).
+
+    Args:
+        popular: [T] distinct item numbers.
+        taken: [B, S] item numbers; those that are not popular are ignored.
+    """
+    untaken = np.ones((len(taken), len(popular)), np.bool_)
+    if not len(popular):
+        return untaken
+    by_number = np.argsort(popular)
+    ascending = popular[by_number]
+    index = np.minimum(np.searchsorted(ascending, taken), len(popular) - 1)  # [B, S]
+    user, column = np.nonzero(ascending[index] == taken)
+    untaken[user, by_number[index[user, column]]] = False
+    return untaken

@@ -39,6 +39,11 @@ REQUIRED_FILES = (
     contract.REPORT_FILE,
 )
 _CHUNK_BYTES = 1 << 20
+_MAX_MANIFEST_BYTES = 1 << 20
+_MAX_ID_BYTES = 65_535
+"""Of an item id: as many as `clicks.max_id_bytes` may allow, and as a changelog record can hold."""
+_LIMITS = {"window_length": 1000, "interests": 64, "dimensions": 4096}
+"""Largest sizes of a contract that the engine serves; the least is 1."""
 
 
 class Holdout(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -164,18 +169,25 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / contract.MANIFEST_FILE
     try:
+        if path.stat().st_size > _MAX_MANIFEST_BYTES:
+            raise DamagedReleaseError(
+                f"release {folder}: {path.name} has {path.stat().st_size} bytes, at most {_MAX_MANIFEST_BYTES} are"
+                " expected; export the release again"
+            )
         raw = path.read_bytes()
-    except OSError as error:
-        raise DamagedReleaseError(f"release {folder}: {path.name} cannot be read ({error.strerror})") from error
+    except (OSError, ValueError) as error:  # a path with a null byte is a ValueError
+        raise DamagedReleaseError(f"release {folder}: {path.name} cannot be read ({error})") from error
     try:
         schema = msgspec.json.decode(raw, type=dict[str, Any]).get("schema")
         if schema != contract.SCHEMA:
             raise UnfitReleaseError(
                 f"release {folder}: schema {schema!r}, this engine reads {contract.SCHEMA}; train or export it again"
             )
-        return msgspec.json.decode(raw, type=Manifest)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        manifest = msgspec.json.decode(raw, type=Manifest)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise DamagedReleaseError(f"release {folder}: {path.name} is not a manifest: {error}") from error
+    _check_sizes(manifest, f"release {folder}")
+    return manifest
 
 
 def read(folder: Path) -> Bundle:
@@ -193,9 +205,9 @@ def read(folder: Path) -> Bundle:
         manifest=manifest,
         encoder_onnx=(folder / contract.ENCODER_FILE).read_bytes(),
         items_onnx=(folder / contract.ITEMS_FILE).read_bytes(),
-        ids=msgspec.json.decode((folder / contract.IDS_FILE).read_bytes(), type=list[str]),
-        vectors=np.load(folder / contract.VECTORS_FILE, allow_pickle=False),
-        popularity=np.load(folder / contract.POPULARITY_FILE, allow_pickle=False),
+        ids=_read_ids(folder / contract.IDS_FILE),
+        vectors=_read_array(folder / contract.VECTORS_FILE),
+        popularity=_read_array(folder / contract.POPULARITY_FILE),
         content_onnx=(folder / contract.CONTENT_FILE).read_bytes() if manifest.contract.content else None,
     )
     _check_fit(bundle)
@@ -227,6 +239,49 @@ def _verify(path: Path, expected: str | None) -> None:
         raise DamagedReleaseError(
             f"release {path.parent}: {path.name} has SHA-256 {digest[:12]}…, the manifest says {expected[:12]}…;"
             " copy the bundle again"
+        )
+
+
+def _read_ids(path: Path) -> list[str]:
+    try:
+        ids = msgspec.json.decode(path.read_bytes(), type=list[str])
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise DamagedReleaseError(
+            f"release {path.parent}: {path.name} is no JSON array of item ids ({error}); export the release again"
+        ) from error
+    for item in ids:
+        if len(item) * 4 > _MAX_ID_BYTES and len(item.encode("utf-8", "surrogatepass")) > _MAX_ID_BYTES:
+            raise UnfitReleaseError(
+                f"release {path.parent}: item id {item[:20]!r}... has more than {_MAX_ID_BYTES} bytes; shorten it"
+            )
+    return ids
+
+
+def _read_array(path: Path) -> npt.NDArray[np.float32]:
+    try:
+        array: npt.NDArray[np.float32] = np.load(path, allow_pickle=False)
+    except (ValueError, OSError, EOFError, MemoryError) as error:
+        raise DamagedReleaseError(
+            f"release {path.parent}: {path.name} is no array that numpy reads ({error}); export the release again"
+        ) from error
+    if not isinstance(array, np.ndarray):  # an archive of several arrays is opened, not read
+        raise DamagedReleaseError(
+            f"release {path.parent}: {path.name} holds several arrays, expected one; export the release again"
+        )
+    return array
+
+
+def _check_sizes(manifest: Manifest, where: str) -> None:
+    for name, most in _LIMITS.items():
+        size = getattr(manifest.contract, name)
+        if not 1 <= size <= most:
+            raise UnfitReleaseError(
+                f"{where}: contract.{name} is {size}, expected 1 to {most}; train it with other sizes"
+            )
+    if not (0.0 < manifest.contract.tolerance < math.inf and manifest.items >= 0):
+        raise UnfitReleaseError(
+            f"{where}: contract.tolerance is {manifest.contract.tolerance} and items is {manifest.items}, expected a"
+            " number above 0 and a count; export the release again"
         )
 
 

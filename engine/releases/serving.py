@@ -14,7 +14,7 @@ from engine import contract
 from engine.arrays import FIRST_SEARCH, NO_ITEM, Bool, Float32, Int32
 from engine.catalogue import content, searches
 from engine.catalogue.content import Item
-from engine.catalogue.ids import Catalogue
+from engine.catalogue.ids import Catalogue, Pin
 from engine.contract import Contract
 from engine.errors import UnfitReleaseError
 from engine.releases.bundles import Bundle, Manifest
@@ -59,6 +59,8 @@ class LiveRelease:
     _content: ContentEncoder | None
     _ids: Callable[[Sequence[int]], list[str]]
     """Ids of items and searches by number (`Catalogue.ids`)."""
+    _pins: tuple[Pin, ...]
+    """Keep the items' numbers from being given to other items."""
 
     @property
     def name(self) -> str:
@@ -111,7 +113,8 @@ class LiveRelease:
                 f"release {self.name} was trained without item content, so no items can be added to it; train a release"
                 " with an items file"
             )
-        numbers, first = np.unique(catalogue.numbers([item.id for item in items]), return_index=True)
+        pin = catalogue.pin([item.id for item in items])
+        numbers, first = np.unique(pin.numbers, return_index=True)
         new = self.rows(numbers) == NO_ITEM
         numbers, first = numbers[new], first[new]
         if not len(numbers):
@@ -120,7 +123,7 @@ class LiveRelease:
         if not np.isfinite(vectors).all():
             raise UnfitReleaseError(f"release {self.name}: {contract.CONTENT_FILE} returns values that are not finite")
         has_vector = vectors.any(axis=1)
-        return self._grown(numbers[has_vector], vectors[has_vector]) if has_vector.any() else self
+        return self._grown(numbers[has_vector], vectors[has_vector], pin) if has_vector.any() else self
 
     def _search_rows(self, numbers: Int32, encoder: ContentEncoder) -> Int32:
         """[n] rows of searches, encoded and written to the tables where they have no slot."""
@@ -133,8 +136,8 @@ class LiveRelease:
             self._tables.write_searches(slots[new], self._encoder.tables(vectors), has_vector)
         return self._tables.search_rows(slots)[inverse]
 
-    def _grown(self, numbers: Int32, vectors: Float32) -> "LiveRelease":
-        """This release with further items of these numbers [n] and vectors [n, D]."""
+    def _grown(self, numbers: Int32, vectors: Float32, pin: Pin) -> "LiveRelease":
+        """This release with further items of these numbers [n], which are pinned, and vectors [n, D]."""
         before, after, tables = len(self.numbers), len(self.numbers) + len(numbers), self._tables
         _refuse_too_many(self.name, after)
         if not tables.can_grow(before, after):
@@ -150,6 +153,7 @@ class LiveRelease:
             index=grow(self.index, all_vectors),
             _rows=_Rows(all_numbers),
             _tables=tables,
+            _pins=(*self._pins, pin),
         )
 
 
@@ -162,7 +166,8 @@ def warm(bundle: Bundle, catalogue: Catalogue, settings: IndexSettings, threads:
     """
     _refuse_too_many(str(bundle.folder), bundle.manifest.items)
     encoder = Encoder(bundle.encoder_onnx, bundle.items_onnx, bundle.manifest.contract, threads)
-    numbers = catalogue.numbers(bundle.ids)
+    pin = catalogue.pin(bundle.ids)
+    numbers = pin.numbers
     tables = EmbeddingTables(encoder.tables(bundle.vectors), len(numbers))
     live = LiveRelease(
         manifest=bundle.manifest,
@@ -175,6 +180,7 @@ def warm(bundle: Bundle, catalogue: Catalogue, settings: IndexSettings, threads:
         _tables=tables,
         _content=_content_encoder(bundle, threads),
         _ids=catalogue.ids,
+        _pins=(pin,),
     )
     _dry_run(live)
     return live

@@ -7,21 +7,20 @@
 Spare rows take address space, not memory, until they are written.
 """
 
-from itertools import repeat
 from typing import Final
 
 import numpy as np
 
 from engine.arrays import NO_ITEM, Bool, Float32, Int32, Int64
 from engine.retrieval.encoder import Tables
+from engine.windows.slots import LruSlots
 
 SEARCHES: Final = 1 << 16
 """S, more searches than a batch of the default size, 512 windows of 100 events, can hold."""
 _GROWTH: Final = 1.25
 """Capacity for items, as a multiple of those present when the tables are allocated."""
 _EVICT_SHARE: Final = 64
-"""When all places are taken, so large a part of them makes room at once, so that making room is rarely done."""
-_NOBODY: Final = -1
+"""When all slots are taken, one part in this many is evicted at once, so that eviction is rare."""
 
 
 class EmbeddingTables:
@@ -34,7 +33,7 @@ class EmbeddingTables:
         self.tables: Tables = {name: np.empty(shapes[name], table.dtype) for name, table in tables.items()}
         """[capacity + S, D] by name, unused rows included."""
         self.append(tables)
-        self._places = _Places(SEARCHES)
+        self._search_slots = LruSlots[int](SEARCHES, _EVICT_SHARE)
         self._has_vector = np.zeros(SEARCHES, np.bool_)  # [S] by slot
 
     def can_grow(self, before: int, after: int) -> bool:
@@ -62,7 +61,8 @@ class EmbeddingTables:
         Beyond S searches the first ones get the slot NO_ITEM.
         """
         slots = np.full(len(searches), NO_ITEM, np.int32)
-        slots[-SEARCHES:], new = self._places.take(searches[-SEARCHES:])
+        self._search_slots.next_turn()
+        slots[-SEARCHES:], new = self._search_slots.assign(searches[-SEARCHES:].tolist())
         return slots, new + max(0, len(searches) - SEARCHES)
 
     def write_searches(self, slots: Int32, tables: Tables, has_vector: Bool) -> None:
@@ -73,42 +73,9 @@ class EmbeddingTables:
 
     def forget_searches(self) -> None:
         """Release all slots; called when the numbers of searches have changed."""
-        self._places = _Places(SEARCHES)
+        self._search_slots = LruSlots[int](SEARCHES, _EVICT_SHARE)
 
     def search_rows(self, slots: Int32) -> Int32:
         """[n] rows of the searches in these slots; NO_ITEM for a search without a slot or without a vector."""
         has_row = (slots != NO_ITEM) & self._has_vector[slots]
         return np.where(has_row, slots + np.int32(self._capacity), np.int32(NO_ITEM))
-
-
-class _Places:
-    """A fixed number of places for the searches asked for last; those not asked for the longest make room."""
-
-    def __init__(self, count: int) -> None:
-        self._owners = np.full(count, _NOBODY, np.int32)
-        self._turns = np.zeros(count, np.int64)  # when each was asked for last
-        self._free = list(range(count))[::-1]
-        self._of: dict[int, int] = {}
-        self._turn = 0
-
-    def take(self, searches: Int32) -> tuple[Int32, Int64]:
-        """Places [n] of these, each named once and no more than there are places, and which [m] had none before."""
-        self._turn += 1
-        found = map(self._of.get, searches.tolist(), repeat(_NOBODY))
-        places = np.fromiter(found, np.int32, len(searches))
-        self._turns[places[places != _NOBODY]] = self._turn
-        new = np.flatnonzero(places == _NOBODY)
-        if len(new) > len(self._free):
-            self._make_room(max(len(new) - len(self._free), len(self._owners) // _EVICT_SHARE))
-        places[new] = [self._free.pop() for _ in new]
-        self._owners[places[new]], self._turns[places[new]] = searches[new], self._turn
-        self._of.update(zip(searches[new].tolist(), places[new].tolist(), strict=True))
-        return places, new
-
-    def _make_room(self, count: int) -> None:
-        idle = np.flatnonzero((self._turns < self._turn) & (self._owners != _NOBODY))
-        oldest = idle[np.argsort(self._turns[idle], kind="stable")[:count]]
-        for owner in self._owners[oldest].tolist():
-            del self._of[owner]
-        self._owners[oldest] = _NOBODY
-        self._free += oldest.tolist()

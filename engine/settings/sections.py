@@ -217,7 +217,7 @@ class RecommendationSettings(Section):
     resend_unchanged: bool = True
     """Send a list that has the same items as the user's last one: it knows newer clicks. A worker that was started anew
     sends each user's first list in any case."""
-    because: Annotated[int, Ge(0), Le(10)] = 3
+    reasons: Annotated[int, Ge(0), Le(10)] = 3
     """Clicks named as the reason behind each interest."""
 
 
@@ -228,10 +228,15 @@ class ReleaseSettings(Section):
     model: str = "two-hop"
     """Name of the model this worker follows."""
     folder: Path | None = None
-    """A folder to watch for releases (`headrace publish --folder`), beside or instead of the topic."""
+    """A folder to watch for releases, too (`headrace publish --folder`); the newest announcement there or on the topic
+    counts, and when one of the two cannot be read the other goes on."""
     path: Path | None = None
     """A bundle to start with, before anything is announced."""
     poll_interval_s: PositiveFloat = 1.0
+    load_timeout_s: PositiveFloat = 120.0
+    """A release is first loaded in a child process, its graphs run once; one that takes longer is refused."""
+    load_memory_gib: PositiveFloat = 8.0
+    """Address space of that child process; a release that needs more is refused."""
 
 
 class WorkerSettings(Section):

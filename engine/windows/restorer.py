@@ -17,9 +17,9 @@ from engine.errors import ChangelogError
 from engine.eventlog.base import EventLog, Partition, Reader, Records
 from engine.metrics import Metrics
 from engine.settings.sections import Settings
-from engine.windows.changelog import Changelog
 from engine.windows.packed import PackedWindows
 from engine.windows.snapshots import Snapshots
+from engine.windows.users import UserWindows
 
 logger = logging.getLogger(__name__)
 
@@ -36,12 +36,12 @@ class Restorer:
     """Restores partitions step by step; belongs to the worker's thread, but for `begin`, `drop` and `progress`."""
 
     def __init__(
-        self, settings: Settings, log: EventLog, changelog: Changelog, snapshots: Snapshots, metrics: Metrics
+        self, settings: Settings, log: EventLog, windows: UserWindows, snapshots: Snapshots, metrics: Metrics
     ) -> None:
         self._topic = settings.windows.topic
         self._keeps_warm = settings.windows.standby
         self._log = log
-        self._changelog = changelog
+        self._windows = windows
         self._snapshots = snapshots
         self._metrics = metrics
         self._waiting: set[int] = set()
@@ -157,14 +157,14 @@ class Restorer:
             partitions = [Partition(self._topic, number) for number in sorted(numbers)]
             self._reader = self._log.reader(partitions)
             for partition in partitions:
-                if partition.number in self._changelog.positions:
-                    self._reader.seek(partition, self._changelog.positions[partition.number])
+                if partition.number in self._windows.positions:
+                    self._reader.seek(partition, self._windows.positions[partition.number])
         return self._reader
 
     def _follow(self, reader: Reader, timeout_s: float, most: int) -> None:
         """One step with the partitions of this reader that are still wanted."""
         followed = self._waiting or self._standby
-        fresh = followed - self._changelog.positions.keys()
+        fresh = followed - self._windows.positions.keys()
         begun = followed & self._snapshot_parts.keys()
         if fresh:
             self._start(reader, min(fresh))
@@ -186,7 +186,7 @@ class Restorer:
         elif found:
             position, self._snapshot_parts[number] = found
             reader.seek(partition, position)
-        self._changelog.positions[number] = position
+        self._windows.positions[number] = position
         logger.info("partition %d: reading the changelog from %d to %d", number, position, bounds.stop)
 
     def _load(self, number: int) -> None:
@@ -195,14 +195,14 @@ class Restorer:
         if packed is None:
             del self._snapshot_parts[number]
         else:
-            self._changelog.load(packed, number)
+            self._windows.load(packed, number)
             self._metrics.restored_users.labels("snapshot").inc(len(packed))
 
     def _take(self, records: Records) -> None:
         """Bring the windows of a partition to where these records lead."""
         number = records.partition.number
         try:
-            users = self._changelog.apply(records)
+            users = self._windows.apply(records)
         except ChangelogError as error:
             if number in self._waiting:
                 raise
@@ -211,25 +211,25 @@ class Restorer:
             self._drop_windows(number)
             self._set_standby(self._standby - {number})
             return
-        self._changelog.positions[number] = records.offsets[-1] + 1
+        self._windows.positions[number] = records.offsets[-1] + 1
         self._metrics.restored_users.labels("changelog" if number in self._waiting else "standby").inc(users)
 
     def _at_end(self, reader: Reader, number: int) -> bool:
-        if number not in self._changelog.positions or number in self._snapshot_parts:
+        if number not in self._windows.positions or number in self._snapshot_parts:
             return False
         partition = Partition(self._topic, number)
         return reader.position(partition) >= reader.bounds[partition].stop
 
     def _drop_windows(self, number: int) -> None:
         self._snapshot_parts.pop(number, None)
-        self._changelog.drop(number)
+        self._windows.drop(number)
 
     def _report(self, reader: Reader) -> None:
         """Say how far it is, by position."""
         told: list[str] = []
         for number in sorted(self._waiting):
             bounds = reader.bounds[Partition(self._topic, number)]
-            position = self._changelog.positions.get(number, bounds.start)
+            position = self._windows.positions.get(number, bounds.start)
             told.append(f"partition {number} at {position} of {bounds.stop}")
         self.progress = f"windows are being restored: {', '.join(told)}"
         if time.monotonic() >= self._report_due_s:

@@ -4,17 +4,17 @@ import time
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from engine.settings.sections import Settings
-from engine.windows.changelog import Changelog
 from engine.windows.restorer import Restorer, logger
 from engine.windows.snapshots import SnapshotHeader, Snapshots
+from engine.windows.users import UserWindows
 
 
 class Saver:
     """Writes snapshots of all restored partitions: now and then, one at a time, in the background, and at the end."""
 
-    def __init__(self, settings: Settings, changelog: Changelog, snapshots: Snapshots, restorer: Restorer) -> None:
+    def __init__(self, settings: Settings, windows: UserWindows, snapshots: Snapshots, restorer: Restorer) -> None:
         self._settings = settings.snapshots
-        self._changelog = changelog
+        self._windows = windows
         self._snapshots = snapshots
         self._restorer = restorer
         self._queue: list[int] = []
@@ -52,8 +52,8 @@ class Saver:
     def _begin(self, number: int) -> None:
         if number in self._restorer.restored():
             now_ms = time.time_ns() // 1_000_000
-            header = SnapshotHeader(self._restorer.identity, number, self._changelog.positions[number], now_ms)
-            self._under_way = self._pool.submit(self._snapshots.write, header, self._changelog.pack(number))
+            header = SnapshotHeader(self._restorer.identity, number, self._windows.positions[number], now_ms)
+            self._under_way = self._pool.submit(self._snapshots.write, header, self._windows.pack(number))
 
     def _settle(self) -> None:
         """Wait for the one under way; a failure costs only time at the next start."""

@@ -13,7 +13,7 @@ from engine.catalogue.ids import Catalogue
 from engine.errors import EventLogError, SettingsError
 from engine.eventlog.base import EventLog, Partition, Rebalance, Session, TopicSpec
 from engine.metrics import Metrics
-from engine.releases.announcements import Feed, FolderFeed, TopicFeed
+from engine.releases.announcements import open_feed
 from engine.releases.release_loader import ReleaseLoader
 from engine.settings.sections import Settings
 from engine.windows.restorer import Restorer
@@ -45,26 +45,19 @@ class Worker:
         self._metrics = metrics
         catalogue = Catalogue()
         self._processor = Processor(settings, catalogue, metrics, observe)
-        self._loader = ReleaseLoader(settings, catalogue, metrics, self._feeds)
+        self._loader = ReleaseLoader(settings, catalogue, metrics, lambda: open_feed(settings.releases, log))
         self._snapshots = Snapshots(settings.snapshots, catalogue, Actions(settings.clicks))
-        self._restorer = Restorer(settings, log, self._processor.changelog, self._snapshots, metrics)
+        self._restorer = Restorer(settings, log, self._processor.windows, self._snapshots, metrics)
         self._session: Session | None = None
         self._gauges_due_s = 0.0
         self.heartbeat_s = time.monotonic()
+        self.not_ready: str | None = "the worker has not started yet"
+        """Why this worker serves nobody at the moment; None when it does. Written by the loop, read by any thread."""
 
     @property
     def release_name(self) -> str | None:
         """The release in use, None before the first."""
         return self._processor.live.name if self._processor.live else None
-
-    @property
-    def not_ready(self) -> str | None:
-        """Why this worker serves nobody yet; None when it does."""
-        if self._processor.live is None:
-            return "no release is live yet"
-        if self._session is None or not self._session.assignment():
-            return "no partition is assigned yet"
-        return self._restorer.progress
 
     def run(self, stop: threading.Event) -> None:
         """Serve until `stop` is set. A failure of the log ends in a new session that starts from the last commit.
@@ -91,30 +84,34 @@ class Worker:
                 lasted = time.monotonic() - started_s > _SETTLED_S
                 pause_s = _FIRST_PAUSE_S if lasted else min(2 * pause_s, _LONGEST_PAUSE_S)
                 logger.error("the event log failed, again in %.1f s from the last commit: %s", pause_s, error)
+                self.not_ready = f"the event log failed: {error}"
                 stop.wait(pause_s)
 
     def _serve(self, stop: threading.Event) -> None:
         """One session, from joining the group to leaving it."""
         while self._processor.live is None:
+            self.not_ready = "no release is live yet"
             if stop.is_set():
                 return
             self.heartbeat_s = time.monotonic()
             self._loader.wait(self._settings.worker.poll_timeout_s)
             self._take_release()
+        self.not_ready = "no partition is assigned yet"
         partitions = self._prepare_topics()
         rebalance = Rebalance(assigned=self._assigned, revoked=self._given_up, lost=self._given_up)
         self._session = self._log.session([self._settings.clicks.topic], self._settings.kafka.group, rebalance)
         self._restorer.stand_by(range(partitions))
-        saver = Saver(self._settings, self._processor.changelog, self._snapshots, self._restorer)
+        saver = Saver(self._settings, self._processor.windows, self._snapshots, self._restorer)
         in_order = False
         try:
             while not stop.is_set():
                 self._turn(self._session)
                 saver.step(self.heartbeat_s)
                 if not (saver.writes() or self._restorer.reads_snapshots()):
-                    self._processor.sweep_searches()
+                    self._processor.sweep()
             in_order = True
         finally:
+            self.not_ready = "the worker has left its group"
             session, self._session = self._session, None
             try:
                 session.close()  # first, so that the others can take over while this worker writes its snapshots
@@ -136,6 +133,7 @@ class Worker:
         if restored:
             session.resume([Partition(self._settings.clicks.topic, number) for number in restored])
         self._take_release()
+        self.not_ready = self._restorer.progress if session.assignment() else "no partition is assigned yet"
         if self.heartbeat_s >= self._gauges_due_s:
             self._processor.set_gauges()
             for partition, lag in session.lag().items():
@@ -157,18 +155,12 @@ class Worker:
 
     def _given_up(self, partitions: Sequence[Partition]) -> None:
         """Revoked or lost alike: every batch was committed before the poll in which this is called."""
-        self._restorer.drop([partition.number for partition in partitions])
-        self._processor.forget_lists()
+        numbers = [partition.number for partition in partitions]
+        self._processor.hand_over(numbers)
+        self._restorer.drop(numbers)
         for topic, number in map(_labels, partitions):
             self._metrics.consumer_lag.remove_by_labels({"topic": topic, "partition": number})
         logger.info("given up: %s", _names(partitions))
-
-    def _feeds(self) -> list[Feed]:
-        releases = self._settings.releases
-        if releases.folder:
-            return [FolderFeed(releases.folder, releases.model)]
-        self._log.ensure_topics([TopicSpec(releases.topic, compacted=True)])
-        return [TopicFeed(self._log.reader([releases.topic]), releases.model)]
 
     def _prepare_topics(self) -> int:
         """Create the topics that are missing; returns how many partitions there are to share.

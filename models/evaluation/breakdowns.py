@@ -116,6 +116,11 @@ class MeasuredIndex:
         self._lists = self._asked = 0
         self._found = np.zeros(depth, np.int64)
 
+    @property
+    def fallbacks(self) -> int:
+        """See `Index.fallbacks`."""
+        return self._index.fallbacks
+
     def __len__(self) -> int:
         return len(self._index)
 

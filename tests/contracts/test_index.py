@@ -7,7 +7,7 @@ from engine.arrays import NO_ITEM, Float32, Int32, Windows
 from engine.catalogue.ids import Catalogue
 from engine.releases import bundles, serving
 from engine.retrieval import features
-from engine.retrieval.index import ExactIndex, HnswIndex, Index, build
+from engine.retrieval.index import ExactIndex, HnswIndex, Index, build, grow
 from engine.settings.sections import IndexSettings
 from producers.demo.bundled import DEMO_RELEASE
 
@@ -69,6 +69,52 @@ def test_a_search_can_return_every_item(kind: str) -> None:
     index = build(vectors, IndexSettings(kind=kind, m=2, ef_construction=2, ef_search=1), threads=1)  # type: ignore[arg-type]
     rows, _ = index.search(vectors[:5], len(vectors))
     assert [sorted(row) for row in rows.tolist()] == [list(range(300))] * 5
+
+
+@pytest.fixture
+def poor_graph() -> tuple[HnswIndex, Float32]:
+    """A graph with so few links that some queries [Q, D] reach fewer than COUNT items, and those queries."""
+    vectors = np.random.default_rng(2).normal(size=(3000, 4)).astype(np.float32)
+    settings = IndexSettings(kind="hnsw", m=2, ef_construction=5, ef_search=1)
+    return HnswIndex(vectors, settings, threads=1), vectors[:100]
+
+
+def test_only_queries_that_the_graph_cannot_answer_are_scanned(
+    poor_graph: tuple[HnswIndex, Float32], caplog: pytest.LogCaptureFixture
+) -> None:
+    index, queries = poor_graph
+    rows, scores = index.search(queries, COUNT)
+    scanned = index.fallbacks
+    assert 0 < scanned < len(queries)
+    exact = ExactIndex(index._vectors)
+    for query in range(len(queries)):
+        before = index.fallbacks
+        one = slice(query, query + 1)
+        alone, alone_scores = index.search(queries[one], COUNT)
+        assert rows[query].tolist() == alone[0].tolist()
+        np.testing.assert_allclose(scores[query], alone_scores[0], rtol=1e-5)
+        if index.fallbacks > before:
+            assert rows[query].tolist() == exact.search(queries[one], COUNT)[0][0].tolist()
+    assert index.fallbacks == 2 * scanned
+    (record,) = caplog.records  # once, however many queries there were
+    assert record.levelname == "WARNING"
+    assert "reaches fewer than the 40 items" in record.getMessage()
+
+
+def test_an_index_that_grew_counts_what_its_graph_counts(poor_graph: tuple[HnswIndex, Float32]) -> None:
+    index, queries = poor_graph
+    grown = grow(index, np.concatenate([index._vectors, queries]))
+    grown.search(queries, COUNT)
+    assert grown.fallbacks == index.fallbacks > 0
+    assert grow(ExactIndex(queries), queries).fallbacks == 0
+
+
+def test_a_sound_graph_needs_no_scan(trained: tuple[Float32, Float32], caplog: pytest.LogCaptureFixture) -> None:
+    vectors, interests = trained
+    index = HnswIndex(vectors, IndexSettings(), threads=1)
+    index.search(interests, COUNT)
+    assert index.fallbacks == 0
+    assert not caplog.records
 
 
 def test_the_size_of_the_catalogue_decides_between_the_two() -> None:

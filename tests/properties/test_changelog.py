@@ -12,10 +12,10 @@ from engine.catalogue.ids import Catalogue
 from engine.errors import ChangelogError
 from engine.eventlog.base import Outgoing, Partition, Records
 from engine.settings.sections import ClickSettings, Settings, WindowSettings
-from engine.windows.changelog import Changelog
 from engine.windows.codec import SCHEMA, WindowCodec
 from engine.windows.packed import PackedWindows
-from engine.windows.store import Events, WindowStore
+from engine.windows.store import Events
+from engine.windows.users import UserWindows
 
 LENGTH = 5
 ITEMS = ["a", "b", "long-" * 50, "ünï¢ode", "7", searches.id_of("Größe b"), searches.id_of("b")]
@@ -44,8 +44,8 @@ class Process:
         self.catalogue.numbers(items)
         self.actions = Actions(settings.clicks)
         self.codec = WindowCodec(self.catalogue, self.actions)
-        self.store = WindowStore(settings.windows)
-        self.changelog = Changelog(settings, self.store, self.codec)
+        self.user_windows = UserWindows(settings, self.catalogue, self.actions)
+        self.store = self.user_windows.store
 
     def append(self, clicks: list[Event]) -> Int32:
         """Add clicks; returns the slots that changed."""
@@ -93,10 +93,10 @@ def as_records(outgoing: Outgoing) -> Records:
 def test_encoded_windows_decode_in_another_process(batches: list[list[Event]]) -> None:
     source, copy = writer(), reader()
     for batch in batches:
-        changes = source.changelog.changes(source.append(batch), [])
+        changes = source.user_windows.changes(source.append(batch), [])
         assert len(set(changes.keys)) == len(changes)
         if len(changes):
-            copy.changelog.apply(as_records(changes))
+            copy.user_windows.apply(as_records(changes))
     assert copy.windows() == source.windows()
 
 
@@ -106,10 +106,10 @@ def test_records_of_many_batches_can_be_applied_together(batches: list[list[Even
     keys: list[bytes | None] = []
     values: list[bytes | None] = []
     for batch in batches:
-        changes = source.changelog.changes(source.append(batch), [])
+        changes = source.user_windows.changes(source.append(batch), [])
         keys += changes.keys
         values += changes.values
-    copy.changelog.apply(as_records(Outgoing("windows", keys, values)))
+    copy.user_windows.apply(as_records(Outgoing("windows", keys, values)))
     assert copy.windows() == source.windows()
 
 
@@ -127,11 +127,11 @@ def test_a_truncated_value_is_refused(clicks: list[Event], data: st.DataObject) 
 
 def test_a_forgotten_user_is_removed_from_every_copy() -> None:
     source, copy = writer(), reader()
-    copy.changelog.apply(as_records(source.changelog.changes(source.append([("ann", "a", 1, "view", 0)]), [])))
+    copy.user_windows.apply(as_records(source.user_windows.changes(source.append([("ann", "a", 1, "view", 0)]), [])))
     source.store.forget("ann")
-    tombstone = source.changelog.changes(np.empty(0, np.int32), [("ann", 0)])
+    tombstone = source.user_windows.changes(np.empty(0, np.int32), [("ann", 0)])
     assert (tombstone.keys, tombstone.values, tombstone.partitions) == ([b"ann"], [None], [0])
-    copy.changelog.apply(as_records(tombstone))
+    copy.user_windows.apply(as_records(tombstone))
     assert copy.windows() == source.windows() == {}
 
 
@@ -165,13 +165,13 @@ def test_golden_bytes_of_version_1() -> None:
     slots = process.append([("ann", "a", 1, "view", 7), ("ann", "aé", 2**32, "buy", 0)])
     assert process.codec.encode(process.store.pack(slots)) == [GOLDEN_1]
     other = reader()
-    other.changelog.apply(Records(Partition("windows", 0), [9], [0], [b"ann"], [GOLDEN_1], [()]))
+    other.user_windows.apply(Records(Partition("windows", 0), [9], [0], [b"ann"], [GOLDEN_1], [()]))
     assert other.windows() == {"ann": [("a", 1, "view", 7), ("aé", 2**32, "buy", 0)]}
 
 
 def test_a_key_that_is_not_utf_8_is_refused() -> None:
     with pytest.raises(ChangelogError, match="is no user id"):
-        reader().changelog.apply(Records(Partition("windows", 0), [9], [0], [b"\xff"], [GOLDEN_1], [()]))
+        reader().user_windows.apply(Records(Partition("windows", 0), [9], [0], [b"\xff"], [GOLDEN_1], [()]))
 
 
 def test_of_more_users_than_the_store_may_hold_the_last_ones_stay() -> None:
@@ -185,12 +185,12 @@ def test_of_more_users_than_the_store_may_hold_the_last_ones_stay() -> None:
         actions=np.ones(count, np.uint8),
         event_hashes=np.zeros(count, np.uint32),
     )
-    process.changelog.load(packed, 0)
+    process.user_windows.load(packed, 0)
     assert set(process.windows()) == {f"user-{number}" for number in range(count)[-8:]}
-    assert process.store.evicted == count - 8
+    assert process.store.user_slots.evicted == count - 8
 
 
 def test_a_newer_version_is_refused_and_says_so() -> None:
     newer = bytes([SCHEMA + 1]) + GOLDEN_1[1:]
     with pytest.raises(ChangelogError, match=f"topic windows.*version {SCHEMA + 1}.*upgrade"):
-        reader().changelog.apply(Records(Partition("windows", 0), [9], [0], [b"ann"], [newer], [()]))
+        reader().user_windows.apply(Records(Partition("windows", 0), [9], [0], [b"ann"], [newer], [()]))

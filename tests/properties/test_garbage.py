@@ -23,9 +23,8 @@ from engine.eventlog.base import Outgoing, Partition, Records
 from engine.ingest.dead_letters import DeadLetter
 from engine.ingest.decoder import ClickDecoder
 from engine.settings.sections import ClickFields, ClickSettings, Settings, WindowSettings
-from engine.windows.changelog import Changelog
-from engine.windows.codec import WindowCodec
-from engine.windows.store import Events, WindowStore
+from engine.windows.store import Events
+from engine.windows.users import UserWindows
 
 SEED = int(os.environ.get("GARBAGE_SEED", "1"))
 MESSAGES = 100_000 if os.environ.get("LONG_TESTS") else 20_000
@@ -166,8 +165,8 @@ class Process:
     def __init__(self, clicks: ClickSettings) -> None:
         settings = Settings(clicks=clicks, windows=WindowSettings(length=LENGTH, max_users=MESSAGES))
         self.catalogue, self.actions = Catalogue(), Actions(clicks)
-        self.store = WindowStore(settings.windows)
-        self.changelog = Changelog(settings, self.store, WindowCodec(self.catalogue, self.actions))
+        self.user_windows = UserWindows(settings, self.catalogue, self.actions)
+        self.store = self.user_windows.store
 
     def append(self, clicks: Clicks) -> Int32:
         """Add clicks; returns the slots that changed."""
@@ -223,8 +222,8 @@ def _survives(settings: ClickSettings, mutator: Mutator, count: int) -> Counter[
         records = _records([mutator.message() for _ in range(min(BATCH, count - start))])
         started_s = time.thread_time()
         clicks, dead_letters = decoder.decode([records], NOW_MS)
-        changes = source.changelog.changes(source.append(clicks), [])
-        copy.changelog.apply(_as_records(changes))
+        changes = source.user_windows.changes(source.append(clicks), [])
+        copy.user_windows.apply(_as_records(changes))
         assert time.thread_time() - started_s < BATCH_LIMIT_S
         _check_nothing_is_lost(records, clicks, dead_letters)
         reasons["decoded"] += len(clicks) + clicks.without_consent

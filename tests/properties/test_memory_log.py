@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.eventlog.base import Outgoing, Partition, Rebalance, TopicSpec
-from engine.eventlog.memory.log import MemoryLog, MemorySession
+from engine.eventlog.memory.log import MemoryLog
+from engine.eventlog.memory.session import MemorySession
 
 ACTIONS = st.lists(
     st.tuples(st.sampled_from(["put", "join", "leave", "poll"]), st.integers(0, 7)), min_size=1, max_size=60

@@ -10,9 +10,8 @@ from engine.catalogue.actions import Actions
 from engine.catalogue.ids import Catalogue
 from engine.errors import SettingsError
 from engine.settings.sections import Settings, WindowSettings
-from engine.windows.changelog import Changelog
-from engine.windows.codec import WindowCodec
-from engine.windows.store import Events, WindowStore
+from engine.windows.store import Events
+from engine.windows.users import UserWindows
 
 USERS = [f"user-{number}" for number in range(7)]
 MAX_USERS = 3
@@ -38,13 +37,13 @@ class Worker:
         )
         catalogue = Catalogue()
         catalogue.numbers(["only"])
-        self.store = WindowStore(settings.windows)
-        self.changelog = Changelog(settings, self.store, WindowCodec(catalogue, Actions(settings.clicks)))
+        self.user_windows = UserWindows(settings, catalogue, Actions(settings.clicks))
+        self.store = self.user_windows.store
         self._clock_ms = 0
 
     def click(self, users: list[str]) -> None:
         """One click of each user in one batch, as the processor adds them; users are in partitions by their number."""
-        self.changelog.reload(users)
+        self.user_windows.reload(users)
         count = len(users)
         self._clock_ms += count
         events = Events(
@@ -60,7 +59,7 @@ class Worker:
         """Every user's events with their partition, in memory or spilled."""
         windows: Windows = {}
         for partition in (0, 1):
-            packed = self.changelog.pack(partition)
+            packed = self.user_windows.pack(partition)
             times = iter(packed.times_ms.tolist())
             assert NO_ITEM not in packed.items
             for user, count in zip(packed.users, packed.counts, strict=True):
@@ -70,10 +69,10 @@ class Worker:
 
     def reload(self) -> None:
         """Copy all windows, drop them, and load the copy."""
-        copies = [self.changelog.pack(partition) for partition in (0, 1)]
+        copies = [self.user_windows.pack(partition) for partition in (0, 1)]
         for partition, packed in enumerate(copies):
-            self.changelog.drop(partition)
-            self.changelog.load(packed, partition)
+            self.user_windows.drop(partition)
+            self.user_windows.load(packed, partition)
 
 
 @given(steps)
@@ -84,7 +83,7 @@ def test_eviction_changes_no_window(script: list[tuple[str, list[str]]]) -> None
             if step == "click":
                 worker.click(users)
             elif step == "forget":
-                worker.changelog.forget(users[0])
+                worker.user_windows.forget(users[0])
             else:
                 worker.reload()
         assert len(evicting.store) <= MAX_USERS

@@ -184,7 +184,7 @@ def test_a_new_item_in_a_window_is_encoded(served: LiveRelease, catalogue: Catal
     grown = served.with_items([Item(id="brand new", bags={"category": ["black"]})], catalogue)
     lists = recommender(8).recommend(window(catalogue, "brand new"), grown)
     assert {_colour(int(item.removeprefix("i"))) for item in catalogue.ids(lists.items[0].tolist())} == {"black"}
-    assert catalogue.ids(lists.because[0, :, 0].tolist()) == ["brand new"] * 2
+    assert catalogue.ids(lists.reasons[0, :, 0].tolist()) == ["brand new"] * 2
     cold = recommender(8).recommend(window(catalogue, "brand new"), served)
     assert (cold.interests == -1).all()
 

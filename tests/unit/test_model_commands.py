@@ -50,8 +50,7 @@ def test_train_then_evaluate_then_publish(tiny_interactions: Path, tmp_path: Pat
     watched = tmp_path / "watched"
     published = run(publish_command.publish, [str(folder), "--folder", str(watched)], catch_exceptions=False)
     assert published.stdout == f"two-hop-7 is live: {watched / 'two-hop-7'}\n"
-    newest = announcements.FolderFeed(watched, "two-hop").newest()
-    assert newest is not None
+    (newest,) = announcements.FolderFeed(watched, "two-hop").live()
     assert newest.version == "7"
 
 
@@ -157,7 +156,7 @@ def test_a_release_is_announced_on_the_topic(tiny_release: Path) -> None:
     log = MemoryLog()
     sent = announce.to_topic(tiny_release, log, "releases", 123)
     feed = announcements.TopicFeed(log.reader(["releases"]), "two-hop")
-    assert feed.newest() == sent
+    assert feed.live() == [sent]
     assert isinstance(sent, Announcement)
     assert (sent.version, sent.state, sent.announced_ms, sent.bundle) == ("tiny", "live", 123, str(tiny_release))
 

@@ -3,6 +3,7 @@
 The tiny release was trained on two rings of items, i0 to i59 and i60 to i119; each user walks along one of them.
 """
 
+import tracemalloc
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -116,15 +117,15 @@ def test_a_cold_user_gets_what_is_popular(served: Served) -> None:
     assert served.names(lists, 0) == served.names(lists, 1) == ["i5", "just published", "i6"]
     assert served.names(lists, 2) == ["just published", "i6"]
     assert (lists.sources == FROM_POPULAR).all()
-    assert (lists.because == NO_ITEM).all()
+    assert (lists.reasons == NO_ITEM).all()
 
 
 def test_every_interest_names_its_clicks(served: Served) -> None:
     user = walk(10, 6)
-    lists = served.recommend([user], because=3)
+    lists = served.recommend([user], reasons=3)
     interests = served.live.contract.interests
-    assert lists.because.shape == (1, interests, 3)
-    for reasons, shares in zip(lists.because[0], lists.shares[0], strict=True):
+    assert lists.reasons.shape == (1, interests, 3)
+    for reasons, shares in zip(lists.reasons[0], lists.shares[0], strict=True):
         assert set(served.catalogue.ids(reasons.tolist())) <= {item for item, _ in user}
         assert (np.diff(shares) <= 0).all()
         assert 0 < shares.sum() <= 1 + 1e-5
@@ -134,7 +135,7 @@ def test_every_interest_names_its_clicks(served: Served) -> None:
 def test_the_encoder_does_not_see_items_unknown_to_the_release(served: Served) -> None:
     user = walk(10, 6)
     with_unknown = [*user[:3], ("never met", VIEW), *user[3:]]
-    reasons = served.recommend([with_unknown]).because[0].ravel().tolist()
+    reasons = served.recommend([with_unknown]).reasons[0].ravel().tolist()
     assert set(served.catalogue.ids(reasons)) <= {item for item, _ in user}
 
 
@@ -165,3 +166,32 @@ def test_removed_candidates_are_counted_by_reason(served: Served) -> None:
     removed = served.recommend([walk(10, 20)], candidates_per_interest=50).removed
     assert removed["seen"] > 0
     assert removed["duplicate"] > 0
+
+
+def test_filling_many_new_users_takes_little_memory() -> None:
+    #  the largest list and window that can be set, a full window for every user of the largest usual batch
+    users, count, length = 512, 200, 1000
+    popularity = Popularity()
+    popularity.seed(np.arange(5000, dtype=np.int32), np.arange(5000, 0, -1, dtype=np.float32))
+    recommender = Recommender(RecommendationSettings(count=count), WEIGHTS, popularity)
+    seen = np.random.default_rng(0).integers(0, 2000, (users, length), np.int32)
+    windows = Windows(seen, np.zeros((users, length), np.int64), np.full((users, length), VIEW, np.uint8))
+    shape = (users, count)
+    lists = Lists(
+        items=np.full(shape, NO_ITEM, np.int32),
+        scores=np.zeros(shape, np.float32),
+        sources=np.full(shape, FROM_INTEREST, np.uint8),
+        interests=np.full(shape, -1, np.int32),
+        reasons=np.full((users, 1, 1), NO_ITEM, np.int32),
+        shares=np.zeros((users, 1, 1), np.float32),
+        removed={},
+    )
+    tracemalloc.start()
+    recommender._fill(lists, windows)
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak_bytes < 64e6  # comparing every popular item with every event takes 860 MB
+    assert (lists.sources == FROM_POPULAR).all()
+    for user in (0, users - 1):
+        expected = np.setdiff1d(np.arange(5000), seen[user])[:count]  # item n is the n-th most popular
+        assert lists.items[user].tolist() == expected.tolist()

@@ -4,7 +4,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.ranking.popularity import DAY_MS, DAYS, Popularity
+from engine.arrays import FIRST_SEARCH, NO_ITEM
+from engine.ranking.popularity import DAY_MS, DAYS, Popularity, untaken
 
 
 def add(popularity: Popularity, items: list[int], day: float) -> None:
@@ -63,3 +64,15 @@ def test_equals_counting_from_scratch(events: list[tuple[int, int]]) -> None:
         counts = np.bincount([i for i, _ in window], minlength=7)
         expected = [item for item in np.argsort(-counts, kind="stable").tolist() if counts[item]]
         assert popularity.top(99).tolist() == expected
+
+
+@given(
+    popular=st.lists(st.integers(0, 12), unique=True, max_size=10),
+    taken=st.lists(
+        st.lists(st.sampled_from([NO_ITEM, *range(14), FIRST_SEARCH + 3]), min_size=4, max_size=4), max_size=5
+    ),
+)
+def test_untaken_compares_every_item_with_every_taken_one(popular: list[int], taken: list[list[int]]) -> None:
+    items, of_users = np.array(popular, np.int32), np.array(taken, np.int32).reshape(-1, 4)
+    expected = (items[None, :, None] != of_users[:, None, :]).all(axis=2)
+    np.testing.assert_array_equal(untaken(items, of_users), expected)

@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from engine.messages.recommendation import Because, ListedItem, Recommendation
+from engine.messages.recommendation import ListedItem, Reason, Recommendation
 from producers.demo.scoreboard import Click, RankedClick
 from producers.demo.screen import Frame, Spotlight, render
 
@@ -24,7 +24,7 @@ SPOTLIGHT = Spotlight(
         event_ms=3,
         computed_ms=4,
         items=[ListedItem(f"item-{number:05}", 1.0, "interest", number % 2) for number in range(10, 30)],
-        interests=[[Because("item-00002", 0.6), Because("item-00001", 0.2)], [Because("item-00060", 0.9)]],
+        interests=[[Reason("item-00002", 0.6), Reason("item-00001", 0.2)], [Reason("item-00060", 0.9)]],
     ),
     chances=dict.fromkeys(CATEGORIES, 0.01),
     categories=CATEGORIES,

@@ -69,7 +69,7 @@ class Listener(AsyncConsumerRebalanceListener):  # type: ignore[misc]
         await done
 
 
-def pace_lookups(coordinator: Any, net: Any) -> None:
+def throttle_lookups(coordinator: Any, net: Any) -> None:
     """Let the library ask who coordinates the group ten times a second at most.
 
     As long as brokers name a node that has just died, it would ask again as soon as it is answered: a busy core, and
@@ -89,7 +89,7 @@ def pace_lookups(coordinator: Any, net: Any) -> None:
     coordinator._send_group_coordinator_request = ask_in_time  # noqa: SLF001
 
 
-class _LateJoin:
+class _PendingJoin:
     """A request to join the group, still under way when a `poll` ended; the next `poll` is to read its answer.
 
     The library looks at `is_done` and, when the answer came between two polls, drops it and asks anew, which calls the
@@ -103,12 +103,12 @@ class _LateJoin:
         self.add_errback = join.add_errback
 
 
-def keep_join(coordinator: Any) -> None:
+def keep_pending_join(coordinator: Any) -> None:
     """Make sure that the next `poll` reads the answer to a request to join that is under way.
 
     Without the second line it may never look: new partition counts start a join, and seem dealt with as soon as the
     leader has used them; the member would go on polling, busily, without partitions and without heartbeats.
     """
     if coordinator._join_task is not None:  # noqa: SLF001 - there is no public way to it
-        coordinator._join_task = _LateJoin(coordinator._join_task)  # noqa: SLF001
+        coordinator._join_task = _PendingJoin(coordinator._join_task)  # noqa: SLF001
         coordinator.request_rejoin()

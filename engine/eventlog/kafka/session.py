@@ -13,7 +13,7 @@ from engine.errors import EventLogError
 from engine.eventlog.base import Outgoing, Partition, Records
 from engine.eventlog.kafka.commit_throttle import CommitThrottle
 from engine.eventlog.kafka.failures import translated
-from engine.eventlog.kafka.listener import Listener, keep_join
+from engine.eventlog.kafka.listener import Listener, keep_pending_join
 from engine.eventlog.kafka.output import Output, Transactions
 from engine.eventlog.kafka.reader import to_records
 from engine.eventlog.kafka.stall_detector import StallDetector
@@ -134,7 +134,7 @@ class KafkaSession(ABC):
     def _poll(self, timeout_s: float, max_records: int) -> list[Records]:
         with translated("reading"):
             polled = self._consumer.poll(timeout_ms=int(timeout_s * 1000), max_records=max_records)
-        keep_join(self._consumer._coordinator)  # noqa: SLF001 - there is no public way to it
+        keep_pending_join(self._consumer._coordinator)  # noqa: SLF001 - there is no public way to it
         if self._listener.failure:
             raise self._listener.failure
         if self._consumer.assignment():
