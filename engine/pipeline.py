@@ -23,7 +23,7 @@ from engine.settings.sections import RecommendationSettings
 _POOL: Final = 3
 """Candidates per item of a list, where ranking may change their order."""
 _FILL_USERS: Final = 512
-"""Users whose lists are filled up at once, which bounds the memory for a batch of new users."""
+"""Users whose lists are filled up at once, which bounds the memory that a batch of new users takes."""
 
 Stage = Callable[[str], AbstractContextManager[object]]
 """Context manager for a stage of the path, by its name: how a caller measures time."""

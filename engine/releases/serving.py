@@ -60,7 +60,7 @@ class LiveRelease:
     _ids: Callable[[Sequence[int]], list[str]]
     """Ids of items and searches by number (`Catalogue.ids`)."""
     _pins: tuple[Pin, ...]
-    """Keep the items' numbers from being given to other items."""
+    """Keep the numbers of the items from being freed for other items."""
 
     @property
     def name(self) -> str:
@@ -137,7 +137,7 @@ class LiveRelease:
         return self._tables.search_rows(slots)[inverse]
 
     def _grown(self, numbers: Int32, vectors: Float32, pin: Pin) -> "LiveRelease":
-        """This release with further items of these numbers [n], which are pinned, and vectors [n, D]."""
+        """This release with further items of these pinned numbers [n] and vectors [n, D]."""
         before, after, tables = len(self.numbers), len(self.numbers) + len(numbers), self._tables
         _refuse_too_many(self.name, after)
         if not tables.can_grow(before, after):

@@ -20,7 +20,7 @@ SEARCHES: Final = 1 << 16
 _GROWTH: Final = 1.25
 """Capacity for items, as a multiple of those present when the tables are allocated."""
 _EVICT_SHARE: Final = 64
-"""When all slots are taken, one part in this many is evicted at once, so that eviction is rare."""
+"""One part in so many of the slots is evicted at once, so that it is rarely done."""
 
 
 class EmbeddingTables:
