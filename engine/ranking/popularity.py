@@ -57,9 +57,9 @@ class Popularity:
     def ranks(self, items: Int32, depth: int) -> Int32:
         """Rank of each item among the `depth` most popular, from 0; `depth` for all others. Any shape."""
         self._refresh(depth)
-        known = (items >= 0) & (items < len(self._rank_by_item))
-        ranks = self._rank_by_item[np.where(known, items, 0)] if len(self._rank_by_item) else np.zeros_like(items)
-        return np.where(known, np.minimum(ranks, depth), np.int32(depth)).astype(np.int32)
+        has_rank = (items >= 0) & (items < len(self._rank_by_item))
+        ranks = self._rank_by_item[np.where(has_rank, items, 0)] if len(self._rank_by_item) else np.zeros_like(items)
+        return np.where(has_rank, np.minimum(ranks, depth), np.int32(depth)).astype(np.int32)
 
     def forget(self, items: Int32) -> None:
         """Drop the counts of items whose numbers are about to be those of other items."""

@@ -17,7 +17,7 @@ from producers.demo.scoreboard import RankedClick
 
 ROWS_SHOWN: Final = 10
 """Clicks, and items of the list, on the screen, which so fits a terminal of 80 by 24."""
-_BECAUSE_SHOWN = 2
+_REASONS_SHOWN = 2
 _BAR_LENGTH = 8
 _COLOURS = ("cyan", "magenta", "yellow", "green", "blue", "red")
 _LIKELY, _POSSIBLE = 0.02, 0.002
@@ -132,12 +132,12 @@ def _interests(spotlight: Spotlight, colours: Mapping[str, str]) -> Table:
     """Interests by their number of items in the list, each with the clicks that have most of its attention."""
     counts = Counter(listed.interest for listed in spotlight.recommendation.items)
     table = _grid(2)
-    for number, because in sorted(enumerate(spotlight.recommendation.interests), key=lambda pair: -counts[pair[0]]):
-        if because:
+    for number, reasons in sorted(enumerate(spotlight.recommendation.interests), key=lambda pair: -counts[pair[0]]):
+        if reasons:
             table.add_row(Text(f"{counts[number]} of {counts.total()} items", "" if counts[number] else "dim"), "")
-        for click in because[:_BECAUSE_SHOWN]:
-            name = Text(f'"{click.item}"') if click.kind == "search" else _item(click.item, spotlight, colours)
-            table.add_row(Text("  ").append(name), Text(f"{click.share:.0%}", "dim"))
+        for reason in reasons[:_REASONS_SHOWN]:
+            name = Text(f'"{reason.item}"') if reason.kind == "search" else _item(reason.item, spotlight, colours)
+            table.add_row(Text("  ").append(name), Text(f"{reason.share:.0%}", "dim"))
     return table
 
 
