@@ -3,14 +3,14 @@
 windows [B, L] -> features -> interests [B, K, D] -> near items [B, K, C] -> candidates [B, P] -> lists [B, N]
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
-from engine.arrays import NO_ITEM, Float32, Int32, Int64, Windows
+from engine.arrays import NO_ITEM, Bool, Float32, Int32, Int64, Windows
 from engine.ranking import rerank
 from engine.ranking.lists import FROM_INTEREST, FROM_POPULAR, Lists
 from engine.ranking.popularity import Popularity
@@ -36,8 +36,25 @@ class Recommender:
     """[256] weight by action code, as the release has learned it or else as it is set (`features.action_weights`)."""
     popularity: Popularity
 
-    def recommend(self, windows: Windows, live: LiveRelease, stage: Stage = nullcontext) -> Lists:
-        """Lists for B users from their windows, by one release."""
+    @classmethod
+    def starting(cls, settings: RecommendationSettings, action_weights: Float32, live: LiveRelease) -> "Recommender":
+        """A recommender to which only what was popular in the release's training data is popular yet."""
+        popularity = Popularity()
+        popularity.seed(live.numbers, live.popularity)
+        return cls(settings, action_weights, popularity)
+
+    def recommend(
+        self, windows: Windows, live: LiveRelease, stage: Stage = nullcontext, excluded: Int32 | None = None
+    ) -> Lists:
+        """Lists for B users from their windows, by one release.
+
+        Args:
+            windows: B windows.
+            live: the release.
+            stage: runs each stage of the path.
+            excluded: [B, E] numbers of items that a user's list must not hold, whatever the window says; NO_ITEM in
+                empty places.
+        """
         with stage("features"):
             rows = live.rows(windows.items)  # [B, L]
             inputs = features.make(windows, rows, self.action_weights, live.contract.window_length)
@@ -53,19 +70,21 @@ class Recommender:
             items = live.items_among(rows)
             strength = np.where(items, np.maximum(-self.action_weights[windows_of_warm.actions], 0.0), 0.0)
             unwanted = items if self.settings.exclude_seen else strength > 0
-            excluded = np.where(unwanted, rows, np.int32(NO_ITEM))
-            merged = self._candidates(live, interests, excluded, bool(strength.any()), stage)
+            left_out = np.where(unwanted, rows, np.int32(NO_ITEM))  # [B', S]
+            if excluded is not None:
+                left_out = np.concatenate([left_out, live.rows(excluded[warm])], axis=1)
+            merged = self._candidates(live, interests, left_out, bool(strength.any()), stage)
             with stage("rank"):
                 if strength.any():
                     merged = self._pushed_away(merged, rows, strength.astype(np.float32), live)
                 self._write(lists, warm, merged, live)
                 _explain(lists, warm, inputs, attention, self.settings.because)
         with stage("rank"):
-            self._fill(lists, windows)
+            self._fill(lists, [windows.items] if excluded is None else [windows.items, excluded])
         return lists
 
     def _candidates(
-        self, live: LiveRelease, interests: Float32, excluded: Int32, disliked: bool, stage: Stage
+        self, live: LiveRelease, interests: Float32, left_out: Int32, disliked: bool, stage: Stage
     ) -> Candidates:
         """Search near each interest and merge; users who come out short are searched again, deep enough to fill up."""
         wanted = self.settings.count
@@ -76,15 +95,16 @@ class Recommender:
         with stage("search"):
             found = _search(live, interests, depth)
         with stage("merge"):
-            merged = candidates.merge(*found, excluded, keep)
+            merged = candidates.merge(*found, left_out, keep)
         short = np.flatnonzero(merged.counts < wanted)
-        # Among this many items near one interest, at least `wanted` are not excluded.
-        enough = min(size, wanted + excluded.shape[1])
+        # Among this many items near one interest, at least `wanted` are not left out; what `merge` has no room for is
+        # filled up with what is popular.
+        enough = min(size, wanted + left_out.shape[1], candidates.MAX_PLACES // interests.shape[1])
         if len(short) and depth < enough:
             with stage("search"):
                 found = _search(live, interests[short], enough)
             with stage("merge"):
-                merged.replace(short, candidates.merge(*found, excluded[short], keep))
+                merged.replace(short, candidates.merge(*found, left_out[short], keep))
         return merged
 
     def _pushed_away(self, merged: Candidates, rows: Int32, strength: Float32, live: LiveRelease) -> Candidates:
@@ -108,15 +128,17 @@ class Recommender:
         lists.removed["duplicate"] = merged.duplicates
         lists.removed["seen"] = merged.seen
 
-    def _fill(self, lists: Lists, windows: Windows) -> None:
-        """Give cold users, and places left empty, what is popular and not seen."""
+    def _fill(self, lists: Lists, seen: Sequence[Int32]) -> None:
+        """Give cold users, and places left empty, what is popular and in none of `seen`, arrays of [B, S]."""
         users = np.flatnonzero(lists.items[:, -1] == NO_ITEM)
         if not len(users):
             return
         items, count = lists.items[users], lists.items.shape[1]
-        taken = np.concatenate([items, windows.items[users]], axis=1)
+        taken = np.concatenate([items, *(numbers[users] for numbers in seen)], axis=1)
         popular = self.popularity.top(count + taken.shape[1])  # [T]
-        fresh = (popular[None, :, None] != taken[:, None, :]).all(axis=2)  # [users, T]
+        if not len(popular):
+            return
+        fresh = _not_among(popular, taken)  # [users, T]
         empty = items == NO_ITEM
         place = (~empty).sum(axis=1, keepdims=True) + fresh.cumsum(axis=1) - 1  # where a fresh item would go
         user, source = np.nonzero(fresh & (place < count))
@@ -137,6 +159,17 @@ def _blank(users: int, settings: RecommendationSettings, live: LiveRelease) -> L
         shares=np.zeros(reasons, np.float32),
         removed={},
     )
+
+
+def _not_among(items: Int32, taken: Int32) -> Bool:
+    """[U, T] which of `items` [T], at least one and all different, are not among each user's `taken` [U, S]."""
+    ascending = np.argsort(items)
+    ranks = np.searchsorted(items, taken, sorter=ascending)  # [U, S]
+    columns = ascending[np.minimum(ranks, len(items) - 1)]
+    users, places = np.nonzero(items[columns] == taken)
+    free = np.ones((len(taken), len(items)), np.bool_)
+    free[users, columns[users, places]] = False
+    return free
 
 
 def _search(live: LiveRelease, interests: Float32, depth: int) -> tuple[Int32, Float32]:

@@ -165,7 +165,10 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         raw = path.read_bytes()
     except OSError as error:
-        raise DamagedReleaseError(f"release {folder}: {path.name} cannot be read ({error.strerror})") from error
+        raise DamagedReleaseError(
+            f"release {folder}: {path.name} cannot be read ({error.strerror}); expected the folder of one release,"
+            " RELEASES/MODEL-VERSION, as `headrace train` writes it"
+        ) from error
     try:
         schema = msgspec.json.decode(raw, type=dict[str, Any]).get("schema")
         if schema != contract.SCHEMA:
