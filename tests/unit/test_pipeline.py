@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.arrays import NO_ITEM, Windows
+from engine.arrays import NO_ITEM, Int32, Windows
 from engine.catalogue.ids import Catalogue
 from engine.pipeline import Recommender
 from engine.ranking.lists import FROM_INTEREST, FROM_POPULAR, Lists
@@ -35,9 +35,23 @@ class Served:
     live: LiveRelease
     catalogue: Catalogue
 
-    def recommend(self, users: list[Clicks], popularity: Popularity | None = None, **changes: object) -> Lists:
+    def recommend(
+        self,
+        users: list[Clicks],
+        popularity: Popularity | None = None,
+        excluded: list[list[str]] | None = None,
+        **changes: object,
+    ) -> Lists:
         chosen = RecommendationSettings(**{"count": COUNT, **changes})  # type: ignore[arg-type]
-        return Recommender(chosen, WEIGHTS, popularity or Popularity()).recommend(self.windows(users), self.live)
+        recommender = Recommender(chosen, WEIGHTS, popularity or Popularity())
+        numbers = None if excluded is None else self.padded(excluded)
+        return recommender.recommend(self.windows(users), self.live, excluded=numbers)
+
+    def padded(self, users: list[list[str]]) -> Int32:
+        numbers = np.full((len(users), max(map(len, users))), NO_ITEM, np.int32)
+        for row, items in enumerate(users):
+            numbers[row, : len(items)] = self.catalogue.numbers(items)
+        return numbers
 
     def windows(self, users: list[Clicks]) -> Windows:
         items, actions = np.full((len(users), LENGTH), NO_ITEM, np.int32), np.zeros((len(users), LENGTH), np.uint8)
@@ -95,6 +109,38 @@ def test_lists_never_run_dry_and_never_leak(served: Served, seen: list[int], cou
     names = served.names(lists)
     assert len(names) == len(set(names)) == count
     assert not set(names) & {item for item, _ in user}
+
+
+@given(
+    st.lists(st.lists(st.integers(0, TINY_ITEMS - 1), max_size=60, unique=True), min_size=1, max_size=3),
+    st.integers(0, LENGTH),
+    st.integers(1, 30),
+    st.booleans(),
+)
+@settings(max_examples=60)
+def test_excluded_items_are_in_no_list_and_shorten_none(
+    served: Served, excluded: list[list[int]], clicks: int, depth: int, exclude_seen: bool
+) -> None:
+    names = [["nowhere", *(f"i{item}" for item in items)] for items in excluded]
+    popularity = Recommender.starting(RecommendationSettings(), WEIGHTS, served.live).popularity
+    popularity.seed(served.live.numbers, np.ones(len(served.live.numbers), np.float32))
+    lists = served.recommend(
+        [walk(10, clicks)] * len(names),
+        popularity,
+        names,
+        candidates_per_interest=depth,
+        exclude_seen=exclude_seen,
+    )
+    for user, left_out in enumerate(names):
+        listed = served.names(lists, user)
+        assert len({*listed}) == COUNT
+        assert not {*listed} & {*left_out}
+
+
+def test_a_recommender_starts_with_the_popularity_of_the_release(served: Served) -> None:
+    popularity = Recommender.starting(RecommendationSettings(), WEIGHTS, served.live).popularity
+    counts = served.live.popularity[served.live.rows(popularity.top(5))]
+    assert counts.tolist() == sorted(served.live.popularity.tolist(), reverse=True)[:5]
 
 
 def test_more_than_there_is_cannot_be_had(served: Served) -> None:
