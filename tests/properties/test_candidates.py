@@ -1,8 +1,10 @@
 """The two sorts of engine/retrieval/candidates.py compared with a plain merge of result lists."""
 
 from typing import TypeVar
+from unittest.mock import patch
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -34,11 +36,20 @@ def merged_plainly(result_rows: list[list[int]], result_scores: list[list[float]
     return best
 
 
-@given(results_of(any_row), results_of(any_score), repeated(repeated(any_row, SEEN), USERS), st.integers(1, 10))
+@given(
+    results_of(any_row),
+    results_of(any_score),
+    repeated(repeated(any_row, SEEN), USERS),
+    st.integers(1, 10),
+    st.sampled_from([0, candidates.MAX_PLACES]),
+)
 def test_merge_equals_a_plain_merge(
-    rows: list[list[list[int]]], scores: list[list[list[float]]], seen: list[list[int]], keep: int
+    rows: list[list[list[int]]], scores: list[list[list[float]]], seen: list[list[int]], keep: int, max_places: int
 ) -> None:
-    merged = candidates.merge(np.array(rows, np.int32), np.array(scores, np.float32), np.array(seen, np.int32), keep)
+    with patch.object(candidates, "MAX_PLACES", max_places):  # 0: by the way that takes any number of results
+        merged = candidates.merge(
+            np.array(rows, np.int32), np.array(scores, np.float32), np.array(seen, np.int32), keep
+        )
     for user in range(USERS):
         best = merged_plainly(rows[user], scores[user], seen[user])
         expected = sorted(best.items(), key=lambda pair: (-pair[1], pair[0]))[:keep]
@@ -62,3 +73,32 @@ def test_scores_close_together_keep_their_order() -> None:
         np.arange(5, dtype=np.int32).reshape(1, 1, 5), close.reshape(1, 1, 5), np.full((1, 1), NO_ITEM, np.int32), 5
     )
     assert merged.rows[0].tolist() == [4, 3, 2, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("interests", "depth"),
+    [
+        (16, 1023),  # the last that packed words can number, and the first that they cannot
+        (16383, 1),
+        (16, 1200),  # K * (count + L) at count = 200, L = 1000
+        (32, 1200),
+        (64, 1200),
+    ],
+)
+def test_merge_is_right_for_more_results_than_packed_words_can_number(interests: int, depth: int) -> None:
+    rng = np.random.default_rng(interests * depth)
+    items, keep = 4000, 200
+    vectors = rng.normal(size=(items, 8)).astype(np.float32)
+    found = rng.integers(NO_ITEM, items, (2, interests, depth), np.int32)
+    scored = (vectors[found] @ rng.normal(size=8).astype(np.float32)).astype(np.float32)
+    scored += rng.normal(size=scored.shape).astype(np.float32)  # the same item is found with several scores
+    seen = rng.integers(NO_ITEM, items, (2, 1000), np.int32)
+    merged = candidates.merge(found, scored, seen, keep)
+    for user in range(2):
+        best = merged_plainly(found[user].tolist(), scored[user].tolist(), seen[user].tolist())
+        expected = sorted(best.items(), key=lambda pair: (-pair[1], pair[0]))[:keep]
+        assert merged.counts[user] == len(best)
+        assert merged.rows[user].tolist() == [row for row, _ in expected]
+        assert merged.scores[user].tolist() == pytest.approx([score for _, score in expected], abs=1e-3)
+        for row, score, interest in zip(merged.rows[user], merged.scores[user], merged.interests[user], strict=True):
+            assert score in scored[user, interest][found[user, interest] == row]
