@@ -51,7 +51,7 @@ _OPTIONS: dict[str, Any] = {
     "window_length": int,
     "dropout": float,
     "seconds": bool,
-    "moment": bool,
+    "query_context": bool,
     "id_dropout": float,
     "minutes": float,
     "epochs": int,

@@ -45,7 +45,7 @@ def encoder_graph(encoder: TwoHopEncoder) -> bytes:
     seconds = _seconds(graph)
     biases = _biases(graph, encoder, seconds)
     newest = graph.node("Gather", "vectors", graph.node("Gather", "items", graph.constant(np.int64(-1)), axis=1))
-    asking = graph.node("Add", newest, _moment(graph, encoder.moment, seconds))
+    asking = graph.node("Add", newest, _moment(graph, encoder.query_context, seconds))
     state = _first_hop(graph, encoder, asking, biases[0])
     _second_hop(graph, encoder, state, biases[1])
     return graph.serialise("encoder", contract.ENCODER_INPUTS, contract.ENCODER_OUTPUTS, encoder)
@@ -55,7 +55,7 @@ def content_graph(encoder: TwoHopEncoder, content: Content) -> bytes:
     """content.onnx: features of V items in, their content vectors out."""
     graph = _Graph()
     rows = np.zeros(content.sizes.buckets, np.int32)  # row 0 stands for all buckets that nothing was learned about
-    rows[content.learned] = np.arange(1, 1 + len(content.learned))
+    rows[content.trained_buckets] = np.arange(1, 1 + len(content.trained_buckets))
     table = np.concatenate([np.zeros((1, encoder.settings.dimensions), np.float32), _array(content.table)])
     places = graph.node("Gather", graph.constant(rows), "buckets")  # [V, F]
     vectors = graph.node("Gather", graph.constant(table), places)  # [V, F, D]
@@ -164,7 +164,7 @@ def _ranks(graph: _Graph) -> str:
     return graph.node("Log", one_past)
 
 
-def _moment(graph: _Graph, moment: QueryContext, seconds: str) -> str:
+def _moment(graph: _Graph, context: QueryContext, seconds: str) -> str:
     """[B, D] how much the windows hold, and how long before the newest event the one before it came."""
     there = graph.node("Cast", graph.node("Greater", "weights", graph.constant(np.float32(0))), to=TensorProto.FLOAT)
     axis, two = graph.constant(np.array([1], np.int64)), graph.constant(np.float32(math.log(2.0)))
@@ -177,9 +177,9 @@ def _moment(graph: _Graph, moment: QueryContext, seconds: str) -> str:
         "Mul", _hats(graph, gaps, GAP_KNOTS), graph.node("Unsqueeze", followed, graph.constant(np.array([2], np.int64)))
     )
     hats = graph.node("ReduceSum", hats, axis, keepdims=0)  # [B, N], of one event or none
-    gap = graph.matmul(hats, graph.constant(_array(moment.gap)))
+    gap = graph.matmul(hats, graph.constant(_array(context.gap)))
     hats = graph.node("Squeeze", _hats(graph, counts, COUNT_KNOTS), axis)
-    return graph.node("Add", graph.matmul(hats, graph.constant(_array(moment.count))), gap)
+    return graph.node("Add", graph.matmul(hats, graph.constant(_array(context.count))), gap)
 
 
 def _hats(graph: _Graph, values: str, knots: int) -> str:
@@ -201,8 +201,8 @@ def _first_hop(graph: _Graph, encoder: TwoHopEncoder, newest: str, bias: str) ->
     slices = np.repeat(np.eye(hop.queries, dtype=np.float32), hop.width, axis=1)  # [H, D], head h is 1 on its slice
     scores = _scores(graph, hop, newest, slices, "keys1")
     context = graph.reshape(_found(graph, scores, bias, "values1"), (-1, hop.queries * size))  # [B, H * D]
-    mix = slices[:, :, None] * _array(encoder.mix.weight).T  # [H, D, D]
-    mixed = graph.linear(context, mix.reshape(-1, size), _array(encoder.mix.bias))
+    mix = slices[:, :, None] * _array(encoder.output.weight).T  # [H, D, D]
+    mixed = graph.linear(context, mix.reshape(-1, size), _array(encoder.output.bias))
     state = graph.node("Add", newest, mixed)
     return graph.node("Add", state, _feed_forward(graph, encoder.feed1, graph.layer_norm(state, encoder.feed1_norm)))
 

@@ -18,10 +18,10 @@ from models.data.sequences import SequenceBatch, Sequences
 from models.network.loss import (
     NegativeSampler,
     SoftmaxCandidates,
-    agreement,
     catalogue_loss,
-    narrowed,
-    nearest,
+    compacted,
+    interest_agreement,
+    nearest_interest,
     whole_catalogue,
 )
 from models.network.two_hop import TwoHopEncoder
@@ -121,11 +121,11 @@ def mean_loss(
     asked = torch.from_numpy(batch.targets != sequences.NO_TARGET)  # [S, A]
     targets = torch.from_numpy(batch.targets)[asked].to(device).long()  # [P]
     interests = encoder.encode(batch)[asked.to(device)]  # [P, K, D]
-    rows, targets, candidates = narrowed(targets, candidates)
+    rows, targets, candidates = compacted(targets, candidates)
     vectors = encoder.items(rows)  # [R, D]
-    loss = settings.interest_agreement * agreement(interests) if settings.interest_agreement > 0.0 else 0.0
+    loss = settings.interest_agreement * interest_agreement(interests) if settings.interest_agreement > 0.0 else 0.0
     if settings.interest_choice == "per_target":
-        interests = nearest(interests, targets, vectors)
+        interests = nearest_interest(interests, targets, vectors)
     return loss + catalogue_loss(interests, targets, vectors, candidates)
 
 

@@ -91,7 +91,7 @@ def test_an_item_has_the_same_vector_alone_and_among_others(
 def test_what_training_never_saw_adds_nothing(made: tuple[TwoHopEncoder, Content, ContentEncoder]) -> None:
     """Buckets that no two items of the training data have are 0 in the graph, whoever falls into them."""
     _, content, exported = made
-    buckets = np.setdiff1d(np.arange(content.sizes.buckets), content.learned)
+    buckets = np.setdiff1d(np.arange(content.sizes.buckets), content.trained_buckets)
     unseen = features([Item(id="x")] * len(buckets), content.sizes)
     unseen = replace(
         unseen,

@@ -110,7 +110,7 @@ def test_weight_counts_like_that_many_events() -> None:
     """One event of weight 2 = the same event twice, once rank, age and number of events are out of the way (all 0)."""
     encoder = encoder_with(EncoderSettings(dimensions=8, interests=2, heads=2, window_length=10))
     with torch.no_grad():
-        encoder.moment.count.zero_()
+        encoder.query_context.count.zero_()
         for hop in (encoder.hop1, encoder.hop2):
             hop.rank_slope.zero_()
             hop.hour_slope.zero_()

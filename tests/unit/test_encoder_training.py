@@ -63,7 +63,7 @@ def test_full_softmax_is_cross_entropy_of_the_maximum(monkeypatch: pytest.Monkey
 def test_hard_choice_is_cross_entropy_of_the_interest_nearest_to_the_target() -> None:
     """Position by position: pick the interest with the largest score of the target, then plain cross-entropy on it."""
     interests, targets, vectors = random_problem(23, 31)
-    chosen = loss.nearest(interests, targets, vectors)
+    chosen = loss.nearest_interest(interests, targets, vectors)
     ours = loss.catalogue_loss(chosen, targets, vectors, loss.whole_catalogue(31))
     best = [int((mine @ vectors[target]).argmax()) for mine, target in zip(interests, targets, strict=True)]
     theirs = textbook(torch.stack([mine[k : k + 1] for mine, k in zip(interests, best, strict=True)]), targets, vectors)
@@ -75,13 +75,13 @@ def test_hard_choice_is_cross_entropy_of_the_interest_nearest_to_the_target() ->
 def test_agreement_is_the_mean_cosine_of_pairs() -> None:
     """The same vector three times: 1; three at right angles: 0; two opposite ones: -1, which is the least there is."""
     one, across = torch.tensor([[[3.0, 4.0, 0.0]]]), torch.diag(torch.tensor([1.0, 2.0, 5.0]))[None]
-    assert loss.agreement(one.repeat(2, 3, 1)).item() == pytest.approx(1.0)
-    assert loss.agreement(across).item() == pytest.approx(0.0, abs=1e-6)
-    assert loss.agreement(torch.cat([one, -one], 1)).item() == pytest.approx(-1.0)
-    assert loss.agreement(one).item() == 0.0  # one interest agrees with nobody
+    assert loss.interest_agreement(one.repeat(2, 3, 1)).item() == pytest.approx(1.0)
+    assert loss.interest_agreement(across).item() == pytest.approx(0.0, abs=1e-6)
+    assert loss.interest_agreement(torch.cat([one, -one], 1)).item() == pytest.approx(-1.0)
+    assert loss.interest_agreement(one).item() == 0.0  # one interest agrees with nobody
     interests = random_problem(5, 6)[0]
     pairs = [torch.cosine_similarity(interests[:, k], interests[:, m]).mean() for k, m in ((0, 1), (0, 2), (1, 2))]
-    torch.testing.assert_close(loss.agreement(interests), sum(pairs, torch.zeros(())) / 3)
+    torch.testing.assert_close(loss.interest_agreement(interests), sum(pairs, torch.zeros(())) / 3)
 
 
 def test_interests_in_use() -> None:
@@ -229,11 +229,13 @@ def test_every_choice_learns(rings: Interactions, change: dict[str, object]) -> 
 
 
 def test_interests_kept_apart_agree_less(rings: Interactions) -> None:
-    """The same training with and without the regulariser, each asked how alike the interests of a window are."""
-    free, apart = (train(rings, settings(interest_agreement=weight, epochs=4)).encoder for weight in (0.0, 1.0))
+    """The same training with and without the regulariser: the mean cosine of the interests of ten windows."""
     windows = [list(range(start, start + 8)) for start in range(0, 100, 10)]
-    alike = [torch.stack([loss.agreement(encoded(one, window, 1)) for window in windows]) for one in (free, apart)]
-    assert (alike[1] < alike[0]).all()
+    free, apart = (
+        torch.stack([loss.interest_agreement(encoded(encoder, window, 1)) for window in windows])
+        for encoder in (train(rings, settings(interest_agreement=weight, epochs=4)).encoder for weight in (0.0, 1.0))
+    )
+    assert (apart < free).all()
 
 
 def test_values_of_actions_are_learned(rings: Interactions) -> None:

@@ -160,9 +160,9 @@ def test_what_several_searches_have_is_learned_about() -> None:
     sizes = ContentSizes(buckets=1 << 18)
     known = features([Item(id="x", title="ab"), Item(id="y", title="cd"), Item(id="q", title="ef")], sizes)
     word, grams = 1, 3  # "ef"; " ef", " ef ", "ef "
-    assert len(Content(known, sizes, 4, np.array([1])).learned) == 0
-    assert len(Content(known, sizes, 4, np.array([2])).learned) == word + grams
-    assert len(Content(known, sizes, 4).learned) == 0
+    assert len(Content(known, sizes, 4, np.array([1])).trained_buckets) == 0
+    assert len(Content(known, sizes, 4, np.array([2])).trained_buckets) == word + grams
+    assert len(Content(known, sizes, 4).trained_buckets) == 0
 
 
 def clicks(folder: Path, *, words: str = "", queries: bool = False) -> Interactions:
@@ -205,7 +205,7 @@ def test_training_with_searches_can_be_repeated(tmp_path: Path, sampled: bool) -
     data = clicks(tmp_path, queries=True)
     changes = {"full_softmax_up_to": 0, "negatives": 4} if sampled else {}
     first = trained(data, ITEMS, **changes)
-    assert (first.ids, first.encoder.items.searches) == (["x", "y", "z"], 5)  # the sixth led to no click
+    assert (first.ids, first.encoder.items.num_searches) == (["x", "y", "z"], 5)  # the sixth led to no click
     assert first.popularity.tolist() == [24.0, 24.0, 24.0]
     assert_same(first, trained(data, ITEMS, **changes))
 

@@ -247,7 +247,7 @@ def test_a_sparse_gradient_is_the_dense_one() -> None:
         items.ids.sparse = sparse
         with torch.no_grad():
             items.ids.weight.copy_(torch.linspace(-1.0, 1.0, 160).reshape(20, 8))
-        rows, places, among = loss.narrowed(targets, candidates)
+        rows, places, among = loss.compacted(targets, candidates)
         torch.autograd.backward(loss.catalogue_loss(interests, places, items(rows), among))
         assert items.ids.weight.grad is not None
         assert items.content is not None
