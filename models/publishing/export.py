@@ -18,7 +18,7 @@ from models.network.item_vectors import Content
 from models.network.two_hop import TwoHopEncoder
 from models.publishing import graphs
 from models.settings import TrainSettings
-from models.training.fit import Trained
+from models.training.fit import TrainingResult
 from models.training.private import PROMISE
 
 _PARITY_BATCHES = ((1, 1), (3, 2), (16, 17), (8, None))
@@ -27,7 +27,9 @@ _PARITY_SPAN_MS = 10**11
 """Three years, the greatest age of an event in a window."""
 
 
-def write(trained: Trained, settings: TrainSettings, name: tuple[str, str], created_ms: int, releases: Path) -> Path:
+def write(
+    trained: TrainingResult, settings: TrainSettings, name: tuple[str, str], created_ms: int, releases: Path
+) -> Path:
     """Export, compare, and write the bundle `name` = (model, version) below `releases`; returns its folder.
 
     Raises:
@@ -125,7 +127,7 @@ def _random_windows(rng: np.random.Generator, shape: tuple[int, int], items: int
     return rng.integers(0, items, shape, dtype=np.int32), times_ms, weights
 
 
-def _items_with_content(trained: Trained) -> int:
+def _items_with_content(trained: TrainingResult) -> int:
     """Number of the release's items with a feature or a given vector."""
     content = trained.encoder.items.content
     if content is None:
@@ -134,13 +136,13 @@ def _items_with_content(trained: Trained) -> int:
     return int((has_features | has_vector)[: len(trained.ids)].sum())
 
 
-def _figures(trained: Trained) -> dict[str, float]:
+def _figures(trained: TrainingResult) -> dict[str, float]:
     if trained.privacy:
         return {"epsilon": trained.privacy.epsilon, "delta": trained.privacy.delta}
-    return {"validation_ndcg": trained.rounds[-1].best_ndcg}
+    return {"validation_ndcg": trained.validations[-1].best_ndcg}
 
 
-def _report(trained: Trained, settings: TrainSettings) -> dict[str, Any]:
+def _report(trained: TrainingResult, settings: TrainSettings) -> dict[str, Any]:
     """The release's training: its settings, data and progress; of a private one nothing exact about its users."""
     report: dict[str, Any] = {
         "settings": settings.model_dump(),
@@ -151,5 +153,5 @@ def _report(trained: Trained, settings: TrainSettings) -> dict[str, Any]:
     return report | {
         "newest_training_event_ms": trained.newest_ms,
         "data_fingerprint": trained.fingerprint,
-        "rounds": [asdict(progress) for progress in trained.rounds],
+        "validations": [asdict(progress) for progress in trained.validations],
     }
