@@ -39,9 +39,9 @@ class EncoderSettings(BaseModel):
     dropout: Annotated[float, Ge(0.0), Lt(1.0)] = 0.2
     seconds: bool = True
     """Whether attention sees the seconds between events beside the hours (`models.network.attention`)."""
-    moment: bool = True
-    """Whether the first query knows how much the window holds, and how long before the newest event the one before it
-    came (`models.network.context`)."""
+    query_context: bool = True
+    """Whether the first query depends on the number of events in the window, and on the gap between the newest two
+    (`models.network.context`)."""
     content_buckets: PositiveInt = 1 << 18
     """Features of content hash into so many."""
     id_dropout: Annotated[float, Ge(0.0), Lt(1.0)] = 0.2

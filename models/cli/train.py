@@ -51,7 +51,7 @@ _OPTIONS: dict[str, Any] = {
     "window_length": int,
     "dropout": float,
     "seconds": bool,
-    "moment": bool,
+    "query_context": bool,
     "id_dropout": float,
     "minutes": float,
     "epochs": int,
@@ -137,14 +137,14 @@ def train(config: Path | None, source: Source, *, no_content: bool, **chosen: An
     out, version, run_folder, file = (chosen.pop(name) for name in ("out", "version", "run_folder", "settings_file"))
     plan = training_settings(settings, chosen, file)
     trainer, training_job = _training_side()
-    lessons = training_job.TrainingInput(
+    training_input = training_job.TrainingInput(
         source, {} if no_content else item_content.read(source.address, settings.items)
     )
     with bar(Console(stderr=True)) as progress, interruptible() as interrupted:
         task = progress.add_task("training", total=1.0, visible=False, left_s=0.0)
 
-        def watch(now: "TrainingProgress") -> None:
-            done, left_s = trainer.outlook(now, plan)
+        def on_step(now: "TrainingProgress") -> None:
+            done, left_s = trainer.estimate_remaining(now, plan)
             text = f"epoch {now.epoch + 1}  loss {now.loss:.3f}"
             if not plan.private_epsilon:
                 text += f"  validation NDCG {now.ndcg:.4f}"
@@ -153,9 +153,9 @@ def train(config: Path | None, source: Source, *, no_content: bool, **chosen: An
                 progress.console.print("interrupted: the best weights so far become the release, a moment, please")
                 raise trainer.StopTraining
 
-        reports = training_job.Callbacks(say=progress.console.print, watch=watch)
-        goal = training_job.RunTarget(settings.releases.model, version, out, run_folder)
-        bundle = training_job.run(lessons, plan, goal, time.time_ns() // 1_000_000, reports)
+        callbacks = training_job.Callbacks(on_message=progress.console.print, on_step=on_step)
+        target = training_job.RunTarget(settings.releases.model, version, out, run_folder)
+        bundle = training_job.run(training_input, plan, target, time.time_ns() // 1_000_000, callbacks)
     if bundle:
         click.echo(bundle)
 

@@ -47,7 +47,7 @@ def render(evaluation: Mapping[str, Any], bundle: Bundle, settings: Settings) ->
         fingerprints={"trained on": trained.get("data_fingerprint"), "asked about": evaluation["data_fingerprint"]},
         headings=[HEADINGS[figure] for figure in FIGURES],
         splits=[_split("Leave-last-out", evaluation), _split("Time split", evaluation["time_split"])],
-        learning=_learning(trained.get("rounds", [])),
+        learning=_learning(trained.get("validations", [])),
         settings={
             "Training": dict(_flat(trained.get("settings", {}))),
             "Engine": dict(_flat(settings.model_dump(mode="json", include=set(_USED_SECTIONS)))),

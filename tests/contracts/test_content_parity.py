@@ -91,7 +91,7 @@ def test_an_item_has_the_same_vector_alone_and_among_others(
 def test_features_that_training_never_saw_add_nothing(exported: tuple[TwoHopEncoder, Content, ContentEncoder]) -> None:
     """The graph holds 0 for a bucket that fewer than two items of the training data have."""
     _, content, graph = exported
-    buckets = np.setdiff1d(np.arange(content.sizes.buckets), content.learned)
+    buckets = np.setdiff1d(np.arange(content.sizes.buckets), content.trained_buckets)
     unseen = features([Item(id="x")] * len(buckets), content.sizes)
     unseen = replace(
         unseen,

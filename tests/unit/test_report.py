@@ -117,7 +117,7 @@ def test_figures_intervals_and_origin_are_on_the_page(text: str, found: dict[str
                 assert f"{low:.4f} to {high:.4f}" in words
     trained = json.loads((bundle.folder / contract.REPORT_FILE).read_text())
     assert trained["data_fingerprint"] in words
-    assert f"{trained['rounds'][-1]['ndcg']:.4f}" in words
+    assert f"{trained['validations'][-1]['ndcg']:.4f}" in words
     for name, value in (("encoder.dimensions", "16"), ("index.kind", "hnsw"), ("windows.length", "20")):
         assert words[words.index(name) + 1] == value
 

@@ -141,7 +141,7 @@ class _Entry:
             with tempfile.TemporaryDirectory() as folder:
                 bundle = bundles.read(export.write(trained, plan, ("two-hop", "compared"), 0, Path(folder)))
                 ready = serving.warm(bundle, self._recording.catalogue, settings.index, task.threads)
-            ended = trained.rounds[-1]
+            ended = trained.validations[-1]
             notes: dict[str, Any] = {"epochs": ended.epoch + 1, "steps": ended.step, "validation_ndcg": ended.best_ndcg}
             if trained.action_values:
                 notes["action_values"] = trained.action_values
