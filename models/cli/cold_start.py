@@ -42,5 +42,5 @@ def cold_start(config: Path | None, bundle: Path, source: Source, *, as_json: bo
             click.echo(f"{title}: no figures: {reason}")
         else:
             Console().print(tables.evaluation(title, figures))
-    for name, reason in new_users.get("left_out", {}).items():
-        click.echo(f"New users: {name} left out: {reason}")
+    for name, reason in new_users.get("skipped", {}).items():
+        click.echo(f"New users: {name} skipped: {reason}")

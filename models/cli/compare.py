@@ -67,19 +67,19 @@ def compare(  # noqa: PLR0913 - one for each option
 ) -> None:
     """Train and ask what others would use, and ours, in one run: same events, same time, same questions."""
     settings = loader.load(config)
-    recording = EvalData(dataset.read(source).without_searches(), settings)  # the others know none, so nobody gets any
+    eval_data = EvalData(dataset.read(source).without_searches(), settings)  # baselines know no searches
     items = item_content.read(source.address, settings.items)
-    chosen = variants.read(variants_file) if variants_file else {}
-    ours = systems.two_hops(recording, terms["split"], chosen, items)
-    entered = systems.named([*systems.baselines(), *ours], only)
-    comparison = comparing.Comparison(recording, comparing.ComparisonTerms(**terms))
+    variant_settings = variants.read(variants_file) if variants_file else {}
+    two_hop_systems = systems.two_hop_systems(eval_data, terms["split"], variant_settings, items)
+    selected = systems.select([*systems.baselines(), *two_hop_systems], only)
+    comparison = comparing.Comparison(eval_data, comparing.ComparisonTerms(**terms))
     waiting_threads_sleep()
     with Console(stderr=True).status("") as status:
 
-        def watch(name: str, seed: int) -> None:
-            status.update(f"{name}, seed {seed}: up to {terms['minutes']:g} minutes and its questions")
+        def on_start(name: str, seed: int) -> None:
+            status.update(f"{name}, seed {seed}: up to {terms['minutes']:g} minutes of training, then its evaluation")
 
-        report = comparing.run(comparison, entered, seeds, Results(out), watch)
+        report = comparing.run(comparison, selected, seeds, Results(out), on_start)
     if as_json:
         click.echo(json.dumps(report, indent=1))
     else:

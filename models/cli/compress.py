@@ -24,9 +24,9 @@ _COLUMNS = {
     "ndcg10": ".4f",
     "hr10": ".4f",
     "time_split_ndcg10": ".4f",
-    "trial_loss": ".2%",
-    "trial_loss_error": ".2%",
-    "difference": ".2g",
+    "ndcg_loss": ".2%",
+    "ndcg_loss_error": ".2%",
+    "output_difference": ".2g",
     "us_per_user_16": ".1f",
     "ratio_16": ".2f",
     "us_per_user_256": ".1f",
@@ -68,9 +68,9 @@ def write(config: Path | None, bundle: Path, source: Source, out: Path, **chosen
     if form == Form(precision="fp32"):
         raise click.UsageError("fp32 without --prune is the release as it is; choose a lower precision, or prune")
     settings, compressing = loader.load(config), _compressing()
-    tried = compressing.CompressionCheck(bundles.read(bundle), dataset.read(source), settings.clicks).run(form)
-    tried.refuse(chosen["allow_loss"])
-    click.echo(compressing.write(tried, chosen["version"], time.time_ns() // 1_000_000, out))
+    compressed = compressing.CompressionCheck(bundles.read(bundle), dataset.read(source), settings.clicks).run(form)
+    compressed.raise_if_unfit(chosen["allow_loss"])
+    click.echo(compressing.write(compressed, chosen["version"], time.time_ns() // 1_000_000, out))
 
 
 @compress.command()

@@ -64,9 +64,9 @@ def test_cold_start_of_a_release_trained_with_items(tiny_interactions: Path, tmp
     asked = run(cold_start.cold_start, [folder, "--data", str(data), "--json"], catch_exceptions=False)
     report = json.loads(asked.stdout)
     assert 10 <= report["new_items"]["items"] <= 40
-    assert {"random", "same_values", "popular_in_value"} == set(report["new_items"]["baselines"])
+    assert {"random", "attribute_overlap", "popular_in_top_attribute"} == set(report["new_items"]["baselines"])
     table = run(cold_start.cold_start, [folder, "--data", str(data)], catch_exceptions=False)
-    assert "popular_in_value" in table.stdout
+    assert "popular_in_top_attribute" in table.stdout
     ids_alone = [*arguments, "--no-content", "--version", "9"]
     folder = run(train_command.train, ids_alone, catch_exceptions=False).stdout.strip()
     table = run(cold_start.cold_start, [folder, "--data", str(data)], catch_exceptions=False)

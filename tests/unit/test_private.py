@@ -25,7 +25,7 @@ from engine.settings.sections import Settings
 from models.cli import train as train_command
 from models.data import dataset
 from models.data.sequences import Histories
-from models.evaluation import evaluate, report
+from models.evaluation import evaluate, release_under_test, report
 from models.network.two_hop import TwoHopEncoder
 from models.settings import EncoderSettings, TrainSettings
 from models.training import private, training_data
@@ -215,7 +215,7 @@ def test_the_release_has_epsilon_and_nothing_exact(tiny_interactions: Path, tmp_
     """It can still be evaluated, on data that its report does not identify."""
     result = CliRunner().invoke(train_command.train, arguments(tiny_interactions, tmp_path), catch_exceptions=False)
     bundle, data = bundles.read(Path(result.stdout.strip())), dataset.read(tiny_interactions)
-    figures, trained = bundle.manifest.figures, evaluate.training_report(bundle)
+    figures, trained = bundle.manifest.figures, release_under_test.training_report(bundle)
     assert figures.keys() == {"epsilon", "delta", "parity_difference"}
     assert 0.98 <= figures["epsilon"] <= 1.0
     assert figures["delta"] == pytest.approx(60**-1.1)

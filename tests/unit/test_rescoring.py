@@ -20,8 +20,8 @@ from models.cli.rescore import rescore
 from models.data import dataset
 from models.data.dataset import Interactions
 from models.evaluation import queries
-from models.evaluation.queries import LISTED, EvalData
-from models.evaluation.release_under_test import Engine
+from models.evaluation.queries import LIST_LENGTH, EvalData
+from models.evaluation.release_under_test import ReleaseRecommender
 from models.lab.rescoring import examples as teaching
 from models.lab.rescoring import measure, rescorer_training
 from models.lab.rescoring.examples import RescoringExamples, RescoringQueries
@@ -154,12 +154,14 @@ def test_an_untrained_re_scorer_changes_no_list(
 ) -> None:
     """Through the engine's own path, the first places of a shortlist are the list."""
     exported = Exported.of(Rescorer(16, PLAN).eval(), bundle.vectors)
-    engine = Engine(shortlisting.live, recording)
-    for windows, targets in queries.last_event(recording).ask():
+    engine = ReleaseRecommender(shortlisting.live, recording)
+    for windows, targets in queries.last_event_queries(recording).batches():
         windows.items[0] = NO_ITEM  # a user about whom nothing is known
         best = shortlisting.of(windows)
-        lists = best.ranked(exported.scores(best), LISTED)
-        np.testing.assert_array_equal(lists, engine.lists(windows, recording.interactions.times_ms[targets], LISTED))
+        lists = best.ranked(exported.scores(best), LIST_LENGTH)
+        np.testing.assert_array_equal(
+            lists, engine.lists(windows, recording.interactions.times_ms[targets], LIST_LENGTH)
+        )
 
 
 def test_nothing_held_out_is_taught(

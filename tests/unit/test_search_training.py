@@ -226,15 +226,15 @@ def test_the_verb_trains_on_searches(tmp_path: Path) -> None:
     assert (rows == NO_ITEM).tolist() == [False, True]  # no title has these words, but searches do
 
 
-def test_evaluation_targets_are_clicks_and_windows_have_searches(read: Interactions) -> None:
-    recording = EvalData(read, Settings())
-    ((windows, targets),) = queries.last_event(recording).ask()
+def test_evaluation_asks_for_clicks_from_windows_with_searches(read: Interactions) -> None:
+    eval_data = EvalData(read, Settings())
+    ((windows, targets),) = queries.last_event_queries(eval_data).batches()
     assert targets.tolist() == [2, 4]
     assert windows.items[:, -2:].tolist() == [[0, RED], [NO_ITEM, BLUE]]
-    assert recording.catalogue.ids(windows.items[:, -1].tolist()) == read.search_ids
-    since = queries.since(recording, 20_000)
+    assert eval_data.catalogue.ids(windows.items[:, -1].tolist()) == read.search_ids
+    since = queries.queries_since(eval_data, 20_000)
     assert since.targets.tolist() == [2, 4]
-    assert [event for _, events in since.ask() for event in events.tolist()] == [2, 4]
+    assert [event for _, batch in since.batches() for event in batch.tolist()] == [2, 4]
 
 
 def test_baselines_see_clicks_alone() -> None:
@@ -243,9 +243,9 @@ def test_baselines_see_clicks_alone() -> None:
         times_ms=np.array([[10, 20, 30], [0, 20, 30]]),
         actions=np.array([[1, 2, 1], [0, 2, 2]], np.uint8),
     )
-    clicked = queries.without_searches(windows)
-    assert clicked.items.tolist() == [[NO_ITEM, 0, 1], [NO_ITEM, NO_ITEM, NO_ITEM]]
-    assert clicked.times_ms[0, 1:].tolist() == [10, 30]
-    assert clicked.actions.tolist() == [[NO_ACTION, 1, 1], [NO_ACTION] * 3]
+    clicks = queries.without_searches(windows)
+    assert clicks.items.tolist() == [[NO_ITEM, 0, 1], [NO_ITEM, NO_ITEM, NO_ITEM]]
+    assert clicks.times_ms[0, 1:].tolist() == [10, 30]
+    assert clicks.actions.tolist() == [[NO_ACTION, 1, 1], [NO_ACTION] * 3]
     plain = replace(windows, items=np.zeros((2, 3), np.int32))
     assert queries.without_searches(plain) is plain

@@ -17,10 +17,9 @@ from engine.errors import SettingsError, UnfitReleaseError
 from engine.releases.bundles import Bundle
 from engine.settings.sections import Settings
 from models.data.dataset import Interactions
-from models.evaluation import queries
-from models.evaluation.queries import LISTED, EvalData, EvalQueries
-from models.evaluation.ranking_metrics import Tally
-from models.evaluation.release_under_test import Engine, ReleaseUnderTest
+from models.evaluation.queries import LIST_LENGTH, EvalData, EvalQueries, last_event_queries, queries_since
+from models.evaluation.ranking_metrics import MetricAccumulator
+from models.evaluation.release_under_test import ReleaseRecommender, ReleaseUnderTest
 from models.lab.rescoring import examples as teaching
 from models.lab.rescoring import exported as exporting
 from models.lab.rescoring import rescorer_training
@@ -68,7 +67,7 @@ def measure(
     watch("asking for what training did not see")
     quality = contest.quality(asked)
     watch("timing")
-    cost = contest.cost([windows for windows, _ in asked.ask()])
+    cost = contest.cost([windows for windows, _ in asked.batches()])
     report = {
         "release": bundle.manifest.name,
         "split": split,
@@ -104,7 +103,7 @@ class _RescorerComparison:
     """A release without and with a re-scorer."""
 
     def __init__(self, under_test: ReleaseUnderTest, shortlisting: CandidateSearch, exported: Exported) -> None:
-        self._trial, self._engine = under_test, Engine(under_test.live, under_test)
+        self._trial, self._engine = under_test, ReleaseRecommender(under_test.live, under_test)
         self._shortlisting, self._exported = shortlisting, exported
 
     def quality(self, asked: EvalQueries) -> dict[str, Any]:
@@ -112,13 +111,13 @@ class _RescorerComparison:
         under_test = self._trial
         users, items = under_test.interactions.users, under_test.items
         without, with_it = (
-            Tally(under_test.live.numbers, under_test.popularity),
-            Tally(under_test.live.numbers, under_test.popularity),
+            MetricAccumulator(under_test.live.numbers, under_test.popularity),
+            MetricAccumulator(under_test.live.numbers, under_test.popularity),
         )
-        for windows, targets in asked.ask():
+        for windows, targets in asked.batches():
             best = self._shortlisting.of(windows)
-            rescored = best.ranked(self._exported.scores(best), LISTED)
-            without.add(users[targets], self._engine.lists(windows, _NO_TIMES, LISTED), items[targets])
+            rescored = best.ranked(self._exported.scores(best), LIST_LENGTH)
+            without.add(users[targets], self._engine.lists(windows, _NO_TIMES, LIST_LENGTH), items[targets])
             with_it.add(users[targets], rescored, items[targets])
         return {
             "targets": len(asked.targets),
@@ -147,13 +146,13 @@ class _RescorerComparison:
         """Processor seconds for the lists of these windows, without and with."""
         shortlisting, exported = self._shortlisting, self._exported
         began_s = time.thread_time()
-        self._engine.lists(windows, _NO_TIMES, LISTED)
+        self._engine.lists(windows, _NO_TIMES, LIST_LENGTH)
         without_s = time.thread_time()
         lists = shortlisting.recommender.recommend(windows, shortlisting.live)
         found_s = time.thread_time()
         best = shortlisting.candidate_lists(windows, lists)  # the engine would have these at hand
         ready_s = time.thread_time()
-        best.ranked(exported.scores(best), LISTED)
+        best.ranked(exported.scores(best), LIST_LENGTH)
         return without_s - began_s, found_s - without_s + time.thread_time() - ready_s
 
 
@@ -165,9 +164,9 @@ def _questions(bundle: Bundle, recording: EvalData) -> tuple[str, EvalQueries]:
     """
     left_out = bundle.manifest.holdout
     if left_out.last_event:
-        asked = "leave_last_out", queries.last_event(recording)
+        asked = "leave_last_out", last_event_queries(recording)
     elif left_out.from_ms is not None:
-        asked = "time_split", queries.since(recording, left_out.from_ms)
+        asked = "time_split", queries_since(recording, left_out.from_ms)
     else:
         raise UnfitReleaseError(
             f"{bundle.manifest.name} was trained on all there is, so that nothing can be asked; train with --holdout"
