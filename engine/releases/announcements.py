@@ -91,7 +91,10 @@ class FolderFeed:
         try:
             announcement = msgspec.json.decode(raw, type=Announcement)
         except msgspec.DecodeError as error:
-            raise DamagedReleaseError(f"{self._path} is not an announcement: {error}") from error
+            raise DamagedReleaseError(
+                f"{self._path} is not an announcement: {error}; expected what `headrace publish --folder` writes;"
+                " publish the release again"
+            ) from error
         return announcement if announcement.state == "live" else None
 
     def close(self) -> None:

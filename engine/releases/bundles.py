@@ -19,7 +19,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 import numpy as np
@@ -29,6 +29,8 @@ from engine import contract
 from engine.catalogue import searches
 from engine.contract import Contract
 from engine.errors import DamagedReleaseError, ReleaseError, UnfitReleaseError
+
+_WAY_OUT: Final = "train or export the release again"
 
 REQUIRED_FILES = (
     contract.ENCODER_FILE,
@@ -165,16 +167,21 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         raw = path.read_bytes()
     except OSError as error:
-        raise DamagedReleaseError(f"release {folder}: {path.name} cannot be read ({error.strerror})") from error
+        raise DamagedReleaseError(
+            f"release {folder}: {path.name} cannot be read ({error.strerror}); expected the folder of a release:"
+            " name another, or copy the bundle again"
+        ) from error
     try:
         schema = msgspec.json.decode(raw, type=dict[str, Any]).get("schema")
         if schema != contract.SCHEMA:
             raise UnfitReleaseError(
-                f"release {folder}: schema {schema!r}, this engine reads {contract.SCHEMA}; train or export it anew"
+                f"release {folder}: schema {schema!r}, this engine reads {contract.SCHEMA}; train or export it again"
             )
         return msgspec.json.decode(raw, type=Manifest)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise DamagedReleaseError(f"release {folder}: {path.name} is not a manifest: {error}") from error
+        raise DamagedReleaseError(
+            f"release {folder}: {path.name} is not a manifest: {error}; copy the bundle again"
+        ) from error
 
 
 def read(folder: Path) -> Bundle:
@@ -217,11 +224,17 @@ def checksum(path: Path) -> str:
 
 def _verify(path: Path, expected: str | None) -> None:
     if expected is None:
-        raise DamagedReleaseError(f"release {path.parent}: the manifest has no checksum of {path.name}")
+        raise DamagedReleaseError(
+            f"release {path.parent}: the manifest has no checksum of {path.name}, expected one for every file;"
+            " copy the bundle again"
+        )
     try:
         found = checksum(path)
     except OSError as error:
-        raise DamagedReleaseError(f"release {path.parent}: {path.name} cannot be read ({error.strerror})") from error
+        raise DamagedReleaseError(
+            f"release {path.parent}: {path.name} cannot be read ({error.strerror}), though the manifest names it;"
+            " copy the bundle again"
+        ) from error
     if found != expected:
         raise DamagedReleaseError(
             f"release {path.parent}: {path.name} has SHA-256 {found[:12]}…, the manifest says {expected[:12]}…;"
@@ -235,21 +248,30 @@ def _check_fit(bundle: Bundle) -> None:
     expected = (manifest.items, manifest.contract.dimensions)
     if bundle.vectors.dtype != np.float32 or bundle.vectors.shape != expected:
         raise UnfitReleaseError(
-            f"{where}: vectors are {bundle.vectors.dtype} {bundle.vectors.shape}, expected float32 {expected}"
+            f"{where}: vectors are {bundle.vectors.dtype} {bundle.vectors.shape}, expected float32 {expected};"
+            f" {_WAY_OUT}"
         )
     if bundle.popularity.dtype != np.float32 or bundle.popularity.shape != expected[:1]:
         raise UnfitReleaseError(
             f"{where}: popularity is {bundle.popularity.dtype} {bundle.popularity.shape},"
-            f" expected float32 {expected[:1]}"
+            f" expected float32 {expected[:1]}; {_WAY_OUT}"
         )
     for action, value in manifest.action_values.items():
         if not 0.0 < value < math.inf:
-            raise UnfitReleaseError(f"{where}: action {action!r} has the value {value}, expected one above 0")
+            raise UnfitReleaseError(
+                f"{where}: action {action!r} has the value {value}, expected one above 0; {_WAY_OUT}"
+            )
     if not np.isfinite(bundle.vectors).all():
-        raise UnfitReleaseError(f"{where}: vectors hold values that are not finite")
+        raise UnfitReleaseError(f"{where}: vectors hold values that are not finite, expected numbers; {_WAY_OUT}")
     if len(bundle.ids) != manifest.items or len(set(bundle.ids)) != len(bundle.ids) or "" in bundle.ids:
-        raise UnfitReleaseError(f"{where}: expected {manifest.items} item ids, all different and none empty")
-    if any(map(searches.is_search, bundle.ids)):
-        raise UnfitReleaseError(f"{where}: an item id begins with {searches.MARK!r}, which stands before searches")
+        raise UnfitReleaseError(
+            f"{where}: found {len(bundle.ids)} item ids, {len(set(bundle.ids))} of them different,"
+            f" expected {manifest.items}, all different and none empty; {_WAY_OUT}"
+        )
+    if marked := [item for item in bundle.ids if searches.is_search(item)]:
+        raise UnfitReleaseError(
+            f"{where}: item id {marked[0]!r} begins with {searches.MARK!r}, which only searches may begin with;"
+            " give the item another id and train again"
+        )
     if manifest.items == 0:
-        raise UnfitReleaseError(f"{where}: it has no items")
+        raise UnfitReleaseError(f"{where}: found no items, expected one at least; {_WAY_OUT}")

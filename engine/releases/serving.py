@@ -116,7 +116,10 @@ class LiveRelease:
             return self
         vectors = self._content.vectors(content.features([items[place] for place in first], self._content.sizes))
         if not np.isfinite(vectors).all():
-            raise UnfitReleaseError(f"release {self.name}: {contract.CONTENT_FILE} gives values that are not finite")
+            raise UnfitReleaseError(
+                f"release {self.name}: {contract.CONTENT_FILE} gives values that are not finite, expected numbers;"
+                " train it again"
+            )
         told = vectors.any(axis=1)
         return self._grown(numbers[told], vectors[told]) if told.any() else self
 
@@ -188,7 +191,10 @@ def _content_encoder(bundle: Bundle, threads: int) -> ContentEncoder | None:
 
 def _refuse_too_many(release: str, items: int) -> None:
     if items > candidates.MAX_ITEMS:
-        raise UnfitReleaseError(f"release {release}: {items} items, at most {candidates.MAX_ITEMS} can be served")
+        raise UnfitReleaseError(
+            f"release {release}: {items} items, at most {candidates.MAX_ITEMS} can be served;"
+            " train it without those that are rare"
+        )
 
 
 def _dry_run(live: LiveRelease) -> None:
@@ -206,8 +212,10 @@ def _dry_run(live: LiveRelease) -> None:
     if interests.shape != expected or attention.shape != (*expected[:2], shape[1]):
         raise UnfitReleaseError(
             f"release {live.name}: encoder gives interests {interests.shape} and attention {attention.shape},"
-            f" the contract says {expected} and {(*expected[:2], shape[1])}"
+            f" the contract says {expected} and {(*expected[:2], shape[1])}; export the release again"
         )
     if not (np.isfinite(interests).all() and np.isfinite(attention).all()):
-        raise UnfitReleaseError(f"release {live.name}: the encoder gives values that are not finite")
+        raise UnfitReleaseError(
+            f"release {live.name}: the encoder gives values that are not finite, expected numbers; train it again"
+        )
     live.index.search(interests.reshape(-1, expected[2]), min(len(live.index), 10))

@@ -16,6 +16,7 @@ from engine.catalogue.content import ItemFeatures
 from engine.contract import ContentSizes, Contract
 from engine.errors import UnfitReleaseError
 
+_WAY_OUT: Final = "copy the release again, or export it for this engine"
 _CONTENT_ITEMS: Final = 256
 """Items whose features are looked up at once: [V, F, D] floats, a few hundred features each."""
 Tables = dict[str, Float32 | Float16 | Int8]
@@ -72,7 +73,7 @@ class ContentEncoder:
         if sizes.recipe != contract.CONTENT_RECIPE:
             raise UnfitReleaseError(
                 f"{contract.CONTENT_FILE} takes features of recipe {sizes.recipe}, this engine makes those of recipe"
-                f" {contract.CONTENT_RECIPE}; train the release anew"
+                f" {contract.CONTENT_RECIPE}; train the release again"
             )
         self._graph = _session(content_onnx, contract.CONTENT_FILE, threads)
         letters = {"D": dimensions, "E": sizes.dense}
@@ -102,22 +103,22 @@ def _session(graph: bytes, name: str, threads: int) -> ort.InferenceSession:
     try:
         return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime raises bare C++ exception types of many names
-        raise UnfitReleaseError(f"{name}: onnxruntime cannot load it: {error}") from error
+        raise UnfitReleaseError(f"{name}: onnxruntime cannot load it: {error}; {_WAY_OUT}") from error
 
 
 def _check(found: list[Any], expected: dict[str, tuple[str, str]], letters: dict[str, int], what: str) -> None:
     by_name = {node.name: node for node in found}
     if set(by_name) != set(expected):
-        raise UnfitReleaseError(f"{what}s are {sorted(by_name)}, the contract says {sorted(expected)}")
+        raise UnfitReleaseError(f"{what}s are {sorted(by_name)}, the contract says {sorted(expected)}; {_WAY_OUT}")
     for name, (dtype, axes) in expected.items():
         node = by_name[name]
         if node.type != dtype:
-            raise UnfitReleaseError(f"{what} {name!r} is {node.type}, the contract says {dtype}")
+            raise UnfitReleaseError(f"{what} {name!r} is {node.type}, the contract says {dtype}; {_WAY_OUT}")
         if len(node.shape) != len(axes) or not all(
             _fits(*pair, letters) for pair in zip(node.shape, axes, strict=True)
         ):
             wanted = [letters.get(axis, axis) for axis in axes]
-            raise UnfitReleaseError(f"{what} {name!r} has shape {node.shape}, the contract says {wanted}")
+            raise UnfitReleaseError(f"{what} {name!r} has shape {node.shape}, the contract says {wanted}; {_WAY_OUT}")
 
 
 def _fits(size: int | str | None, axis: str, letters: dict[str, int]) -> bool:
