@@ -21,7 +21,7 @@ def forget(user: str, config: Path | None) -> None:
     on it in turn, and later clicks begin anew.
     """
     if not user:
-        raise SettingsError("the user to forget has an empty id; name one")
+        raise SettingsError("USER: found an empty id, expected the id that the user's clicks have; name it")
     settings = loader.load(config)
     with KafkaLog(settings.kafka).producer() as producer:
         producer.send(Outgoing(settings.clicks.topic, [user.encode()], [None]))

@@ -64,7 +64,10 @@ class Outgoing:
         columns = (self.keys, self.values, self.timestamps_ms, self.headers, self.partitions)
         lengths = [len(column) for column in columns if column is not None]
         if len(set(lengths)) != 1:
-            raise EventLogError(f"topic {self.topic}: the lists to send have different lengths, {lengths}")
+            raise EventLogError(
+                f"topic {self.topic!r}: columns of different lengths, found {lengths}, expected one length;"
+                " give each record an entry in every column"
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -130,7 +130,10 @@ def find(log: EventLog, place: Partition, offset: int) -> Letter:
                     letter = next(_letters(records))
                     if letter.offset == offset:
                         return letter
-        raise EventLogError(f"topic {place.topic} has no dead letter at {place.number}/{offset}; `headrace dead list`")
+        raise EventLogError(
+            f"topic {place.topic!r} has no dead letter at {place.number}/{offset};"
+            " `headrace dead list` shows those that it has"
+        )
 
 
 def replay(log: EventLog, letters: Iterable[Letter]) -> int:
@@ -166,7 +169,8 @@ def _origin(letter: Letter) -> Partition:
     if letter.origin is None:
         raise EventLogError(
             f"the dead letter at {letter.place.number}/{letter.offset} does not say where it came from: it lacks"
-            f" {HEADER_PREFIX} headers; was it written by something else?"
+            f" {HEADER_PREFIX} headers, which every dead letter of `headrace run` has; leave it out with --reason,"
+            " --since or --until"
         )
     return letter.origin
 

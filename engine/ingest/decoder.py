@@ -48,7 +48,9 @@ class ClickDecoder:
         mapped = {name: spec for name, spec in types.items() if spec[0]}
         for name in ("user", "item"):
             if name not in mapped:
-                raise SettingsError(f"setting 'clicks.fields.{name}' is empty; name the field that holds the {name}")
+                raise SettingsError(
+                    f"setting 'clicks.fields.{name}' is empty, expected a path; name the field that holds the {name}"
+                )
         self._decode: Callable[[bytes], Any] = msgspec.json.Decoder(struct(mapped)).decode
         self._get = {name: attrgetter(attribute_path(spec[0])) for name, spec in mapped.items()}
 

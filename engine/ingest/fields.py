@@ -32,9 +32,15 @@ def _attribute(key: str) -> str:
 def _check_key(name: str, key: str, prefix: str) -> None:
     """Refuse a step of a path that is empty, or that msgspec does not take as a name."""
     if not key:
-        raise SettingsError(f"setting 'clicks.fields.{name}': a path under {prefix!r} has an empty step")
+        raise SettingsError(
+            f"setting 'clicks.fields.{name}': found an empty step after {prefix!r}, expected names joined by dots;"
+            " take the dot out"
+        )
     if {'"', "\\"} & set(key) or not key.isprintable():
-        raise SettingsError(f"setting 'clicks.fields.{name}': {key!r} has a character that names cannot have")
+        raise SettingsError(
+            f"setting 'clicks.fields.{name}': {key!r} has a character that names cannot have, expected printable ones"
+            ' without " and \\; map a field with another name'
+        )
 
 
 def struct(fields: dict[str, tuple[str, Any, bool]], prefix: str = "") -> type[msgspec.Struct]:
@@ -47,12 +53,18 @@ def struct(fields: dict[str, tuple[str, Any, bool]], prefix: str = "") -> type[m
         if rest:
             inner.setdefault(key, {})[name] = (rest, kind, required)
         elif key in leaves:
-            raise SettingsError(f"setting 'clicks.fields.{name}': field {prefix + key!r} is mapped twice")
+            raise SettingsError(
+                f"setting 'clicks.fields.{name}': field {prefix + key!r} is mapped twice, expected once;"
+                " name another one"
+            )
         else:
             leaves[key] = (kind, required)
     clash = leaves.keys() & inner.keys()
     if clash:
-        raise SettingsError(f"settings 'clicks.fields': {prefix + clash.pop()!r} is both a field and an object")
+        raise SettingsError(
+            f"settings 'clicks.fields': {prefix + clash.pop()!r} is both a field and an object, expected to be one of"
+            " them; correct the path that is wrong"
+        )
     columns: list[Any] = [
         (_attribute(key), kind) if required else (_attribute(key), kind, None)
         for key, (kind, required) in leaves.items()

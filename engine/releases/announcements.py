@@ -115,7 +115,8 @@ class FolderFeed:
             announcement = msgspec.json.decode(raw, type=Announcement)
         except _UNDECODABLE as error:
             raise DamagedReleaseError(
-                f"{self._path} is not an announcement: {error}; publish the release again"
+                f"{self._path} is not an announcement: {error}; expected what `headrace publish --folder` writes;"
+                " publish the release again"
             ) from error
         return [announcement] if announcement.state == "live" else []
 

@@ -19,7 +19,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 import numpy as np
@@ -29,6 +29,8 @@ from engine import contract
 from engine.catalogue import searches
 from engine.contract import Contract
 from engine.errors import DamagedReleaseError, ReleaseError, UnfitReleaseError
+
+_WAY_OUT: Final = "train or export the release again"
 
 REQUIRED_FILES = (
     contract.ENCODER_FILE,
@@ -178,8 +180,8 @@ def read_manifest(folder: Path) -> Manifest:
     except (OSError, ValueError) as error:  # a path with a null byte is a ValueError
         reason = error.strerror if isinstance(error, OSError) else error
         raise DamagedReleaseError(
-            f"release {folder}: {path.name} cannot be read ({reason}); expected the folder of one release,"
-            " RELEASES/MODEL-VERSION, as `headrace train` writes it"
+            f"release {folder}: {path.name} cannot be read ({reason}); expected the folder of a release,"
+            " RELEASES/MODEL-VERSION, as `headrace train` writes it: name another, or copy the bundle again"
         ) from error
     try:
         schema = msgspec.json.decode(raw, type=dict[str, Any]).get("schema")
@@ -189,7 +191,9 @@ def read_manifest(folder: Path) -> Manifest:
             )
         manifest = msgspec.json.decode(raw, type=Manifest)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise DamagedReleaseError(f"release {folder}: {path.name} is not a manifest: {error}") from error
+        raise DamagedReleaseError(
+            f"release {folder}: {path.name} is not a manifest: {error}; copy the bundle again"
+        ) from error
     _check_sizes(manifest, f"release {folder}")
     return manifest
 
@@ -234,11 +238,17 @@ def checksum(path: Path) -> str:
 
 def _verify(path: Path, expected: str | None) -> None:
     if expected is None:
-        raise DamagedReleaseError(f"release {path.parent}: the manifest has no checksum of {path.name}")
+        raise DamagedReleaseError(
+            f"release {path.parent}: the manifest has no checksum of {path.name}, expected one for every file;"
+            " copy the bundle again"
+        )
     try:
         digest = checksum(path)
     except OSError as error:
-        raise DamagedReleaseError(f"release {path.parent}: {path.name} cannot be read ({error.strerror})") from error
+        raise DamagedReleaseError(
+            f"release {path.parent}: {path.name} cannot be read ({error.strerror}), though the manifest names it;"
+            " copy the bundle again"
+        ) from error
     if digest != expected:
         raise DamagedReleaseError(
             f"release {path.parent}: {path.name} has SHA-256 {digest[:12]}…, the manifest says {expected[:12]}…;"
@@ -301,19 +311,29 @@ def _check_fit(bundle: Bundle) -> None:
     _check_array(bundle.popularity, f"{release}: popularity is", shape[:1])
     for action, value in manifest.action_values.items():
         if not 0.0 < value < math.inf:
-            raise UnfitReleaseError(f"{release}: action {action!r} has the value {value}, expected one above 0")
+            raise UnfitReleaseError(
+                f"{release}: action {action!r} has the value {value}, expected one above 0; {_WAY_OUT}"
+            )
     if not np.isfinite(bundle.vectors).all():
-        raise UnfitReleaseError(f"{release}: vectors hold values that are not finite")
-    if len(bundle.ids) != manifest.items or len(set(bundle.ids)) != len(bundle.ids) or "" in bundle.ids:
-        raise UnfitReleaseError(f"{release}: expected {manifest.items} item ids, all different and none empty")
-    if any(map(searches.is_search, bundle.ids)):
-        raise UnfitReleaseError(
-            f"{release}: an item id begins with {searches.MARK!r}, which marks searches; rename the item"
-        )
+        raise UnfitReleaseError(f"{release}: vectors hold values that are not finite, expected numbers; {_WAY_OUT}")
+    _check_ids(bundle.ids, manifest.items, release)
     if manifest.items == 0:
-        raise UnfitReleaseError(f"{release}: it has no items")
+        raise UnfitReleaseError(f"{release}: found no items, expected one at least; {_WAY_OUT}")
 
 
 def _check_array(array: npt.NDArray[np.float32], subject: str, shape: tuple[int, ...]) -> None:
     if array.dtype != np.float32 or array.shape != shape:
-        raise UnfitReleaseError(f"{subject} {array.dtype} {array.shape}, expected float32 {shape}")
+        raise UnfitReleaseError(f"{subject} {array.dtype} {array.shape}, expected float32 {shape}; {_WAY_OUT}")
+
+
+def _check_ids(ids: list[str], items: int, release: str) -> None:
+    if len(ids) != items or len(set(ids)) != len(ids) or "" in ids:
+        raise UnfitReleaseError(
+            f"{release}: found {len(ids)} item ids, {len(set(ids))} of them different,"
+            f" expected {items}, all different and none empty; {_WAY_OUT}"
+        )
+    if marked := [item for item in ids if searches.is_search(item)]:
+        raise UnfitReleaseError(
+            f"{release}: item id {marked[0]!r} begins with {searches.MARK!r}, which only searches may begin with;"
+            " give the item another id and train again"
+        )

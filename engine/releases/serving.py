@@ -121,7 +121,10 @@ class LiveRelease:
             return self
         vectors = self._content.vectors(content.features([items[index] for index in first], self._content.sizes))
         if not np.isfinite(vectors).all():
-            raise UnfitReleaseError(f"release {self.name}: {contract.CONTENT_FILE} returns values that are not finite")
+            raise UnfitReleaseError(
+                f"release {self.name}: {contract.CONTENT_FILE} returns values that are not finite, expected numbers;"
+                " train it again"
+            )
         has_vector = vectors.any(axis=1)
         return self._grown(numbers[has_vector], vectors[has_vector], pin) if has_vector.any() else self
 
@@ -198,7 +201,8 @@ def _content_encoder(bundle: Bundle, threads: int) -> ContentEncoder | None:
 def _refuse_too_many(release: str, items: int) -> None:
     if items > candidates.MAX_ITEMS:
         raise UnfitReleaseError(
-            f"release {release}: it has {items} items, at most {candidates.MAX_ITEMS} can be served; train on fewer"
+            f"release {release}: {items} items, at most {candidates.MAX_ITEMS} can be served;"
+            " train it without those that are rare"
         )
 
 
@@ -220,5 +224,7 @@ def _dry_run(live: LiveRelease) -> None:
             f" the contract says {expected} and {(*expected[:2], shape[1])}; export the release again"
         )
     if not (np.isfinite(interests).all() and np.isfinite(attention).all()):
-        raise UnfitReleaseError(f"release {live.name}: the encoder returns values that are not finite")
+        raise UnfitReleaseError(
+            f"release {live.name}: the encoder returns values that are not finite, expected numbers; train it again"
+        )
     live.index.search(interests.reshape(-1, expected[2]), min(len(live.index), 10))

@@ -15,6 +15,7 @@ from engine.catalogue.content import ItemFeatures
 from engine.contract import ContentSizes, Contract
 from engine.errors import UnfitReleaseError
 
+_WAY_OUT: Final = "copy the release again, or export it for this engine"
 _CONTENT_ITEMS: Final = 256
 """Items in one run of the content graph, which gathers [V, F, D] floats, with F up to a few hundred."""
 Tables = dict[str, Float32 | Float16 | Int8]
@@ -101,7 +102,7 @@ def _session(graph: bytes, name: str, threads: int) -> ort.InferenceSession:
     try:
         return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime raises bare C++ exception types of many names
-        raise UnfitReleaseError(f"{name}: onnxruntime cannot load it: {error}") from error
+        raise UnfitReleaseError(f"{name}: onnxruntime cannot load it: {error}; {_WAY_OUT}") from error
 
 
 def _check(nodes: list[Any], contract_nodes: dict[str, tuple[str, str]], sizes: dict[str, int], kind: str) -> None:
@@ -118,14 +119,16 @@ def _check(nodes: list[Any], contract_nodes: dict[str, tuple[str, str]], sizes: 
     """
     by_name = {node.name: node for node in nodes}
     if set(by_name) != set(contract_nodes):
-        raise UnfitReleaseError(f"{kind}s are {sorted(by_name)}, the contract says {sorted(contract_nodes)}")
+        raise UnfitReleaseError(
+            f"{kind}s are {sorted(by_name)}, the contract says {sorted(contract_nodes)}; {_WAY_OUT}"
+        )
     for name, (dtype, axes) in contract_nodes.items():
         node = by_name[name]
         if node.type != dtype:
-            raise UnfitReleaseError(f"{kind} {name!r} is {node.type}, the contract says {dtype}")
+            raise UnfitReleaseError(f"{kind} {name!r} is {node.type}, the contract says {dtype}; {_WAY_OUT}")
         if len(node.shape) != len(axes) or not all(_fits(*pair, sizes) for pair in zip(node.shape, axes, strict=True)):
             shape = [sizes.get(axis, axis) for axis in axes]
-            raise UnfitReleaseError(f"{kind} {name!r} has shape {node.shape}, the contract says {shape}")
+            raise UnfitReleaseError(f"{kind} {name!r} has shape {node.shape}, the contract says {shape}; {_WAY_OUT}")
 
 
 def _fits(size: int | str | None, axis: str, sizes: dict[str, int]) -> bool:

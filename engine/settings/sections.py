@@ -71,7 +71,8 @@ class KafkaSettings(Section):
         if self.transaction_timeout_s <= self.commit_timeout_s:
             raise ValueError(
                 f"kafka.transaction_timeout_s is {self.transaction_timeout_s:g}, expected more than"
-                f" kafka.commit_timeout_s ({self.commit_timeout_s:g}): the broker would abort what is being committed"
+                f" kafka.commit_timeout_s ({self.commit_timeout_s:g}): the broker would abort what is being committed;"
+                " raise the first or lower the second"
             )
         return self
 
@@ -129,9 +130,11 @@ class ClickSettings(Section):
     def _finite(cls, actions: dict[str, float]) -> dict[str, float]:
         for name, weight in actions.items():
             if not -MAX_ACTION_WEIGHT <= weight <= MAX_ACTION_WEIGHT:
-                raise ValueError(f"weight of action {name!r} is {weight}, expected {MAX_ACTION_WEIGHT} at most")
+                raise ValueError(
+                    f"weight of action {name!r} is {weight}, expected -{MAX_ACTION_WEIGHT:g} to {MAX_ACTION_WEIGHT:g}"
+                )
             if len(name.encode()) > MAX_ACTION_BYTES:
-                raise ValueError(f"action {name!r} has more than {MAX_ACTION_BYTES} bytes")
+                raise ValueError(f"action {name!r} has {len(name.encode())} bytes, expected {MAX_ACTION_BYTES} at most")
         return actions
 
 

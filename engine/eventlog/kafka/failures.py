@@ -16,7 +16,10 @@ def translated(doing: str) -> Iterator[None]:
     try:
         yield
     except (KafkaError, RuntimeError) as error:  # a closed or broken network thread answers with the second
-        raise EventLogError(f"Kafka: {doing} failed: {describe(error)}") from error
+        raise EventLogError(
+            f"Kafka: {doing} failed: {describe(error)}; if it comes again, look at the broker's log and this client's"
+            " rights"
+        ) from error
 
 
 def describe(error: Exception) -> str:

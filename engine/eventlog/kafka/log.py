@@ -77,7 +77,8 @@ class KafkaLog:
         """The broker's id of `topic`: a topic that is deleted and created anew gets another."""
         described = self._ask(lambda admin: admin.describe_topics([topic]))[0]
         if described["error_code"]:
-            raise EventLogError(f"topic {topic!r}: {for_code(described['error_code']).__name__}; create it first")
+            error = for_code(described["error_code"]).__name__
+            raise EventLogError(f"topic {topic!r}: {error}; create it first, or check this client's rights")
         return str(described["topic_id"])
 
     def end_abandoned(self, partitions: Sequence[Partition]) -> None:

@@ -155,7 +155,10 @@ class KafkaSession(ABC):
         """
         membership = self._consumer.group_metadata()
         if membership.generation_id < 0 or membership.member_id != self._listener.holder:
-            raise EventLogError("Kafka: this worker was expelled from its group; going on from the last commit")
+            raise EventLogError(
+                "Kafka: this worker was expelled from its group; going on from the last commit. If this comes again,"
+                " raise kafka.session_timeout_s or kafka.max_poll_interval_s"
+            )
         return membership
 
 
