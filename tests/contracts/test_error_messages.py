@@ -31,9 +31,13 @@ ELSEWHERE = {
     "engine/eventlog/kafka/output.py Transactions._finish": "tests/integration/test_kafka_log.py",
     "engine/eventlog/kafka/session.py KafkaSession._membership": "tests/integration/test_transactions.py",
     "engine/eventlog/kafka/stall_detector.py StallDetector._look": "tests/integration/test_kafka_log.py",
+    "engine/headrace/_histories.py _check_length": "tests/unit/test_open_release.py",
+    "engine/headrace/_release.py Release._list_settings": "tests/unit/test_open_release.py",
+    "engine/releases/probe.py _raise_refusal": "tests/unit/test_release_loader.py",
+    "engine/releases/probe.py _wait": "tests/unit/test_release_loader.py",
     "engine/releases/release_loader.py ReleaseLoader._fetch": "tests/unit/test_release_loader.py",
 }
-"""Errors that need a broker or a worker in trouble, which these tests bring about."""
+"""Errors that need a broker, a child process or a worker in trouble, or a package of their own, as these tests have."""
 
 
 ON_A_BROKER = {

@@ -136,7 +136,7 @@ TOPICS = [
         "a group that reads two sets of topics",
         session_of_other_topics,
         EventLogError,
-        r"a session asks for other topics | than the rest of its group | - | use another group name",
+        r"a member asks for other topics | than the rest of its group | - | use another group name",
     ),
     Row(
         "positions of a partition that another one holds",
