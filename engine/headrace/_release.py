@@ -136,8 +136,8 @@ class Release:
                 and time are one. None: a minute apart, the last one now. Only the times between clicks matter.
             actions: name of each click's action, of those in `clicks.actions`. None: `clicks.default_action`.
             exclude: ids of items that no list may hold.
-            count: items per list; None: `recommendations.count`.
-            diversity: 0 to 1, see `recommendations.diversity`, which None stands for.
+            count: items per list, 1 to 200; None: `recommendations.count`.
+            diversity: 0 for the order of scores, towards 1 for unlike items; None: `recommendations.diversity`.
             exclude_seen: leave out every item of the history; None: `recommendations.exclude_seen`.
 
         Raises:

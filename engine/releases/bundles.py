@@ -278,7 +278,8 @@ def _read_array(path: Path) -> npt.NDArray[np.float32]:
         raise DamagedReleaseError(
             f"release {path.parent}: {path.name} is no array that numpy reads ({error}); export the release again"
         ) from error
-    if not isinstance(array, np.ndarray):  # an archive of several arrays is opened, not read
+    if isinstance(array, np.lib.npyio.NpzFile):
+        array.close()
         raise DamagedReleaseError(
             f"release {path.parent}: {path.name} holds several arrays, expected one; export the release again"
         )

@@ -48,10 +48,10 @@ def python(code: str, *path: Path, cwd: Path, arguments: tuple[str, ...] = ()) -
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel of a copy of the source, so that the build leaves nothing in the checkout."""
     try:
-        found = version("setuptools")
+        setuptools = version("setuptools")
     except PackageNotFoundError:
-        found = "0"
-    if int(found.split(".")[0]) < OLDEST_SETUPTOOLS:
+        setuptools = "0"
+    if int(setuptools.split(".")[0]) < OLDEST_SETUPTOOLS:
         pytest.skip(f"the wheel is built by setuptools {OLDEST_SETUPTOOLS} or newer: pip install -e '.[dev]'")
     source, folder = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
     for name in ("engine", "models", "producers"):

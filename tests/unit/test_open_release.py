@@ -243,9 +243,9 @@ def test_a_list_ends_where_nothing_else_may_be_listed(release: headrace.Release)
 
 
 def test_more_exclusions_than_a_search_goes_deep(tmp_path: Path) -> None:
-    """K searches as deep as 8,000 exclusions ask for would have more results than the merge has numbers for."""
+    """K searches as deep as 8,000 exclusions need have more results than the packed words of the merge can number."""
     folder = _enlarged(bundles.read(DEMO_RELEASE), Load(items=20_000, users=1, batch=1, batches=1), tmp_path)
-    release = headrace.open_release(folder)
+    release = headrace.open_release(folder, Settings(index=IndexSettings(kind="exact")))
     history = release.item_ids[100:101]
     excluded = [item for item, _ in release.similar(history[0], count=8_000)]
     listed = items(release.recommend(history, exclude=excluded))

@@ -17,9 +17,11 @@ from engine.catalogue.ids import Catalogue
 from engine.contract import ContentSizes
 from engine.errors import (
     DamagedReleaseError,
+    MessageError,
     ReleaseError,
     UnfitReleaseError,
 )
+from engine.messages.recommendation import decode_recommendation
 from engine.releases import announcements, bundles, serving
 from engine.releases.bundles import Bundle, NewRelease
 from engine.retrieval import candidates
@@ -216,6 +218,18 @@ RELEASES = [
         r"release .*two-hop-1: vectors\.npy | holds several arrays | expected one | export the release again",
     ),
     Row(
+        "a watched folder that is gone",
+        lambda folder: announcements.FolderFeed(folder / "gone", "two-hop").live(),
+        ReleaseError,
+        r"'releases\.folder': .*two-hop\.json | cannot be read \(No such file | a folder that | `headrace publish",
+    ),
+    Row(
+        "bytes that are no list",
+        lambda _folder: decode_recommendation(b"{"),
+        MessageError,
+        r"topic of recommendations | begins with b'\{' | expected a list | check which topic it came from",
+    ),
+    Row(
         "a release for a later engine",
         damaged("release.json", None, '"schema": 1', '"schema": 9'),
         UnfitReleaseError,
@@ -319,7 +333,7 @@ GRAPHS = [
         "content features of another version",
         lambda _folder: ContentEncoder(b"", ContentSizes(buckets=8, recipe=99), 64),
         UnfitReleaseError,
-        r"content\.onnx expects features | of recipe 99 | this engine computes those of recipe 1 | train the release again",
+        r"content\.onnx expects features | of recipe 99 | computes those of recipe 1 | train the release again",
     ),
     Row(
         "more items than can be served",
