@@ -4,7 +4,10 @@ from typing import Final, Literal
 
 import msgspec
 
+from engine.errors import MessageError
+
 RECOMMENDATION_SCHEMA: Final = 1
+_SHOWN_BYTES: Final = 40
 
 
 class ListedItem(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
@@ -54,6 +57,12 @@ def decode_recommendation(value: bytes) -> Recommendation:
     """A list from its message.
 
     Raises:
-        msgspec.DecodeError: it is none.
+        MessageError: it is none.
     """
-    return _recommendation.decode(value)
+    try:
+        return _recommendation.decode(value)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise MessageError(
+            f"found a message that begins with {value[:_SHOWN_BYTES]!r}, expected a list as on the topic of"
+            f" recommendations: {error}; check which topic it came from"
+        ) from error

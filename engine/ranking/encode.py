@@ -28,6 +28,13 @@ class ListHeads:
 def encode_recommendations(
     lists: Lists, heads: ListHeads, item_ids: Callable[[Sequence[int]], list[str]]
 ) -> list[bytes]:
+    """The messages of B lists, as bytes; see `recommendations`."""
+    return [*map(_encode, recommendations(lists, heads, item_ids))]
+
+
+def recommendations(
+    lists: Lists, heads: ListHeads, item_ids: Callable[[Sequence[int]], list[str]]
+) -> list[Recommendation]:
     """The messages of B lists.
 
     Args:
@@ -43,16 +50,14 @@ def encode_recommendations(
     lengths = (lists.items != NO_ITEM).sum(axis=1).tolist()
     reasons = _reasons(lists, item_ids)
     return [
-        _encode(
-            Recommendation(
-                id=heads.ids[user],
-                user=heads.users[user],
-                release=heads.release,
-                event_ms=heads.event_ms[user],
-                computed_ms=heads.computed_ms,
-                items=listed[user * count : user * count + lengths[user]],
-                interests=reasons[user],
-            )
+        Recommendation(
+            id=heads.ids[user],
+            user=heads.users[user],
+            release=heads.release,
+            event_ms=heads.event_ms[user],
+            computed_ms=heads.computed_ms,
+            items=listed[user * count : user * count + lengths[user]],
+            interests=reasons[user],
         )
         for user in range(users)
     ]

@@ -176,7 +176,11 @@ def read_manifest(folder: Path) -> Manifest:
             )
         raw = path.read_bytes()
     except (OSError, ValueError) as error:  # a path with a null byte is a ValueError
-        raise DamagedReleaseError(f"release {folder}: {path.name} cannot be read ({error})") from error
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise DamagedReleaseError(
+            f"release {folder}: {path.name} cannot be read ({reason}); expected the folder of one release,"
+            " RELEASES/MODEL-VERSION, as `headrace train` writes it"
+        ) from error
     try:
         schema = msgspec.json.decode(raw, type=dict[str, Any]).get("schema")
         if schema != contract.SCHEMA:

@@ -154,7 +154,9 @@ class Processor:
         if self._serving is None:
             raise RuntimeError("a batch was polled before any release was live")
         live = self._serving.live
+        fallbacks = live.index.fallbacks
         lists = self._serving.recommender.recommend(windows, live, stage)
+        self._metrics.exact_fallback_queries.inc(live.index.fallbacks - fallbacks)
         newest = _newest_click(events.slots, appended.changed)  # [B] index of each user's last click in the batch
         with stage("messages"):
             heads = _heads(clicks, polled, newest, windows.times_ms[:, -1], live.name)

@@ -8,7 +8,6 @@ import numpy as np
 from engine.arrays import NO_ITEM, Bool, Int32, Int64, Windows
 from engine.pipeline import Recommender
 from engine.ranking.lists import Lists
-from engine.ranking.popularity import Popularity
 from engine.releases import serving
 from engine.releases.bundles import Bundle
 from engine.releases.serving import LiveRelease
@@ -69,9 +68,7 @@ class ReleaseUnderTest(EvalData):
 
 def recommender(release: LiveRelease, recording: EvalData, lists: RecommendationSettings) -> Recommender:
     """The engine's way from this recording's windows to such lists, when this release serves."""
-    popularity = Popularity()
-    popularity.seed(release.numbers, release.popularity)
-    return Recommender(lists, recording.weights_for(release.manifest), popularity)
+    return Recommender.starting(lists, recording.weights_for(release.manifest), release)
 
 
 class Engine:

@@ -27,7 +27,6 @@ from engine.metrics import Metrics
 from engine.pipeline import Recommender
 from engine.ranking.encode import ListHeads, encode_recommendations
 from engine.ranking.lists import Lists
-from engine.ranking.popularity import Popularity
 from engine.releases import bundles, serving
 from engine.releases.bundles import Bundle, NewRelease
 from engine.retrieval import features
@@ -215,7 +214,7 @@ class _Bench:
         windows = Windows(self.item_windows[users], times_ms, codes)
         inputs = features.make(windows, self.live.rows(windows.items), actions.weights, length)
         interests, _ = self.live.encode(inputs)
-        recommender = Recommender(self.settings.recommendations, actions.weights, Popularity())
+        recommender = Recommender.starting(self.settings.recommendations, actions.weights, self.live)
         names = [_user(user) for user in users.tolist()]
         return Prepared(
             features=inputs,

@@ -1,21 +1,21 @@
 """Scoreboard of the demo: freshness of lists, and the share of clicks that the last list of their shopper held.
 
-Pure: clicks and lists are added in the order of the times that come with them. A click is compared with the list that
-its shopper got before it, and with as many popular items that the shopper had not clicked either.
+Pure: clicks and lists are added in the order of the times that come with them. A click is judged by the rule of
+`engine.quality.next_click`, as a worker judges it, but by the list that had arrived before the click was sent.
 """
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
 
+from engine.arrays import NO_ITEM, Int32
 from engine.messages.recommendation import Recommendation
+from engine.quality.next_click import PLACES, popular_hits, target_ranks
 from engine.ranking.popularity import Popularity
 
-TOP_K: Final = 10
-"""Ranks of a list that count as a hit."""
 WINDOW: Final = 100
 """Clicks of a shopper that are kept for the screen."""
 _MAX_FRESHNESS_MS: Final = 60_000
@@ -50,6 +50,8 @@ class Shopper:
 
     window: deque[RankedClick] = field(default_factory=lambda: deque(maxlen=WINDOW))
     recommendation: Recommendation | None = None
+    listed: Int32 = field(default_factory=lambda: np.empty((1, 0), np.int32))
+    """[1, N] item numbers of that list."""
     unanswered: deque[Click] = field(default_factory=deque)
     """Clicks newer than every list, oldest first."""
 
@@ -84,16 +86,18 @@ class Scoreboard:
         shopper = self.shoppers.setdefault(click.user, Shopper())
         self.clicks += 1
         is_positive = self._weights[click.action] > 0.0
-        rank = _rank(shopper.recommendation, click.item)
+        item = self._numbers([click.item])  # [1]
+        rank = int(target_ranks(shopper.listed, item)[0]) if shopper.listed.size else 0
         if is_positive and shopper.recommendation is not None:
             self._ranked += 1
-            self._hits += rank is not None and rank <= TOP_K
-            count = min(TOP_K, len(shopper.recommendation.items))
-            self._popular_hits += self._items[click.item] in self._popular(shopper, count)
+            self._hits += 0 < rank <= PLACES
+            window = self._numbers([ranked.click.item for ranked in shopper.window])[None]  # [1, L]
+            count = np.array([min(PLACES, shopper.listed.shape[1])])
+            self._popular_hits += int(popular_hits(self._popularity, item, window, count)[0])
         if is_positive:
-            self._popularity.add(np.array([self._items[click.item]], np.int32), np.array([click.time_ms]))
+            self._popularity.add(item, np.array([click.time_ms]))
         self.newest_user = click.user
-        shopper.window.append(RankedClick(click, rank if is_positive else None))
+        shopper.window.append(RankedClick(click, rank if is_positive and rank else None))
         shopper.unanswered.append(click)
 
     def add_list(self, recommendation: Recommendation, received_ms: int) -> None:
@@ -102,6 +106,7 @@ class Scoreboard:
         self.release = recommendation.release
         shopper = self.shoppers.setdefault(recommendation.user, Shopper())
         shopper.recommendation = recommendation
+        shopper.listed = self._numbers([listed.item for listed in recommendation.items])[None]
         while shopper.unanswered and shopper.unanswered[0].time_ms <= recommendation.event_ms:
             freshness_ms = received_ms - shopper.unanswered.popleft().sent_ms
             self._freshness_ms[min(max(freshness_ms, 0), _MAX_FRESHNESS_MS)] += 1
@@ -113,7 +118,7 @@ class Scoreboard:
 
     @property
     def hit_rate(self) -> float:
-        """Share of the positive clicks after a list whose item was among its first TOP_K."""
+        """Share of the positive clicks after a list whose item was among its first PLACES."""
         return self._hits / max(self._ranked, 1)
 
     @property
@@ -138,13 +143,6 @@ class Scoreboard:
             "dead_letters": self.dead_letters,
         }
 
-    def _popular(self, shopper: Shopper, count: int) -> set[int]:
-        """The `count` most popular items without those among the shopper's latest clicks."""
-        clicked = {self._items[ranked.click.item] for ranked in shopper.window}
-        popular = self._popularity.top(count + len(clicked)).tolist()
-        return set([item for item in popular if item not in clicked][:count])
-
-
-def _rank(recommendation: Recommendation | None, item: str) -> int | None:
-    items = [] if recommendation is None else [listed.item for listed in recommendation.items]
-    return items.index(item) + 1 if item in items else None
+    def _numbers(self, items: Sequence[str]) -> Int32:
+        """[n] numbers of these items; NO_ITEM for those that are not in the catalogue."""
+        return np.array([self._items.get(item, NO_ITEM) for item in items], np.int32)

@@ -12,7 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from engine.messages.recommendation import Recommendation
-from producers.demo.scoreboard import TOP_K, RankedClick
+from engine.quality.next_click import PLACES
+from producers.demo.scoreboard import RankedClick
 
 ROWS_SHOWN: Final = 10
 """Clicks, and items of the list, on the screen, which so fits a terminal of 80 by 24."""
@@ -78,7 +79,7 @@ def render(frame: Frame) -> RenderableType:
 def _figures(frame: Frame) -> RenderableType:
     title = "[bold]HEADRACE[/]  clicks in, fresh lists out"
     table = Table(box=box.ROUNDED, expand=True, header_style="dim", title=title, title_style="")
-    for heading in ("clicks/s", "lists/s", "freshness", f"next click in top {TOP_K}", "dead letters"):
+    for heading in ("clicks/s", "lists/s", "freshness", f"next click in top {PLACES}", "dead letters"):
         table.add_column(heading, justify="center", no_wrap=True)
     table.add_row(
         f"[bold]{frame.clicks_per_s:,.0f}[/]\n[dim]of {frame.clicks:,}[/]",
@@ -122,7 +123,7 @@ def _clicks(spotlight: Spotlight, colours: Mapping[str, str]) -> Table:
         rank, action = ranked.rank, ranked.click.action
         note = Text(action if action != "view" else "", "dim")
         if rank is not None:
-            note = Text(f"was no. {rank}", "bold green" if rank <= TOP_K else "green")
+            note = Text(f"was no. {rank}", "bold green" if rank <= PLACES else "green")
         table.add_row(_item(ranked.click.item, spotlight, colours), note)
     return table
 
@@ -148,9 +149,9 @@ def _list(spotlight: Spotlight, colours: Mapping[str, str]) -> Table:
         chance = spotlight.chances[item]
         style = "bold green" if chance >= _LIKELY else "" if chance >= _POSSIBLE else "dim"
         table.add_row(Text(f"{rank:>2}", "dim"), _item(item, spotlight, colours), Text(f"{chance:.1%}", style))
-    listed_chance = sum(spotlight.chances[item] for item in items[:TOP_K])
-    best_chance = sum(sorted(spotlight.chances.values(), reverse=True)[:TOP_K])
-    table.add_row("", f"top {TOP_K}: {listed_chance:.0%}", Text(f"best {best_chance:.0%}", "dim"))
+    listed_chance = sum(spotlight.chances[item] for item in items[:PLACES])
+    best_chance = sum(sorted(spotlight.chances.values(), reverse=True)[:PLACES])
+    table.add_row("", f"top {PLACES}: {listed_chance:.0%}", Text(f"best {best_chance:.0%}", "dim"))
     return table
 
 

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.arrays import NO_ITEM, Windows
+from engine.arrays import NO_ITEM, Int32, Windows
 from engine.catalogue.ids import Catalogue
 from engine.pipeline import Recommender
-from engine.ranking.lists import FROM_INTEREST, FROM_POPULAR, Lists
+from engine.ranking.lists import FROM_INTEREST, Lists
 from engine.ranking.popularity import Popularity
 from engine.releases import bundles, serving
 from engine.releases.serving import LiveRelease
@@ -38,9 +38,23 @@ class Served:
     live: LiveRelease
     catalogue: Catalogue
 
-    def recommend(self, users: list[Clicks], popularity: Popularity | None = None, **changes: object) -> Lists:
-        settings = RecommendationSettings(**{"count": COUNT, **changes})  # type: ignore[arg-type]
-        return Recommender(settings, WEIGHTS, popularity or Popularity()).recommend(self.windows(users), self.live)
+    def recommend(
+        self,
+        users: list[Clicks],
+        popularity: Popularity | None = None,
+        excluded: list[list[str]] | None = None,
+        **changes: object,
+    ) -> Lists:
+        chosen = RecommendationSettings(**{"count": COUNT, **changes})  # type: ignore[arg-type]
+        recommender = Recommender(chosen, WEIGHTS, popularity or Popularity())
+        numbers = None if excluded is None else self.padded(excluded)
+        return recommender.recommend(self.windows(users), self.live, excluded=numbers)
+
+    def padded(self, users: list[list[str]]) -> Int32:
+        numbers = np.full((len(users), max(map(len, users))), NO_ITEM, np.int32)
+        for row, items in enumerate(users):
+            numbers[row, : len(items)] = self.catalogue.numbers(items)
+        return numbers
 
     def windows(self, users: list[Clicks]) -> Windows:
         items, actions = np.full((len(users), LENGTH), NO_ITEM, np.int32), np.zeros((len(users), LENGTH), np.uint8)
@@ -102,6 +116,38 @@ def test_lists_are_always_full_and_never_hold_seen_items(
     assert not set(names) & {item for item, _ in user}
 
 
+@given(
+    st.lists(st.lists(st.integers(0, TINY_ITEMS - 1), max_size=60, unique=True), min_size=1, max_size=3),
+    st.integers(0, LENGTH),
+    st.integers(1, 30),
+    st.booleans(),
+)
+@settings(max_examples=60)
+def test_excluded_items_are_in_no_list_and_shorten_none(
+    served: Served, excluded: list[list[int]], clicks: int, depth: int, exclude_seen: bool
+) -> None:
+    names = [["nowhere", *(f"i{item}" for item in items)] for items in excluded]
+    popularity = Recommender.starting(RecommendationSettings(), WEIGHTS, served.live).popularity
+    popularity.seed(served.live.numbers, np.ones(len(served.live.numbers), np.float32))
+    lists = served.recommend(
+        [walk(10, clicks)] * len(names),
+        popularity,
+        names,
+        candidates_per_interest=depth,
+        exclude_seen=exclude_seen,
+    )
+    for user, left_out in enumerate(names):
+        listed = served.names(lists, user)
+        assert len({*listed}) == COUNT
+        assert not {*listed} & {*left_out}
+
+
+def test_a_recommender_starts_with_the_popularity_of_the_release(served: Served) -> None:
+    popularity = Recommender.starting(RecommendationSettings(), WEIGHTS, served.live).popularity
+    counts = served.live.popularity[served.live.rows(popularity.top(5))]
+    assert counts.tolist() == sorted(served.live.popularity.tolist(), reverse=True)[:5]
+
+
 def test_a_list_holds_at_most_the_items_that_are_left(served: Served) -> None:
     lists = served.recommend([walk(0, 20)], count=200)
     items = len(served.live.numbers)
@@ -116,7 +162,6 @@ def test_a_cold_user_gets_what_is_popular(served: Served) -> None:
     lists = served.recommend([[], [("unknown to the release", VIEW)], [("i5", DISLIKE)]], popularity)
     assert served.names(lists, 0) == served.names(lists, 1) == ["i5", "just published", "i6"]
     assert served.names(lists, 2) == ["just published", "i6"]
-    assert (lists.sources == FROM_POPULAR).all()
     assert (lists.reasons == NO_ITEM).all()
 
 
@@ -175,23 +220,12 @@ def test_filling_many_new_users_takes_little_memory() -> None:
     popularity.seed(np.arange(5000, dtype=np.int32), np.arange(5000, 0, -1, dtype=np.float32))
     recommender = Recommender(RecommendationSettings(count=count), WEIGHTS, popularity)
     seen = np.random.default_rng(0).integers(0, 2000, (users, length), np.int32)
-    windows = Windows(seen, np.zeros((users, length), np.int64), np.full((users, length), VIEW, np.uint8))
-    shape = (users, count)
-    lists = Lists(
-        items=np.full(shape, NO_ITEM, np.int32),
-        scores=np.zeros(shape, np.float32),
-        sources=np.full(shape, FROM_INTEREST, np.uint8),
-        interests=np.full(shape, -1, np.int32),
-        reasons=np.full((users, 1, 1), NO_ITEM, np.int32),
-        shares=np.zeros((users, 1, 1), np.float32),
-        removed={},
-    )
+    items = np.full((users, count), NO_ITEM, np.int32)
     tracemalloc.start()
-    recommender._fill(lists, windows)
+    popular = recommender._fill(items, [seen])
     peak_bytes = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak_bytes < 64e6  # comparing every popular item with every event takes 860 MB
-    assert (lists.sources == FROM_POPULAR).all()
     for user in (0, users - 1):
         expected = np.setdiff1d(np.arange(5000), seen[user])[:count]  # item n is the n-th most popular
-        assert lists.items[user].tolist() == expected.tolist()
+        assert popular[user].tolist() == expected.tolist()

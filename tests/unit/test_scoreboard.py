@@ -1,6 +1,7 @@
 from engine.messages.recommendation import ListedItem, Recommendation
+from engine.quality.next_click import PLACES
 from engine.ranking.popularity import Popularity
-from producers.demo.scoreboard import TOP_K, Click, Scoreboard
+from producers.demo.scoreboard import Click, Scoreboard
 
 ITEMS = {f"i{number:03}": number for number in range(200)}
 WEIGHTS = {"view": 1.0, "dislike": -1.0}
@@ -37,11 +38,11 @@ def test_only_the_first_ranks_count() -> None:
     scoreboard = new_scoreboard()
     items = [f"i{number:03}" for number in range(1, 21)]
     scoreboard.add_list(recommend("u", items, event_ms=1), received_ms=1)
-    scoreboard.add_click(click("u", items[TOP_K - 1], 2))
-    scoreboard.add_click(click("u", items[TOP_K], 3))
+    scoreboard.add_click(click("u", items[PLACES - 1], 2))
+    scoreboard.add_click(click("u", items[PLACES], 3))
 
     assert scoreboard.hit_rate == 1 / 2
-    assert [ranked.rank for ranked in scoreboard.shoppers["u"].window] == [TOP_K, TOP_K + 1]
+    assert [ranked.rank for ranked in scoreboard.shoppers["u"].window] == [PLACES, PLACES + 1]
 
 
 def test_lists_of_other_users_and_negative_actions_do_not_count() -> None:
@@ -58,7 +59,7 @@ def test_lists_of_other_users_and_negative_actions_do_not_count() -> None:
 
 def test_popularity_is_measured_on_the_same_clicks_without_items_clicked_before() -> None:
     scoreboard = new_scoreboard()
-    for number in range(TOP_K + 1):  # i000 is the most popular, i010 the least
+    for number in range(PLACES + 1):  # i000 is the most popular, i010 the least
         for user in range(20 - number):
             scoreboard.add_click(click(f"crowd-{user}", f"i{number:03}", number))
     assert scoreboard.popularity_hit_rate == 0.0  # nobody had a list
