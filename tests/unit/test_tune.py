@@ -252,7 +252,7 @@ def test_a_bad_trial_is_pruned_and_reported(interactions: Interactions, tmp_path
 
 
 def test_a_killed_tuning_is_resumed(tiny_interactions: Path, interactions: Interactions, tmp_path: Path) -> None:
-    """kill -9 in the second trial, then an incomplete line and Optuna's own lock: the remains of a kill during a write."""
+    """kill -9 in the second trial, then the remains of a kill during a write: an incomplete line and Optuna's lock."""
     program = f"""
 import itertools, os, signal
 from pathlib import Path
