@@ -137,24 +137,24 @@ def refusal(error: ValidationError) -> str:
 
 
 class RescoreSettings(BaseModel):
-    """How a re-scorer is built and trained (`models.rescoring`)."""
+    """Size and training of a re-scorer (`models.lab.rescoring`)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     candidates: Annotated[int, Ge(20), Le(500)] = 200
-    """C: the best of each user are scored anew."""
+    """C: top candidates of each user that get a new score."""
     events: Annotated[int, Ge(1), Le(1000)] = 20
-    """W: newest events of a window that candidates are compared with."""
+    """W: newest events of a window that candidates attend over."""
     heads: Annotated[int, Ge(1), Le(32)] = 2
     dropout: Annotated[float, Ge(0.0), Lt(1.0)] = 0.2
     minutes: Annotated[float, Gt(0.0)] = 5.0
     """Training stops after this long, whatever it has reached."""
     seed: int = 0
-    questions: PositiveInt = 40_000
-    """Training events that are asked for, drawn at random: their windows and candidates lie in memory."""
+    examples: PositiveInt = 40_000
+    """Training events, drawn at random, whose windows and candidates are kept in memory."""
     negatives: PositiveInt = 50
-    """Candidates that each target is compared with in a step, drawn from all of its user's."""
-    batch_questions: PositiveInt = 32
+    """Candidates that each target is compared with in a step, drawn from all of its example's."""
+    batch_examples: PositiveInt = 32
     learning_rate: Annotated[float, Gt(0.0)] = 1e-3
     round_steps: PositiveInt = 300
     """Validation comes after so many steps."""

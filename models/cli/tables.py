@@ -49,7 +49,7 @@ def comparison(report: Mapping[str, Any]) -> Table:
 def rescoring(report: Mapping[str, Any]) -> Table:
     """A release without and with a re-scorer, and what the second gains."""
     caption = f"{report['targets']} targets, {report['split'].replace('_', ' ')}; ± 95 % over users; {_LEAD}"
-    table = _figures(f"{report['release']}, its best {report['plan']['candidates']} scored anew", caption)
+    table = _figures(f"{report['release']}, its best {report['settings']['candidates']} candidates re-scored", caption)
     table.add_row("without", *_values(report["without"], METRICS))
     table.add_row("with", *_values(report["with"], METRICS))
     table.add_section()

@@ -28,7 +28,7 @@ from models.lab.tuning import search_space
 
 if TYPE_CHECKING:
     from models.lab.tuning.study import Trial
-    from models.lab.tuning.tune import Outlook
+    from models.lab.tuning.tune import TuningProgress
 
 _MINUTES = click.FloatRange(min=0.0, min_open=True)
 _FILE = click.Path(path_type=Path, dir_okay=False)
@@ -71,19 +71,19 @@ def tune(  # noqa: PLR0913 - one for each option
     with bar(Console(stderr=True)) as progress, interruptible() as interrupted:
         task = progress.add_task("tuning", total=60.0 * minutes, left_s=60.0 * minutes)
 
-        def watch(now: "Outlook") -> None:
+        def on_step(now: "TuningProgress") -> None:
             leader = f"best {now.best.outcome.ndcg:.4f} (trial {now.best.number})  " if now.best else ""
             score = f"{now.training.best_ndcg:.4f}" if now.training.best_ndcg else "no validation yet"
             left_s, text = max(now.left_s, 0.0), f"{leader}trial {now.number}: {score}"
             progress.update(task, completed=60.0 * minutes - left_s, left_s=left_s, description=text)
             if interrupted():
-                raise tuning.EndTuning
+                raise tuning.StopTuning
 
-        def ended(trials: "list[Trial]") -> None:
+        def on_trial_end(trials: "list[Trial]") -> None:
             progress.console.print(report.line(trials[-1]), highlight=False)
             report.write(trials, plan, out)
 
-        trials = tuning.tune(interactions, plan, out, tuning.TuningCallbacks(watch, ended), items=items)
+        trials = tuning.tune(interactions, plan, out, tuning.TuningCallbacks(on_step, on_trial_end), items=items)
     picture.plot(trials, searched.searched, out / report.PLOT_NAME)
     if as_json:
         click.echo(json.dumps(report.summary(trials, plan, out), indent=1))
