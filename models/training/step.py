@@ -134,7 +134,7 @@ def drawn_skips(count: int, settings: TrainSettings) -> Int64:
     if settings.skip_share == 0.0:
         return np.zeros(count, np.int64)
     is_skipping = torch.rand(count) < settings.skip_share
-    skips: Int64 = (is_skipping * torch.randint(1, settings.skip_most + 1, (count,))).numpy()
+    skips: Int64 = (is_skipping * torch.randint(1, settings.skip_max + 1, (count,))).numpy()
     return skips
 
 

@@ -186,7 +186,7 @@ def test_the_table_tells_seeds_from_users_and_fits_a_screen() -> None:
     for part in parts:
         assert part in text
     assert "als left out: needs implicit" in text
-    assert "9 targets of 8 users, items with 5 events to learn from" in text
+    assert "9 targets of 8 users, items with 5 training events or more" in text
     assert "…" not in text
 
 

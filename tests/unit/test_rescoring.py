@@ -30,7 +30,7 @@ from models.lab.rescoring.rescorer import Rescorer
 from models.lab.rescoring.top_candidates import CandidateSearch
 from models.settings import ALLOWED_COST, REQUIRED_GAIN, RescoreSettings
 
-PLAN = RescoreSettings(candidates=40, events=5, negatives=20, round_steps=50, patience=2, minutes=0.2)
+PLAN = RescoreSettings(candidates=40, events=5, negatives=20, validation_interval_steps=50, patience=2, minutes=0.2)
 
 
 @pytest.fixture(scope="module")
@@ -189,7 +189,7 @@ def walks(interactions: Interactions) -> set[tuple[int, ...]]:
 
 
 def test_training_gets_better_and_is_the_same_for_a_seed(examples: RescoringExamples, bundle: Bundle) -> None:
-    plan = PLAN.model_copy(update={"minutes": 10.0, "patience": 1, "round_steps": 20})
+    plan = PLAN.model_copy(update={"minutes": 10.0, "patience": 1, "validation_interval_steps": 20})
     first, again = (rescorer_training.train(examples, bundle.vectors, plan) for _ in range(2))
     assert first.rounds == again.rounds
     for ours, theirs in zip(first.rescorer.parameters(), again.rescorer.parameters(), strict=True):
@@ -227,7 +227,8 @@ def test_when_it_pays(low: float, gain: float, ratio: float, pays: bool) -> None
 
 
 def test_the_verb_puts_gain_and_cost_side_by_side(tiny_release: Path, tiny_interactions: Path, tmp_path: Path) -> None:
-    plan = ["--candidates", "40", "--events", "5", "--minutes", "0.05", "--round-steps", "20", "--patience", "1"]
+    plan = ["--candidates", "40", "--events", "5", "--minutes", "0.05", "--patience", "1"]
+    plan += ["--validation-interval-steps", "20"]
     arguments = [str(tiny_release), "--data", str(tiny_interactions), "--out", str(tmp_path / "out"), *plan]
     result = CliRunner().invoke(rescore, arguments, catch_exceptions=False)
     assert "with leads by" in result.output

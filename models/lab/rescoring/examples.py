@@ -92,7 +92,7 @@ def prepare(
     known = training_data.prepare(interactions.timelines(), trained)
     learned, stopping = validation.split(known.histories, trained)
     school = ExampleBuilder(asking, known.histories, trained.clicks, settings.events)
-    able = np.random.default_rng(settings.seed).permutation(_targets(learned))[: settings.questions]
+    able = np.random.default_rng(settings.seed).permutation(_targets(learned))[: settings.queries]
     training, kept_aside = school.ask(np.sort(able)), school.ask(_targets(stopping.queries))
     training = training.take(np.flatnonzero(training.places >= 0))
     if not len(training) or not len(kept_aside):

@@ -69,7 +69,7 @@ def train(
 def _rounds(
     rescorer: Rescorer, table: Tensor, training: RescoringQueries, settings: RescoreSettings
 ) -> Iterator[tuple[int, float]]:
-    """Train without end; steps so far and the mean loss of each `settings.round_steps` of them."""
+    """Train without end; steps so far and the mean loss of each `settings.validation_interval_steps` of them."""
     optimiser = torch.optim.AdamW(rescorer.parameters(), lr=settings.learning_rate, fused=True)
     losses = list[float]()
     for step, chosen in enumerate(_batches(len(training), settings), start=1):
@@ -79,7 +79,7 @@ def _rounds(
         torch.autograd.backward(loss)
         optimiser.step()
         losses.append(loss.item())
-        if step % settings.round_steps == 0:
+        if step % settings.validation_interval_steps == 0:
             yield step, float(np.mean(losses))
             losses.clear()
 
@@ -88,7 +88,7 @@ def _batches(count: int, settings: RescoreSettings) -> Iterator[Int64]:
     rng = np.random.default_rng(settings.seed)
     while True:
         order = rng.permutation(count)
-        yield from np.array_split(order, range(settings.batch_questions, count, settings.batch_questions))
+        yield from np.array_split(order, range(settings.batch_queries, count, settings.batch_queries))
 
 
 def _loss(rescorer: Rescorer, table: Tensor, questions: RescoringQueries, negatives: int) -> Tensor:
