@@ -2,7 +2,7 @@
 
 The item table of a large catalogue is trained by SparseAdam: a step reads and writes only the rows that it has a
 gradient for, not the whole table and its two moments. Other rows do not change, where AdamW would move them by momentum
-and weight decay. Content parameters are few beside the table, and are trained by AdamW like all else.
+and weight decay. Content parameters are few compared with the table, and are trained by AdamW like all else.
 """
 
 from collections.abc import Mapping
