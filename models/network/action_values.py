@@ -1,6 +1,6 @@
 """The value of an action: how many times an event with it counts in the attention, fixed or learned.
 
-A value enters the attention as its logarithm, beside rank and age, so its gradient is that of a bias per action (a
+A value enters the attention as its logarithm, like rank and age, so its gradient is that of a bias per action (a
 learned weight per kind of behaviour, as in Jin et al. 2020, "Multi-behavior Recommendation with Graph Convolutional
 Networks"). Only ratios count: the softmax cancels a common factor.
 """

@@ -99,7 +99,7 @@ def catalogue_loss(interests: Tensor, targets: Tensor, vectors: Tensor, candidat
 
 
 def nearest_interest(interests: Tensor, targets: Tensor, vectors: Tensor) -> Tensor:
-    """[P, 1, D] of the interests [P, K, D] of each position the one that scores its target highest."""
+    """The interest [P, 1, D] of each position that scores its target highest, from interests [P, K, D]."""
     with torch.no_grad():
         nearest = (interests @ vectors[targets][:, :, None]).argmax(1)  # [P, 1]
     return interests.take_along_dim(nearest[:, :, None], 1)

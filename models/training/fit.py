@@ -142,7 +142,7 @@ def _content(data: TrainingData, items: Mapping[str, Item], settings: TrainSetti
 
 def _learned_values(encoder: TwoHopEncoder, settings: TrainSettings) -> dict[str, float]:
     """Learned values of the actions with a weight above 0; empty if they are fixed."""
-    if settings.action_values == "set":
+    if settings.action_values == "fixed":
         return {}
     named = zip(settings.clicks.actions.items(), encoder.actions.by_number(), strict=True)
     return {name: value for (name, weight), value in named if weight > 0.0}

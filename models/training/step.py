@@ -2,7 +2,7 @@
 
 The item table of a large catalogue is trained by SparseAdam: a step reads and writes only the rows that it has a
 gradient for, not the whole table and its two moments. Other rows do not change, where AdamW would move them by momentum
-and weight decay. Content parameters are few beside the table, and are trained by AdamW like all else.
+and weight decay. Content parameters are few compared with the table, and are trained by AdamW like all else.
 """
 
 from collections.abc import Mapping
@@ -134,7 +134,7 @@ def drawn_skips(count: int, settings: TrainSettings) -> Int64:
     if settings.skip_share == 0.0:
         return np.zeros(count, np.int64)
     is_skipping = torch.rand(count) < settings.skip_share
-    skips: Int64 = (is_skipping * torch.randint(1, settings.skip_most + 1, (count,))).numpy()
+    skips: Int64 = (is_skipping * torch.randint(1, settings.skip_max + 1, (count,))).numpy()
     return skips
 
 

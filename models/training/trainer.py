@@ -171,7 +171,7 @@ class Trainer:
                 if self._stopping:
                     yield losses
                     return
-                if len(losses) == settings.round_steps:
+                if len(losses) == settings.validation_interval_steps:
                     yield losses
                     losses = []
             if losses:

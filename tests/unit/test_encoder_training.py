@@ -218,7 +218,7 @@ def test_items_without_a_training_event_are_left_out(rings: Interactions) -> Non
     [
         {"encoder": SMALL.model_copy(update={"scoring": "additive"})},
         {"interest_choice": "per_target"},
-        {"skip_share": 0.5, "skip_most": 3},
+        {"skip_share": 0.5, "skip_max": 3},
         {"weight_averaging": 0.9},
     ],
     ids=["additive scoring", "hard choice", "skips", "averaged weights"],
@@ -281,7 +281,7 @@ def test_the_exported_weights_are_the_average(rings: Interactions, monkeypatch: 
 def test_a_share_of_the_sequences_skips_up_to_the_most() -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        skips = step.drawn_skips(1000, settings(skip_share=0.5, skip_most=3))
+        skips = step.drawn_skips(1000, settings(skip_share=0.5, skip_max=3))
     assert set(skips.tolist()) == {0, 1, 2, 3}
     assert abs((skips > 0).mean() - 0.5) < 0.05
 

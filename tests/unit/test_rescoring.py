@@ -29,7 +29,7 @@ from models.lab.rescoring.rescorer import Rescorer
 from models.lab.rescoring.top_candidates import CandidateSearch
 from models.settings import ALLOWED_COST, REQUIRED_GAIN, RescoreSettings
 
-SMALL = RescoreSettings(candidates=40, events=5, negatives=20, round_steps=50, patience=2, minutes=0.2)
+SMALL = RescoreSettings(candidates=40, events=5, negatives=20, validation_interval_steps=50, patience=2, minutes=0.2)
 
 
 @pytest.fixture(scope="module")
@@ -178,7 +178,7 @@ def training_triples(interactions: Interactions) -> set[tuple[int, ...]]:
 
 
 def test_training_gets_better_and_is_the_same_for_a_seed(data: RescorerData, bundle: Bundle) -> None:
-    settings = SMALL.model_copy(update={"minutes": 10.0, "patience": 1, "round_steps": 20})
+    settings = SMALL.model_copy(update={"minutes": 10.0, "patience": 1, "validation_interval_steps": 20})
     first, again = (rescorer_training.train(data, bundle.vectors, settings) for _ in range(2))
     assert first.rounds == again.rounds
     for weights, same_weights in zip(first.rescorer.parameters(), again.rescorer.parameters(), strict=True):
@@ -216,7 +216,18 @@ def test_when_it_pays(low: float, gain: float, ratio: float, pays: bool) -> None
 
 
 def test_the_verb_reports_gain_and_cost(tiny_release: Path, tiny_interactions: Path, tmp_path: Path) -> None:
-    options = ["--candidates", "40", "--events", "5", "--minutes", "0.05", "--round-steps", "20", "--patience", "1"]
+    options = [
+        "--candidates",
+        "40",
+        "--events",
+        "5",
+        "--minutes",
+        "0.05",
+        "--validation-interval-steps",
+        "20",
+        "--patience",
+        "1",
+    ]
     arguments = [str(tiny_release), "--data", str(tiny_interactions), "--out", str(tmp_path / "out"), *options]
     result = CliRunner().invoke(rescore, arguments, catch_exceptions=False)
     assert "with leads by" in result.output

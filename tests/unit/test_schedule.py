@@ -31,5 +31,5 @@ def test_the_cosine_decays_over_all_epochs() -> None:
 
 
 def test_a_decay_needs_epochs() -> None:
-    with pytest.raises(ValidationError, match=r"'cosine' and epochs is not given: .* say how many"):
+    with pytest.raises(ValidationError, match=r"'cosine' and epochs is not given: .* give their number"):
         TrainSettings(learning_rate_decay="cosine")

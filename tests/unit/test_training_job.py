@@ -77,7 +77,7 @@ def test_a_killed_training_is_resumed_to_the_same_weights(
     tiny_interactions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed within an epoch of thirteen steps, with a checkpoint every five steps; with both optimisers."""
-    options = ["--epochs", "8", "--round-steps", "5", "--patience", "1000", "--full-softmax-up-to", "0"]
+    options = ["--epochs", "8", "--validation-interval-steps", "5", "--patience", "1000", "--full-softmax-up-to", "0"]
     options += ["--negatives", "40", "--weight-averaging", "0.9", "--skip-share", "0.5", "--action-values", "learned"]
     options += ["--learning-rate-decay", "cosine", "--warmup-steps", "20"]
     undisturbed = trained(tiny_interactions, tmp_path / "undisturbed", *options)
@@ -115,7 +115,8 @@ class PowerCut(Exception):  # noqa: N818 - an event, not an error
 
 
 def settings(**changes: object) -> TrainSettings:
-    defaults = {"encoder": SIZES, "epochs": 6, "batch_sequences": 16, "round_steps": 5, "checkpoint_s": 0.0}
+    defaults = {"encoder": SIZES, "epochs": 6, "batch_sequences": 16, "checkpoint_s": 0.0}
+    defaults |= {"validation_interval_steps": 5}
     return TrainSettings.model_validate({**defaults, **changes})
 
 

@@ -39,7 +39,7 @@ from models.training.trainer import TrainingProgress
 SMALL = EncoderSettings(dimensions=8, interests=2, heads=2, hidden=16, window_length=10, dropout=0.0)
 RATE: dict[str, Domain] = {"learning_rate": Range(low=1e-5, high=3e-2, log=True)}
 BASE = TrainSettings(encoder=SMALL, epochs=1, batch_sequences=32, learning_rate=1e-5, minutes=0.05)
-TIMED = BASE.model_copy(update={"epochs": None, "minutes": 2 / 60, "patience": 1000, "round_steps": 2})
+TIMED = BASE.model_copy(update={"epochs": None, "minutes": 2 / 60, "patience": 1000, "validation_interval_steps": 2})
 """Every trial takes its two seconds, with a validation after every second step."""
 
 

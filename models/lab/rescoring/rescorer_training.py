@@ -73,7 +73,7 @@ def train(
 def _rounds(
     rescorer: Rescorer, table: Tensor, examples: RescorerExamples, settings: RescoreSettings
 ) -> Iterator[tuple[int, float]]:
-    """Train without end; yields steps so far and mean loss after every `settings.round_steps` steps."""
+    """Train without end; yields steps so far and mean loss after every `settings.validation_interval_steps` steps."""
     optimiser = torch.optim.AdamW(rescorer.parameters(), lr=settings.learning_rate, fused=True)
     losses = list[float]()
     for step, batch in enumerate(_batches(len(examples), settings), start=1):
@@ -83,7 +83,7 @@ def _rounds(
         torch.autograd.backward(loss)
         optimiser.step()
         losses.append(loss.item())
-        if step % settings.round_steps == 0:
+        if step % settings.validation_interval_steps == 0:
             yield step, float(np.mean(losses))
             losses.clear()
 
