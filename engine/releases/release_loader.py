@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from engine import contract
 from engine.catalogue.ids import Catalogue
@@ -27,6 +27,30 @@ logger = logging.getLogger(__name__)
 
 _MAX_AHEAD_MS: Final = 3_600_000
 """An announcement from further in the future has a wrong clock, and would outrank every later one."""
+
+
+class ReleaseSource(Protocol):
+    """Warm releases, ready to be taken by a worker."""
+
+    def start(self) -> None:
+        """Begin to look for releases.
+
+        Raises:
+            ReleaseError: the release named in the settings cannot be used.
+        """
+        ...
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait until a release is ready to be taken; False after `timeout_s` without one."""
+        ...
+
+    def take(self) -> LiveRelease | None:
+        """The newest release that became ready since the last call."""
+        ...
+
+    def close(self) -> None:
+        """Stop looking."""
+        ...
 
 
 class ReleaseLoader:

@@ -9,10 +9,9 @@ from kafka import AsyncConsumerRebalanceListener
 from kafka.future import Future
 
 from engine.eventlog.base import Partition, Rebalance
+from engine.eventlog.commit_steps import Holder
 
 _LOOKUP_EVERY_S: Final = 0.1
-_SOMEBODY_ELSE: Final = ""
-"""No member's id."""
 
 
 class Listener(AsyncConsumerRebalanceListener):  # type: ignore[misc]
@@ -28,15 +27,13 @@ class Listener(AsyncConsumerRebalanceListener):  # type: ignore[misc]
         self.failure: Exception | None = None
         """What a callback raised; `poll` raises it again."""
         self.muted = False
-        self.holder: str | None = None
-        """The id of the member that the partitions held now were given to."""
+        self.holder = Holder()
         self.taken: set[Partition] = set()
         """Partitions that went since the session last emptied this."""
 
     async def on_partitions_assigned(self, assigned: Sequence[Any]) -> None:
         """These came."""
-        member_id = self._consumer.group_metadata().member_id
-        self.holder = member_id if self.holder in {None, member_id} else _SOMEBODY_ELSE
+        self.holder.assigned(self._consumer.group_metadata().member_id)
         await self._call(self._rebalance.assigned, assigned)
 
     async def on_partitions_revoked(self, revoked: Sequence[Any]) -> None:
@@ -46,7 +43,7 @@ class Listener(AsyncConsumerRebalanceListener):  # type: ignore[misc]
 
     async def on_partitions_lost(self, lost: Sequence[Any]) -> None:
         """These are somebody else's already."""
-        self.holder = None
+        self.holder.nothing_held()
         self._note(lost)
         await self._call(self._rebalance.lost, lost)
 

@@ -16,15 +16,14 @@ from engine.eventlog.base import Partition, Rebalance, TopicSpec
 from engine.eventlog.memory.group import ConsumerGroup
 from engine.eventlog.memory.reader import MemoryProducer, MemoryReader
 from engine.eventlog.memory.session import MemorySession
-from engine.eventlog.memory.topics import Topics, wall_clock_ms
+from engine.eventlog.memory.topics import Topics
+from engine.time_source import wall_ms
 
 
 class MemoryLog:
     """Topics in this process, safe to use from many threads (see `engine.eventlog.base.EventLog`)."""
 
-    def __init__(
-        self, retain_records: Mapping[str, int] | None = None, now_ms: Callable[[], int] = wall_clock_ms
-    ) -> None:
+    def __init__(self, retain_records: Mapping[str, int] | None = None, now_ms: Callable[[], int] = wall_ms) -> None:
         """Make an empty log.
 
         Args:
