@@ -179,12 +179,12 @@ class _Attributes:
         self.memberships = np.zeros((len(cold), len(names)), np.float32)
         """[C, G] 1 over the root of the item's number of attributes for each that it has."""
         for row, number in enumerate(cold):
-            held = [columns[name] for name in by_item[number]]
-            self.memberships[row, held] = 1.0 / np.sqrt(max(1, len(held)))
-        known = [[columns[name] for name in names if name in columns] for names in by_item]
-        self._lengths = np.array([*map(len, known), 0])  # by item number, NO_ITEM's the last
+            item_columns = [columns[name] for name in by_item[number]]
+            self.memberships[row, item_columns] = 1.0 / np.sqrt(max(1, len(item_columns)))
+        columns_by_item = [[columns[name] for name in names_of_item if name in columns] for names_of_item in by_item]
+        self._lengths = np.array([*map(len, columns_by_item), 0])  # by item number, NO_ITEM's the last
         self._starts = np.cumsum(self._lengths) - self._lengths
-        self._flat = np.array([column for columns in known for column in columns], np.int64)
+        self._flat = np.array([column for item_columns in columns_by_item for column in item_columns], np.int64)
 
     def shares(self, windows: Windows) -> Float32:
         """[B, G] share of a window's events whose item has the attribute."""

@@ -51,11 +51,11 @@ def new_users(under_test: ReleaseUnderTest, on_progress: OnProgress) -> dict[str
 
 
 def _events_of_new_users(under_test: ReleaseUnderTest, from_ms: int) -> dict[int, Int64]:
-    """Indices of the target events of new users, by how many events of theirs come before (`CLICKS`)."""
+    """Indices of the target events of new users, by number of the user's events before (`CLICKS`)."""
     data = under_test.interactions
-    known = np.zeros(len(data.user_ids), np.bool_)  # [U]
-    known[data.users[data.times_ms < from_ms]] = True
-    of_new_users, earlier = under_test.target_mask & ~known[data.users], splits.earlier(data.users)
+    known_users = np.zeros(len(data.user_ids), np.bool_)  # [U]
+    known_users[data.users[data.times_ms < from_ms]] = True
+    of_new_users, earlier = under_test.target_mask & ~known_users[data.users], splits.earlier(data.users)
     return {clicks: np.flatnonzero(of_new_users & (earlier == clicks)) for clicks in CLICKS}
 
 

@@ -52,8 +52,8 @@ def target_ranks(targets: Int32, lists: Int32) -> Int64:
 class MetricAccumulator:
     """Metrics of lists that arrive batch by batch, one target each, every list a full ranking.
 
-    HR@N is the share of targets at rank N or better; NDCG@10 the mean of 1 / log2(1 + rank), 0 below rank 10; MRR the
-    mean of 1 / rank, 0 below rank 20; coverage the share of the catalogue that is in the first ten positions of any
+    HR@N is the share of targets at rank N or better; NDCG@10 the mean of 1 / log2(1 + rank), 0 beyond rank 10; MRR the
+    mean of 1 / rank, 0 beyond rank 20; coverage the share of the catalogue that is in the first ten positions of any
     list. Popularity bias is how much more popular the first ten positions are than the targets: GAP of the lists over
     GAP of the targets, less 1 (delta GAP of Abdollahpouri et al., "The Unfairness of Popularity Bias in
     Recommendation", 2019, with the items that users went on to choose in place of their profiles). At 0 there is none.

@@ -51,7 +51,7 @@ class ReleaseUnderTest(EvalData):
         return frequent_item_queries(queries, self, self.training_mask, self.min_item_events)
 
     def unknown_targets(self, targets: Int64) -> int:
-        """How many of the events at these indices have an item that the release does not know."""
+        """Number of the events at these indices whose item the release does not know."""
         return int((self.live.rows(self.items[targets]) == NO_ITEM).sum())
 
     def baselines(self, queries: EvalQueries) -> dict[str, Baseline]:

@@ -188,9 +188,9 @@ def test_sampled_windows_hold_the_events_before_each_training_event(bundle: Bund
     events = ["ann,i1,0", "ann,i2,3600", "ann,x,3601", "ann,i3,7200", "ann,i1,7300", "ann,i4,9000", "bob,i1,5"]
     with gzip.open(tmp_path / "interactions.csv.gz", "wt") as file:
         file.write("user,item,ts\n" + "\n".join(events))
-    known = replace(bundle, ids=["i1", "i2", "i3", "i4"])
-    assert known.manifest.holdout == Holdout(last_event=True)
-    drawn = window_sample.draw(known, dataset.read(tmp_path), ClickSettings(), 10)
+    release_of_four = replace(bundle, ids=["i1", "i2", "i3", "i4"])
+    assert release_of_four.manifest.holdout == Holdout(last_event=True)
+    drawn = window_sample.draw(release_of_four, dataset.read(tmp_path), ClickSettings(), 10)
     order = np.argsort(drawn.targets)
     assert drawn.targets[order].tolist() == [1, 2]  # the second i1 is in its window already
     assert drawn.items[order][:, -2:].tolist() == [[0, 0], [0, 1]]
@@ -217,9 +217,9 @@ def test_learned_action_values_weigh_the_sample_and_are_kept_in_the_compressed_r
     bundle: Bundle, tiny_interactions: Path, tmp_path: Path
 ) -> None:
     manifest = msgspec.structs.replace(bundle.manifest, action_values={"view": 2.5})
-    learned = replace(bundle, manifest=manifest)
-    check = CompressionCheck(learned, dataset.read(tiny_interactions), ClickSettings())
-    sample = window_sample.draw(learned, dataset.read(tiny_interactions), ClickSettings(), 20)
+    with_values = replace(bundle, manifest=manifest)
+    check = CompressionCheck(with_values, dataset.read(tiny_interactions), ClickSettings())
+    sample = window_sample.draw(with_values, dataset.read(tiny_interactions), ClickSettings(), 20)
     assert np.unique(sample.weights).tolist() == [0.0, 2.5]
     written = forms.write(check.run(Form(precision="fp16")), None, 0, tmp_path)
     assert release.read(written).manifest.action_values == {"view": 2.5}

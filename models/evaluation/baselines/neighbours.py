@@ -7,10 +7,10 @@ from models.evaluation.baselines.baseline import first_unseen
 from models.evaluation.baselines.most_popular import PopularityBaseline
 
 _NEXT_STEPS = 3
-"""How many of the events after an item count as its neighbours; the nearer ones weigh more."""
+"""Events after an item that count as its neighbours; the nearer ones weigh more."""
 _NEIGHBOURS = 40
 _LAST_ITEMS = 5
-"""Where the newest item has too few neighbours, those of the items before it follow, newest item first."""
+"""Neighbours of the newest item come first, then those of the items before it."""
 
 
 class Neighbours:
@@ -28,8 +28,8 @@ class Neighbours:
     def lists(self, windows: Windows, times_ms: Int64, count: int) -> Int32:
         """See `Baseline.lists`."""
         last = windows.items[:, : -_LAST_ITEMS - 1 : -1]  # [B, 5] newest first
-        known = (last >= 0) & (last < len(self._table))
-        near = np.where(known[:, :, None], self._table[np.where(known, last, 0)], np.int32(NO_ITEM))  # [B, 5, T]
+        in_table = (last >= 0) & (last < len(self._table))
+        near = np.where(in_table[:, :, None], self._table[np.where(in_table, last, 0)], np.int32(NO_ITEM))  # [B, 5, T]
         ranked = np.concatenate([near.reshape(len(last), -1), self._popularity.ranking(times_ms)], axis=1)
         return first_unseen(ranked, windows.items, count)
 

@@ -89,7 +89,7 @@ class SasRec:
 def sessions(events: UserEvents, length: int) -> Int64:
     """[n] session number of each event: runs of `length` + 1 events of a user, cut from the newest event backwards.
 
-    So many events make `length` inputs, each with its successor as target. The newest run has the user's number.
+    A run makes `length` inputs, each with its successor as target. The newest run has the user's number.
     """
     ends = np.searchsorted(events.users, events.users, side="right")
     runs_later = (ends - 1 - np.arange(len(events))) // (length + 1)

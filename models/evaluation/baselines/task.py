@@ -83,7 +83,7 @@ class Task:
 
     @classmethod
     def of(cls, eval_data: EvalData, training_mask: Bool, queries: EvalQueries) -> Self:
-        """A task to train on the events under `training_mask` [n] and then answer `queries`.
+        """A task of training on the events under `training_mask` [n], to be evaluated on `queries`.
 
         Raises:
             DataError: no user has two events to train on.

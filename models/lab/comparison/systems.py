@@ -90,10 +90,10 @@ def select(systems: Sequence[System], names: Collection[str]) -> list[System]:
     Raises:
         SettingsError: no system has that name.
     """
-    known = [system.name for system in systems]
-    unknown = sorted(set(names) - set(known))
+    known_names = [system.name for system in systems]
+    unknown = sorted(set(names) - set(known_names))
     if unknown:
-        raise SettingsError(f"--only {unknown[0]}: there is no such system; there are {', '.join(known)}")
+        raise SettingsError(f"--only {unknown[0]}: there is no such system; there are {', '.join(known_names)}")
     return [system for system in systems if not names or system.name in names]
 
 

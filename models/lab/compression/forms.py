@@ -1,6 +1,6 @@
 """Compressed forms of a release: checked against the release, refused when they lose too much, written, measured.
 
-Every form is checked on a sample of recorded windows. Rounding is judged by the largest difference on any output, and
+Every form is checked on a sample of recorded windows. Rounding is limited by the largest difference on any output, and
 rounding and pruning together by the loss of NDCG@10: pruning changes outputs on purpose.
 """
 
@@ -242,5 +242,5 @@ def _encoder(bundle: Bundle) -> Encoder:
 def _bundle_bytes(bundle: Bundle) -> int:
     """Size on disk: the new graphs, and the other files as they are."""
     graphs = {contract.ENCODER_FILE, contract.ITEMS_FILE}
-    others = (path.stat().st_size for path in bundle.folder.iterdir() if path.name not in graphs)
-    return len(bundle.encoder_onnx) + len(bundle.items_onnx) + sum(others)
+    other_sizes = (path.stat().st_size for path in bundle.folder.iterdir() if path.name not in graphs)
+    return len(bundle.encoder_onnx) + len(bundle.items_onnx) + sum(other_sizes)

@@ -79,7 +79,7 @@ def measure(
 
 
 def verdict(report: Mapping[str, Any]) -> dict[str, Any]:
-    """Whether re-scoring pays (`REQUIRED_GAIN`, `ALLOWED_COST`), with the reason in a sentence."""
+    """The verdict on re-scoring by `REQUIRED_GAIN` and `ALLOWED_COST`: `pays`, and a sentence with the reason."""
     gain, before = report["lead"]["ndcg10"], report["without"]["ndcg10"]
     low, high = report["lead"]["intervals"].get("ndcg10", (-math.inf, math.inf))  # one user has no interval
     ratio = max(row["ratio"] for row in report["cost"].values())

@@ -137,7 +137,7 @@ class Study:
             SettingsError: every combination is invalid.
         """
         trials = self.trials()
-        tried = [trial.values for trial in trials if trial.outcome.end != "cut short"]
+        tried_values = [trial.values for trial in trials if trial.outcome.end != "cut short"]
         refusal: ValidationError | None = None
         for sampler in self._samplers:
             self._study.sampler = sampler
@@ -147,7 +147,7 @@ class Study:
             except ValidationError as error:
                 refusal = error
             else:
-                if trial.params not in tried:
+                if trial.params not in tried_values:
                     return Proposal(trial, settings)
             self._study.tell(trial, state=TrialState.FAIL)
         if refusal and not trials:
