@@ -80,10 +80,20 @@ def measure(load: Load, base: Path) -> dict[str, Any]:
     Raises:
         ReleaseError: `base` cannot be used.
     """
+    return measure_runs(load, base, 1)[0]
+
+
+def measure_runs(load: Load, base: Path, runs: int) -> list[dict[str, Any]]:
+    """Figures of several runs one after the other, as `measure` gives them, on windows that are filled once.
+
+    Raises:
+        ReleaseError: `base` cannot be used.
+    """
     with tempfile.TemporaryDirectory(prefix="headrace-bench-") as folder:
         bundle = bundles.read(_enlarged(bundles.read(base), load, Path(folder)))
     with threadpool_limits(WorkerSettings().threads, user_api="blas"):
-        return _Bench(load, bundle).run()
+        bench = _Bench(load, bundle)
+        return [bench.run() for _ in range(runs)]
 
 
 class _Bench:
@@ -108,14 +118,15 @@ class _Bench:
         self.floor = self.log.session([topic], "floor", Rebalance())
         self.rng = np.random.default_rng(load.seed)
         self.windows = self._history()
+        self.batches_sent = 0
+        self._fill()
 
     def run(self) -> dict[str, Any]:
-        self._fill()
         stages_before: dict[str, float] = {}
         engine_s, floor_s, wall_s = [], [], []
         for number, users in enumerate(self._batches()):
             prepared = self._prepare(users)
-            self._send_clicks(users, number)
+            self._send_clicks(users)
             if number == _WARM_UP_BATCHES:
                 stages_before = self._stages()
             wall, used = _timed(self._turn)
@@ -183,10 +194,11 @@ class _Bench:
         for _ in range(_WARM_UP_BATCHES + self.load.batches):
             yield self.rng.choice(self.load.users, self.load.batch, replace=False)
 
-    def _send_clicks(self, users: Int64, number: int) -> None:
+    def _send_clicks(self, users: Int64) -> None:
         length = self.settings.windows.length
         items = self.windows[users, self.rng.integers(0, length, len(users))]
-        times_ms = np.full(len(users), _FIRST_MS + _STEP_MS * (length + number))
+        times_ms = np.full(len(users), _FIRST_MS + _STEP_MS * (length + self.batches_sent))
+        self.batches_sent += 1
         self.log.producer().send(_clicks(self.settings.clicks.topic, users, items, times_ms))
 
     def _prepare(self, users: Int64) -> Prepared:
