@@ -42,7 +42,10 @@ class Records:
 
 @dataclass(slots=True)
 class Outgoing:
-    """Records to send to one topic, as parallel lists; the log chooses partitions by key, unless they are named."""
+    """Records to send to one topic, as parallel lists; the log chooses partitions by key, unless they are named.
+
+    A record with neither key nor value may come back with an empty value: Kafka's client sends none without both.
+    """
 
     topic: str
     keys: list[bytes | None] = field(default_factory=list)

@@ -83,10 +83,20 @@ def measure(load: Load, release: Path) -> dict[str, Any]:
     Raises:
         ReleaseError: the bundle `release` cannot be used.
     """
+    return measure_runs(load, release, 1)[0]
+
+
+def measure_runs(load: Load, release: Path, runs: int) -> list[dict[str, Any]]:
+    """Figures of several runs one after the other, as `measure` gives them, on windows that are filled once.
+
+    Raises:
+        ReleaseError: the bundle `release` cannot be used.
+    """
     with tempfile.TemporaryDirectory(prefix="headrace-bench-") as folder:
         bundle = bundles.read(_enlarged(bundles.read(release), load, Path(folder)))
     with threadpool_limits(WorkerSettings().threads, user_api="blas"):
-        return _Bench(load, bundle).run()
+        bench = _Bench(load, bundle)
+        return [bench.run() for _ in range(runs)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,15 +133,16 @@ class _Bench:
         self.floor = self.log.session([topic], "floor", Rebalance())
         self.rng = np.random.default_rng(load.seed)
         self.item_windows = self._random_windows()
+        self.batches_sent = 0
+        self._fill_windows()
 
     def run(self) -> dict[str, Any]:
         """Measure batch after batch, and return the figures by name."""
-        self._fill_windows()
         stages_before: dict[str, float] = {}
         times: list[_Times] = []
         for number, users in enumerate(self._batches()):
             prepared = self._prepare(users)
-            self._send_clicks(users, number)
+            self._send_clicks(users)
             if number == _WARM_UP_BATCHES:
                 stages_before = self._stage_seconds()
             wall_s, engine_s = _timed(self._run_engine)
@@ -199,10 +210,11 @@ class _Bench:
         for _ in range(_WARM_UP_BATCHES + self.load.batches):
             yield self.rng.choice(self.load.users, self.load.batch, replace=False)
 
-    def _send_clicks(self, users: Int64, number: int) -> None:
+    def _send_clicks(self, users: Int64) -> None:
         length = self.settings.windows.length
         items = self.item_windows[users, self.rng.integers(0, length, len(users))]
-        times_ms = np.full(len(users), _FIRST_MS + _STEP_MS * (length + number))
+        times_ms = np.full(len(users), _FIRST_MS + _STEP_MS * (length + self.batches_sent))
+        self.batches_sent += 1
         self.log.producer().send(_clicks(self.settings.clicks.topic, users, items, times_ms))
 
     def _prepare(self, users: Int64) -> Prepared:

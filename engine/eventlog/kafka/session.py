@@ -144,6 +144,7 @@ class KafkaSession(ABC):
         self._throttle.committed(time.process_time() - before_s, time.monotonic())
 
     def _poll(self, timeout_s: float, max_records: int) -> list[Records]:
+        _make_way_for_resumed(self._consumer._fetcher)  # noqa: SLF001 - there is no public way to it
         with translated("reading"):
             polled = self._consumer.poll(timeout_ms=int(timeout_s * 1000), max_records=max_records)
         keep_pending_join(self._consumer._coordinator)  # noqa: SLF001 - there is no public way to it
@@ -160,6 +161,16 @@ class KafkaSession(ABC):
         membership = self._consumer.group_metadata()
         self._listener.holder.check(membership.member_id, membership.generation_id)
         return membership
+
+
+def _make_way_for_resumed(fetcher: Any) -> None:
+    """Let records that were parked while their partition was paused take their turn again.
+
+    The library puts them back only where nothing is next in line, and counts what is read to its end as something: the
+    resumed partition, which is not fetched as long as records of it are parked, would say nothing ever again.
+    """
+    if not fetcher._next_partition_records:  # noqa: SLF001 - there is no public way to it
+        fetcher._next_partition_records = None  # noqa: SLF001
 
 
 class AtLeastOnceSession(KafkaSession):
