@@ -1,7 +1,7 @@
 """Run seeds, and print the trace of each that fails, shrunk.
 
-    python -m tests.simulation --seeds 1000 --from 0
-    python -m tests.simulation --seeds 1 --from 4711 --trace
+python -m tests.simulation --seeds 1000 --from 0
+python -m tests.simulation --seeds 1 --from 4711 --trace
 """
 
 import argparse

@@ -52,7 +52,7 @@ def judge(world: World) -> None:
         expected = {user: _named(world, window) for user, window in reference.windows().items()}
         _same_windows(world, expected, restored.get(number, {}), f"restored from windows/{number}")
         for process in world.processes:
-            if process.worker is not None and number in process.serves():
+            if process.worker is not None and number in process.worker._restorer.restored():
                 held = _held(process.worker._processor.windows, process.worker._processor._catalogue, number)
                 _same_windows(world, expected, held, f"held by {process.name}")
     if world.script.delivery == "exactly_once":

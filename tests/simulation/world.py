@@ -209,11 +209,6 @@ class Process:
             self.world.note(f"{self.name} stops with {error}")
         self.log.is_dead = True
 
-    def serves(self) -> list[int]:
-        """Numbers of the partitions whose clicks it reads."""
-        session = self.session()
-        return [] if session is None else [partition.number for partition in session.assignment()]
-
     def session(self) -> FaultySession | None:
         """Its session, if it has one."""
         session = None if self.worker is None else self.worker._session
