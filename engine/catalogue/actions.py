@@ -24,6 +24,6 @@ class Actions:
         self.weights: Float32 = np.zeros(256, np.float32)
         self.weights[1 : len(self.names)] = list(settings.actions.values())
 
-    def code(self, name: str | int | None) -> int:
-        """Code of an action; of the default action for one that is absent or not in the settings."""
+    def code(self, name: object) -> int:
+        """Code of an action; that of the default action for a name that is absent, no text or not in the settings."""
         return self.codes.get(str(name), self._default)

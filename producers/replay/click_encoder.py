@@ -16,6 +16,7 @@ from engine.catalogue.actions import Actions
 from engine.errors import SettingsError
 from engine.eventlog.base import Outgoing
 from engine.ingest.decoder import ClickDecoder
+from engine.ingest.fields import Step, parse_path
 from engine.settings.sections import ClickSettings
 
 _encode = msgspec.json.Encoder().encode
@@ -87,25 +88,33 @@ class ClickEncoder:
             return list(map(_encode, text.tolist()))
         if self._settings.time_unit == "s":
             return list(map(_encode, (times_ms / 1000).tolist()))
+        if self._settings.time_unit == "us":
+            return list(map(_encode, (times_ms * 1000).tolist()))
         return list(map(_encode, times_ms.tolist()))
 
 
 def _template(paths: list[str]) -> tuple[bytes, list[str]]:
-    """A message with a hole for the value at each dotted path, and the paths in the order of the holes."""
-    tree: dict[str, Any] = {}
+    """A message with a hole for the value at each path, and the paths in the order of the holes."""
+    tree: dict[Step, Any] = {}
     for path in paths:
-        *parents, name = path.split(".")
+        *parents, last = parse_path(path)
         inner = tree
         for parent in parents:
             inner = inner.setdefault(parent, {})
-        inner[name] = path
+        inner[last] = path
     order: list[str] = []
     return _render(tree, order), order
 
 
-def _render(tree: dict[str, Any] | str, order: list[str]) -> bytes:
+def _render(tree: dict[Step, Any] | str | None, order: list[str]) -> bytes:
+    """An object; or, where the steps are indices, an array with null for the elements that no path names."""
+    if tree is None:
+        return b"null"
     if isinstance(tree, str):
         order.append(tree)
         return b"%b"
+    if all(isinstance(step, int) for step in tree):
+        length = max(int(step) for step in tree) + 1
+        return b"[" + b",".join(_render(tree.get(index), order) for index in range(length)) + b"]"
     members = [_encode(name).replace(b"%", b"%%") + b":" + _render(inner, order) for name, inner in tree.items()]
     return b"{" + b",".join(members) + b"}"
