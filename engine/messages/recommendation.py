@@ -1,6 +1,6 @@
 """The message on the topic `recommendations`: one list of one user, and its decoding."""
 
-from typing import Final, Literal
+from typing import Final
 
 import msgspec
 
@@ -11,40 +11,46 @@ _SHOWN_BYTES: Final = 40
 
 
 class ListedItem(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
-    """One place of a list."""
+    """One item of a list."""
 
     item: str
+    """Id of the item."""
     score: float
+    """Inner product of interest and item vector, after pushing away; 0 for an item that no interest found."""
     source: str
-    """One of `engine.ranking.lists.SOURCES`."""
+    """Where the item comes from: `interest` or `popular`."""
     interest: int = -1
-    """Index into the list's `interests`; absent when no interest found the item."""
+    """Index into the list's `interests`; absent for an item that no interest found."""
 
 
 class Reason(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """A click or search that weighed in an interest."""
 
     item: str
-    """Id of the item clicked; of a search, its words."""
+    """Id of the item clicked; for a search, its words."""
     share: float
     """Share of the interest's attention, 0 to 1."""
-    kind: Literal["item", "search"] = "item"
-    """Absent for a click on an item."""
+    kind: str = "item"
+    """`item` or `search`; absent for a click on an item."""
 
 
 class Recommendation(msgspec.Struct, frozen=True, gc=False, kw_only=True):
-    """A list of recommendations, as it stands on the topic `recommendations`."""
+    """A list of recommendations for one user; the record's key is the user, and a null deletes the list."""
 
     schema: int = RECOMMENDATION_SCHEMA
+    """Version of this schema."""
     id: str
-    """Input partition, offset of the newest click in the batch, and release: a repeat has the same id."""
+    """Input partition, offset of the user's newest click in the batch, and release: a repeat has the same id."""
     user: str
+    """Id of the user."""
     release: str
+    """Name of the release that made the list: model and version."""
     event_ms: int
-    """Event time of the newest click that the list knows."""
+    """Event time of the newest click in the user's window, Unix milliseconds."""
     computed_ms: int
+    """Time at which the list was made, Unix milliseconds."""
     items: list[ListedItem]
-    """Best first."""
+    """Recommended items, best first."""
     interests: list[list[Reason]]
     """For each interest, the clicks and searches that weigh most in it; empty for a user of whom nothing is known."""
 
@@ -57,7 +63,7 @@ def decode_recommendation(value: bytes) -> Recommendation:
     """A list from its message.
 
     Raises:
-        MessageError: it is none.
+        MessageError: the message is no list.
     """
     try:
         return _recommendation.decode(value)

@@ -41,7 +41,7 @@ def load(path: str | Path | None = None, environ: Mapping[str, str] = os.environ
 def read_file(path: Path) -> dict[str, Any]:
     """The settings that stand in the TOML file at `path`, checked for unknown keys only."""
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise SettingsError(
             f"settings file {path} cannot be read: {error.strerror}; name another with --config or {CONFIG_VARIABLE},"

@@ -7,6 +7,7 @@ Units stand in the names (`_s` seconds, `_ms` milliseconds, `_bytes`). `headrace
 where each value came from.
 """
 
+import datetime as dt
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -18,6 +19,7 @@ from engine.arrays import MAX_ACTIONS
 MAX_ACTION_WEIGHT = 1000.0
 MAX_ACTION_BYTES = 255
 
+TimeUnit = Literal["s", "ms", "us", "iso8601"]
 PositiveInt = Annotated[int, Ge(1)]
 PositiveFloat = Annotated[float, Gt(0)]
 
@@ -78,7 +80,12 @@ class KafkaSettings(Section):
 
 
 class ClickFields(Section):
-    """Where a click's fields lie in the user's own messages; a dot steps into a nested object."""
+    r"""Paths of a click's fields in the user's own messages.
+
+    A dot steps into a nested object, a step of digits into an array (`items.0.id`). A backslash makes a dot a part of a
+    key (`'user\.id'` in TOML's single quotes), and digits a key. A field that may be absent from a message may also be
+    null, empty or of a wrong type there, which is as good as absent.
+    """
 
     user: str = "user"
     item: str = "item"
@@ -92,7 +99,8 @@ class ClickFields(Section):
     event_id: str = "event_id"
     """May be absent from a message. A repeated id changes nothing. Empty: never read."""
     consent: str = ""
-    """A boolean; false keeps the click out of windows and lists. May be absent from a message. Empty: never read."""
+    """A boolean; false keeps the click out of windows and lists. May be absent from a message, which
+    `clicks.require_consent` decides about; anything but a boolean is no click. Empty: never read."""
 
 
 class ClickSettings(Section):
@@ -101,7 +109,14 @@ class ClickSettings(Section):
     topic: str = "clicks"
     dead_letter_topic: str = "clicks.dead"
     fields: ClickFields = ClickFields()
-    time_unit: Literal["s", "ms", "iso8601"] = "ms"
+    time_unit: TimeUnit = "ms"
+    """Seconds, milliseconds or microseconds since 1970, or ISO 8601 (also as `2024-05-01 10:00:00 UTC`, without the
+    seconds, or a date alone). Times that name no zone are UTC."""
+    earliest: Annotated[dt.date, Ge(dt.date(1970, 1, 1))] = dt.date(1990, 1, 1)
+    """A click before this day (UTC) goes to the dead letters: a time in the wrong unit is in 1970."""
+    require_consent: bool = False
+    """Take a click without consent, or with null in its place, for one that is refused. Records of which the consent
+    cannot be read then go to the dead letters without their value."""
     default_action: str = "view"
     actions: Annotated[dict[str, float], Field(min_length=1, max_length=MAX_ACTIONS)] = {
         "view": 1.0,

@@ -16,6 +16,7 @@ from engine.catalogue.actions import Actions
 from engine.errors import SettingsError
 from engine.eventlog.base import Outgoing
 from engine.ingest.decoder import ClickDecoder
+from engine.ingest.fields import Step, parse_path
 from engine.settings.sections import ClickSettings
 
 _encode = msgspec.json.Encoder().encode
@@ -88,26 +89,33 @@ class ClickEncoder:
             return list(map(_encode, text.tolist()))
         if self._settings.time_unit == "s":
             return list(map(_encode, (times_ms / 1000).tolist()))
+        if self._settings.time_unit == "us":
+            return list(map(_encode, (times_ms * 1000).tolist()))
         return list(map(_encode, times_ms.tolist()))
 
 
 def _template(paths: list[str]) -> tuple[bytes, list[str]]:
-    """A message with `%b` in place of the value at each dotted path, and the paths in the order of the values."""
-    tree: dict[str, Any] = {}
+    """A message with `%b` in place of the value at each path, and the paths in the order of the values."""
+    tree: dict[Step, Any] = {}
     for path in paths:
-        *parents, name = path.split(".")
+        *parents, last = parse_path(path)
         node = tree
         for parent in parents:
             node = node.setdefault(parent, {})
-        node[name] = path
+        node[last] = path
     order: list[str] = []
     return _render(tree, order), order
 
 
-def _render(node: dict[str, Any] | str, order: list[str]) -> bytes:
-    """The template of a node: an object, or a path, which is appended to `order`."""
+def _render(node: dict[Step, Any] | str | None, order: list[str]) -> bytes:
+    """The template of a node: a path, which is appended to `order`, an object, or an array with null for the rest."""
+    if node is None:
+        return b"null"
     if isinstance(node, str):
         order.append(node)
         return b"%b"
+    if all(isinstance(step, int) for step in node):
+        length = max(int(step) for step in node) + 1
+        return b"[" + b",".join(_render(node.get(index), order) for index in range(length)) + b"]"
     members = [_encode(name).replace(b"%", b"%%") + b":" + _render(child, order) for name, child in node.items()]
     return b"{" + b",".join(members) + b"}"

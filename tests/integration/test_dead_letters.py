@@ -17,7 +17,7 @@ from engine.eventlog.memory.log import MemoryLog
 from engine.ingest import dead_letters
 from engine.ingest.dead_letters import LetterFilter
 from engine.ingest.decoder import ClickDecoder
-from engine.settings.sections import ClickSettings, KafkaSettings
+from engine.settings.sections import ClickFields, ClickSettings, KafkaSettings
 from tests.integration.equality import NO_SETTINGS
 from tests.integration.site import PARTITIONS
 
@@ -98,7 +98,7 @@ def test_letters_are_chosen_by_reason_and_time(choice: LetterFilter, chosen: lis
 def test_a_replay_keeps_partition_key_headers_and_time(log: EventLog, topic_names: Names) -> None:
     clicks, dead = topic_names("clicks"), topic_names("dead")
     bury(log, clicks, dead)
-    assert dead_letters.replay(log, dead_letters.read(log, dead, LetterFilter(reason="unparsable"))) == 2
+    assert dead_letters.replay(log, dead_letters.read(log, dead, LetterFilter(reason="unparsable"))).sent == 2
     with log.reader([clicks]) as reader:
         batches = []
         while not reader.at_end():
@@ -119,10 +119,27 @@ def test_a_letter_of_unknown_origin_is_not_replayed_anywhere() -> None:
     log = MemoryLog()
     bury(log, "clicks", "dead")
     log.producer().send(Outgoing("dead", [b"k"], [b"v"]))
-    with pytest.raises(EventLogError, match=r"0/4 does not say where it came from"):
+    with pytest.raises(EventLogError, match=r"0/4 does not name its origin"):
         dead_letters.replay(log, dead_letters.read(log, "dead", LetterFilter(reason="unknown")))
     with pytest.raises(EventLogError, match=r"no dead letter at 0/9"):
         dead_letters.find(log, Partition("dead", 0), 9)
+
+
+def test_a_letter_without_its_value_is_not_sent_as_a_request_to_forget() -> None:
+    log = MemoryLog()
+    clicks = ClickSettings(fields=ClickFields(consent="ok"))
+    log.ensure_topics([TopicSpec("clicks"), TopicSpec("dead")])
+    bad = [b'{"user":"ann","item":"i","ts":"soon","ok":%s}' % consent for consent in (b"true", b"false")]
+    with log.producer() as producer:
+        producer.send(Outgoing("clicks", [b"ann", b"ann"], [*bad]))
+    with log.reader(["clicks"]) as reader, log.producer() as producer:
+        _, letters = ClickDecoder(clicks, Actions(clicks)).decode(reader.poll(0.2, 100), START_MS)
+        headers = [letter.as_headers() for letter in letters]
+        producer.send(Outgoing("dead", [b"ann", b"ann"], [letter.value for letter in letters], headers=headers))
+    assert [letter.value for letter in dead_letters.read(log, "dead", LetterFilter())] == [bad[0], None]
+    assert dead_letters.replay(log, dead_letters.read(log, "dead", LetterFilter())) == (1, 1)
+    with log.reader(["clicks"]) as reader:
+        assert [value for records in reader.poll(0.2, 100) for value in records.values] == [*bad, bad[0]]
 
 
 @pytest.mark.kafka

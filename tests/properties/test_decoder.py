@@ -11,6 +11,7 @@ from engine.ingest.decoder import ClickDecoder
 from engine.settings.sections import ClickFields, ClickSettings
 
 NOW_MS = 1_700_000_000_000
+EARLIEST_MS = 631_152_000_000  # 1990, the default of clicks.earliest
 ids = st.one_of(
     st.text("ab\u00e9\U0001f600\ud800", max_size=8), st.integers(), st.none(), st.booleans(), st.floats(allow_nan=False)
 )
@@ -46,14 +47,14 @@ def test_every_record_is_a_click_or_a_dead_letter(stream: list[bytes | None]) ->
     clicks, dead_letters = DECODER.decode([records], NOW_MS)
     assert sorted([*clicks.origins.tolist(), *(letter.offset for letter in dead_letters)]) == list(range(count))
     assert all(clicks.users) and all(clicks.items)  # noqa: PT018 - one statement about both columns
-    assert ((clicks.times_ms >= 0) & (clicks.times_ms <= NOW_MS + 3_600_000)).all()
+    assert ((clicks.times_ms >= EARLIEST_MS) & (clicks.times_ms <= NOW_MS + 3_600_000)).all()
     assert [stream[letter.offset] for letter in dead_letters] == [letter.value for letter in dead_letters]
 
 
 @given(
     user=st.text(min_size=1, max_size=40, alphabet=st.characters(codec="utf-8")),
     item=st.integers(-(2**63), 2**63 - 1),
-    time_ms=st.integers(0, NOW_MS),
+    time_ms=st.integers(EARLIEST_MS, NOW_MS),
 )
 def test_a_valid_click_is_decoded(user: str, item: int, time_ms: int) -> None:
     settings = ClickSettings(fields=ClickFields(user="a.b", item="a.c", time="d"))

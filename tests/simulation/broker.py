@@ -15,7 +15,7 @@ from zlib import crc32
 
 from engine.errors import EventLogError
 from engine.eventlog.base import Headers, Outgoing, Partition, Records, TopicSpec
-from engine.eventlog.memory.group import Group
+from engine.eventlog.memory.group import ConsumerGroup
 
 SESSION_TIMEOUT_S = 10.0
 TRANSACTION_TIMEOUT_S = 20.0
@@ -68,7 +68,7 @@ class PartitionLog:
 
 
 @dataclass(slots=True)
-class SimulatedGroup(Group):
+class SimulatedGroup(ConsumerGroup):
     """A group whose members are ids, with the time at which each was last heard of."""
 
     heard_s: dict[str, float] = field(default_factory=dict)

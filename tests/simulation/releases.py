@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cache
 from types import SimpleNamespace
@@ -11,9 +12,10 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from engine.arrays import NO_ITEM, Windows
+from engine.arrays import NO_ITEM, Int32, Windows
 from engine.catalogue.ids import Catalogue
-from engine.pipeline import Recommender, Stage, _blank
+from engine.pipeline import Recommender, Stage
+from engine.ranking import lists
 from engine.ranking.lists import Lists
 from engine.releases import bundles, serving
 from engine.releases.serving import LiveRelease
@@ -27,13 +29,21 @@ COUNT = 4
 class MirrorRecommender(Recommender):
     """Lists the window itself, newest first: a list shows which window it was made of."""
 
-    def recommend(self, windows: Windows, live: LiveRelease, stage: Stage | None = None) -> Lists:
+    def recommend(
+        self, windows: Windows, live: LiveRelease, stage: Stage = nullcontext, excluded: Int32 | None = None
+    ) -> Lists:
         """See `Recommender.recommend`; no encoder runs."""
-        del stage
-        lists = _blank(len(windows), self.settings, live)
+        del live, stage, excluded
+        ranking = lists.no_ranking(len(windows), self.settings.count)
         newest_first = windows.items[:, ::-1]
-        lists.items[:, : newest_first.shape[1]] = np.where(newest_first >= 0, newest_first, NO_ITEM)
-        return lists
+        ranking.items[:, : newest_first.shape[1]] = np.where(newest_first >= 0, newest_first, NO_ITEM)
+        return lists.assemble(ranking, ranking.items, lists.no_reasons(len(windows), 1, self.settings.reasons), {})
+
+
+class _NoItems(tuple[()]):
+    """An index that is never searched."""
+
+    fallbacks = 0
 
 
 class MirrorRelease(SimpleNamespace):
@@ -55,7 +65,7 @@ def mirror(version: int) -> Any:
         contract=SimpleNamespace(interests=1),
         numbers=np.empty(0, np.int32),
         popularity=np.empty(0, np.float32),
-        index=(),
+        index=_NoItems(),
     )
 
 

@@ -126,6 +126,11 @@ def test_other_models_and_states_and_rubbish_are_ignored(log: FailingLog, topic_
     assert newest_of(topic_feed) == newest
 
 
+def test_a_state_that_is_not_known_is_not_live(log: FailingLog, topic_feed: TopicFeed) -> None:
+    announce(log, live("v1", 1), live("v2", 2), msgspec.structs.replace(live("v2", 3), state="paused"))
+    assert newest_of(topic_feed) == live("v1", 1)
+
+
 def test_a_null_withdraws_the_announcement_with_its_key(log: FailingLog, topic_feed: TopicFeed) -> None:
     announce(log, live("v1", 1), live("v2", 2))
     withdraw(log, b"two-hop/v2")

@@ -35,11 +35,23 @@ def test_fields_are_named_and_nested_as_in_the_settings() -> None:
     assert messages(ClickSettings(fields=fields), EVENTS)[0] == {"who": {"id": "u1", "at 100%": 1_500}, "what": "a"}
 
 
-@pytest.mark.parametrize(("unit", "time"), [("s", 1.5), ("ms", 1_500), ("iso8601", "1970-01-01T00:00:01.500Z")])
+@pytest.mark.parametrize(
+    ("unit", "time"), [("s", 1.5), ("ms", 1_500), ("us", 1_500_000), ("iso8601", "1970-01-01T00:00:01.500Z")]
+)
 def test_times_have_the_unit_of_the_settings(unit: str, time: object) -> None:
     settings = ClickSettings(time_unit=unit)  # type: ignore[arg-type]
 
     assert messages(settings, EVENTS)[0]["ts"] == time
+
+
+def test_digits_in_a_path_make_arrays_and_a_backslash_makes_keys() -> None:
+    fields = ClickFields(user=r"who\.id", item="lines.1.sku", time="lines.0", action=r"did.\7")
+
+    assert messages(ClickSettings(fields=fields), EVENTS)[0] == {
+        "who.id": "u1",
+        "lines": [1_500, {"sku": "a"}],
+        "did": {"7": "view"},
+    }
 
 
 def test_without_a_time_field_the_record_carries_the_time() -> None:

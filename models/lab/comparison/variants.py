@@ -38,7 +38,7 @@ def read(path: Path) -> dict[str, dict[str, Any]]:
         SettingsError: the file cannot be read, or has a key outside of a table.
     """
     try:
-        tables = tomllib.loads(path.read_text())
+        tables = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise SettingsError(f"{path} cannot be read: {error}; expected TOML with one table a variant") from error
     for name, table in tables.items():
