@@ -3,7 +3,6 @@
 import numpy as np
 
 from engine.arrays import Float32
-from engine.errors import SettingsError
 from engine.settings.sections import ClickSettings
 
 
@@ -11,11 +10,6 @@ class Actions:
     """Codes and weights of the actions named in the settings; codes count from 1 in their order."""
 
     def __init__(self, settings: ClickSettings) -> None:
-        if settings.default_action not in settings.actions:
-            raise SettingsError(
-                f"setting 'clicks.default_action': found {settings.default_action!r}, expected one of clicks.actions:"
-                f" {', '.join(settings.actions)}"
-            )
         self.names = ["", *settings.actions]
         self.codes = {name: code for code, name in enumerate(self.names) if code}
         self._default = self.codes[settings.default_action]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from annotated_types import Ge, Gt, Le
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from engine.arrays import MAX_ACTIONS
 
@@ -101,7 +101,6 @@ class ClickSettings(Section):
     dead_letter_topic: str = "clicks.dead"
     fields: ClickFields = ClickFields()
     time_unit: Literal["s", "ms", "iso8601"] = "ms"
-    default_action: str = "view"
     actions: Annotated[dict[str, float], Field(min_length=1, max_length=MAX_ACTIONS)] = {
         "view": 1.0,
         "pv": 1.0,
@@ -115,6 +114,7 @@ class ClickSettings(Section):
     }
     """Weight of each action: above 0 it counts that many times in the attention, 0 only marks the item as seen, below 0
     it pushes away. An action not named here counts like `default_action`."""
+    default_action: Annotated[str, Field(validate_default=True)] = "view"
     search_action: str = "search"
     """What a search counts as, whatever its message says."""
     max_future_s: PositiveFloat = 3600.0
@@ -133,6 +133,14 @@ class ClickSettings(Section):
             if len(name.encode()) > MAX_ACTION_BYTES:
                 raise ValueError(f"action {name!r} has more than {MAX_ACTION_BYTES} bytes")
         return actions
+
+    @field_validator("default_action")
+    @classmethod
+    def _has_a_weight(cls, default: str, info: ValidationInfo) -> str:
+        actions = info.data.get("actions", {default: 1.0})  # not there where they were refused themselves
+        if default not in actions:
+            raise ValueError(f"expected one of clicks.actions: {', '.join(actions)}")
+        return default
 
 
 class ItemFields(Section):

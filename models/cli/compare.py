@@ -8,13 +8,13 @@ import click
 from rich.console import Console
 
 from engine.cli.options import config_option
+from engine.interactions.layout import Source
 from engine.settings import loader
 from models.cli import tables
 from models.cli.options import FOLDER, min_item_events_option
 from models.cli.source_options import source_options
 from models.cli.train import waiting_threads_sleep
 from models.data import dataset, item_content
-from models.data.archive import Source
 from models.evaluation.queries import EvalData
 from models.lab.comparison import compare as comparing
 from models.lab.comparison import systems, variants
@@ -67,7 +67,8 @@ def compare(  # noqa: PLR0913 - one for each option
 ) -> None:
     """Train and ask what others would use, and ours, in one run: same events, same time, same questions."""
     settings = loader.load(config)
-    recording = EvalData(dataset.read(source).without_searches(), settings)  # the others know none, so nobody gets any
+    clicks = dataset.read(source, settings.clicks).without_searches()  # the others know none, so nobody gets any
+    recording = EvalData(clicks, settings)
     items = item_content.read(source.address, settings.items)
     chosen = variants.read(variants_file) if variants_file else {}
     ours = systems.two_hops(recording, terms["split"], chosen, items)

@@ -12,12 +12,12 @@ from rich.table import Table
 
 from engine.cli.options import config_option
 from engine.errors import MissingExtraError
+from engine.interactions.layout import Source
 from engine.releases import bundles
 from engine.settings import loader
 from models.cli.options import FOLDER
 from models.cli.source_options import source_options
 from models.data import dataset
-from models.data.archive import Source
 from models.settings import ALLOWED_LOSS, Form, Precision
 
 _COLUMNS = {
@@ -68,7 +68,8 @@ def write(config: Path | None, bundle: Path, source: Source, out: Path, **chosen
     if form == Form(precision="fp32"):
         raise click.UsageError("fp32 without --prune is the release as it is; choose a lower precision, or prune")
     settings, compressing = loader.load(config), _compressing()
-    tried = compressing.CompressionCheck(bundles.read(bundle), dataset.read(source), settings.clicks).run(form)
+    interactions = dataset.read(source, settings.clicks)
+    tried = compressing.CompressionCheck(bundles.read(bundle), interactions, settings.clicks).run(form)
     tried.refuse(chosen["allow_loss"])
     click.echo(compressing.write(tried, chosen["version"], time.time_ns() // 1_000_000, out))
 
@@ -82,7 +83,7 @@ def write(config: Path | None, bundle: Path, source: Source, out: Path, **chosen
 def measure(config: Path | None, bundle: Path, source: Source, items: int | None, *, as_json: bool) -> None:
     """Put the cheaper forms of a release side by side: quality as `evaluate` has it, cost per user, and sizes."""
     settings, compressing = loader.load(config), _compressing()
-    interactions = dataset.read(source)
+    interactions = dataset.read(source, settings.clicks)
     check = compressing.CompressionCheck(bundles.read(bundle), interactions, settings.clicks)
     with Console(stderr=True).status("measuring"):
         rows = compressing.measure(check, interactions, settings, items)

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from engine.cli.options import config_option
 from engine.errors import MissingExtraError, SettingsError
+from engine.interactions.layout import Source
 from engine.releases import bundles
 from engine.settings import loader
 from models.cli import tables
@@ -18,7 +19,6 @@ from models.cli.options import FOLDER
 from models.cli.source_options import source_options
 from models.cli.train import waiting_threads_sleep
 from models.data import dataset
-from models.data.archive import Source
 from models.settings import RescoreSettings
 
 _OPTIONS: dict[str, type[int | float]] = {
@@ -57,7 +57,7 @@ def rescore(
 ) -> None:
     """Train a re-scoring of a release's best candidates, and say what it gains, what it costs and whether it pays."""
     settings, measuring, plan = loader.load(config), _measuring(), _plan(chosen)
-    verified, interactions = bundles.read(bundle), dataset.read(source)
+    verified, interactions = bundles.read(bundle), dataset.read(source, settings.clicks)
     with Console(stderr=True).status("") as status:
         report, graphs = measuring.measure(verified, interactions, settings, plan, status.update)
     if out:

@@ -21,10 +21,10 @@ from engine.releases.bundles import Manifest
 from engine.retrieval import features
 from engine.settings.sections import Settings
 from engine.windows.store import Events, WindowStore
-from models.data import splits
-from models.data.action_names import warn_of_unnamed
+from models.data import histories, splits
+from models.data.action_names import ActionCodes, warn_of_unnamed
 from models.data.dataset import Interactions
-from models.evaluation.event_windows import UserEvents
+from models.data.histories import Histories
 
 LISTED: Final = 20
 """N: items per list asked for."""
@@ -49,27 +49,21 @@ class EvalData:
         self.items: Int32 = interactions.items  # [n] a new catalogue numbers them in the same way
         warn_of_unnamed(interactions.action_names, [interactions.actions], settings.clicks)
         actions = Actions(settings.clicks)
-        codes = np.array([actions.code(name) for name in interactions.action_names], np.uint8)
-        clicks = interactions.clicks()
-        self.actions: UInt8 = np.where(clicks, codes[interactions.actions], np.uint8(actions.search))  # [n]
+        codes = ActionCodes(interactions.action_names, actions)
+        self.actions: UInt8 = codes.of(interactions.actions, interactions.items)  # [n]
         self.weights, self._codes = actions.weights, actions.codes
+        clicks = interactions.clicks()
         self.wanted: Bool = clicks & (actions.weights[self.actions] > 0.0)  # [n] what a list should have held
 
     def weights_for(self, release: Manifest) -> Float32:
         """[256] weight by action code when this release serves."""
         return features.action_weights(self.weights, self._codes, release.action_values)
 
-    def by_user(self, mask: Bool) -> UserEvents:
+    def by_user(self, mask: Bool) -> Histories:
         """The events under `mask` [n], user by user."""
-        places = self.interactions.by_user()
-        places = places[mask[places]]
-        return UserEvents(
-            users=self.interactions.users[places],
-            items=self.items[places],
-            times_ms=self.interactions.times_ms[places],
-            actions=self.actions[places],
-            item_count=len(self.interactions.item_ids),
-        )
+        order, starts = histories.by_user(self.interactions.users, len(self.interactions.user_ids))
+        every_event = Histories(self.items[order], self.interactions.times_ms[order], self.actions[order], starts)
+        return every_event.select(mask[order])
 
     def store(self, until: Int64) -> WindowStore:
         """Windows of all users, slot by user number, as they are after the events at `until` (places, ascending)."""

@@ -5,14 +5,15 @@ Under torchrun every process goes through here; the first reads the data, writes
 
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from engine.catalogue.content import Item
 from engine.errors import ReleaseError
-from models.data import action_names, archive, histories, item_content
-from models.data.archive import Archive, Source
+from engine.interactions.layout import Source
+from models.data import action_names, histories, item_content
+from models.data.numbering import NumberedInteractions
 from models.publishing import export
 from models.settings import TrainSettings
 from models.training import devices, distributed, private, training_data
@@ -82,7 +83,7 @@ def run(
                 keeper=folder,
             )
             return None
-        opened = archive.open_source(lessons.source)
+        opened = NumberedInteractions(lessons.source, settings.clicks)
         with folder.locked():
             version = folder.begin(settings, group.size, goal.version, now)
             bundle = goal.releases / f"{goal.model}-{version}"
@@ -96,11 +97,15 @@ def run(
 
 
 def _material(
-    lessons: TrainingInput, opened: Archive, settings: TrainSettings, folder: RunFolder, say: Callable[[str], None]
+    lessons: TrainingInput,
+    opened: NumberedInteractions,
+    settings: TrainSettings,
+    folder: RunFolder,
+    say: Callable[[str], None],
 ) -> TrainingData:
-    """What was made of this archive before, if neither its files nor its layout changed; or else it is read."""
+    """Training data made of this archive before, if neither its files nor its layout changed; or else it is read."""
     searches = bool(lessons.items)
-    stamp, scratch = [opened.stamp(), asdict(lessons.source.layout), searches], folder.folder / "timelines"
+    stamp, scratch = [opened.stamp(), searches], folder.folder / "histories"
     if not training_data.saved_for(folder.material, stamp):
         say(f"reading {opened.address}")
         try:

@@ -86,7 +86,11 @@ class RunFolder:
         found: dict[str, Any] = json.loads(self._record.read_text())
         if found["release"]:
             raise RunFolderError(f"the training in {self.folder} has ended with {found['release']}; name another --run")
-        self._refuse_others(_fixed(found), _fixed(ours))
+        if found["data"]:
+            self._refuse_others(_fixed(found), _fixed(ours))
+        else:  # it ended before it had read its data: nothing was learned with those settings
+            shutil.rmtree(self.material, ignore_errors=True)
+            found = ours | {"release_version": found["release_version"]}
         agreed: str = wanted or found["release_version"]
         self._write({**found, "settings": ours["settings"], "release_version": agreed})
         return agreed

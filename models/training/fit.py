@@ -77,7 +77,7 @@ def train(  # noqa: PLR0913 - the last four are for those who want them
         MissingExtraError: a private training needs an extra that is not installed.
     """
     private.refuse_unfit(settings, Group.current().size)
-    material = data if isinstance(data, TrainingData) else prepare(data.timelines(), settings, searches=bool(items))
+    material = data if isinstance(data, TrainingData) else prepare(data.histories(), settings, searches=bool(items))
     if settings.private_epsilon:
         material = private.blind(material)
     device, clock = devices.choose(settings.device), TrainingClock(clock_s)

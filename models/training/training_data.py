@@ -2,8 +2,8 @@
 
 Searches are a part of it only where the encoder will know items by their content, as it knows searches by nothing else.
 
-It is made from timelines in a few passes, some million events at a time, and lies in memory or, for data that is
-larger, in a folder whose files are mapped: 13 bytes an event. What has to fit in memory: 16 bytes a user and some 50
+It is made from recorded histories in a few passes, some million events at a time, and lies in memory or, for data that
+is larger, in a folder whose files are mapped: 13 bytes an event. What has to fit in memory: 16 bytes a user and some 50
 an item, and the items' ids.
 """
 
@@ -18,12 +18,13 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.arrays import FIRST_SEARCH, Bool, Float32, Int32, Int64
+from engine.catalogue.actions import Actions
 from engine.errors import DataError
 from engine.releases.bundles import Holdout
-from models.data import action_names, splits
 from models.data import histories as sorted_events
-from models.data.histories import Timelines, column
-from models.data.sequences import Histories
+from models.data import splits
+from models.data.action_names import ActionCodes
+from models.data.histories import Histories, RecordedHistories, column
 from models.settings import TrainSettings
 
 POPULARITY_DAYS: Final = 7
@@ -54,12 +55,12 @@ class TrainingData:
 
 
 def prepare(
-    timelines: Timelines, settings: TrainSettings, folder: Path | None = None, *, searches: bool = False
+    recorded: RecordedHistories, settings: TrainSettings, folder: Path | None = None, *, searches: bool = False
 ) -> TrainingData:
-    """What is left of the timelines without what the settings hold out, in `folder` or else in memory.
+    """What is left of the histories without what the settings hold out, in `folder` or else in memory.
 
     Args:
-        timelines: all there is.
+        recorded: all there is.
         settings: how it will be trained on.
         folder: where it is put down.
         searches: whether searches are a part of it. They never are in a private training, where the words that users
@@ -68,27 +69,27 @@ def prepare(
     Raises:
         DataError: nothing is left.
     """
-    left_out = splits.holdout(timelines, settings.holdout, settings.holdout_items, settings.seed)
-    columns = _Columns(folder, len(timelines))
+    left_out = splits.holdout(recorded, settings.holdout, settings.holdout_items, settings.seed)
+    columns = _Columns(folder, len(recorded))
     with_searches = searches and settings.private_epsilon is None
-    lengths, newest_ms = _fill(columns, timelines, left_out, settings, with_searches=with_searches)
+    lengths, newest_ms = _fill(columns, recorded, left_out, settings, with_searches=with_searches)
     histories = columns.histories(np.append(0, np.cumsum(lengths[lengths > 0])))
-    known, counts, popularity = _items(histories, len(timelines.item_ids), newest_ms)
-    searched, search_counts = _searches(histories, len(timelines.search_ids))
+    known, counts, popularity = _items(histories, len(recorded.item_ids), newest_ms)
+    searched, search_counts = _searches(histories, len(recorded.search_ids))
     if not len(known):
         raise DataError(
-            f"{len(lengths)} users with {len(timelines)} events leave nothing to train on when"
+            f"{len(lengths)} users with {len(recorded)} events leave nothing to train on when"
             f" --holdout {settings.holdout} is left out, too few; give more data or a smaller --holdout"
         )
     return TrainingData(
         histories=histories,
         counts=counts,
         popularity=popularity,
-        ids=[timelines.item_ids[number] for number in known],
+        ids=[recorded.item_ids[number] for number in known],
         holdout=left_out,
         newest_ms=newest_ms,
-        fingerprint=timelines.fingerprint(),
-        searches=[timelines.search_ids[number] for number in searched],
+        fingerprint=recorded.fingerprint(),
+        searches=[recorded.search_ids[number] for number in searched],
         search_counts=search_counts,
     )
 
@@ -161,31 +162,30 @@ class _Columns:
 
 
 def _fill(
-    columns: _Columns, timelines: Timelines, left_out: Holdout, settings: TrainSettings, *, with_searches: bool
+    columns: _Columns, recorded: RecordedHistories, left_out: Holdout, settings: TrainSettings, *, with_searches: bool
 ) -> tuple[Int64, int]:
     """Copy what is to be learned from; events a user [U], and the newest of all."""
-    lengths, newest_ms = np.zeros(len(timelines.starts) - 1, np.int64), 0
-    by_name = action_names.numbers(timelines.action_names, settings.clicks)  # [A]
-    (of_searches,) = action_names.numbers([settings.clicks.search_action], settings.clicks)
-    weights = np.array(list(settings.clicks.actions.values()))
-    cold = splits.cold_items(timelines.item_ids, left_out) if left_out.items_share else None  # [V]
-    for users, events in timelines.parts():
-        times_ms, items = timelines.times_ms[events], timelines.items[events]
+    lengths, newest_ms = np.zeros(len(recorded.starts) - 1, np.int64), 0
+    actions = Actions(settings.clicks)
+    action_codes = ActionCodes(recorded.action_names, actions)
+    cold = splits.cold_items(recorded.item_ids, left_out) if left_out.items_share else None  # [V]
+    for users, events in recorded.parts():
+        times_ms, items = recorded.times_ms[events], recorded.items[events]
         clicks: Bool = items < FIRST_SEARCH
-        done = np.where(clicks, by_name[timelines.actions[events]], of_searches)
-        kept: Bool = (weights[done] > 0.0) & (clicks | with_searches)
+        codes = action_codes.of(recorded.actions[events], items)
+        kept: Bool = (actions.weights[codes] > 0.0) & (clicks | with_searches)
         if left_out.from_ms is not None:
             kept &= times_ms < left_out.from_ms
         if cold is not None:
             kept[clicks] &= ~cold[items[clicks]]
-        starts = timelines.starts[users.start : users.stop + 1] - events.start
+        starts = recorded.starts[users.start : users.stop + 1] - events.start
         if left_out.last_event:
             kept &= ~_newest(clicks, starts)
         if with_searches:  # one that led to no click teaches nothing
             kept &= clicks | ~_newest(clicks & kept, starts)
         upto = np.append(0, np.cumsum(kept))
         lengths[users] = np.diff(upto[starts])
-        columns.add(items=items[kept], times_ms=times_ms[kept], actions=done[kept])
+        columns.add(items=items[kept], times_ms=times_ms[kept], actions=codes[kept])
         newest_ms = max(newest_ms, int(times_ms[kept].max(initial=0)))
     return lengths, newest_ms
 

@@ -7,10 +7,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engine.arrays import FIRST_SEARCH, NO_ITEM, Bool, Int64
+from engine.arrays import FIRST_SEARCH, NO_ACTION, NO_ITEM, Bool, Int64
 from engine.errors import DataError
 from models.data import sequences
-from models.data.sequences import Histories, SequenceBatch, Sequences
+from models.data.histories import Histories
+from models.data.sequences import SequenceBatch, Sequences
 from models.network.loss import interests_in_use
 from models.network.two_hop import TwoHopEncoder
 from models.settings import TrainSettings
@@ -65,7 +66,7 @@ def cut(histories: Histories, settings: TrainSettings) -> tuple[Sequences, Valid
         )
     ends = histories.starts[1:][aside] - 1
     begins = np.maximum(histories.starts[:-1][aside], ends - length)
-    asked = Sequences(begins=begins, ends=ends, asked=ends - 1)
+    asked = Sequences(begins=begins, ends=ends, target_begins=ends - 1)
     return training, Validation(histories, asked, settings.batch_sequences)
 
 
@@ -86,7 +87,7 @@ def _found(encoder: TwoHopEncoder, vectors: Tensor, batch: SequenceBatch) -> Ite
     """
     device = vectors.device
     users, places = np.nonzero(batch.targets != sequences.NO_TARGET)
-    clicks = (batch.actions != sequences.NO_ACTION) & (batch.items < FIRST_SEARCH)
+    clicks = (batch.actions != NO_ACTION) & (batch.items < FIRST_SEARCH)
     shown = np.where(clicks, batch.items, np.int32(NO_ITEM))[users]  # [S', L]
     columns = (
         encoder.encode(batch)[users, places],  # [S', K, D]

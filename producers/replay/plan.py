@@ -11,10 +11,11 @@ from typing import Final
 import numpy as np
 
 from engine.arrays import Float64, Int64
+from engine.catalogue import searches
 from engine.errors import SettingsError
 from producers.clock import REAL_CLOCK, TICK_S, Clock
 from producers.replay.click_encoder import ProducedEvents
-from producers.replay.readers import Recording
+from producers.replay.recorded_events import Recording
 
 MAX_BATCH: Final = 2_000
 """Events sent at once when more are due; keeps the progress bar moving."""
@@ -99,12 +100,20 @@ def play(
 
 
 def _events(recording: Recording, plan: ReplayPlan, part: slice, *, event_ids: bool) -> ProducedEvents:
-    chosen = recording.select(part)
+    events = recording.select(part)
     return ProducedEvents(
-        users=chosen.users.spelled(),
-        items=[item or None for item in chosen.items.spelled()],
+        users=events.users.spelled(),
+        items=[None if searches.is_search(item) else item for item in events.items.spelled()],
         times_ms=plan.times_ms[part],
-        actions=None if chosen.actions is None else chosen.actions.spelled(),
-        words=None if chosen.words is None else [words or None for words in chosen.words.spelled()],
-        ids=list(map(str, chosen.rows.tolist())) if event_ids else None,
+        actions=None if events.actions is None else events.actions.spelled(),
+        words=None if events.words is None else [words or None for words in events.words.spelled()],
+        ids=_event_ids(events) if event_ids else None,
     )
+
+
+def _event_ids(events: Recording) -> list[str]:
+    """Recorded ids, or the numbers of rows where there are none."""
+    rows = list(map(str, events.rows.tolist()))
+    if events.event_ids is None:
+        return rows
+    return [event_id or row for event_id, row in zip(events.event_ids.spelled(), rows, strict=True)]

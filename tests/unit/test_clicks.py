@@ -155,11 +155,6 @@ def test_impossible_mapping_is_refused(fields: ClickFields, message: str) -> Non
         ClickDecoder(settings, Actions(settings))
 
 
-def test_default_action_must_be_known() -> None:
-    with pytest.raises(SettingsError, match=r"clicks\.default_action"):
-        Actions(ClickSettings(default_action="look"))
-
-
 def test_a_record_without_a_value_asks_to_forget_the_user_who_is_its_key() -> None:
     settings = ClickSettings()
     click = b'{"user":"key","item":"b","ts":1}'

@@ -21,9 +21,9 @@ from engine.settings.sections import Settings, WindowSettings
 from models.cli import compare as compare_command
 from models.cli import tables
 from models.data import dataset
+from models.data.histories import Histories
 from models.evaluation import ranking_metrics
 from models.evaluation.baselines.task import Fitted, Task, tuned
-from models.evaluation.event_windows import UserEvents
 from models.evaluation.queries import LISTED, EvalData
 from models.evaluation.ranking_metrics import FIGURES, Tally
 from models.lab.comparison import compare, systems
@@ -248,7 +248,7 @@ def test_tuning_takes_the_best_option_that_there_is_time_for(rings: EvalData) ->
     """Options are learners from so many events: the more, the better, and the last fit is on all events."""
     fitted_on: list[int] = []
 
-    def fit(option: Any, events: UserEvents, _until_s: float) -> Any:
+    def fit(option: Any, events: Histories, _until_s: float) -> Any:
         fitted_on.append(len(events))
         task = replace(comparison.task, events=events)
         neighbours = systems.baselines()[1].load()(task).baseline

@@ -192,7 +192,7 @@ def test_sampled_softmax_learns_too(rings: Interactions) -> None:
 def test_training_does_not_see_what_is_held_out(rings: Interactions) -> None:
     """Whatever the held-out events are, the trained weights are the same to the bit."""
     chosen = settings(holdout="both", epochs=2)
-    hidden = splits.held_out(rings, splits.holdout(rings.timelines(), "both"))
+    hidden = splits.held_out(rings, splits.holdout(rings.histories(), "both"))
     assert 0.1 <= hidden.mean() < 0.2
     garbled = dataclasses.replace(rings, items=np.where(hidden, np.int32(0), rings.items))
     one, other = train(rings, chosen), train(garbled, chosen)
@@ -287,7 +287,7 @@ def test_a_share_of_the_sequences_skips_up_to_the_most() -> None:
 def test_weights_that_are_no_numbers_are_the_worst(rings: Interactions) -> None:
     """Every other item stands above the target, so its rank is that of all V items."""
     chosen = settings()
-    learned = training_data.prepare(rings.timelines(), chosen)
+    learned = training_data.prepare(rings.histories(), chosen)
     encoder = TwoHopEncoder(len(learned.ids), SMALL)
     aside = validation.cut(learned.histories, chosen)[1]
     assert aside.run(encoder).ndcg > 1.1 / np.log2(2 + len(learned.ids))

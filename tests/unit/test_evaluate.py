@@ -107,7 +107,7 @@ def test_breakdowns_tell_the_same_story(bundle: Bundle, rings: Interactions) -> 
 
 def test_the_time_splits_breakdowns_follow_the_order_of_asking(bundle: Bundle, rings: Interactions) -> None:
     """Users are asked turn by turn, not event by event; the rows must still belong to their own answers."""
-    from_ms = splits.split_ms(rings.timelines())
+    from_ms = splits.split_ms(rings.histories())
     judged = replace(bundle, manifest=_with_holdout(bundle, Holdout(last_event=False, from_ms=from_ms)))
     split = asked(judged, rings)["time_split"]
     late = np.flatnonzero(rings.times_ms >= from_ms)
@@ -134,7 +134,7 @@ def test_the_hnsw_index_is_compared_with_an_exact_one(bundle: Bundle, rings: Int
 
 def test_users_of_one_event_leave_nothing_to_ask(bundle: Bundle, rings: Interactions, tmp_path: Path) -> None:
     """Everybody came once: no window stands before a last event. In the time split they are cold, and asked."""
-    from_ms = splits.split_ms(rings.timelines())
+    from_ms = splits.split_ms(rings.histories())
     once = rings.select(splits.newest(rings))
     trained_on_it = json.dumps({"data_fingerprint": once.fingerprint()})
     (tmp_path / contract.REPORT_FILE).write_text(trained_on_it)
@@ -148,7 +148,7 @@ def test_users_of_one_event_leave_nothing_to_ask(bundle: Bundle, rings: Interact
 
 def test_the_time_split_rolls(bundle: Bundle, rings: Interactions) -> None:
     """Every held-out event is asked from all of its user's earlier ones, held-out ones among them."""
-    from_ms = splits.split_ms(rings.timelines())
+    from_ms = splits.split_ms(rings.histories())
     judged = replace(bundle, manifest=_with_holdout(bundle, Holdout(last_event=False, from_ms=from_ms)))
     report = asked(judged, rings)["time_split"]
     places: list[int | None] = []
@@ -210,7 +210,7 @@ def test_other_data_gets_no_leave_last_out(bundle: Bundle, rings: Interactions) 
 
 def test_unknown_targets_are_misses_and_counted(bundle: Bundle, rings: Interactions) -> None:
     """The last tenth of time is all about one item that no release has seen."""
-    from_ms = splits.split_ms(rings.timelines())
+    from_ms = splits.split_ms(rings.histories())
     late = rings.times_ms >= from_ms
     items = np.where(late, np.int32(len(rings.item_ids)), rings.items)
     data = replace(rings, items=items, item_ids=[*rings.item_ids, "brand new"])

@@ -23,7 +23,7 @@ from engine.releases import bundles as release
 from engine.settings import sections as engine_settings
 from models.cli import train as train_command
 from models.data import dataset as reading
-from models.data.sequences import Histories
+from models.data.histories import Histories
 from models.evaluation import evaluate, report
 from models.network.two_hop import TwoHopEncoder
 from models.settings import EncoderSettings, TrainSettings
@@ -58,7 +58,7 @@ def histories(*lengths: int, seed: int = 0) -> Histories:
     return Histories(
         items=rng.integers(0, ITEMS, events, dtype=np.int32),
         times_ms=60_000 * np.arange(events),
-        actions=np.zeros(events, np.uint8),
+        actions=np.ones(events, np.uint8),
         starts=np.append(0, np.cumsum(lengths)).astype(np.int64),
     )
 
@@ -126,7 +126,7 @@ def test_what_a_user_gives_is_one_part_of_that_users_events(lengths: list[int]) 
         mine = slice(one._first[user], one._first[user + 1])
         assert (one._parts.begins[mine] >= known.starts[user]).all()
         assert (one._parts.ends[mine] < known.starts[user + 1]).all()
-        assert (one._parts.ends[mine] - one._parts.asked[mine]).sum() == max(length - 1, 0)
+        assert (one._parts.ends[mine] - one._parts.target_begins[mine]).sum() == max(length - 1, 0)
 
 
 @pytest.mark.parametrize(("noise", "clip"), [(1.0, 1.0), (3.0, 0.5)])
@@ -225,7 +225,7 @@ def test_the_release_says_epsilon_and_nothing_exact(tiny_interactions: Path, tmp
 
 
 def test_items_in_order_of_ids_are_the_same_items(tiny_interactions: Path) -> None:
-    known = material.prepare(reading.read(tiny_interactions).timelines(), settings())
+    known = material.prepare(reading.read(tiny_interactions).histories(), settings())
     blind = private.blind(known)
     before, after = (np.array(one.ids)[one.histories.items] for one in (known, blind))
     assert (before == after).all()

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from engine.arrays import FIRST_SEARCH
+from engine.catalogue import searches
 from engine.catalogue.actions import Actions
 from engine.errors import DataError, SettingsError
 from engine.eventlog.base import Partition, Records
@@ -16,7 +17,7 @@ from engine.settings.sections import ClickFields, ClickSettings
 from models.data import dataset
 from producers.replay.click_encoder import ClickEncoder, ProducedEvents
 from producers.replay.plan import ReplayPlan, ReplayRate, play
-from producers.replay.readers import read
+from producers.replay.recorded_events import read
 from producers.simulation.recording import record
 from producers.simulation.shoppers import ACTIONS, Simulation, SimulationSettings, shopper_id
 from producers.simulation.simulated_catalogue import MIN_ITEMS
@@ -65,7 +66,7 @@ def test_searches_are_written_and_read_back(tmp_path: Path) -> None:
     (batch,) = record(simulation, tmp_path, 500)
     sent, found = events(simulation, batch), read(tmp_path)
     assert found.words is not None
-    assert [item or None for item in found.items.spelled()] == sent.items
+    assert [None if searches.is_search(item) else item for item in found.items.spelled()] == sent.items
     assert [words or None for words in found.words.spelled()] == sent.words
     played = list[ProducedEvents]()
     play(found, ReplayPlan.of(found.times_ms, ReplayRate(), None), played.append)

@@ -17,16 +17,18 @@ from engine.catalogue.content import Item, features
 from engine.catalogue.ids import Catalogue
 from engine.contract import ContentSizes
 from engine.errors import DataError
+from engine.interactions.layout import Layout, Source
 from engine.releases import bundles as release
 from engine.releases import serving as live
 from engine.releases.bundles import Holdout
 from engine.settings.sections import IndexSettings, Settings
 from models.cli.train import train as train_verb
-from models.data import archive, dataset, sequences, splits
-from models.data import histories as timelines
-from models.data.archive import Layout, Source
+from models.data import dataset, sequences, splits
+from models.data import histories as sorting
 from models.data.dataset import Interactions
-from models.data.sequences import NO_TARGET, Histories
+from models.data.histories import Histories
+from models.data.numbering import NumberedInteractions
+from models.data.sequences import NO_TARGET
 from models.evaluation import queries
 from models.evaluation.queries import EvalData
 from models.network.item_vectors import Content, ItemVectors
@@ -70,17 +72,17 @@ def test_the_column_of_words_can_be_named(tmp_path: Path) -> None:
     folder = written(tmp_path, ["ann,x,10,", "bob,,20,blue", "ann,y,30,"], "user,item,ts,typed")
     found = dataset.read(Source(str(folder), Layout(search="typed")))
     assert found.items.tolist() == [0, RED, 1]
-    with pytest.raises(DataError, match="line 3: column item holds nothing; mend"):
+    with pytest.raises(DataError, match="row 2: column item holds nothing; mend"):
         dataset.read(folder)
 
 
 @pytest.mark.parametrize(
     ("row", "said"),
     [
-        ("bob,,40,search,", "line 3: column item holds nothing; nor has column query the words of a search"),
-        ("bob,,40,search,!?", "line 3: column item holds nothing; nor has column query the words of a search"),
-        ("bob,\x1fblue,40,view,", r"line 3: column item holds an id that begins with '\\x1f', which stands before"),
-        (",,40,search,blue", "line 3: column user holds nothing"),
+        ("bob,,40,search,", "row 2: column item holds nothing; nor has column query the words of a search"),
+        ("bob,,40,search,!?", "row 2: column item holds nothing; nor has column query the words of a search"),
+        ("bob,\x1fblue,40,view,", r"row 2: column item holds an id that begins with '\\x1f', as searches do"),
+        (",,40,search,blue", "row 2: column user holds nothing"),
     ],
 )
 def test_what_is_neither_click_nor_search_ends_with_a_sentence(tmp_path: Path, row: str, said: str) -> None:
@@ -89,25 +91,25 @@ def test_what_is_neither_click_nor_search_ends_with_a_sentence(tmp_path: Path, r
 
 
 def test_the_same_is_learned_from_disk_as_from_memory(read: Interactions, tmp_path: Path) -> None:
-    lines = timelines.sort(archive.open_source(tmp_path), tmp_path / "sorted")
+    lines = sorting.sort(NumberedInteractions(tmp_path), tmp_path / "sorted")
     settings = TrainSettings(holdout="none")
     assert lines.fingerprint() == read.fingerprint()
     made = material.prepare(lines, settings, tmp_path / "material", searches=True)
     material.save(made, tmp_path / "material", None)
-    for found in (material.load(tmp_path / "material"), material.prepare(read.timelines(), settings, searches=True)):
+    for found in (material.load(tmp_path / "material"), material.prepare(read.histories(), settings, searches=True)):
         names = list(settings.clicks.actions)
         assert found.ids == ["x", "y"]
         assert found.counts.tolist() == [2, 1]
         assert found.searches == [searches.id_of("red shoes"), searches.id_of("blue")]
         assert found.search_counts.tolist() == [1, 1]
         assert found.histories.items.tolist() == [0, RED, 1, BLUE, 0]  # the last search led to no click
-        assert [names[code] for code in found.histories.actions] == ["view", "search", "buy", "search", "view"]
+        assert [names[code - 1] for code in found.histories.actions] == ["view", "search", "buy", "search", "view"]
 
 
 def test_the_newest_click_is_left_out_and_the_searches_that_led_to_no_other(read: Interactions) -> None:
     """ann: x, red, [y]; bob: blue, [x, red]."""
     assert np.flatnonzero(splits.held_out(read, Holdout(last_event=True))).tolist() == [2, 4, 5]
-    found = material.prepare(read.timelines(), TrainSettings(holdout="last"), searches=True)
+    found = material.prepare(read.histories(), TrainSettings(holdout="last"), searches=True)
     assert found.histories.items.tolist() == [0]
     assert found.histories.starts.tolist() == [0, 1]
     assert (found.ids, found.searches, found.search_counts.tolist()) == (["x"], [], [])
@@ -116,8 +118,8 @@ def test_the_newest_click_is_left_out_and_the_searches_that_led_to_no_other(read
 @pytest.mark.parametrize("private", [False, True])
 def test_searches_are_learned_from_only_where_they_may_be(read: Interactions, private: bool) -> None:
     settings = TrainSettings(holdout="none", private_epsilon=1.0 if private else None)
-    found = material.prepare(read.timelines(), settings, searches=private)
-    plain = material.prepare(read.without_searches().timelines(), settings)
+    found = material.prepare(read.histories(), settings, searches=private)
+    plain = material.prepare(read.without_searches().histories(), settings)
     assert found.histories.items.tolist() == plain.histories.items.tolist() == [0, 1, 0]
     assert found.searches == []
 

@@ -13,10 +13,10 @@ import numpy as np
 from scipy import sparse
 
 from engine.arrays import Float32, Int32, Int64, Windows
+from models.data.histories import Histories
 from models.evaluation.baselines import matrices
 from models.evaluation.baselines.baseline import listed
 from models.evaluation.baselines.task import Fitted, Option, Task, tuned
-from models.evaluation.event_windows import UserEvents
 
 OPTIONS: Final[tuple[Option, ...]] = tuple(
     {"last_items": last_items, "neighbours": neighbours, "shrinkage": shrinkage}
@@ -38,28 +38,28 @@ def fit(task: Task) -> Fitted:
 class ItemKnn:
     """Sum of the similarities to the items of the window; then what is popular."""
 
-    def __init__(self, task: Task, option: Option, events: UserEvents) -> None:
+    def __init__(self, task: Task, option: Option, events: Histories) -> None:
         """Learn from `events`."""
         self._task, self._last_items = task, int(option["last_items"])
-        self._similarities = _similarities(events, int(option["neighbours"]), option["shrinkage"])
+        self._similarities = _similarities(events, task.item_count, int(option["neighbours"]), option["shrinkage"])
 
     def lists(self, windows: Windows, times_ms: Int64, count: int) -> Int32:
         """See `Baseline.lists`."""
-        held = matrices.of_windows(self._task.liked(windows)[:, -self._last_items :], self._task.events.item_count)
+        held = matrices.of_windows(self._task.liked(windows)[:, -self._last_items :], self._task.item_count)
         held.data[:] = 1.0
         scores: Float32 = (held @ self._similarities).toarray()  # [B, V]
         scores[scores == 0.0] = -np.inf
         return listed(scores, windows, self._task.popularity.ranking(times_ms), count)
 
 
-def _similarities(events: UserEvents, neighbours: int, shrinkage: float) -> sparse.csr_matrix:
+def _similarities(events: Histories, item_count: int, neighbours: int, shrinkage: float) -> sparse.csr_matrix:
     """[V, V] similarity of each item (row) to the candidates (columns) whose nearest items it is one of."""
-    liked = matrices.of_users(events)
+    liked = matrices.of_users(events, item_count)
     liked.data[:] = 1.0
     by_item = liked.T.tocsr()  # [V, U]
     lengths = np.sqrt(np.diff(by_item.indptr)).astype(np.float32)  # [V]
     candidates, nearest, values = [], [], []
-    for begin in range(0, events.item_count, _BLOCK_ITEMS):
+    for begin in range(0, item_count, _BLOCK_ITEMS):
         shared = (by_item[begin : begin + _BLOCK_ITEMS] @ liked).tocoo()  # [block, V] users in common
         rows, columns = begin + shared.row, shared.col
         cosine = shared.data / (lengths[rows] * lengths[columns] + np.float32(shrinkage))
@@ -70,4 +70,4 @@ def _similarities(events: UserEvents, neighbours: int, shrinkage: float) -> spar
         nearest.append(columns[order])
         values.append(cosine[order])
     places = (np.concatenate(nearest), np.concatenate(candidates))
-    return sparse.csr_matrix((np.concatenate(values), places), shape=(events.item_count, events.item_count))
+    return sparse.csr_matrix((np.concatenate(values), places), shape=(item_count, item_count))

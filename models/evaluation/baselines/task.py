@@ -14,10 +14,10 @@ import numpy as np
 
 from engine.arrays import NO_ITEM, Bool, Float32, Int32, Windows
 from engine.errors import DataError
+from models.data.histories import Histories
 from models.evaluation import ranking_metrics
 from models.evaluation.baselines.baseline import Baseline
 from models.evaluation.baselines.most_popular import PopularityBaseline
-from models.evaluation.event_windows import UserEvents
 from models.evaluation.queries import LISTED, EvalData, EvalQueries
 
 VALIDATION_USERS: Final = 1_000
@@ -29,7 +29,7 @@ _TUNING_SHARE: Final = 0.5
 class BaselineValidation:
     """The newest training event of some users, to be asked from what is before it."""
 
-    def __init__(self, events: UserEvents, window_length: int) -> None:
+    def __init__(self, events: Histories, window_length: int) -> None:
         """Choose the users, always the same ones.
 
         Raises:
@@ -45,7 +45,7 @@ class BaselineValidation:
         self.times_ms = events.times_ms[self._places]
         self.users = events.users[self._places]
 
-    def rest(self) -> UserEvents:
+    def rest(self) -> Histories:
         """The training events without those asked for here."""
         mask = np.ones(len(self._events), np.bool_)
         mask[self._places] = False
@@ -65,7 +65,9 @@ class BaselineValidation:
 class Task:
     """What every system gets."""
 
-    events: UserEvents
+    events: Histories
+    item_count: int
+    """V, of the whole data."""
     validation: BaselineValidation
     popularity: PopularityBaseline
     """Fills lists that would be short; knows the times of all questions and of the validation."""
@@ -94,6 +96,7 @@ class Task:
         counted = asked.counted
         return cls(
             events=events,
+            item_count=len(data.item_ids),
             validation=validation,
             popularity=PopularityBaseline(recording.items[counted], data.times_ms[counted], asked_ms, LISTED + length),
             window_length=length,
@@ -116,7 +119,7 @@ class Fitted:
 
 Option = Mapping[str, float]
 """Settings to be tried, by name."""
-Fit = Callable[[Option, UserEvents, float], Baseline]
+Fit = Callable[[Option, Histories, float], Baseline]
 """Fits with an option on events, and returns what it has when the task's clock reaches the limit."""
 
 

@@ -54,7 +54,7 @@ class Comparison:
         """
         self.recording, self.terms = recording, terms
         data = recording.interactions
-        left_out = splits.holdout(data.timelines(), terms.split)
+        left_out = splits.holdout(data.histories(), terms.split)
         learned = recording.wanted & ~splits.held_out(data, left_out)
         everything = _questions(recording, left_out.from_ms)
         self.queries = queries.about_frequent_items(everything, recording, learned, terms.min_item_events)
@@ -117,7 +117,7 @@ class Comparison:
     def _asked(self, system: Baseline) -> tuple[Tally, Int64]:
         """Answers to all questions, and the places [n] of the targets in them, in the order of `users`."""
         data, events = self.recording, self.task.events
-        tally = Tally(np.unique(events.items), np.bincount(events.items, minlength=events.item_count))
+        tally = Tally(np.unique(events.items), np.bincount(events.items, minlength=self.task.item_count))
         asked = []
         for windows, targets in self.queries.ask():
             lists = system.lists(windows, data.interactions.times_ms[targets], LISTED)

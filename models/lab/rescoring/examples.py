@@ -16,13 +16,12 @@ import numpy as np
 import numpy.typing as npt
 
 from engine import contract
-from engine.arrays import NO_ACTION, NO_ITEM, Float32, Int32, Int64, Windows
-from engine.catalogue.actions import Actions
+from engine.arrays import NO_ITEM, Float32, Int32, Int64, Windows
 from engine.errors import DataError, UnfitReleaseError
 from engine.releases.bundles import Bundle
-from engine.settings.sections import ClickSettings
 from models.data.dataset import Interactions
-from models.data.sequences import Histories, Sequences
+from models.data.histories import Histories
+from models.data.sequences import Sequences
 from models.lab.rescoring.top_candidates import CandidateSearch
 from models.settings import RescoreSettings, TrainSettings
 from models.training import training_data, validation
@@ -89,9 +88,9 @@ def prepare(
         DataError: none of its candidates was ever clicked next.
     """
     trained = _training_settings(bundle, interactions)
-    known = training_data.prepare(interactions.timelines(), trained)
+    known = training_data.prepare(interactions.histories(), trained)
     learned, stopping = validation.cut(known.histories, trained)
-    school = ExampleBuilder(asking, known.histories, trained.clicks, settings.events)
+    school = ExampleBuilder(asking, known.histories, settings.events)
     able = np.random.default_rng(settings.seed).permutation(_targets(learned))[: settings.questions]
     training, kept_aside = school.ask(np.sort(able)), school.ask(_targets(stopping.asked))
     training = training.take(np.flatnonzero(training.places >= 0))
@@ -121,22 +120,19 @@ def _training_settings(bundle: Bundle, interactions: Interactions) -> TrainSetti
 
 def _targets(sequences: Sequences) -> Int64:
     """Places in the histories of the events that these sequences ask for."""
-    lengths = sequences.ends - sequences.asked
+    lengths = sequences.ends - sequences.target_begins
     firsts = np.cumsum(lengths) - lengths
     within = np.arange(lengths.sum()) - np.repeat(firsts, lengths)
-    targets: Int64 = np.repeat(sequences.asked, lengths) + within + 1
+    targets: Int64 = np.repeat(sequences.target_begins, lengths) + within + 1
     return targets
 
 
 class ExampleBuilder:
     """A release, asked for events of the histories it was trained on."""
 
-    def __init__(self, asking: CandidateSearch, histories: Histories, clicks: ClickSettings, events: int) -> None:
-        """`clicks`: the settings that number the actions of the histories; `events`: W."""
-        actions = Actions(clicks)
+    def __init__(self, asking: CandidateSearch, histories: Histories, events: int) -> None:
+        """`events`: W."""
         self._asking, self._histories, self._events = asking, histories, events
-        self._codes = np.array([actions.code(name) for name in clicks.actions], np.uint8)
-        self._starts = np.repeat(histories.starts[:-1], histories.lengths())  # [n]
 
     def ask(self, targets: Int64) -> RescoringQueries:
         """Questions for the events at `targets` [Q], without those whose window holds their item already."""
@@ -160,14 +156,9 @@ class ExampleBuilder:
 
     def _windows(self, targets: Int64) -> Windows:
         """The windows [B, L] before the events at `targets` [B]."""
-        places = targets[:, None] + np.arange(-self._asking.live.contract.window_length, 0)
-        real = places >= self._starts[targets, None]
-        places = np.maximum(places, 0)
-        return Windows(
-            items=np.where(real, self._asking.live.numbers[self._histories.items[places]], np.int32(NO_ITEM)),
-            times_ms=np.where(real, self._histories.times_ms[places], 0),
-            actions=np.where(real, self._codes[self._histories.actions[places]], np.uint8(NO_ACTION)),
-        )
+        windows = self._histories.windows(targets, self._asking.live.contract.window_length)
+        numbers = self._asking.live.numbers[windows.items]
+        return replace(windows, items=np.where(windows.items == NO_ITEM, np.int32(NO_ITEM), numbers))
 
     def _newest(self, column: npt.NDArray[_Number]) -> npt.NDArray[_Number]:
         """[B, W] of a column [B, L], zeros before its first event."""

@@ -94,7 +94,7 @@ def tune(  # noqa: PLR0913 - the last three are for those who want them
         )
     ends_s = clock_s() + 60.0 * plan.minutes
     warn_of_unnamed(interactions.action_names, [interactions.actions], plan.base.clicks)
-    material = prepare(interactions.timelines(), plan.base, searches=bool(items))
+    material = prepare(interactions.histories(), plan.base, searches=bool(items))
     data = {
         "data": f"fingerprint {material.fingerprint[:12]}",
         "content": f"fingerprint {item_content.fingerprint(items)[:12]}" if items else "none",
