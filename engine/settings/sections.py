@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from annotated_types import Ge, Gt, Le
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from engine.arrays import MAX_ACTIONS
 
@@ -117,7 +117,6 @@ class ClickSettings(Section):
     require_consent: bool = False
     """Take a click without consent, or with null in its place, for one that is refused. Records of which the consent
     cannot be read then go to the dead letters without their value."""
-    default_action: str = "view"
     actions: Annotated[dict[str, float], Field(min_length=1, max_length=MAX_ACTIONS)] = {
         "view": 1.0,
         "pv": 1.0,
@@ -131,6 +130,7 @@ class ClickSettings(Section):
     }
     """Weight of each action: above 0 it counts that many times in the attention, 0 only marks the item as seen, below 0
     it pushes away. An action not named here counts like `default_action`."""
+    default_action: Annotated[str, Field(validate_default=True)] = "view"
     search_action: str = "search"
     """What a search counts as, whatever its message says."""
     max_future_s: PositiveFloat = 3600.0
@@ -151,6 +151,14 @@ class ClickSettings(Section):
             if len(name.encode()) > MAX_ACTION_BYTES:
                 raise ValueError(f"action {name!r} has {len(name.encode())} bytes, expected {MAX_ACTION_BYTES} at most")
         return actions
+
+    @field_validator("default_action")
+    @classmethod
+    def _has_a_weight(cls, default: str, info: ValidationInfo) -> str:
+        actions = info.data.get("actions", {default: 1.0})  # not there where they were refused themselves
+        if default not in actions:
+            raise ValueError(f"found {default!r}, expected one of clicks.actions: {', '.join(actions)}")
+        return default
 
 
 class ItemFields(Section):

@@ -43,6 +43,7 @@ class MirrorRecommender(Recommender):
 class _NoItems(tuple[()]):
     """An index that is never searched."""
 
+    __slots__ = ()
     fallbacks = 0
 
 
