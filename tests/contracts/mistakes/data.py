@@ -74,6 +74,12 @@ ROWS = [
         r"clicks\.xlsx | ends in none of | \.csv, .*\.parquet | rename or convert it",
     ),
     Row(
+        "a folder of other things",
+        files("readme.txt"),
+        DataError,
+        r"holds no interactions\.csv\.gz | no other CSV file | - | name a folder with such files, or a file",
+    ),
+    Row(
         "two files of which one is meant",
         files("clicks-1.csv", "clicks-2.csv"),
         DataError,
