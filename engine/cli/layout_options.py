@@ -7,7 +7,7 @@ from typing import Any, get_args
 import click
 
 from engine.interactions.layout import Layout
-from engine.interactions.times import TimeUnit
+from engine.interactions.time_column import TimeUnit
 
 _TAB = ("tab", "\\t")
 _BY_SETTINGS = "Default: the one in the settings (clicks.fields), or else"

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
 from engine.errors import DataError, SettingsError
-from engine.interactions.times import TimeUnit
+from engine.interactions.time_column import TimeUnit
 from engine.settings.sections import ClickSettings
 
 Meaning: TypeAlias = Literal["user", "item", "time", "action", "search", "event_id", "consent"]

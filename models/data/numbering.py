@@ -1,6 +1,6 @@
 """Recorded interactions in numbers: every user's, item's, search's and action's id by order of appearance.
 
-What has to fit in memory is each id once (some 150 bytes), and one batch (`engine.interactions.reader`).
+What has to fit in memory is each id once (some 150 bytes), and one batch (`engine.interactions.interaction_reader`).
 """
 
 from collections.abc import Iterator
@@ -14,8 +14,8 @@ from engine.arrays import FIRST_SEARCH, Bool, Int32, Int64, UInt8
 from engine.catalogue.ids import Catalogue
 from engine.errors import DataError
 from engine.interactions.columns import Names
+from engine.interactions.interaction_reader import InteractionBatch, InteractionReader
 from engine.interactions.layout import Meaning, Source
-from engine.interactions.reader import InteractionBatch, InteractionReader
 from engine.settings.sections import ClickSettings
 
 MAX_ACTIONS: Final = 255

@@ -10,8 +10,8 @@ import numpy as np
 
 from engine.arrays import Int64
 from engine.interactions.columns import Names
+from engine.interactions.interaction_reader import InteractionBatch, InteractionReader
 from engine.interactions.layout import Source
-from engine.interactions.reader import InteractionBatch, InteractionReader
 from engine.settings.sections import ClickSettings
 
 

@@ -14,8 +14,8 @@ from pyarrow import parquet
 
 from engine.arrays import NO_ITEM, Bool
 from engine.catalogue import searches
+from engine.interactions.interaction_reader import InteractionReader
 from engine.interactions.layout import Layout, Source
-from engine.interactions.reader import InteractionReader
 from engine.settings.sections import ClickSettings
 from models.data.histories import Histories
 

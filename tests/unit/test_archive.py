@@ -15,7 +15,7 @@ from pyarrow import parquet
 
 from engine.errors import DataError
 from engine.interactions.layout import Layout, Source
-from engine.interactions.times import TimeUnit
+from engine.interactions.time_column import TimeUnit
 from engine.settings.sections import ItemSettings
 from models.data import dataset, histories, item_content
 from models.data.dataset import Interactions

@@ -20,9 +20,9 @@ from engine.arrays import FIRST_SEARCH
 from engine.catalogue import searches
 from engine.errors import DataError, MissingExtraError, SettingsError
 from engine.interactions.columns import Names
+from engine.interactions.interaction_reader import InteractionBatch, InteractionReader
 from engine.interactions.layout import Layout, Source
-from engine.interactions.reader import InteractionBatch, InteractionReader
-from engine.interactions.times import TimeUnit
+from engine.interactions.time_column import TimeUnit
 from engine.settings.sections import ClickFields, ClickSettings
 from models.cli import cold_start, compare, compress, evaluate, rescore, train, tune
 from models.data import dataset

@@ -8,7 +8,7 @@ from pyarrow import parquet
 
 from engine.errors import DataError
 from engine.interactions.layout import Layout, Source
-from engine.interactions.times import TimeUnit
+from engine.interactions.time_column import TimeUnit
 from producers.replay.recorded_events import Recording, read
 
 NOON_MS = 1_577_880_000_000  # 2020-01-01 12:00 UTC

@@ -25,7 +25,7 @@ from engine.interactions.csv_table import CsvTable
 from engine.interactions.files import DataFile, Place
 from engine.interactions.layout import REQUIRED, FileColumns, Meaning, Source, resolve
 from engine.interactions.parquet_table import ParquetTable
-from engine.interactions.times import TimeColumn
+from engine.interactions.time_column import TimeColumn
 from engine.settings.sections import ClickSettings
 
 logger = logging.getLogger(__name__)
@@ -137,18 +137,18 @@ class _OpenFile:
         self.rows = 0
         """Read so far."""
 
-    def parts(self) -> Iterator["_Rows"]:
+    def parts(self) -> Iterator["_FileRows"]:
         """All rows of the file."""
         self.rows, names = 0, self.columns.names
         for arrays in self._table.batches(list(dict.fromkeys(names.values()))):
             columns = {meaning: arrays[name] for meaning, name in names.items()}
             rows = self.rows + np.arange(1, len(columns["user"]) + 1)
             self.rows += len(rows)
-            yield _Rows(columns, rows, names, self._label)
+            yield _FileRows(columns, rows, names, self._label)
 
 
 @dataclass(frozen=True, slots=True)
-class _Rows:
+class _FileRows:
     """n rows of a file."""
 
     columns: dict[Meaning, pa.Array]
@@ -158,7 +158,7 @@ class _Rows:
     """Of the columns, for errors."""
     label: str
 
-    def with_consent(self) -> "_Rows":
+    def with_consent(self) -> "_FileRows":
         """The rows without those whose users do not allow them."""
         if "consent" not in self.columns:
             return self
