@@ -1,4 +1,4 @@
-"""The data path, from windows to lists: features, encoder, index, candidates, ranking. No clock, no file, no broker.
+"""The pipeline from windows to lists: features, encoder, index, candidates, ranking. No clock, no file, no broker.
 
 windows [B, L] -> features -> interests [B, K, D] -> near items [B, K, C] -> candidates [B, P] -> lists [B, N]
 """
@@ -21,21 +21,21 @@ from engine.retrieval.features import Features
 from engine.settings.sections import RecommendationSettings
 
 _POOL: Final = 3
-"""Candidates considered per place of the list where the order of their scores is not yet the order of the list."""
+"""Candidates kept per item of a list, where the order of their scores is not yet the order of the list."""
 _FILL_USERS: Final = 512
 """Users whose lists are filled up at once, which bounds the memory that a batch of new users takes."""
 
 Stage = Callable[[str], AbstractContextManager[object]]
-"""Called with a stage's name; the stage runs inside. For whoever measures time."""
+"""Context of a stage, by its name; the stage runs inside, so that its time can be measured."""
 
 
 @dataclass(frozen=True, slots=True)
 class Recommender:
-    """The parts of the path that stay the same from batch to batch, as long as a release serves."""
+    """Recommends lists by one set of settings and weights, from batch to batch."""
 
     settings: RecommendationSettings
     action_weights: Float32
-    """[256] weight by action code, as the release has learned it or else as it is set (`features.action_weights`)."""
+    """[256] weight by action code, learned by the release or else from the settings (`features.action_weights`)."""
     popularity: Popularity
 
     def recommend(self, windows: Windows, live: LiveRelease, stage: Stage = nullcontext) -> Lists:
@@ -69,24 +69,24 @@ class Recommender:
     def _candidates(
         self, live: LiveRelease, interests: Float32, excluded: Int32, disliked: bool, stage: Stage
     ) -> Candidates:
-        """Search near each interest and merge; users who come out short are searched again, deep enough to fill up."""
-        wanted = self.settings.count
+        """Search near each interest and merge; again, deep enough to fill a list, for users with too few candidates."""
+        count = self.settings.count
         reordered = disliked or self.settings.diversity > 0.0
-        keep = wanted * _POOL if reordered else wanted
+        keep = count * _POOL if reordered else count
         size = len(live.index)
         depth = min(size, self.settings.candidates_per_interest)
         with stage("search"):
-            found = _search(live, interests, depth)
+            nearest = _search(live, interests, depth)
         with stage("merge"):
-            merged = candidates.merge(*found, excluded, keep)
-        short = np.flatnonzero(merged.counts < wanted)
-        # Among this many items near one interest, at least `wanted` are not excluded.
-        enough = min(size, wanted + excluded.shape[1])
+            merged = candidates.merge(*nearest, excluded, keep)
+        short = np.flatnonzero(merged.counts < count)
+        # Of so many items near one interest, at least `count` are not excluded.
+        enough = min(size, count + excluded.shape[1])
         if len(short) and depth < enough:
             with stage("search"):
-                found = _search(live, interests[short], enough)
+                nearest = _search(live, interests[short], enough)
             with stage("merge"):
-                merged.replace(short, candidates.merge(*found, excluded[short], keep))
+                merged.replace(short, candidates.merge(*nearest, excluded[short], keep))
         return merged
 
     def _pushed_away(self, merged: Candidates, rows: Int32, strength: Float32, live: LiveRelease) -> Candidates:
@@ -111,7 +111,7 @@ class Recommender:
         lists.removed["seen"] = merged.seen
 
     def _fill(self, lists: Lists, windows: Windows) -> None:
-        """Give cold users, and places left empty, what is popular and not seen."""
+        """Fill the lists of cold users, and lists that are too short, with popular items that are not seen."""
         users = np.flatnonzero(lists.items[:, -1] == NO_ITEM)
         for start in range(0, len(users), _FILL_USERS):
             self._fill_users(lists, windows, users[start : start + _FILL_USERS])

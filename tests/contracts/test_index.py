@@ -31,16 +31,16 @@ def trained() -> tuple[Float32, Float32]:
     return served.vectors, interests.reshape(-1, interests.shape[2])
 
 
-def recall(found: Int32, expected: Int32) -> float:
-    shared = [len(np.intersect1d(ours, theirs)) for ours, theirs in zip(found, expected, strict=True)]
+def recall(rows: Int32, expected: Int32) -> float:
+    shared = [len(np.intersect1d(of_graph, of_exact)) for of_graph, of_exact in zip(rows, expected, strict=True)]
     return sum(shared) / expected.size
 
 
 def test_hnsw_finds_what_exact_search_finds(trained: tuple[Float32, Float32]) -> None:
     vectors, interests = trained
     expected, _ = ExactIndex(vectors).search(interests, COUNT)
-    found, _ = HnswIndex(vectors, IndexSettings(), threads=1).search(interests, COUNT)
-    assert recall(found, expected) >= 0.98
+    rows, _ = HnswIndex(vectors, IndexSettings(), threads=1).search(interests, COUNT)
+    assert recall(rows, expected) >= 0.98
 
 
 @pytest.mark.parametrize("kind", ["exact", "hnsw"])
@@ -97,7 +97,7 @@ def test_only_queries_that_the_graph_cannot_answer_are_scanned(
     assert index.fallbacks == 2 * scanned
     (record,) = caplog.records  # once, however many queries there were
     assert record.levelname == "WARNING"
-    assert "reaches fewer than the 40 items" in record.getMessage()
+    assert "reaches fewer than 40 items" in record.getMessage()
 
 
 def test_an_index_that_grew_counts_what_its_graph_counts(poor_graph: tuple[HnswIndex, Float32]) -> None:

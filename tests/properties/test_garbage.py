@@ -219,20 +219,20 @@ def test_garbage_is_decoded_or_dead_lettered() -> None:
 def _survives(settings: ClickSettings, mutator: Mutator, count: int) -> Counter[str]:
     """What became of so many messages; fails when one is lost or a batch takes too long."""
     decoder = ClickDecoder(settings, Actions(settings))
-    ours, copy = Process(settings), Process(settings)
+    process, copy = Process(settings), Process(settings)
     reasons = Counter[str]()
     for start in range(0, count, BATCH):
         records = _records([mutator.message() for _ in range(min(BATCH, count - start))])
         began_s = time.thread_time()
         clicks, dead = decoder.decode([records], NOW_MS)
-        changes = ours.user_windows.changes(ours.append(clicks), [])
+        changes = process.user_windows.changes(process.append(clicks), [])
         copy.user_windows.apply(_as_records(changes))
         assert time.thread_time() - began_s < BATCH_LIMIT_S
         _check_nothing_is_lost(records, clicks, dead)
         reasons["decoded"] += len(clicks) + clicks.without_consent
         reasons += Counter(letter.reason for letter in dead)
     assert reasons.total() == count
-    windows = ours.windows()
+    windows = process.windows()
     assert windows == copy.windows()
     for events in windows.values():
         times_ms = [time_ms for _, time_ms, _, _ in events]
@@ -242,8 +242,8 @@ def _survives(settings: ClickSettings, mutator: Mutator, count: int) -> Counter[
 
 
 def _check_nothing_is_lost(records: Records, clicks: Clicks, dead: list[DeadLetter]) -> None:
-    found = [*clicks.origins.tolist(), *(letter.offset for letter in dead)]
-    assert len(set(found)) == len(found) == len(records) - clicks.without_consent
+    offsets = [*clicks.origins.tolist(), *(letter.offset for letter in dead)]
+    assert len(set(offsets)) == len(offsets) == len(records) - clicks.without_consent
     assert all(letter.value == (None if letter.withheld else records.values[letter.offset]) for letter in dead)
     headers = [dict(letter.as_headers()) for letter in dead]
     assert all(each["headrace.reason"] and each["headrace.offset"] for each in headers)

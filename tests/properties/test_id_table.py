@@ -20,26 +20,26 @@ batches = st.lists(st.lists(ids, max_size=30), max_size=5)
 
 def numbers(table: IdTable, items: list[str]) -> list[int]:
     texts = [item.encode() for item in items]
-    found = table.numbers(np.array(list(map(len, texts)), np.int64), b"".join(texts))
-    return [*map(int, found)]
+    item_numbers = table.numbers(np.array(list(map(len, texts)), np.int64), b"".join(texts))
+    return [*map(int, item_numbers)]
 
 
 @given(batches, batches)
-def test_texts_and_numbers_are_the_catalogue_s(asked: list[list[str]], met_elsewhere: list[list[str]]) -> None:
+def test_texts_and_numbers_are_the_catalogue_s(batches: list[list[str]], met_elsewhere: list[list[str]]) -> None:
     catalogue = Catalogue()
     table = IdTable(catalogue)
-    for batch, others in zip(asked, [*met_elsewhere, *[[]] * len(asked)], strict=False):
+    for batch, others in zip(batches, [*met_elsewhere, *[[]] * len(batches)], strict=False):
         catalogue.numbers(others)
-        found = numbers(table, batch)
-        assert found == catalogue.numbers(batch).tolist()
-        assert catalogue.ids(found) == batch
-        lengths, texts = table.take(np.array(found, np.int32))
+        item_numbers = numbers(table, batch)
+        assert item_numbers == catalogue.numbers(batch).tolist()
+        assert catalogue.ids(item_numbers) == batch
+        lengths, texts = table.take(np.array(item_numbers, np.int32))
         assert lengths.tolist() == [len(item.encode()) for item in batch]
         assert texts == "".join(batch).encode()
 
 
 @given(batches)
-def test_ids_that_share_a_hash_stay_apart(asked: list[list[str]]) -> None:
+def test_ids_that_share_a_hash_stay_apart(batches: list[list[str]]) -> None:
     def coarse(_texts: object, _starts: Int64, lengths: Int64) -> UInt64:
         return (lengths % 3).astype(np.uint64)
 
@@ -47,7 +47,7 @@ def test_ids_that_share_a_hash_stay_apart(asked: list[list[str]]) -> None:
         patch.setattr(id_table, "_hashes", coarse)
         catalogue = Catalogue()
         table = IdTable(catalogue)
-        for batch in asked:
+        for batch in batches:
             assert catalogue.ids(numbers(table, batch)) == batch
 
 

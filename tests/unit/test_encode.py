@@ -45,9 +45,9 @@ def test_recommendation_schema_1_golden_bytes() -> None:
 def test_what_is_encoded_decodes() -> None:
     for value in encoded():
         plain: Any = json.loads(value)
-        ours = decode_recommendation(value)
-        assert ours.user == plain["user"]
-        assert [place.item for place in ours.items] == [place["item"] for place in plain["items"]]
+        decoded = decode_recommendation(value)
+        assert decoded.user == plain["user"]
+        assert [place.item for place in decoded.items] == [place["item"] for place in plain["items"]]
 
 
 def test_fields_added_later_do_not_break_this_reader() -> None:
@@ -56,11 +56,11 @@ def test_fields_added_later_do_not_break_this_reader() -> None:
 
 
 def test_a_search_among_the_reasons_golden_bytes() -> None:
-    found = lists()
-    found.reasons[0, 0, 1] = FIRST_SEARCH
+    with_search = lists()
+    with_search.reasons[0, 0, 1] = FIRST_SEARCH
     names = {FIRST_SEARCH: searches.id_of("Red shoes"), 0: "zero", 1: "one", 2: "two"}
     heads = ListHeads(["3-40-m-1", "3-41-m-1"], ["ann", "bob"], [1000, 2000], "m-1", 3000)
-    value = encode_recommendations(found, heads, lambda numbers: [names[number] for number in numbers])[0]
+    value = encode_recommendations(with_search, heads, lambda numbers: [names[number] for number in numbers])[0]
     reasons = b'[[{"item":"zero","share":0.75},{"item":"red shoes","share":0.25,"kind":"search"}],'
     assert (
         value == encoded()[0].split(b'"interests":')[0] + b'"interests":' + reasons + b'[{"item":"one","share":1.0}]]}'
