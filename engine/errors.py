@@ -5,6 +5,8 @@
     ├── DataError              recorded interactions or items cannot be read, or are unfit for the command
     ├── RunFolderError         a training's folder holds another training, one that has ended, or one under way
     ├── MissingExtraError      the command needs an optional dependency that is not installed
+    ├── RequestError           a request for lists is out of range, or its parts do not fit together
+    ├── MessageError           a message cannot be decoded
     ├── ReleaseError           a release bundle cannot be used
     │   ├── DamagedReleaseError    a file is missing, cut short or changed since it was written
     │   └── UnfitReleaseError      the bundle is whole, but does not match the contract or this engine
@@ -37,6 +39,14 @@ class RunFolderError(HeadraceError):
 
 class MissingExtraError(HeadraceError):
     """The command needs an optional dependency that is not installed."""
+
+
+class RequestError(HeadraceError):
+    """A request for lists is out of range, or its parts do not fit together."""
+
+
+class MessageError(HeadraceError):
+    """A message cannot be decoded."""
 
 
 class ReleaseError(HeadraceError):

@@ -18,7 +18,7 @@ class Actions:
         if settings.default_action not in settings.actions:
             raise SettingsError(
                 f"setting 'clicks.default_action': found {settings.default_action!r}, expected one of clicks.actions:"
-                f" {', '.join(settings.actions)}"
+                f" {', '.join(settings.actions)}; name one of these, or give it a weight there"
             )
         self.names = ["", *settings.actions]
         """Names by code; code 0 has none."""

@@ -146,7 +146,8 @@ def _unit(item: Item, size: int) -> Float32:
         )
     if not np.isfinite(vector).all():
         raise DataError(
-            f"item {item.id!r}: its vector has a number that is not finite; mend it, or leave the vector out"
+            f"item {item.id!r}: its vector holds {vector[~np.isfinite(vector)][0]}, which is not finite,"
+            " expected numbers alone; mend it, or leave the vector out"
         )
     length = float(np.linalg.norm(vector))
     return vector / np.float32(length) if length > 0.0 else vector

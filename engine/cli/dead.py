@@ -54,7 +54,7 @@ def show_dead(place: str, config: Path | None) -> None:
     settings = loader.load(config)
     partition, _, offset = place.partition("/")
     if not (partition.isdecimal() and offset.isdecimal()):
-        raise SettingsError(f"found {place!r}, expected partition/offset as `headrace dead list` prints it")
+        raise SettingsError(f"PLACE: found {place!r}, expected partition/offset; `headrace dead list` shows each place")
     letter = dead_letters.find(
         KafkaLog(settings.kafka), Partition(settings.clicks.dead_letter_topic, int(partition)), int(offset)
     )

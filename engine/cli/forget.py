@@ -21,7 +21,7 @@ def forget(user: str, config: Path | None) -> None:
     deletes them when it reads the record, and later clicks begin a new window.
     """
     if not user:
-        raise SettingsError("found an empty user id, expected the id of the user to forget")
+        raise SettingsError("USER: found an empty id, expected the id that the user's clicks have; name it")
     settings = loader.load(config)
     with KafkaLog(settings.kafka).producer() as producer:
         producer.send(Outgoing(settings.clicks.topic, [user.encode()], [None]))

@@ -42,7 +42,10 @@ class Records:
 
 @dataclass(slots=True)
 class Outgoing:
-    """Records to send to one topic, as parallel lists; the log chooses partitions by key, unless they are named."""
+    """Records to send to one topic, as parallel lists; the log chooses partitions by key, unless they are named.
+
+    A record with neither key nor value may come back with an empty value: Kafka's client sends none without both.
+    """
 
     topic: str
     keys: list[bytes | None] = field(default_factory=list)
@@ -64,7 +67,10 @@ class Outgoing:
         columns = (self.keys, self.values, self.timestamps_ms, self.headers, self.partitions)
         lengths = [len(column) for column in columns if column is not None]
         if len(set(lengths)) != 1:
-            raise EventLogError(f"topic {self.topic}: the lists to send have different lengths, {lengths}")
+            raise EventLogError(
+                f"topic {self.topic!r}: columns of different lengths, found {lengths}, expected one length;"
+                " give each record an entry in every column"
+            )
 
 
 @dataclass(frozen=True, slots=True)

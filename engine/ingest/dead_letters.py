@@ -152,7 +152,8 @@ def find(log: EventLog, place: Partition, offset: int) -> Letter:
                     if letter.offset == offset:
                         return letter
         raise EventLogError(
-            f"topic {place.topic!r} has no dead letter at {place.number}/{offset}; see `headrace dead list`"
+            f"topic {place.topic!r} has no dead letter at {place.number}/{offset};"
+            " `headrace dead list` shows those that it has"
         )
 
 
@@ -189,9 +190,9 @@ def _outgoing(topic: str, letters: list[Letter]) -> Outgoing:
 def _origin(letter: Letter) -> Partition:
     if letter.origin is None:
         raise EventLogError(
-            f"the dead letter at {letter.place.number}/{letter.offset} does not name its origin: it has no"
-            f" {HEADER_PREFIX}topic and {HEADER_PREFIX}partition among its headers, so it was not written by a worker;"
-            " choose others with --reason, --since or --until"
+            f"the dead letter at {letter.place.number}/{letter.offset} does not say where it came from: it lacks"
+            f" {HEADER_PREFIX} headers, which every dead letter of `headrace run` has; leave it out with --reason,"
+            " --since or --until"
         )
     return letter.origin
 

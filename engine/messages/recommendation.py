@@ -4,7 +4,10 @@ from typing import Final
 
 import msgspec
 
+from engine.errors import MessageError
+
 RECOMMENDATION_SCHEMA: Final = 1
+_SHOWN_BYTES: Final = 40
 
 
 class ListedItem(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
@@ -60,6 +63,12 @@ def decode_recommendation(value: bytes) -> Recommendation:
     """A list from its message.
 
     Raises:
-        msgspec.DecodeError: the message is no list.
+        MessageError: the message is no list.
     """
-    return _recommendation.decode(value)
+    try:
+        return _recommendation.decode(value)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise MessageError(
+            f"found a message that begins with {value[:_SHOWN_BYTES]!r}, expected a list as on the topic of"
+            f" recommendations: {error}; check which topic it came from"
+        ) from error

@@ -72,11 +72,15 @@ def write(announcement: Announcement, folder: Path) -> Path:
     return path
 
 
+_UNDECODABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""Errors of bytes that are no announcement: wrong fields, no UTF-8, or nested too deeply."""
+
+
 class Feed(Protocol):
     """A source of announcements of one model."""
 
-    def newest(self) -> Announcement | None:
-        """The latest announcement of a live release; None where there is none.
+    def live(self) -> list[Announcement]:
+        """Announcements of the live releases of the model that is followed, newest first.
 
         Raises:
             ReleaseError: the source cannot be read.
@@ -96,24 +100,25 @@ class FolderFeed:
         self._folder = folder
         self._path = folder / f"{model}.json"
 
-    def newest(self) -> Announcement | None:
-        """See `Feed.newest`."""
+    def live(self) -> list[Announcement]:
+        """See `Feed.live`."""
         try:
             raw = self._path.read_bytes()
         except OSError as error:
             if isinstance(error, FileNotFoundError) and self._folder.is_dir():
-                return None
+                return []
             raise ReleaseError(
                 f"setting 'releases.folder': {self._path} cannot be read ({error.strerror}), expected a folder that"
                 " `headrace publish --folder` writes to"
             ) from error
         try:
             announcement = msgspec.json.decode(raw, type=Announcement)
-        except msgspec.DecodeError as error:
+        except _UNDECODABLE as error:
             raise DamagedReleaseError(
-                f"{self._path} is not an announcement: {error}; publish the release again"
+                f"{self._path} is not an announcement: {error}; expected what `headrace publish --folder` writes;"
+                " publish the release again"
             ) from error
-        return announcement if announcement.state == "live" else None
+        return [announcement] if announcement.state == "live" else []
 
     def close(self) -> None:
         """See `Feed.close`."""
@@ -127,14 +132,14 @@ class TopicFeed:
         self._model = model
         self._by_key: dict[bytes, Announcement] = {}
 
-    def newest(self) -> Announcement | None:
-        """See `Feed.newest`."""
+    def live(self) -> list[Announcement]:
+        """See `Feed.live`."""
         while polled := self._reader.poll(0.0, _MAX_POLL_RECORDS):
             for records in polled:
                 for key, value in zip(records.keys, records.values, strict=True):
                     self._apply(key, value)
         live = [announcement for announcement in self._by_key.values() if announcement.state == "live"]
-        return max(live, key=_announced_ms, default=None)
+        return sorted(live, key=_announced_ms, reverse=True)
 
     def close(self) -> None:
         """See `Feed.close`."""
@@ -147,7 +152,7 @@ class TopicFeed:
             return
         try:
             announcement = msgspec.json.decode(value, type=Announcement)
-        except msgspec.DecodeError:
+        except _UNDECODABLE:
             return
         if announcement.model == self._model:
             self._by_key[announcement.key] = announcement
@@ -163,24 +168,24 @@ class _MergedSource:
         self._feed: Feed | None = None
         self._reopen_at_s = 0.0
         self._failure: str | None = None
-        self._newest: Announcement | None = None
+        self._live: list[Announcement] = []
 
-    def newest(self) -> Announcement | None:
-        """The feed's newest announcement; while the feed fails, the newest before the failure.
+    def live(self) -> list[Announcement]:
+        """The feed's announcements; while the feed fails, those before the failure.
 
-        The last known one counts on: without it an older announcement of another feed would be the newest of all,
+        The last known ones count on: without them an older announcement of another feed would be the newest of all,
         and a failure would take a release back.
         """
         if self._feed is None and self._now_s() < self._reopen_at_s:
-            return self._newest
+            return self._live
         try:
             self._feed = self._feed or self._open()
-            self._newest = self._feed.newest()
+            self._live = self._feed.live()
         except (ReleaseError, EventLogError, OSError) as error:
             self._fail(error)
         else:
             self._recover()
-        return self._newest
+        return self._live
 
     def close(self) -> None:
         feed, self._feed = self._feed, None
@@ -216,10 +221,13 @@ class MergedFeed:
     def __init__(self, openers: Mapping[str, Callable[[], Feed]], now_s: Callable[[], float] = time.monotonic) -> None:
         self._sources = [_MergedSource(name, open_feed, now_s) for name, open_feed in openers.items()]
 
-    def newest(self) -> Announcement | None:
-        """The latest announcement of a live release in any feed; never raises for a feed that fails, but logs it."""
-        newest = [announcement for source in self._sources if (announcement := source.newest())]
-        return max(newest, key=_announced_ms, default=None)
+    def live(self) -> list[Announcement]:
+        """Announcements of the live releases in all feeds, newest first; a feed that fails is logged."""
+        return sorted(
+            (announcement for source in self._sources for announcement in source.live()),
+            key=_announced_ms,
+            reverse=True,
+        )
 
     def close(self) -> None:
         """Close every feed.
@@ -240,7 +248,7 @@ class MergedFeed:
 def open_feed(settings: ReleaseSettings, log: EventLog) -> MergedFeed:
     """The announcements that the settings follow: those on the topic and, where one is set, those in the folder.
 
-    Nothing is opened before `MergedFeed.newest` is called.
+    Nothing is opened before `MergedFeed.live` is called.
     """
 
     def open_topic() -> Feed:

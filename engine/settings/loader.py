@@ -24,12 +24,13 @@ class _FromEnvironment(Settings, BaseSettings):  # type: ignore[misc] # both onl
     """The fields to look for in the environment; never instantiated."""
 
 
-def load(path: Path | None, environ: Mapping[str, str] = os.environ) -> Settings:
+def load(path: str | Path | None = None, environ: Mapping[str, str] = os.environ) -> Settings:
     """The settings: the defaults, replaced by the file at `path`, replaced by the environment.
 
     Raises:
         SettingsError: the file cannot be read, a key is unknown (the nearest known one is named) or a value is wrong.
     """
+    path = Path(path) if path else None
     merged = _merge(read_file(path) if path else {}, read_environment(environ))
     try:
         return Settings.model_validate(merged)
@@ -42,9 +43,12 @@ def read_file(path: Path) -> dict[str, Any]:
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
-        raise SettingsError(f"settings file {path} cannot be read: {error.strerror}; check --config") from error
+        raise SettingsError(
+            f"settings file {path} cannot be read: {error.strerror}; name another with --config or {CONFIG_VARIABLE},"
+            " or none: every setting has a default"
+        ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingsError(f"settings file {path} is not valid TOML: {error}") from error
+        raise SettingsError(f"settings file {path} is not valid TOML: {error}; correct it there") from error
     _refuse_unknown(values, Settings, (), str(path))
     return values
 
@@ -65,7 +69,10 @@ def read_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     try:
         return source()
     except PydanticSettingsError as error:
-        raise SettingsError(f"{error}; a table in the environment is written as JSON") from error
+        raise SettingsError(
+            f"environment: {error}; expected a table written as JSON, or a variable for each of its settings,"
+            f" {ENV_PREFIX}SECTION{ENV_SEPARATOR}KEY"
+        ) from error
 
 
 def origins(path: Path | None, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
@@ -131,5 +138,9 @@ def _leaves_of(section: BaseModel, path: tuple[str, ...]) -> Iterator[tuple[str,
 
 def _explain(problem: Mapping[str, Any], path: Path | None) -> str:
     name = ".".join(str(part) for part in problem["loc"])
-    origin = f" (file {path}, or {ENV_PREFIX}{name.upper().replace('.', ENV_SEPARATOR)})" if path else ""
-    return f"setting '{name}': found {problem.get('input')!r}, but {problem['msg'].lower()}{origin}"
+    variable = f"{ENV_PREFIX}{name.upper().replace('.', ENV_SEPARATOR)}"
+    origin = f"file {path}, or {variable}" if path else variable
+    if problem["type"] == "value_error":  # a sentence of ours, from `engine.settings.sections`
+        return f"setting '{name}': {problem['ctx']['error']} ({origin})"
+    expected = problem["msg"].replace("Input should be", "expected").lower()
+    return f"setting '{name}': found {problem.get('input')!r}, {expected} ({origin})"

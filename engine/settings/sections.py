@@ -76,7 +76,7 @@ class KafkaSettings(Section):
             raise ValueError(
                 f"kafka.transaction_timeout_s is {self.transaction_timeout_s:g}, expected more than"
                 f" kafka.commit_timeout_s ({self.commit_timeout_s:g}), or the broker aborts transactions that are being"
-                " committed"
+                " committed; raise the first or lower the second"
             )
         return self
 
@@ -150,10 +150,10 @@ class ClickSettings(Section):
         for name, weight in actions.items():
             if not -MAX_ACTION_WEIGHT <= weight <= MAX_ACTION_WEIGHT:
                 raise ValueError(
-                    f"weight of action {name!r} is {weight}, expected {-MAX_ACTION_WEIGHT} to {MAX_ACTION_WEIGHT}"
+                    f"weight of action {name!r} is {weight}, expected -{MAX_ACTION_WEIGHT:g} to {MAX_ACTION_WEIGHT:g}"
                 )
             if len(name.encode()) > MAX_ACTION_BYTES:
-                raise ValueError(f"name of action {name!r} has more than {MAX_ACTION_BYTES} bytes of UTF-8")
+                raise ValueError(f"action {name!r} has {len(name.encode())} bytes, expected {MAX_ACTION_BYTES} at most")
         return actions
 
 
@@ -261,6 +261,10 @@ class ReleaseSettings(Section):
     """A bundle to serve by until a release is announced."""
     poll_interval_s: PositiveFloat = 1.0
     """Time between two looks for new announcements."""
+    load_timeout_s: PositiveFloat = 120.0
+    """Time limit for loading a release in a child process first, where its graphs run once; a slower one is refused."""
+    load_memory_gib: PositiveFloat = 8.0
+    """Address space of that child process; a release that needs more is refused."""
 
 
 class WorkerSettings(Section):

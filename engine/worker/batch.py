@@ -11,7 +11,6 @@ right: were positions recorded before the windows, a crash would lose clicks; we
 clicks that come again would change nothing and their lists would be lost.
 """
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import compress
@@ -36,6 +35,7 @@ from engine.ranking.popularity import Popularity
 from engine.releases.serving import LiveRelease
 from engine.retrieval import features
 from engine.settings.sections import Settings
+from engine.time_source import TimeSource
 from engine.windows.store import Appended, Events
 from engine.windows.users import UserWindows
 
@@ -71,8 +71,10 @@ class Processor:
         catalogue: Catalogue,
         metrics: Metrics,
         observe: Callable[[BatchReport], None] = lambda _report: None,
+        time: TimeSource | None = None,
     ) -> None:
         self._settings = settings
+        self._time = time or TimeSource()
         self._catalogue = catalogue
         self._metrics = metrics
         self._observe = observe
@@ -142,7 +144,7 @@ class Processor:
             EventLogError: the outputs could not be delivered or the positions not recorded.
         """
         stage = self._metrics.stage
-        now_ms = time.time_ns() // 1_000_000
+        now_ms = self._time.now_ms()
         with stage("decode"):
             clicks, dead = self._decoder.decode(polled, now_ms)
         with stage("windows"):
@@ -154,10 +156,12 @@ class Processor:
         if self._serving is None:
             raise RuntimeError("a batch was polled before any release was live")
         live = self._serving.live
+        fallbacks = live.index.fallbacks
         lists = self._serving.recommender.recommend(windows, live, stage)
+        self._metrics.exact_fallback_queries.inc(live.index.fallbacks - fallbacks)
         newest = _newest_click(events.slots, appended.changed)  # [B] index of each user's last click in the batch
         with stage("messages"):
-            heads = _heads(clicks, polled, newest, windows.times_ms[:, -1], live.name)
+            heads = self._heads(clicks, polled, newest, windows.times_ms[:, -1], live.name)
             sent = self._worth_sending(appended.changed, lists)
             outgoing = self._list_messages(lists, heads, sent, gone)
             changes = self.windows.changes(appended.changed, gone)
@@ -170,7 +174,7 @@ class Processor:
         self._sent.put(appended.changed, lists.items, live.name)
         appends_ms = np.concatenate([records.timestamps_ms for records in polled])[clicks.origins[newest[sent]]]
         self._metrics.unchanged_lists.inc(int((~sent).sum()))
-        self._count(clicks, dead, appended, lists, time.time_ns() // 1_000_000 - appends_ms)
+        self._count(clicks, dead, appended, lists, self._time.now_ms() - appends_ms)
 
     def _forget(self, clicks: Clicks, polled: Sequence[Records]) -> list[tuple[str, int]]:
         """Drop the windows of users who asked for it; returns who has no click since then, each with the partition."""
@@ -191,6 +195,20 @@ class Processor:
             self._metrics.next_click_hits.labels(verdict.release).inc(verdict.hits)
             self._metrics.next_click_popular_hits.labels(verdict.release).inc(verdict.popular_hits)
         self._popularity.add(items, events.times_ms[positive])
+
+    def _heads(
+        self, clicks: Clicks, polled: Sequence[Records], newest: Int64, event_ms: Int64, release: str
+    ) -> ListHeads:
+        """Heads of B lists, each named after its user's newest click [B] in the batch."""
+        places = [(records.partition.number, offset) for records in polled for offset in records.offsets]
+        origins = [places[origin] for origin in clicks.origins[newest].tolist()]
+        return ListHeads(
+            ids=[f"{partition}-{offset}-{release}" for partition, offset in origins],
+            users=[clicks.users[index] for index in newest.tolist()],
+            event_ms=event_ms.tolist(),
+            release=release,
+            computed_ms=self._time.now_ms(),
+        )
 
     def _worth_sending(self, slots: Int32, lists: Lists) -> Bool:
         """[B] whether each list is to be sent."""
@@ -251,16 +269,3 @@ def _newest_click(slots: Int32, changed: Int32) -> Int64:
     of_changed = np.flatnonzero(changed[place] == slots) if len(changed) else np.empty(0, np.int64)
     np.maximum.at(newest, place[of_changed], of_changed)
     return newest
-
-
-def _heads(clicks: Clicks, polled: Sequence[Records], newest: Int64, event_ms: Int64, release: str) -> ListHeads:
-    """Heads of B lists, each named after its user's newest click [B] in the batch."""
-    places = [(records.partition.number, offset) for records in polled for offset in records.offsets]
-    origins = [places[origin] for origin in clicks.origins[newest].tolist()]
-    return ListHeads(
-        ids=[f"{partition}-{offset}-{release}" for partition, offset in origins],
-        users=[clicks.users[index] for index in newest.tolist()],
-        event_ms=event_ms.tolist(),
-        release=release,
-        computed_ms=time.time_ns() // 1_000_000,
-    )

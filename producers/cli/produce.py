@@ -13,8 +13,7 @@ from engine.errors import SettingsError
 from engine.eventlog.base import TopicSpec
 from engine.eventlog.kafka import KafkaLog
 from engine.settings.sections import Settings
-from producers.cli.demo import end_on_sigterm, settings_for
-from producers.cli.options import kafka_option, simulation_option, with_options
+from producers.cli.options import end_on_sigterm, kafka_option, settings_for, simulation_option, with_options
 from producers.cli.progress_bar import bar, spell_time
 from producers.clock import REAL_CLOCK
 from producers.replay.click_encoder import ClickEncoder, ProducedEvents

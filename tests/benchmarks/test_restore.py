@@ -10,7 +10,7 @@ The reader of the changelog is the worker's own thread, as in `headrace run`; th
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +27,7 @@ from engine.windows.restorer import Restorer
 from engine.windows.snapshots import SnapshotHeader, Snapshots
 from engine.windows.users import UserWindows
 from tests.benchmarks.full_windows import LENGTH, fill, name, window
+from tests.conftest import Report
 from tests.integration.conftest import kafka_bootstrap, kafka_log, kafka_settings, topic_names
 
 __all__ = ["kafka_bootstrap", "kafka_log", "kafka_settings", "topic_names"]
@@ -46,7 +47,7 @@ class Restored:
     wall_s: float
     cpu_s: float
 
-    def told(self, source: str) -> str:
+    def sentence(self, source: str) -> str:
         """One line for people."""
         return (
             f"{source:24} {self.users / self.wall_s:9,.0f} users/s  {self.wall_s:6.2f} s"
@@ -88,29 +89,31 @@ class Holder:
         return self.catalogue.ids(packed.items.tolist()), packed.times_ms.tolist()
 
 
-def test_restore_in_process(tmp_path: Path) -> None:
-    _measure(MemoryLog(), _settings("windows", tmp_path), "in-process log")
+def test_restore_in_process(tmp_path: Path, report: Report) -> None:
+    _measure(MemoryLog(), _settings("windows", tmp_path), "in-process log", report)
 
 
 @pytest.mark.kafka
 @pytest.mark.timeout(900)
-def test_restore_from_kafka(kafka_settings: KafkaSettings, topic_names: Callable[[str], str], tmp_path: Path) -> None:
+def test_restore_from_kafka(
+    kafka_settings: KafkaSettings, topic_names: Callable[[str], str], tmp_path: Path, report: Report
+) -> None:
     log = KafkaLog(kafka_settings.model_copy(update={"delivery_timeout_s": 60.0}))
-    _measure(log, _settings(topic_names("windows"), tmp_path), "Kafka")
+    _measure(log, _settings(topic_names("windows"), tmp_path), "Kafka", report)
 
 
-def _measure(log: EventLog, settings: Settings, where: str) -> None:
+def _measure(log: EventLog, settings: Settings, where: str, report: Report) -> None:
     """Write full windows of all users to the changelog, and restore them once from there and once from snapshots."""
     log.ensure_topics([TopicSpec(settings.windows.topic, PARTITIONS, compacted=True)])
     fill(log, settings, USERS, PARTITIONS)
     first, second = Holder(settings, log), Holder(settings, log)
     from_changelog = first.restore()
-    print("\n" + from_changelog.told(f"changelog, {where}"))  # noqa: T201 - shown with pytest -s
     first.save()
     expected = [first.window(user) for user in range(0, USERS, USERS // 100)]
     del first
     from_snapshot = second.restore()
-    print(from_snapshot.told(f"snapshot, {where}"))  # noqa: T201
+    for source, restored in (("changelog", from_changelog), ("snapshot", from_snapshot)):
+        report(restored.sentence(f"{source}, {where}"), {"source": source, "log": where, **asdict(restored)})
     assert [second.window(user) for user in range(0, USERS, USERS // 100)] == expected
     assert expected == [window(user) for user in range(0, USERS, USERS // 100)]
     for restored in (from_changelog, from_snapshot):

@@ -24,6 +24,7 @@ from engine.eventlog.kafka import KafkaLog
 from engine.messages.recommendation import Recommendation
 from engine.settings.loader import load
 from tests.benchmarks.full_windows import LENGTH, fill
+from tests.conftest import Report
 from tests.integration.conftest import kafka_bootstrap, kafka_log, kafka_settings, topic_names
 from tests.integration.site import LIMIT_S, PARTITIONS, START_MS, Site
 
@@ -44,6 +45,7 @@ def test_take_over_of_a_killed_worker(
     tiny_release: Path,
     tmp_path: Path,
     source: str,
+    report: Report,
 ) -> None:
     site = Site(kafka_log, kafka_bootstrap, topic_names, tiny_release, tmp_path)
     site.environ |= {"HEADRACE_WINDOWS__MAX_USERS": str(2 * USERS), "HEADRACE_WINDOWS__LENGTH": str(LENGTH)}
@@ -69,11 +71,12 @@ def test_take_over_of_a_killed_worker(
             first.send_signal(signal.SIGKILL)
             silent_s = _wait_until_all_serve(site)
             restored_s = [float(each) for each in RESTORED.findall(site.log_file.read_text()[told:])]
-    print(  # noqa: T201 - shown with pytest -s
-        f"\n{USERS:,} users, {source}: lists again after {silent_s:.1f} s,"
-        f" the session time-out of 3 s included; restored {len(restored_s)} partitions in {max(restored_s):.2f} s"
-    )
     assert restored_s, "the second worker took nothing over"
+    report(
+        f"{USERS:,} users, {source}: lists again after {silent_s:.1f} s,"
+        f" the session time-out of 3 s included; restored {len(restored_s)} partitions in {max(restored_s):.2f} s",
+        {"users": USERS, "source": source, "silent_s": silent_s, "longest_restore_s": max(restored_s)},
+    )
 
 
 def _wait_until_all_serve(site: Site) -> float:

@@ -274,6 +274,29 @@ def test_a_big_value_passes(log: EventLog, topic_names: Names) -> None:
     assert values_of(read_all(log, lists)) == [big]
 
 
+def test_what_waits_while_its_partition_is_paused_comes_when_it_is_resumed(
+    log: EventLog, topic_names: Names, join: Callable[[str, str], Worker]
+) -> None:
+    topic = topic_names("clicks")
+    log.ensure_topics([TopicSpec(topic, partitions=2)])
+    with log.producer() as producer:
+        producer.send(Outgoing(topic, [*numbers(20)], [*numbers(20)], partitions=[number % 2 for number in range(20)]))
+    session = join(topic, topic_names("group")).session
+    read: dict[Partition, int] = {}
+
+    def step(most: int) -> None:
+        for records in session.poll(0.1, most):
+            read[records.partition] = read.get(records.partition, 0) + len(records)
+
+    until(lambda: bool(read), lambda: step(1))
+    (begun,) = read  # the client may hold the rest of this partition already
+    session.pause([begun])
+    until(lambda: max(read.values()) == 10, lambda: step(100))
+    assert read[begun] == 1
+    session.resume([begun])
+    until(lambda: sum(read.values()) == 20, lambda: step(100))
+
+
 def test_lag_counts_what_is_not_yet_read(log: EventLog, topic_names: Names, join: Callable[[str, str], Worker]) -> None:
     topic = topic_names("clicks")
     log.ensure_topics([TopicSpec(topic)])

@@ -1,4 +1,4 @@
-"""HNSW against its exact twin, on trained vectors and the interests of real windows."""
+"""HNSW compared with exact search, on trained vectors and interests."""
 
 import numpy as np
 import pytest
@@ -31,16 +31,17 @@ def trained() -> tuple[Float32, Float32]:
     return served.vectors, interests.reshape(-1, interests.shape[2])
 
 
-def recall(rows: Int32, expected: Int32) -> float:
-    shared = [len(np.intersect1d(of_graph, of_exact)) for of_graph, of_exact in zip(rows, expected, strict=True)]
-    return sum(shared) / expected.size
+def recall(approximate: Int32, exact: Int32) -> float:
+    """Share of the exact results [Q, C] that are among the approximate ones of the same query."""
+    hits = [len(np.intersect1d(*pair)) for pair in zip(approximate, exact, strict=True)]
+    return sum(hits) / exact.size
 
 
-def test_hnsw_finds_what_exact_search_finds(trained: tuple[Float32, Float32]) -> None:
+def test_the_recall_of_hnsw_is_high(trained: tuple[Float32, Float32]) -> None:
     vectors, interests = trained
-    expected, _ = ExactIndex(vectors).search(interests, COUNT)
-    rows, _ = HnswIndex(vectors, IndexSettings(), threads=1).search(interests, COUNT)
-    assert recall(rows, expected) >= 0.98
+    exact, _ = ExactIndex(vectors).search(interests, COUNT)
+    approximate, _ = HnswIndex(vectors, IndexSettings(), threads=1).search(interests, COUNT)
+    assert recall(approximate, exact) >= 0.98
 
 
 @pytest.mark.parametrize("kind", ["exact", "hnsw"])
@@ -63,7 +64,7 @@ def test_exact_search_is_a_full_sort() -> None:
 
 
 @pytest.mark.parametrize("kind", ["exact", "hnsw"])
-def test_everything_can_be_asked_for(kind: str) -> None:
+def test_a_search_can_return_every_item(kind: str) -> None:
     vectors = np.random.default_rng(1).normal(size=(300, 8)).astype(np.float32)
     index = build(vectors, IndexSettings(kind=kind, m=2, ef_construction=2, ef_search=1), threads=1)  # type: ignore[arg-type]
     rows, _ = index.search(vectors[:5], len(vectors))
@@ -116,7 +117,7 @@ def test_a_sound_graph_needs_no_scan(trained: tuple[Float32, Float32], caplog: p
     assert not caplog.records
 
 
-def test_the_catalogue_decides_between_the_two() -> None:
+def test_the_size_of_the_catalogue_decides_between_the_two() -> None:
     vectors = np.random.default_rng(1).normal(size=(50, 4)).astype(np.float32)
     assert isinstance(build(vectors, IndexSettings(exact_up_to=50), threads=1), ExactIndex)
     assert isinstance(build(vectors, IndexSettings(exact_up_to=49), threads=1), HnswIndex)

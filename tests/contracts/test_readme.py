@@ -1,52 +1,18 @@
-"""What README.md and CONTRIBUTING.md tell people to type and expect is true."""
+"""The README's settings and list are what the engine reads and writes; the architecture page names every module."""
 
 import json
-import re
-import shlex
 import tomllib
 from pathlib import Path
 
-import click
-import pytest
-
-from engine.cli.main import headrace
 from engine.messages.recommendation import decode_recommendation
 from engine.settings import loader
+from tests.contracts.documents import ROOT, blocks
 
-ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text()
-DOCUMENTS = README + (ROOT / "CONTRIBUTING.md").read_text()
-
-
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
-
-
-def commands() -> list[str]:
-    """Every `headrace …` that stands in a shell block, in a table or between backticks."""
-    lines = [line.split("  #")[0] for block in blocks("sh") for line in block.splitlines()]
-    quoted = re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", DOCUMENTS, flags=re.DOTALL))
-    found = [match[1].strip() for text in (*lines, *quoted) if (match := re.search(r"(?:^|&& )(headrace .*)$", text))]
-    assert len(found) > 8
-    return sorted(set(found))
-
-
-@pytest.mark.parametrize("line", commands())
-def test_commands_exist_with_their_options(line: str) -> None:
-    command: click.Command = headrace
-    words = shlex.split(line)[1:]
-    context = click.Context(command)
-    while isinstance(command, click.Group) and words and not words[0].startswith("-"):
-        name = words.pop(0)
-        inner = command.get_command(context, name)
-        assert inner is not None, f"{line!r}: there is no {name!r}"
-        command = inner
-    known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
-    assert {word for word in words if word.startswith("-")} <= known
+README = ROOT / "README.md"
 
 
 def test_settings_in_the_readme_load(tmp_path: Path) -> None:
-    for block in blocks("toml"):
+    for block in blocks(README, "toml"):
         (tmp_path / "headrace.toml").write_text(block)
         loaded = loader.load(tmp_path / "headrace.toml", {})
         assert loader.read_file(tmp_path / "headrace.toml") == tomllib.loads(block)
@@ -54,7 +20,7 @@ def test_settings_in_the_readme_load(tmp_path: Path) -> None:
 
 
 def test_the_list_in_the_readme_is_one() -> None:
-    (block,) = blocks("json")
+    (block,) = blocks(README, "json")
     ours = decode_recommendation(block.encode())
     plain = json.loads(block)
     assert plain.keys() == set(ours.__struct_fields__)
@@ -76,6 +42,6 @@ def test_the_architecture_page_names_every_module_beside_its_package() -> None:
 
 
 def test_ci_runs_the_readmes_test_command() -> None:
-    assert "pip install -e '.[dev]' && pytest" in README
+    assert "pip install -e '.[dev]' && pytest" in README.read_text()
     script = (ROOT / ".ci" / "run").read_text()
     assert "pip install --quiet -e '.[dev]' && pytest" in script

@@ -46,7 +46,7 @@ from tests.integration import equality
 KINDS = ("shoes", "novel", "teapot", "guitar", "lamp", "tent")
 """The first ones are the popular ones."""
 STYLES = ("red", "green", "small", "large", "cheap", "fancy", "old", "modern")
-LISTED = 20
+LIST_LENGTH = 20
 ONE_BY_ONE = WorkerSettings(max_batch_clicks=1)
 START_MS = 1_700_000_000_000
 
@@ -85,7 +85,7 @@ class Site:
     """A log and the worker on it, which comes and goes."""
 
     def __init__(self, bundle: Path, **sections: object) -> None:
-        recommendations = RecommendationSettings(count=LISTED)
+        recommendations = RecommendationSettings(count=LIST_LENGTH)
         self.chosen: Settings = equality.settings(bundle, recommendations=recommendations, **sections)
         self.log = MemoryLog()
         self.log.ensure_topics(equality.topics(self.chosen))
@@ -120,9 +120,9 @@ def test_a_list_follows_the_words_of_a_search(bundle: Path, shop: Path) -> None:
     lists = site.serve(4)
     tents, lamps, popular = (kinds(lists[user]) for user in ("ann", "bob", "eve"))
     assert {place.source for place in lists["eve"].items} == {"popular"}
-    assert popular["tent"] + popular["lamp"] <= LISTED / 5
-    assert tents["tent"] >= 0.8 * LISTED
-    assert lamps["lamp"] >= popular["lamp"] + LISTED / 5
+    assert popular["tent"] + popular["lamp"] <= LIST_LENGTH / 5
+    assert tents["tent"] >= 0.8 * LIST_LENGTH
+    assert lamps["lamp"] >= popular["lamp"] + LIST_LENGTH / 5
     assert lamps["tent"] < tents["tent"]
     assert {place.item for each in lists.values() for place in each.items} <= set(bundles.read(bundle).ids)
     named = {(reason.kind, reason.item) for interest in lists["bob"].interests for reason in interest}
@@ -138,7 +138,7 @@ def test_a_search_after_clicks_turns_the_list_at_once(bundle: Path) -> None:
         site.send("bob", query="teapot")
         lists = site.serve(3)
         assert kinds(lists["ann"])["teapot"] <= 2
-        assert kinds(lists["bob"])["teapot"] >= LISTED / 3
+        assert kinds(lists["bob"])["teapot"] >= LIST_LENGTH / 3
 
 
 def test_a_search_outlives_the_worker_and_is_forgotten_with_its_user(bundle: Path, tmp_path: Path) -> None:

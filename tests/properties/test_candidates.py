@@ -1,5 +1,6 @@
-"""The two sorts of engine/retrieval/candidates.py against the plain way of merging result lists."""
+"""The two sorts of engine/retrieval/candidates.py compared with a plain merge of result lists."""
 
+from typing import TypeVar
 from unittest.mock import patch
 
 import numpy as np
@@ -11,62 +12,59 @@ from engine.arrays import NO_ITEM
 from engine.retrieval import candidates
 
 USERS, INTERESTS, DEPTH, SEEN = 3, 2, 4, 3
-rows = st.integers(-1, 8)
-scores = st.sampled_from([-2.5, -1.0, 0.0, 0.5, 1.0, 3.25])  # few values, far apart: ties happen, rounding does not
+Value = TypeVar("Value")
+any_row = st.integers(-1, 8)
+any_score = st.sampled_from([-2.5, -1.0, 0.0, 0.5, 1.0, 3.25])  # few values, far apart: ties happen, rounding does not
 
 
-@st.composite
-def results(draw: st.DrawFn) -> tuple[list[list[list[int]]], list[list[list[float]]], list[list[int]]]:
-    result_rows = [
-        [draw(st.lists(rows, min_size=DEPTH, max_size=DEPTH)) for _ in range(INTERESTS)] for _ in range(USERS)
-    ]
-    result_scores = [
-        [draw(st.lists(scores, min_size=DEPTH, max_size=DEPTH)) for _ in range(INTERESTS)] for _ in range(USERS)
-    ]
-    seen = [draw(st.lists(rows, min_size=SEEN, max_size=SEEN)) for _ in range(USERS)]
-    return result_rows, result_scores, seen
+def repeated(values: st.SearchStrategy[Value], count: int) -> st.SearchStrategy[list[Value]]:
+    return st.lists(values, min_size=count, max_size=count)
+
+
+def results_of(values: st.SearchStrategy[Value]) -> st.SearchStrategy[list[list[list[Value]]]]:
+    """[USERS, INTERESTS, DEPTH]"""
+    return repeated(repeated(repeated(values, DEPTH), INTERESTS), USERS)
 
 
 def merged_plainly(result_rows: list[list[int]], result_scores: list[list[float]], seen: list[int]) -> dict[int, float]:
-    """Best score of each item that was found and not seen."""
+    """Best score of each item among a user's results that the user has not seen."""
     best: dict[int, float] = {}
-    for of_interest, its_scores in zip(result_rows, result_scores, strict=True):
-        for row, score in zip(of_interest, its_scores, strict=True):
+    for interest_rows, interest_scores in zip(result_rows, result_scores, strict=True):
+        for row, score in zip(interest_rows, interest_scores, strict=True):
             if row != NO_ITEM and row not in seen:
                 best[row] = max(score, best.get(row, -np.inf))
     return best
 
 
-@given(results(), st.integers(1, 10), st.sampled_from([0, candidates.MAX_PLACES]))
-def test_merge_equals_the_plain_way(
-    result: tuple[list[list[list[int]]], list[list[list[float]]], list[list[int]]], keep: int, max_places: int
+@given(
+    results_of(any_row),
+    results_of(any_score),
+    repeated(repeated(any_row, SEEN), USERS),
+    st.integers(1, 10),
+    st.sampled_from([0, candidates.MAX_PLACES]),
+)
+def test_merge_equals_a_plain_merge(
+    rows: list[list[list[int]]], scores: list[list[list[float]]], seen: list[list[int]], keep: int, max_places: int
 ) -> None:
-    result_rows, result_scores, seen = result
     with patch.object(candidates, "MAX_PLACES", max_places):  # 0: by the way that takes any number of results
         merged = candidates.merge(
-            np.array(result_rows, np.int32), np.array(result_scores, np.float32), np.array(seen, np.int32), keep
+            np.array(rows, np.int32), np.array(scores, np.float32), np.array(seen, np.int32), keep
         )
     for user in range(USERS):
-        best = merged_plainly(result_rows[user], result_scores[user], seen[user])
+        best = merged_plainly(rows[user], scores[user], seen[user])
         expected = sorted(best.items(), key=lambda pair: (-pair[1], pair[0]))[:keep]
-        there = merged.rows[user] != NO_ITEM
-        assert (
-            list(zip(merged.rows[user][there].tolist(), merged.scores[user][there].tolist(), strict=True)) == expected
-        )
+        filled = merged.rows[user] != NO_ITEM
+        kept_rows, kept_scores = merged.rows[user][filled].tolist(), merged.scores[user][filled].tolist()
+        assert list(zip(kept_rows, kept_scores, strict=True)) == expected
         assert merged.counts[user] == len(best)
-        assert (merged.scores[user][~there] == -np.inf).all()
-        for row, score, interest in zip(
-            merged.rows[user][there], merged.scores[user][there], merged.interests[user][there], strict=True
-        ):
-            assert (row, score) in list(zip(result_rows[user][interest], result_scores[user][interest], strict=True))
-    kept = sum(len(merged_plainly(result_rows[u], result_scores[u], seen[u])) for u in range(USERS))
-    results_found = int((np.array(result_rows) != NO_ITEM).sum())
-    seen_found = sum(
-        len({row for of_interest in result_rows[u] for row in of_interest} & set(seen[u]) - {NO_ITEM})
-        for u in range(USERS)
-    )
-    assert merged.seen == seen_found
-    assert kept + merged.duplicates + merged.seen == results_found
+        assert (merged.scores[user][~filled] == -np.inf).all()
+        for row, score, interest in zip(kept_rows, kept_scores, merged.interests[user][filled].tolist(), strict=True):
+            assert (row, score) in list(zip(rows[user][interest], scores[user][interest], strict=True))
+    kept = sum(len(merged_plainly(rows[user], scores[user], seen[user])) for user in range(USERS))
+    result_count = int((np.array(rows) != NO_ITEM).sum())
+    seen_count = sum(len({*np.ravel(rows[user]).tolist()} & set(seen[user]) - {NO_ITEM}) for user in range(USERS))
+    assert merged.seen == seen_count
+    assert kept + merged.duplicates + merged.seen == result_count
 
 
 def test_scores_close_together_keep_their_order() -> None:

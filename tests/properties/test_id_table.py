@@ -1,4 +1,4 @@
-"""The table of item ids against the catalogue itself, which asks a dictionary about one id at a time."""
+"""The table of item ids compared with the catalogue, which looks up one id at a time in a dictionary."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ ids = (
     | st.integers(0, 200).map("item-{:09d}".format)
     | st.integers(0, 200).map("words {}".format).map(searches.id_of)
 )
-batches = st.lists(st.lists(ids, max_size=30), max_size=5)
+id_batches = st.lists(st.lists(ids, max_size=30), max_size=5)
 
 
 def numbers(table: IdTable, items: list[str]) -> list[int]:
@@ -24,11 +24,12 @@ def numbers(table: IdTable, items: list[str]) -> list[int]:
     return [*map(int, item_numbers)]
 
 
-@given(batches, batches)
-def test_texts_and_numbers_are_the_catalogue_s(batches: list[list[str]], met_elsewhere: list[list[str]]) -> None:
+@given(id_batches, id_batches)
+def test_texts_and_numbers_are_those_of_the_catalogue(batches: list[list[str]], other_ids: list[list[str]]) -> None:
+    """The catalogue also gets ids that the table does not look up, before each batch."""
     catalogue = Catalogue()
     table = IdTable(catalogue)
-    for batch, others in zip(batches, [*met_elsewhere, *[[]] * len(batches)], strict=False):
+    for batch, others in zip(batches, [*other_ids, *[[]] * len(batches)], strict=False):
         catalogue.numbers(others)
         item_numbers = numbers(table, batch)
         assert item_numbers == catalogue.numbers(batch).tolist()
@@ -38,8 +39,8 @@ def test_texts_and_numbers_are_the_catalogue_s(batches: list[list[str]], met_els
         assert texts == "".join(batch).encode()
 
 
-@given(batches)
-def test_ids_that_share_a_hash_stay_apart(batches: list[list[str]]) -> None:
+@given(id_batches)
+def test_ids_with_the_same_hash_have_different_numbers(batches: list[list[str]]) -> None:
     def coarse(_texts: object, _starts: Int64, lengths: Int64) -> UInt64:
         return (lengths % 3).astype(np.uint64)
 
@@ -60,7 +61,7 @@ def test_many_ids_in_a_growing_table() -> None:
     assert len(catalogue) == 21_000
 
 
-def test_an_id_that_is_no_text_is_refused() -> None:
+def test_an_id_that_is_not_utf_8_is_refused() -> None:
     table = IdTable(Catalogue())
     with pytest.raises(UnicodeDecodeError):
         table.numbers(np.array([1]), b"\xff")

@@ -1,4 +1,4 @@
-"""Lists out: the bytes that others read, and back again."""
+"""Messages of lists: golden bytes, and decoding."""
 
 import json
 from typing import Any
@@ -42,15 +42,15 @@ def test_recommendation_schema_1_golden_bytes() -> None:
     ]
 
 
-def test_what_is_encoded_decodes() -> None:
+def test_an_encoded_list_decodes() -> None:
     for value in encoded():
-        plain: Any = json.loads(value)
-        decoded = decode_recommendation(value)
-        assert decoded.user == plain["user"]
-        assert [place.item for place in decoded.items] == [place["item"] for place in plain["items"]]
+        fields: Any = json.loads(value)
+        recommendation = decode_recommendation(value)
+        assert recommendation.user == fields["user"]
+        assert [listed.item for listed in recommendation.items] == [listed["item"] for listed in fields["items"]]
 
 
-def test_fields_added_later_do_not_break_this_reader() -> None:
+def test_unknown_fields_are_ignored() -> None:
     value = json.loads(encoded()[0]) | {"experiment": "b"}
     assert decode_recommendation(json.dumps(value).encode()).user == "ann"
 

@@ -92,8 +92,8 @@ def test_material_is_saved_and_loaded(tiny_interactions: Path, tmp_path: Path) -
     lines = dataset.read(tiny_interactions).timelines()
     made = training_data.prepare(lines, TrainSettings(), tmp_path)
     training_data.save(made, tmp_path, ["files"])
-    assert training_data.saved_for(tmp_path, ["files"])
-    assert not training_data.saved_for(tmp_path, ["other files"])
+    assert training_data.is_saved_for(tmp_path, ["files"])
+    assert not training_data.is_saved_for(tmp_path, ["other files"])
     loaded, in_memory = training_data.load(tmp_path), training_data.prepare(lines, TrainSettings())
     for name in ("items", "times_ms", "actions", "starts"):
         np.testing.assert_array_equal(getattr(loaded.histories, name), getattr(in_memory.histories, name))

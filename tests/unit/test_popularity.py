@@ -1,4 +1,4 @@
-"""Popularity of seven days: a sliding window of whole days over event time."""
+"""Popularity over seven days: a sliding window of whole days of event time."""
 
 import numpy as np
 from hypothesis import given
@@ -47,22 +47,22 @@ def test_seed_serves_until_seven_days_of_the_stream_have_passed() -> None:
     assert popularity.top(5).tolist() == [1, 2]
 
 
-def test_nothing_known_recommends_nothing() -> None:
+def test_without_events_nothing_is_popular() -> None:
     assert Popularity().top(5).tolist() == []
 
 
-@given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 40)), max_size=40))  # few: ranked anew every time
+@given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 40)), max_size=40))  # few: each batch ranks again
 def test_equals_counting_from_scratch(events: list[tuple[int, int]]) -> None:
     popularity = Popularity()
     newest = -1
-    counted: list[tuple[int, int]] = []
+    window: list[tuple[int, int]] = []
     for item, day in events:
         add(popularity, [item], day)
         newest = max(newest, day)
-        # An event that is too old when it comes never counts; one that counted leaves with its day.
-        counted = [(i, d) for i, d in [*counted, (item, day)] if d > newest - DAYS]
-        tally = np.bincount([i for i, _ in counted], minlength=7)
-        expected = [item for item in np.argsort(-tally, kind="stable").tolist() if tally[item]]
+        # An event that arrives too old never counts; one that counted leaves with its day.
+        window = [(i, d) for i, d in [*window, (item, day)] if d > newest - DAYS]
+        counts = np.bincount([i for i, _ in window], minlength=7)
+        expected = [item for item in np.argsort(-counts, kind="stable").tolist() if counts[item]]
         assert popularity.top(99).tolist() == expected
 
 

@@ -153,11 +153,11 @@ def test_a_few_places_are_enough_for_any_number_of_searches(bundle: Bundle, batc
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tables, "SEARCHES", 4)
         narrow = Served(bundle)
-        rows = len(narrow.live._shelf.tables["keys1"])
+        rows = len(narrow.live._tables.tables["keys1"])
         for number, kinds in enumerate(batches):
             user = [f"{kind} {number % 3}" for kind in kinds]
             np.testing.assert_allclose(narrow.interests(user), roomy.interests(user), atol=1e-5)
-        assert len(narrow.live._shelf.tables["keys1"]) == rows == int(1.25 * len(ITEMS)) + 4
+        assert len(narrow.live._tables.tables["keys1"]) == rows == int(1.25 * len(ITEMS)) + 4
 
 
 def test_more_searches_in_one_batch_than_there_are_places_leave_out_the_oldest(bundle: Bundle) -> None:

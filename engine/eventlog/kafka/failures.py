@@ -16,7 +16,10 @@ def translated(activity: str) -> Iterator[None]:
     try:
         yield
     except (KafkaError, RuntimeError) as error:  # the second comes from a network thread that is closed or broken
-        raise EventLogError(f"Kafka: {activity} failed: {describe(error)}") from error
+        raise EventLogError(
+            f"Kafka: {activity} failed: {describe(error)}; if it fails again, look at the broker's log and this"
+            " client's rights"
+        ) from error
 
 
 def describe(error: Exception) -> str:

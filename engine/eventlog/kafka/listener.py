@@ -9,10 +9,9 @@ from kafka import AsyncConsumerRebalanceListener
 from kafka.future import Future
 
 from engine.eventlog.base import Partition, Rebalance
+from engine.eventlog.commit_steps import Holder
 
 _LOOKUP_INTERVAL_S: Final = 0.1
-_OTHER_MEMBER: Final = ""
-"""In the place of a member's id: the partitions were given to two members in turn."""
 
 
 class Listener(AsyncConsumerRebalanceListener):  # type: ignore[misc]
@@ -29,15 +28,13 @@ class Listener(AsyncConsumerRebalanceListener):  # type: ignore[misc]
         """Error of a callback; `poll` raises it again."""
         self.muted = False
         """No callback is called any more."""
-        self.holder: str | None = None
-        """Id of the member to which the partitions held now were assigned."""
+        self.holder = Holder()
         self.removed: set[Partition] = set()
         """Partitions revoked or lost since the session last cleared the set."""
 
     async def on_partitions_assigned(self, assigned: Sequence[Any]) -> None:
         """Partitions that this member holds from now on."""
-        member_id = self._consumer.group_metadata().member_id
-        self.holder = member_id if self.holder in {None, member_id} else _OTHER_MEMBER
+        self.holder.assigned(self._consumer.group_metadata().member_id)
         await self._call(self._rebalance.assigned, assigned)
 
     async def on_partitions_revoked(self, revoked: Sequence[Any]) -> None:
@@ -47,7 +44,7 @@ class Listener(AsyncConsumerRebalanceListener):  # type: ignore[misc]
 
     async def on_partitions_lost(self, lost: Sequence[Any]) -> None:
         """Partitions that other members hold already."""
-        self.holder = None
+        self.holder.nothing_held()
         self._note_removed(lost)
         await self._call(self._rebalance.lost, lost)
 

@@ -83,7 +83,7 @@ class KafkaLog:
         described = self._admin(lambda admin: admin.describe_topics([topic]))[0]
         if described["error_code"]:
             error = for_code(described["error_code"]).__name__
-            raise EventLogError(f"topic {topic!r} cannot be described ({error}); create it first")
+            raise EventLogError(f"topic {topic!r}: {error}; create it first, or check this client's rights")
         return str(described["topic_id"])
 
     def end_abandoned(self, partitions: Sequence[Partition]) -> None:

@@ -48,8 +48,8 @@ def connection_options(settings: KafkaSettings) -> dict[str, Any]:
         for name in ("sasl_mechanism", "sasl_username", "sasl_password"):
             if not getattr(settings, name):
                 raise SettingsError(
-                    f"setting 'kafka.{name}' is not set, expected a value as kafka.security_protocol is"
-                    f" {settings.security_protocol}; set it, or change the protocol"
+                    f"setting 'kafka.{name}' is not set, but kafka.security_protocol is {settings.security_protocol!r}:"
+                    " set it, or choose a protocol without SASL"
                 )
         options["sasl_mechanism"] = settings.sasl_mechanism
         options["sasl_plain_username"] = settings.sasl_username
@@ -63,7 +63,8 @@ def _servers(settings: KafkaSettings) -> list[str]:
         host, _, port = server.rpartition(":")
         if not (host and port.isdigit()):
             raise SettingsError(
-                f"setting 'kafka.bootstrap_servers': found {server!r}, expected host:port, or several with commas"
+                f"setting 'kafka.bootstrap_servers': found {server!r}, expected host:port, or several with commas,"
+                " for example 127.0.0.1:9092"
             )
     return servers
 
@@ -73,8 +74,8 @@ def _ssl_context(settings: KafkaSettings) -> ssl.SSLContext:
         context = ssl.create_default_context(cafile=settings.ssl_ca_file)
     except OSError as error:  # a missing file, or one without certificates (ssl.SSLError is an OSError)
         raise SettingsError(
-            f"setting 'kafka.ssl_ca_file': found {str(settings.ssl_ca_file)!r}, which cannot be used ({error});"
-            " expected a file of certificates in PEM form"
+            f"setting 'kafka.ssl_ca_file': found {str(settings.ssl_ca_file)!r}, which cannot be used ({error}),"
+            " expected certificates in PEM form; name the file of the authority that signed the broker's"
         ) from error
     context.sslsocket_class = TlsSocket
     return context

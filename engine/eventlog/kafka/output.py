@@ -13,6 +13,7 @@ from engine.errors import DeliveryError, EventLogError
 from engine.eventlog.base import Outgoing, Partition
 from engine.eventlog.kafka.client import Client
 from engine.eventlog.kafka.failures import describe, translated
+from engine.eventlog.kafka.options import MAX_RECORD_BYTES
 
 _MAX_IN_FLIGHT: Final = 10_000
 """Records in flight of a producer beyond which `send` waits for the oldest, which bounds its memory."""
@@ -43,7 +44,10 @@ class Output:
                 payload = b"" if value is None and key is None else value
                 in_flight(send(topic, payload, key, header, partition, timestamp))
         except (KafkaError, TypeError, ValueError) as error:
-            raise DeliveryError(f"topic {topic!r}: record not accepted for sending: {describe(error)}") from error
+            raise DeliveryError(
+                f"topic {topic!r}: record not accepted for sending: {describe(error)}; expected at most"
+                f" {MAX_RECORD_BYTES} bytes, and an answer within {self._time_limit_s:g} s; check topic and broker"
+            ) from error
 
     def flush(self) -> dict[Partition, int]:
         """Wait until all records that were sent are accepted.
@@ -89,7 +93,8 @@ class Output:
             self._in_flight.clear()
             topic, partition = future._produce_future.topic_partition  # noqa: SLF001 - the error has not always both
             raise DeliveryError(
-                f"topic {topic!r} partition {partition}: {describe(error)}; {failed} records were not accepted"
+                f"topic {topic!r} partition {partition}: {describe(error)}; {failed} records were not accepted within"
+                f" {self._time_limit_s:g} s; check the topic (max.message.bytes, min.insync.replicas) and the broker"
             ) from error
 
 
@@ -162,8 +167,8 @@ class Transactions(Output):
         self._producer._sender.wakeup()  # noqa: SLF001 - as the client's own methods do
         if not result.wait(max(deadline_s - time.monotonic(), 0.0) * 1000):
             raise EventLogError(
-                f"Kafka: a commit took longer than {self._time_limit_s:g} s (kafka.commit_timeout_s); going on from the"
-                " last commit"
+                f"Kafka: a commit took longer than kafka.commit_timeout_s = {self._time_limit_s:g} s; going on from the"
+                " last commit. Raise it if this comes again"
             )
 
 

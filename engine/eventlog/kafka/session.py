@@ -10,6 +10,7 @@ from kafka import OffsetAndMetadata, TopicPartition
 from kafka.errors import KafkaError
 
 from engine.errors import EventLogError
+from engine.eventlog import commit_steps
 from engine.eventlog.base import Outgoing, Partition, Records
 from engine.eventlog.kafka.commit_throttle import CommitThrottle
 from engine.eventlog.kafka.failures import translated
@@ -41,7 +42,7 @@ class KafkaSession(ABC):
         self._failed = False
 
     @abstractmethod
-    def _deliver(self, offsets: Mapping[Any, Any], state: Sequence[Outgoing]) -> dict[Partition, int]:
+    def _deliver(self, positions: Mapping[Partition, int], state: Sequence[Outgoing]) -> dict[Partition, int]:
         """Commit; returns the offset after the last record sent to each partition, at least for those of `state`."""
 
     def poll(self, timeout_s: float, max_records: int) -> list[Records]:
@@ -82,12 +83,11 @@ class KafkaSession(ABC):
             DeliveryError: an output was refused or not delivered in time; no position was recorded.
             EventLogError: the positions were not recorded: the same inputs are read again.
         """
-        offsets = {TopicPartition(*p): OffsetAndMetadata(offset, "", -1) for p, offset in positions.items()}
         topics = {outgoing.topic for outgoing in state}
         if self._failed:
             raise EventLogError("Kafka: a commit of this session failed before; go on with a new session")
         self._failed = True
-        ends = self._deliver(offsets, state)
+        ends = self._deliver(positions, state)
         self._failed = False
         return {partition: end for partition, end in ends.items() if partition.topic in topics}
 
@@ -125,58 +125,68 @@ class KafkaSession(ABC):
                 self._consumer.close(autocommit=False, timeout_ms=_LEAVE_LIMIT_S * 1000)
             self._consumer._client.close()  # noqa: SLF001 - it stays open where the line above fails
 
+    def flush(self) -> dict[Partition, int]:
+        """Wait until everything sent was accepted (see `engine.eventlog.commit_steps.CommitSteps`)."""
+        return self._output.flush()
+
+    def check_membership(self) -> None:
+        """Look whether this is the member that its partitions were given to.
+
+        Raises:
+            EventLogError: it was expelled.
+        """
+        self._membership()
+
     @contextlib.contextmanager
-    def _throttled(self) -> Iterator[None]:
+    def measured(self) -> Iterator[None]:
         """Measure the CPU time of a commit, of all threads, for the throttle."""
         before_s = time.process_time()
         yield
         self._throttle.committed(time.process_time() - before_s, time.monotonic())
 
     def _poll(self, timeout_s: float, max_records: int) -> list[Records]:
+        _make_way_for_resumed(self._consumer._fetcher)  # noqa: SLF001 - there is no public way to it
         with translated("reading"):
             polled = self._consumer.poll(timeout_ms=int(timeout_s * 1000), max_records=max_records)
         keep_pending_join(self._consumer._coordinator)  # noqa: SLF001 - there is no public way to it
         if self._listener.failure:
             raise self._listener.failure
         if self._consumer.assignment():
-            self._membership()
+            self.check_membership()
         else:
-            self._listener.holder = None
+            self._listener.holder.nothing_held()
         return to_records(polled)
 
     def _membership(self) -> Any:
-        """The group's metadata, if this is still the member to which the partitions were assigned.
-
-        The library does not always report that they were lost: expelled while it is about to join again in any case, it
-        joins as a new member and goes on with the partitions and positions of the old one. The broker cannot know, and
-        would accept the commits of such a member; it would even accept positions of one without a generation.
-
-        Raises:
-            EventLogError: the member was expelled.
-        """
+        """The group's metadata, if this is still the member to which the partitions were assigned."""
         membership = self._consumer.group_metadata()
-        if membership.generation_id < 0 or membership.member_id != self._listener.holder:
-            raise EventLogError("Kafka: this worker was expelled from its group; going on from the last commit")
+        self._listener.holder.check(membership.member_id, membership.generation_id)
         return membership
 
 
-class AtLeastOnceSession(KafkaSession):
-    """Delivers outputs, then state, then positions: a crash in between repeats outputs and loses none."""
+def _make_way_for_resumed(fetcher: Any) -> None:
+    """Let records that were parked while their partition was paused be read again.
 
-    def _deliver(self, offsets: Mapping[Any, Any], state: Sequence[Outgoing]) -> dict[Partition, int]:
-        # 1. The outputs. With the positions recorded first, a crash in between would lose them.
-        self._output.flush()
-        # 2. The state. With the state delivered first, the same inputs would change nothing when they are read again,
-        #    and so get no output.
-        for outgoing in state:
-            self.send(outgoing)
-        ends = self._output.flush()
-        # 3. The positions: from here on these inputs are not read again.
-        if offsets:
-            self._membership()
-            with self._throttled(), translated("recording positions"):
-                self._consumer.commit(offsets, timeout_ms=self._time_limit_s * 1000)
-        return ends
+    The library puts them back only where no other records are next in line, and takes records that are read to their
+    end for such: the resumed partition, which is not fetched while records of it are parked, would never give any.
+    """
+    if not fetcher._next_partition_records:  # noqa: SLF001 - there is no public way to it
+        fetcher._next_partition_records = None  # noqa: SLF001
+
+
+class AtLeastOnceSession(KafkaSession):
+    """Delivers outputs, then state, then positions (`engine.eventlog.commit_steps.at_least_once`)."""
+
+    def _deliver(self, positions: Mapping[Partition, int], state: Sequence[Outgoing]) -> dict[Partition, int]:
+        return commit_steps.at_least_once(self, positions, state)
+
+    def record_positions(self, positions: Mapping[Partition, int]) -> None:
+        """Record the next offsets to read."""
+        with translated("recording positions"):
+            self._consumer.commit(_offsets(positions), timeout_ms=self._time_limit_s * 1000)
+
+    def complete(self) -> None:
+        """Nothing to do: accepted records are visible."""
 
 
 class ExactlyOnceSession(KafkaSession):
@@ -200,22 +210,25 @@ class ExactlyOnceSession(KafkaSession):
         super().__init__(consumer, listener, transactions, settings)
         self._transactions = transactions
         self._released = released
+        self._deadline_s = 0.0
 
-    def _deliver(self, offsets: Mapping[Any, Any], state: Sequence[Outgoing]) -> dict[Partition, int]:
-        deadline_s = time.monotonic() + self._time_limit_s
-        # 1. Every record: the client would commit a transaction without the records that it dropped.
-        for outgoing in state:
-            self.send(outgoing)
-        ends = self._output.flush()
-        with self._throttled():
-            # 2. The positions, with the membership under which they were read.
-            if offsets:
-                self._transactions.add_positions(offsets, self._membership(), deadline_s)
-            # 3. From here on all of it is visible, and these inputs are not read again.
-            self._transactions.commit(deadline_s)
-        return ends
+    def _deliver(self, positions: Mapping[Partition, int], state: Sequence[Outgoing]) -> dict[Partition, int]:
+        self._deadline_s = time.monotonic() + self._time_limit_s
+        return commit_steps.exactly_once(self, positions, state)
+
+    def record_positions(self, positions: Mapping[Partition, int]) -> None:
+        """Make the next offsets to read a part of the transaction, with the membership under which they were read."""
+        self._transactions.add_positions(_offsets(positions), self._membership(), self._deadline_s)
+
+    def complete(self) -> None:
+        """Make the transaction visible."""
+        self._transactions.commit(self._deadline_s)
 
     def close(self) -> None:
         """End an open transaction, leave the group and free every thread and socket, calling no callback."""
         super().close()
         self._released()
+
+
+def _offsets(positions: Mapping[Partition, int]) -> dict[Any, Any]:
+    return {TopicPartition(*partition): OffsetAndMetadata(offset, "", -1) for partition, offset in positions.items()}

@@ -56,9 +56,15 @@ class StallDetector:
         stalled = [p for p in reading if (consumer.position(p, 0) or 0) < self._ends.get(p, 0)]
         if stalled:
             names = ", ".join(f"{p.topic}/{p.partition}" for p in stalled)
-            raise EventLogError(f"Kafka: waited for records of {names} in vain for {limit_s:g} s")
+            raise EventLogError(
+                f"Kafka: waited for records of {names} in vain for {limit_s:g} s (kafka.stall_timeout_s);"
+                " going on with a new client"
+            )
         outside = not consumer.assignment() and consumer.group_metadata().state != MemberState.STABLE
         if outside and self._outside:
-            raise EventLogError(f"Kafka: waited for a place in the group in vain for {limit_s:g} s")
+            raise EventLogError(
+                f"Kafka: waited for a place in the group in vain for {limit_s:g} s (kafka.stall_timeout_s);"
+                " going on with a new client"
+            )
         self._outside = outside
         self._ends = consumer.end_offsets(list(reading), limit_s * 1000) if reading else {}

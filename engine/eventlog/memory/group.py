@@ -7,7 +7,7 @@ from engine.eventlog.base import Partition
 
 
 @dataclass(slots=True)
-class Group:
+class ConsumerGroup:
     """The members that share topics, and the positions they committed; used under the log's lock.
 
     `targets` says who should hold a partition, `holders` who does. A member drops what it should not hold, then takes

@@ -13,18 +13,17 @@ its positions at `commit`, all at once, as in a transaction. Compacted topics ke
 from collections.abc import Callable, Mapping, Sequence
 
 from engine.eventlog.base import Partition, Rebalance, TopicSpec
-from engine.eventlog.memory.group import Group
+from engine.eventlog.memory.group import ConsumerGroup
 from engine.eventlog.memory.reader import MemoryProducer, MemoryReader
 from engine.eventlog.memory.session import MemorySession
-from engine.eventlog.memory.topics import Topics, wall_clock_ms
+from engine.eventlog.memory.topics import Topics
+from engine.time_source import wall_ms
 
 
 class MemoryLog:
     """Topics in this process, safe to use from many threads (see `engine.eventlog.base.EventLog`)."""
 
-    def __init__(
-        self, retain_records: Mapping[str, int] | None = None, now_ms: Callable[[], int] = wall_clock_ms
-    ) -> None:
+    def __init__(self, retain_records: Mapping[str, int] | None = None, now_ms: Callable[[], int] = wall_ms) -> None:
         """Make an empty log.
 
         Args:
@@ -33,7 +32,7 @@ class MemoryLog:
             now_ms: the clock that stamps records, Unix milliseconds.
         """
         self._topics = Topics(retain_records or {}, now_ms)
-        self._groups: dict[str, Group] = {}
+        self._groups: dict[str, ConsumerGroup] = {}
 
     def ensure_topics(self, specs: Sequence[TopicSpec]) -> None:
         """Create those that are missing; existing topics are left as they are."""
@@ -56,7 +55,7 @@ class MemoryLog:
     def session(self, topics: Sequence[str], group: str, rebalance: Rebalance) -> MemorySession:
         """A new member of `group`; its partitions arrive at its first `poll`."""
         with self._topics.changed:
-            members = self._groups.setdefault(group, Group())
+            members = self._groups.setdefault(group, ConsumerGroup())
             session = MemorySession(self._topics, members, rebalance)
             members.join(session, self._topics.partitions(topics))
             self._topics.changed.notify_all()

@@ -5,14 +5,14 @@ from collections.abc import Mapping, Sequence
 
 from engine.errors import EventLogError
 from engine.eventlog.base import Outgoing, Partition, Rebalance, Records
-from engine.eventlog.memory.group import Group
+from engine.eventlog.memory.group import ConsumerGroup
 from engine.eventlog.memory.topics import Cursor, Topics
 
 
 class MemorySession:
     """A worker's end of the log (see `engine.eventlog.base.Session`)."""
 
-    def __init__(self, topics: Topics, group: Group, rebalance: Rebalance) -> None:
+    def __init__(self, topics: Topics, group: ConsumerGroup, rebalance: Rebalance) -> None:
         self._topics = topics
         self._group = group
         self._rebalance = rebalance

@@ -1,7 +1,6 @@
 """The topics of the in-process log, the lock that guards them, and cursors that read them."""
 
 import threading
-import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from uuid import uuid4
 from zlib import crc32
@@ -9,11 +8,6 @@ from zlib import crc32
 from engine.errors import EventLogError
 from engine.eventlog.base import Outgoing, Partition, Records, TopicSpec
 from engine.eventlog.memory.journal import Journal
-
-
-def wall_clock_ms() -> int:
-    """Unix milliseconds."""
-    return time.time_ns() // 1_000_000
 
 
 class Topics:

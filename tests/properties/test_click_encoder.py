@@ -26,7 +26,7 @@ ids = st.text(st.characters(exclude_categories=["Cs"], exclude_characters=search
     st.sampled_from(FIELDS),
     st.sampled_from(["s", "ms", "us", "iso8601"]),
 )
-def test_the_engine_decodes_what_is_encoded(
+def test_the_engine_decodes_encoded_events(
     rows: list[tuple[str, str, int, str]], fields: ClickFields, unit: str
 ) -> None:
     settings = ClickSettings.model_validate({"fields": fields, "time_unit": unit})
@@ -38,9 +38,9 @@ def test_the_engine_decodes_what_is_encoded(
     records = Records(Partition("clicks", 0), list(range(count)), [0] * count, sent.keys, sent.values, [()] * count)
 
     actions = Actions(settings)
-    clicks, dead = ClickDecoder(settings, actions).decode([records], now_ms=2_000_000_000_000)
+    clicks, dead_letters = ClickDecoder(settings, actions).decode([records], now_ms=2_000_000_000_000)
 
-    assert not dead
+    assert not dead_letters
     assert clicks.users == users
     assert clicks.items == items
     assert clicks.times_ms.tolist() == times_ms

@@ -1,0 +1,372 @@
+"""Mistakes with releases: damaged, unfit, or with graphs of another contract."""
+
+import importlib
+import json
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from engine import contract
+from engine.catalogue import searches
+from engine.catalogue.content import Item
+from engine.catalogue.ids import Catalogue
+from engine.contract import ContentSizes
+from engine.errors import (
+    DamagedReleaseError,
+    MessageError,
+    ReleaseError,
+    UnfitReleaseError,
+)
+from engine.messages.recommendation import decode_recommendation
+from engine.releases import announcements, bundles, serving
+from engine.releases.bundles import Bundle, NewRelease
+from engine.retrieval import candidates
+from engine.retrieval.encoder import ContentEncoder, Encoder
+from engine.settings.sections import (
+    IndexSettings,
+)
+from producers.demo.bundled import DEMO_RELEASE
+from tests.contracts.mistakes.row import Act, Row
+
+DEMO_SIZES = bundles.read_manifest(DEMO_RELEASE).contract
+
+
+ENCODER_ONNX = (DEMO_RELEASE / contract.ENCODER_FILE).read_bytes()
+
+
+ITEMS_ONNX = (DEMO_RELEASE / contract.ITEMS_FILE).read_bytes()
+
+
+def bundle_with(**changes: object) -> Act:
+    """Write a small bundle, some parts of which are wrong although its checksums fit, and read it."""
+    return lambda folder: bundles.read(written(folder, **changes))
+
+
+def written(folder: Path, **changes: object) -> Path:
+    demo = bundles.read_manifest(DEMO_RELEASE)
+    parts: dict[str, object] = {
+        "model": "two-hop",
+        "version": "1",
+        "created_ms": 0,
+        "contract": demo.contract,
+        "holdout": demo.holdout,
+        "encoder_onnx": (DEMO_RELEASE / contract.ENCODER_FILE).read_bytes(),
+        "items_onnx": (DEMO_RELEASE / contract.ITEMS_FILE).read_bytes(),
+        "vectors": np.ones((2, demo.contract.dimensions), np.float32),
+        "popularity": np.ones(2, np.float32),
+        "ids": ["a", "b"],
+    }
+    return bundles.write(NewRelease(**{**parts, **changes}), folder)  # type: ignore[arg-type]
+
+
+def damaged(name: str, content: bytes | None, old: str = "", new: str = "") -> Act:
+    """Write a bundle, then replace a file of it, remove it, or replace a piece of its text, and read it."""
+
+    def act(folder: Path) -> object:
+        path = written(folder) / name
+        if old:
+            path.write_text(re.sub(old, new, path.read_text()))
+        elif content is None:
+            path.unlink()
+        else:
+            path.write_bytes(content)
+        return bundles.read(path.parent)
+
+    return act
+
+
+def sealed(name: str, content: bytes) -> Act:
+    """Write a bundle, replace a file of it and its checksum, and read it."""
+
+    def act(folder: Path) -> object:
+        bundle = written(folder)
+        (bundle / name).write_bytes(content)
+        path = bundle / contract.MANIFEST_FILE
+        manifest = json.loads(path.read_bytes())
+        manifest["checksums"][name] = bundles.checksum(bundle / name)
+        path.write_text(json.dumps(manifest))
+        return bundles.read(bundle)
+
+    return act
+
+
+def warm_with(change: Callable[[Bundle], Bundle]) -> Act:
+    """Make a bundle ready to serve of which some part is wrong in memory."""
+    return lambda folder: serving.warm(change(bundles.read(written(folder))), Catalogue(), IndexSettings(), threads=1)
+
+
+def graph(inputs: dict[str, tuple[str, str]], outputs: dict[str, tuple[list[int], float]]) -> bytes:
+    """An ONNX graph with outputs of these shapes and values, which nobody can tell before it runs."""
+    onnx = importlib.import_module("onnx")
+    helper, array = onnx.helper, onnx.numpy_helper.from_array
+    kinds = {"tensor(float)": onnx.TensorProto.FLOAT, "tensor(int32)": onnx.TensorProto.INT32}
+    nodes = [
+        helper.make_node("ReduceMin", [next(iter(inputs))], ["least"], keepdims=0),
+        helper.make_node("Cast", ["least"], ["whole"], to=onnx.TensorProto.INT64),
+        helper.make_node("Sub", ["whole", "whole"], ["zero"]),
+    ]
+    for name, (shape, value) in outputs.items():
+        nodes += [
+            helper.make_node("Constant", [], [f"{name} sizes"], value=array(np.array(shape, np.int64))),
+            helper.make_node("Add", ["zero", f"{name} sizes"], [f"{name} shape"]),
+            helper.make_node("ConstantOfShape", [f"{name} shape"], [name], value=array(np.array([value], np.float32))),
+        ]
+    info = helper.make_tensor_value_info
+    model = helper.make_model(
+        helper.make_graph(
+            nodes,
+            "graph",
+            [info(name, kinds[kind], list(axes)) for name, (kind, axes) in inputs.items()],
+            [info(name, 1, [f"{name}{axis}" for axis in range(len(shape))]) for name, (shape, _) in outputs.items()],
+        ),
+        opset_imports=[helper.make_opsetid("", 18)],
+        ir_version=10,
+    )
+    return bytes(model.SerializeToString())
+
+
+def encoder_of_other_sizes(folder: Path) -> object:
+    encoder = graph(contract.ENCODER_INPUTS, {"interests": ([8, 2, 64], 0.0), "attention": ([8, 2, 100], 0.0)})
+    return serving.warm(bundles.read(written(folder, encoder_onnx=encoder)), Catalogue(), IndexSettings(), threads=1)
+
+
+def content_graph_without_numbers(folder: Path) -> object:
+    sizes = ContentSizes(buckets=16)
+    changed = written(
+        folder,
+        contract=replace(bundles.read_manifest(DEMO_RELEASE).contract, content=sizes),
+        content_onnx=graph(sizes.inputs, {"vectors": ([1, 64], float("nan"))}),
+    )
+    catalogue = Catalogue()
+    live = serving.warm(bundles.read(changed), catalogue, IndexSettings(), threads=1)
+    return live.with_items([Item(id="new", title="tent")], catalogue)
+
+
+def new_item_without_content(folder: Path) -> object:
+    live = serving.warm(bundles.read(written(folder)), Catalogue(), IndexSettings(), threads=1)
+    return live.with_items([Item(id="new")], Catalogue())
+
+
+def announcement_cut_short(folder: Path) -> object:
+    (folder / "two-hop.json").write_text("{")
+    return announcements.FolderFeed(folder, "two-hop").live()
+
+
+RELEASES = [
+    Row(
+        "a release that is there already",
+        lambda folder: [written(folder), written(folder)],
+        ReleaseError,
+        r"release .*two-hop-1 | exists already | releases are immutable | choose another version",
+    ),
+    Row(
+        "a folder that is no release",
+        bundles.read,
+        DamagedReleaseError,
+        r"release .*: release\.json | cannot be read \(No such file | the folder of a release | name another, or copy",
+    ),
+    Row(
+        "a manifest cut short",
+        damaged("release.json", b"{"),
+        DamagedReleaseError,
+        r"release .*two-hop-1: release\.json | truncated | is not a manifest | copy the bundle again",
+    ),
+    Row(
+        "a manifest of megabytes",
+        damaged("release.json", b" " * 2_000_000),
+        DamagedReleaseError,
+        r"release .*two-hop-1: release\.json | has 2000000 bytes | at most 1048576 | export the release again",
+    ),
+    Row(
+        "a window of no events",
+        damaged("release.json", None, '"window_length": [0-9]+', '"window_length": 0'),
+        UnfitReleaseError,
+        r"release .*two-hop-1: contract\.window_length | is 0 | expected 1 to 1000 | train it with other sizes",
+    ),
+    Row(
+        "a tolerance of nothing",
+        damaged("release.json", None, '"tolerance": [0-9.e-]+', '"tolerance": 0'),
+        UnfitReleaseError,
+        r"release .*two-hop-1: contract\.tolerance | is 0 | a number above 0 | export the release again",
+    ),
+    Row(
+        "item ids that are an object",
+        sealed("ids.json", b"{}"),
+        DamagedReleaseError,
+        r"release .*two-hop-1: ids\.json | Expected `array` | no JSON array of item ids | export the release again",
+    ),
+    Row(
+        "an item id of many bytes",
+        sealed("ids.json", b'["' + b"x" * 70_000 + b'"]'),
+        UnfitReleaseError,
+        r"release .*two-hop-1: item id 'xxx | has more than | 65535 bytes | shorten it",
+    ),
+    Row(
+        "vectors that are no array",
+        sealed("vectors.npy", b"rubbish"),
+        DamagedReleaseError,
+        r"release .*two-hop-1: vectors\.npy | is no array that numpy reads | - | export the release again",
+    ),
+    Row(
+        "vectors in an archive of arrays",
+        sealed("vectors.npy", b"PK\x05\x06" + bytes(18)),
+        DamagedReleaseError,
+        r"release .*two-hop-1: vectors\.npy | holds several arrays | expected one | export the release again",
+    ),
+    Row(
+        "a watched folder that is gone",
+        lambda folder: announcements.FolderFeed(folder / "gone", "two-hop").live(),
+        ReleaseError,
+        r"'releases\.folder': .*two-hop\.json | cannot be read \(No such file | a folder that | `headrace publish",
+    ),
+    Row(
+        "bytes that are no list",
+        lambda _folder: decode_recommendation(b"{"),
+        MessageError,
+        r"topic of recommendations | begins with b'\{' | expected a list | check which topic it came from",
+    ),
+    Row(
+        "a release for a later engine",
+        damaged("release.json", None, '"schema": 1', '"schema": 9'),
+        UnfitReleaseError,
+        r"release .*two-hop-1 | schema 9 | this engine reads 1 | train or export it again",
+    ),
+    Row(
+        "a manifest that lacks a checksum",
+        damaged("release.json", None, '"vectors.npy": "[0-9a-f]*",?', ""),
+        DamagedReleaseError,
+        r"release .*two-hop-1 | no checksum of vectors\.npy | expected one for every file | copy the bundle again",
+    ),
+    Row(
+        "a release that lacks a file",
+        damaged("vectors.npy", None),
+        DamagedReleaseError,
+        r"two-hop-1: vectors\.npy | cannot be read \(No such file | the manifest names it | copy the bundle again",
+    ),
+    Row(
+        "a file of a release that was changed",
+        damaged("vectors.npy", b"changed"),
+        DamagedReleaseError,
+        r"two-hop-1: vectors\.npy | has SHA-256 \w{12} | the manifest says \w{12} | copy the bundle again",
+    ),
+    Row(
+        "item vectors of another length",
+        bundle_with(vectors=np.ones((2, 3), np.float32)),
+        UnfitReleaseError,
+        r"two-hop-1: vectors | are float32 \(2, 3\) | expected float32 \(2, 64\) | train or export the release again",
+    ),
+    Row(
+        "popularity of fewer items",
+        bundle_with(popularity=np.ones(1, np.float32)),
+        UnfitReleaseError,
+        r"two-hop-1: popularity | is float32 \(1,\) | expected float32 \(2,\) | train or export the release again",
+    ),
+    Row(
+        "an action that is worth nothing",
+        bundle_with(action_values={"buy": 0.0}),
+        UnfitReleaseError,
+        r"two-hop-1: action 'buy' | has the value 0\.0 | expected one above 0 | train or export the release again",
+    ),
+    Row(
+        "item vectors that are no numbers",
+        bundle_with(vectors=np.full((2, 64), np.nan, np.float32)),
+        UnfitReleaseError,
+        r"two-hop-1: vectors | not finite | expected numbers | train or export the release again",
+    ),
+    Row(
+        "an item twice",
+        bundle_with(ids=["a", "a"]),
+        UnfitReleaseError,
+        r"two-hop-1: | found 2 item ids, 1 of them different | expected 2, all different | train or export the release",
+    ),
+    Row(
+        "an item that looks like a search",
+        bundle_with(ids=["a", f"{searches.MARK}b"]),
+        UnfitReleaseError,
+        r"item id '\\x1fb' | begins with '\\x1f' | only searches may | give the item another id and train again",
+    ),
+    Row(
+        "a release without items",
+        bundle_with(ids=[], vectors=np.ones((0, 64), np.float32), popularity=np.ones(0, np.float32)),
+        UnfitReleaseError,
+        r"two-hop-1: | found no items | expected one at least | train or export the release again",
+    ),
+    Row(
+        "an announcement cut short",
+        announcement_cut_short,
+        DamagedReleaseError,
+        r"two-hop\.json | is not an announcement: .*truncated | what `headrace publish --folder` writes | publish the",
+    ),
+]
+
+
+GRAPHS = [
+    Row(
+        "a graph that is none",
+        lambda _folder: Encoder(b"none", ITEMS_ONNX, DEMO_SIZES),
+        UnfitReleaseError,
+        r"encoder\.onnx: | onnxruntime cannot load it: .+; | - | copy the release again, or export it for this engine",
+    ),
+    Row(
+        "two graphs that have changed places",
+        lambda _folder: Encoder(ITEMS_ONNX, ENCODER_ONNX, DEMO_SIZES),
+        UnfitReleaseError,
+        r"encoder\.onnx inputs | are \['vectors'\] | the contract says \['ages', | copy the release again",
+    ),
+    Row(
+        "tables of another type",
+        lambda _folder: Encoder(ENCODER_ONNX, ITEMS_ONNX, replace(DEMO_SIZES, tables="int8")),
+        UnfitReleaseError,
+        r"encoder\.onnx input 'keys1' | is tensor\(float\) | the contract says tensor\(int8\) | copy the release again",
+    ),
+    Row(
+        "fewer interests than the contract says",
+        lambda _folder: Encoder(ENCODER_ONNX, ITEMS_ONNX, replace(DEMO_SIZES, interests=7)),
+        UnfitReleaseError,
+        r"output 'interests' | has shape \['?B'?, 4, 64\] | the contract says \['B', 7, 64\] | copy the release again",
+    ),
+    Row(
+        "content features of another version",
+        lambda _folder: ContentEncoder(b"", ContentSizes(buckets=8, recipe=99), 64),
+        UnfitReleaseError,
+        r"content\.onnx expects features | of recipe 99 | computes those of recipe 1 | train the release again",
+    ),
+    Row(
+        "more items than can be served",
+        warm_with(lambda bundle: replace(bundle, manifest=msgspec.structs.replace(bundle.manifest, items=1 << 40))),
+        UnfitReleaseError,
+        rf"release .*two-hop-1 | {1 << 40} items | at most {candidates.MAX_ITEMS} can be served | without those",
+    ),
+    Row(
+        "an encoder whose outputs are of other sizes",
+        encoder_of_other_sizes,
+        UnfitReleaseError,
+        r"release two-hop-1 | interests \(8, 2, 64\) and attention | says \(8, 4, 64\) | export the release again",
+        needs="onnx",
+    ),
+    Row(
+        "item vectors that turned into no numbers",
+        warm_with(lambda bundle: replace(bundle, vectors=np.full((2, 64), np.nan, np.float32))),
+        UnfitReleaseError,
+        r"release two-hop-1: the encoder | returns values that are not finite | expected numbers | train it again",
+    ),
+    Row(
+        "a new item for a release without content",
+        new_item_without_content,
+        UnfitReleaseError,
+        r"release two-hop-1 | was trained without item content | - | train a release with an items file",
+    ),
+    Row(
+        "a content graph that gives no numbers",
+        content_graph_without_numbers,
+        UnfitReleaseError,
+        r"two-hop-1: content\.onnx | returns values that are not finite | expected numbers | train it again",
+        needs="onnx",
+    ),
+]
+
+ROWS = [*RELEASES, *GRAPHS]

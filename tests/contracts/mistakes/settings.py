@@ -1,0 +1,237 @@
+"""Mistakes in settings, click fields, addresses of Kafka and on the command line."""
+
+from pathlib import Path
+
+from click.testing import CliRunner
+
+from engine.catalogue.actions import Actions
+from engine.cli.main import headrace
+from engine.errors import (
+    BrokerUnavailableError,
+    DamagedReleaseError,
+    SettingsError,
+)
+from engine.eventlog.kafka import KafkaLog
+from engine.ingest.decoder import ClickDecoder
+from engine.settings import loader
+from engine.settings.sections import (
+    ClickFields,
+    ClickSettings,
+    KafkaSettings,
+)
+from tests.contracts.mistakes.row import Act, Row
+
+
+def file_of_settings(text: str) -> Act:
+    def act(folder: Path) -> object:
+        (folder / "headrace.toml").write_text(text)
+        return loader.load(folder / "headrace.toml", {})
+
+    return act
+
+
+def environment(**variables: str) -> Act:
+    return lambda _folder: loader.load(None, {f"HEADRACE_{name}": value for name, value in variables.items()})
+
+
+def click_fields(**paths: str) -> Act:
+    settings = ClickSettings(fields=ClickFields(**paths))
+    return lambda _folder: ClickDecoder(settings, Actions(settings))
+
+
+def kafka(**changes: object) -> Act:
+    return lambda _folder: KafkaLog(KafkaSettings.model_validate(changes)).partitions("clicks")
+
+
+def command(*arguments: str) -> Act:
+    def act(folder: Path) -> object:
+        words = [argument.replace("FOLDER", str(folder)) for argument in arguments]
+        return CliRunner(env=dict.fromkeys(("HEADRACE_CONFIG",))).invoke(headrace, words, catch_exceptions=False)
+
+    return act
+
+
+SETTINGS = [
+    Row(
+        "a settings file that is not there",
+        lambda folder: loader.load(folder / "none.toml", {}),
+        SettingsError,
+        r"settings file .*none\.toml | cannot be read: No such file | - | --config or HEADRACE_CONFIG",
+    ),
+    Row(
+        "a settings file with a typing error",
+        file_of_settings("[windows\n"),
+        SettingsError,
+        r"settings file .*headrace\.toml | at line 1 | not valid TOML | correct it there",
+    ),
+    Row(
+        "a setting with a spelling mistake",
+        file_of_settings("[windows]\nlenght = 3\n"),
+        SettingsError,
+        r"headrace\.toml: unknown setting | 'windows\.lenght' | - | did you mean 'windows\.length'\?",
+    ),
+    Row(
+        "a setting in a section that does not have it",
+        file_of_settings("[kafka]\nmax_users = 3\n"),
+        SettingsError,
+        r"unknown setting | 'kafka\.max_users' | - | did you mean 'windows\.max_users'\?",
+    ),
+    Row(
+        "a section that nobody knows",
+        file_of_settings("[zzz]\n"),
+        SettingsError,
+        r"unknown setting | 'zzz' | - | known here: kafka, clicks",
+    ),
+    Row(
+        "a variable with a spelling mistake",
+        environment(KAFKA__GRUOP="shop"),
+        SettingsError,
+        r"environment variable HEADRACE_KAFKA__GRUOP | 'kafka\.gruop' | - | did you mean 'kafka\.group'\?",
+    ),
+    Row(
+        "a word in the place of a number",
+        file_of_settings('[windows]\nlength = "long"\n'),
+        SettingsError,
+        r"setting 'windows\.length' | found 'long' | expected a valid integer | or HEADRACE_WINDOWS__LENGTH",
+    ),
+    Row(
+        "a number out of range in the environment",
+        environment(WINDOWS__LENGTH="0"),
+        SettingsError,
+        r"setting 'windows\.length' | found '0' | expected greater than or equal to 1 | \(HEADRACE_WIND",
+    ),
+    Row(
+        "a unit that there is none of",
+        environment(CLICKS__TIME_UNIT="us"),
+        SettingsError,
+        r"setting 'clicks\.time_unit' | found 'us' | expected 's', 'ms' or 'iso8601' | \(HEADRACE_CLICKS__TIME_UNIT\)",
+    ),
+    Row(
+        "a table in the environment that is no JSON",
+        environment(CLICKS__ACTIONS="{"),
+        SettingsError,
+        r"environment: | error parsing value for field \"clicks\" | table written as JSON | HEADRACE_SECTION__KEY",
+    ),
+    Row(
+        "transactions that end before commits do",
+        environment(KAFKA__TRANSACTION_TIMEOUT_S="5"),
+        SettingsError,
+        r"kafka\.transaction_timeout_s | is 5 | more than kafka\.commit_timeout_s \(15\) | raise the first or lower",
+    ),
+    Row(
+        "a weight beyond all measure",
+        environment(CLICKS__ACTIONS='{"view": 1e9}'),
+        SettingsError,
+        r"'clicks\.actions': weight of action 'view' | is 1000000000\.0 | -1000 to 1000 | HEADRACE_CLICKS__ACTIONS",
+    ),
+    Row(
+        "an action with an endless name",
+        environment(CLICKS__ACTIONS='{"' + 300 * "a" + '": 1}'),
+        SettingsError,
+        r"'clicks\.actions': action 'aaa | has 300 bytes | 255 at most | HEADRACE_CLICKS__ACTIONS",
+    ),
+    Row(
+        "a default action without a weight",
+        lambda _folder: Actions(ClickSettings(default_action="gaze")),
+        SettingsError,
+        r"'clicks\.default_action' | found 'gaze' | one of clicks\.actions: view, | name one of these, or give it",
+    ),
+]
+
+
+CLICK_FIELDS = [
+    Row(
+        "no field for the user",
+        click_fields(user=""),
+        SettingsError,
+        r"'clicks\.fields\.user' | is empty | expected a path | name the field that holds the user",
+    ),
+    Row(
+        "two dots in a path",
+        click_fields(user="visitor..id"),
+        SettingsError,
+        r"'clicks\.fields\.user' | empty step after 'visitor\.' | names joined by dots | take the dot out",
+    ),
+    Row(
+        "a quotation mark in a name",
+        click_fields(item='i"d'),
+        SettingsError,
+        r"'clicks\.fields\.item' | 'i\"d' has a character | printable ones without | map a field with another name",
+    ),
+    Row(
+        "one field for two things",
+        click_fields(user="id", item="id"),
+        SettingsError,
+        r"'clicks\.fields\.item' | field 'id' is mapped twice | expected once | name another one",
+    ),
+    Row(
+        "a field that is an object, too",
+        click_fields(user="visitor", item="visitor.item"),
+        SettingsError,
+        r"'clicks\.fields' | 'visitor' is both a field and an object | one of them | correct the path",
+    ),
+]
+
+
+KAFKA_SETTINGS = [
+    Row(
+        "an address without a port",
+        kafka(bootstrap_servers="broker"),
+        SettingsError,
+        r"kafka\.bootstrap_servers | found 'broker' | expected host:port | for example 127\.0\.0\.1:9092",
+    ),
+    Row(
+        "an address at which nobody answers",
+        kafka(bootstrap_servers="127.0.0.1:1", connect_timeout_s=0.2),
+        BrokerUnavailableError,
+        r"Kafka at 127\.0\.0\.1:1 | ECONNREFUSED | no answer .* within 0\.2 s | check kafka\.bootstrap_servers and",
+    ),
+    Row(
+        "a login without a name",
+        kafka(security_protocol="SASL_SSL", sasl_mechanism="PLAIN"),
+        SettingsError,
+        r"kafka\.sasl_username | is not set | security_protocol is 'SASL_SSL' | set it, or choose a protocol without",
+    ),
+    Row(
+        "a certificate file that is not there",
+        kafka(security_protocol="SSL", ssl_ca_file="nowhere.pem"),
+        SettingsError,
+        r"kafka\.ssl_ca_file | nowhere\.pem cannot be used .*No such file | certificates in PEM form | name the file",
+    ),
+]
+
+
+COMMANDS = [
+    Row(
+        "dead letters shown by another number",
+        command("dead", "show", "17"),
+        SettingsError,
+        r"PLACE | found '17' | expected partition/offset | `headrace dead list` shows each place",
+    ),
+    Row(
+        "nobody to forget",
+        command("forget", ""),
+        SettingsError,
+        r"USER | found an empty id | expected the id that the user's clicks have | name it",
+    ),
+    Row(
+        "a settings file that is not there, by the command",
+        command("settings", "--config", "FOLDER/none.toml"),
+        SettingsError,
+        r"settings file .*none\.toml | cannot be read: No such file | - | --config or HEADRACE_CONFIG",
+    ),
+    Row(
+        "a release that is not there, by the command",
+        command("publish", "FOLDER/none"),
+        DamagedReleaseError,
+        r"release .*/none: release\.json | cannot be read | the folder of a release | name another, or copy",
+    ),
+    Row(
+        "simulated clicks into a folder, without an end",
+        command("produce", "simulate", "--out", "FOLDER/clicks"),
+        SettingsError,
+        r"to write a folder | - | - | give --out FOLDER and --events N, without --seconds",
+    ),
+]
+
+ROWS = [*SETTINGS, *CLICK_FIELDS, *KAFKA_SETTINGS, *COMMANDS]

@@ -1,0 +1,272 @@
+"""Mistakes with topics, dead letters, changelogs and windows."""
+
+import importlib
+from contextlib import ExitStack, closing, suppress
+from pathlib import Path
+
+import numpy as np
+
+from engine.catalogue.actions import Actions
+from engine.catalogue.ids import Catalogue
+from engine.errors import (
+    ChangelogError,
+    DeliveryError,
+    EventLogError,
+    SettingsError,
+)
+from engine.eventlog.base import Outgoing, Partition, Rebalance, Records, TopicSpec
+from engine.eventlog.kafka import KafkaLog
+from engine.eventlog.memory.log import MemoryLog
+from engine.ingest import dead_letters
+from engine.metrics import Metrics
+from engine.settings.sections import (
+    ReleaseSettings,
+    Settings,
+    TelemetrySettings,
+    WindowSettings,
+)
+from engine.windows.store import WindowStore
+from engine.windows.users import UserWindows
+from engine.worker.loop import Worker
+from engine.worker.telemetry import Telemetry
+from tests.contracts.mistakes.releases import written
+from tests.contracts.mistakes.row import Act, Names, Row
+
+
+def log_with(*topics: str) -> MemoryLog:
+    log = MemoryLog()
+    log.ensure_topics([TopicSpec(topic) for topic in topics])
+    return log
+
+
+def session_of_other_topics(_folder: Path) -> object:
+    log = log_with("clicks", "items")
+    log.session(["clicks"], "group", Rebalance())
+    return log.session(["items"], "group", Rebalance())
+
+
+def commit_of_another_session(_folder: Path) -> object:
+    return log_with("clicks").session(["clicks"], "group", Rebalance()).commit({Partition("clicks", 0): 3})
+
+
+def replay_of_a_stranger(_folder: Path) -> object:
+    log = log_with("clicks.dead")
+    log.producer().send(Outgoing("clicks.dead", [b"k"], [b"v"]))
+    return dead_letters.replay(log, dead_letters.read(log, "clicks.dead", dead_letters.LetterFilter()))
+
+
+def windows() -> UserWindows:
+    settings = Settings(windows=WindowSettings(max_users=10, length=4))
+    return UserWindows(settings, Catalogue(), Actions(settings.clicks))
+
+
+def changelog_record(key: bytes, value: bytes) -> Act:
+    records = Records(Partition("windows", 0), [7], [0], [key], [value], [()])
+    return lambda _folder: windows().apply(records)
+
+
+def more_users_than_windows(_folder: Path) -> object:
+    store = WindowStore(WindowSettings(max_users=2, length=4))
+    return store.slots(["ann", "bob", "eve"], np.zeros(3, np.int32))
+
+
+def changelog_of_another_size(folder: Path) -> None:
+    log = MemoryLog()
+    log.ensure_topics([TopicSpec("clicks", 3), TopicSpec("windows", 2), TopicSpec("releases")])
+    settings = Settings(releases=ReleaseSettings(path=written(folder)), windows=WindowSettings(max_users=10))
+    Worker(settings, log, Metrics()).run(importlib.import_module("threading").Event())
+
+
+def busy_port(_folder: Path) -> object:
+    with ExitStack() as stack:
+        settings, registry = TelemetrySettings(host="127.0.0.1", port=0), Metrics().registry
+        first = stack.enter_context(Telemetry(settings, registry, lambda: None, lambda: None))
+        taken = TelemetrySettings(host="127.0.0.1", port=first.port)
+        return Telemetry(taken, registry, lambda: None, lambda: None)
+
+
+def too_large_for_the_client(log: KafkaLog, name: Names) -> None:
+    log.ensure_topics([TopicSpec(name("clicks"))])
+    with log.producer() as producer:
+        producer.send(Outgoing(name("clicks"), [b"u"], [bytes(17 * 2**20)]))
+
+
+def record_for_no_partition(log: KafkaLog, name: Names) -> None:
+    log.ensure_topics([TopicSpec(name("clicks"))])
+    with log.producer() as producer:
+        producer.send(Outgoing(name("clicks"), [b"u"], [b"v"], partitions=[7]))
+
+
+def record_without_key(log: KafkaLog, name: Names) -> None:
+    log.ensure_topics([TopicSpec(name("lists"), compacted=True)])
+    with log.producer() as producer:
+        producer.send(Outgoing(name("lists"), [None], [b"v"]))
+        producer.flush()
+
+
+def commit_after_a_failure(log: KafkaLog, name: Names) -> object:
+    topic = name("clicks")
+    log.ensure_topics([TopicSpec(topic)])
+    with closing(log.session([topic], name("group"), Rebalance())) as session:
+        with suppress(EventLogError):
+            session.commit({Partition(topic, 0): 1})  # held by nobody yet
+        return session.commit({})
+
+
+def reading_of_no_partition(log: KafkaLog, name: Names) -> object:
+    topic = name("clicks")
+    log.ensure_topics([TopicSpec(topic)])
+    return log.reader([Partition(topic, 7)])
+
+
+TOPICS = [
+    Row(
+        "a topic that does not exist",
+        lambda _folder: MemoryLog().reader(["clicks"]),
+        EventLogError,
+        r"topic 'clicks' | does not exist | - | create it first",
+    ),
+    Row(
+        "keys that lack values",
+        lambda _folder: log_with("clicks").producer().send(Outgoing("clicks", [b"a", b"b"], [b"1"])),
+        EventLogError,
+        r"topic 'clicks' | found \[2, 1\] | expected one length | an entry in every column",
+    ),
+    Row(
+        "a group that reads two sets of topics",
+        session_of_other_topics,
+        EventLogError,
+        r"a member asks for other topics | than the rest of its group | - | use another group name",
+    ),
+    Row(
+        "positions of a partition that another one holds",
+        commit_of_another_session,
+        EventLogError,
+        r"cannot commit .*'clicks' | not held by this session | - | start again from the last commit",
+    ),
+    Row(
+        "a dead letter that is not there",
+        lambda _folder: dead_letters.find(log_with("clicks.dead"), Partition("clicks.dead", 0), 9),
+        EventLogError,
+        r"topic 'clicks\.dead' | has no dead letter at 0/9 | - | `headrace dead list` shows those that it has",
+    ),
+    Row(
+        "a dead letter that somebody else wrote",
+        replay_of_a_stranger,
+        EventLogError,
+        r"the dead letter at 0/0 | does not say where it came from | every dead letter of `headrace run` | --reason",
+    ),
+    Row(
+        "two numbers of partitions",
+        changelog_of_another_size,
+        SettingsError,
+        r"windows\.topic 'windows' | has 2 partitions, clicks\.topic 'clicks' has 3 | the same number | name a new",
+    ),
+    Row(
+        "a port that is taken",
+        busy_port,
+        SettingsError,
+        r"telemetry\.port \d+ | Address already in use | cannot be listened on | choose another port, or 0",
+    ),
+]
+
+
+WINDOWS = [
+    Row(
+        "more windows than there is memory",
+        lambda _folder: WindowStore(WindowSettings(max_users=1 << 45, length=1_000)),
+        SettingsError,
+        r"windows\.max_users = \d+ with windows\.length = 1000 | allocate | cannot be reserved | lower one of them",
+    ),
+    Row(
+        "a batch with more users than windows",
+        more_users_than_windows,
+        SettingsError,
+        r"windows\.max_users | = 2 | smaller than the users of one batch \(worker\.max_batch_clicks\) | raise it",
+    ),
+    Row(
+        "a changelog with keys that are no text",
+        changelog_record(b"\xff", b""),
+        ChangelogError,
+        r"topic windows partition 0, offsets 7 to 7 | key b'\\xff' | is no user id | who wrote to this topic\?",
+    ),
+    Row(
+        "a changelog of a later engine",
+        changelog_record(b"ann", b"\xff" + bytes(20)),
+        ChangelogError,
+        r"topic windows partition 0 | written in version 255 | knows up to 1 | upgrade this worker",
+    ),
+    Row(
+        "a changelog record cut short",
+        changelog_record(b"ann", b"\x01"),
+        ChangelogError,
+        r"topic windows partition 0 | 1 users \(the first is 'ann'\) is damaged | its length is not what its head says"
+        r" | A null value under the user's key takes the record out",
+    ),
+    Row(
+        "a changelog record with ids that are no text",
+        changelog_record(b"ann", b"\x01\x00\x01\x00\x00\x00" + bytes(6) + b"\x01\x00" + b"\xff"),
+        ChangelogError,
+        r"topic windows partition 0 | can't decode byte 0xff | the window of one of 1 users is damaged | -",
+    ),
+]
+
+
+ON_KAFKA = [
+    Row(
+        "a topic that does not exist",
+        lambda log, name: log.session([name("none")], "group", Rebalance()),
+        EventLogError,
+        r"topic 'none-\w+' | does not exist | - | create it first",
+    ),
+    Row(
+        "the identity of a topic that does not exist",
+        lambda log, name: log.identity(name("none")),
+        EventLogError,
+        r"topic 'none-\w+' | UnknownTopicOrPartitionError | - | create it first, or check this client's rights",
+    ),
+    Row(
+        "a topic whose name Kafka does not take",
+        lambda log, _name: log.partitions("no spaces"),
+        EventLogError,
+        r"topic 'no spaces' | InvalidTopic | - | check its name and this client's rights",
+    ),
+    Row(
+        "a topic with more replicas than brokers",
+        lambda log, name: log.ensure_topics([TopicSpec(name("clicks"), replication=9)]),
+        EventLogError,
+        r"topic 'clicks-\w+' could not be created | replication factor | - | create it by hand or allow this client to",
+    ),
+    Row(
+        "a record larger than the client sends",
+        too_large_for_the_client,
+        DeliveryError,
+        r"topic 'clicks-\w+': record not accepted | bytes when serialized | at most 16777216 bytes | check topic and",
+    ),
+    Row(
+        "a record for a partition that is not there",
+        record_for_no_partition,
+        DeliveryError,
+        r"topic 'clicks-\w+': record not accepted | Unrecognized partition 7 | - | check topic and broker",
+    ),
+    Row(
+        "a record without a key for a compacted topic",
+        record_without_key,
+        DeliveryError,
+        r"topic 'lists-\w+' partition 0 | InvalidRecord | 1 records were not accepted within 10 s | check the topic",
+    ),
+    Row(
+        "a second commit after one that failed",
+        commit_after_a_failure,
+        EventLogError,
+        r"Kafka: a commit of this session | failed before | - | go on with a new session",
+    ),
+    Row(
+        "a partition that is not there",
+        reading_of_no_partition,
+        EventLogError,
+        r"Kafka: | failed: | - | look at the broker's log and this client's rights",
+    ),
+]
+
+ROWS = [*TOPICS, *WINDOWS]
