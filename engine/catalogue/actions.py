@@ -3,7 +3,6 @@
 import numpy as np
 
 from engine.arrays import Float32
-from engine.errors import SettingsError
 from engine.settings.sections import ClickSettings
 
 
@@ -15,11 +14,6 @@ class Actions:
     """
 
     def __init__(self, settings: ClickSettings) -> None:
-        if settings.default_action not in settings.actions:
-            raise SettingsError(
-                f"setting 'clicks.default_action': found {settings.default_action!r}, expected one of clicks.actions:"
-                f" {', '.join(settings.actions)}; name one of these, or give it a weight there"
-            )
         self.names = ["", *settings.actions]
         """Names by code; code 0 has none."""
         self.codes = {name: code for code, name in enumerate(self.names) if code}

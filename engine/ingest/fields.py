@@ -56,7 +56,9 @@ class ClickLayout:
         self.fields = {field.name: field for field in _mapped(settings)}
         for name in ("user", "item"):
             if name not in self.fields:
-                raise SettingsError(f"setting 'clicks.fields.{name}' is empty; name the field that holds the {name}")
+                raise SettingsError(
+                    f"setting 'clicks.fields.{name}' is empty, expected a path; name the field that holds the {name}"
+                )
         if settings.require_consent and "consent" not in self.fields:
             raise SettingsError(
                 "setting 'clicks.require_consent' is true, but 'clicks.fields.consent' is empty; name the field that"
@@ -95,15 +97,20 @@ def parse_path(path: str, setting: str = "clicks.fields") -> Steps:
 def _parse_step(step: str, path: str, setting: str) -> Step:
     if step.isascii() and step.isdigit():
         if int(step) > _MAX_INDEX:
-            raise SettingsError(f"setting '{setting}': found index {step} in {path!r}, expected {_MAX_INDEX} at most")
+            raise SettingsError(
+                f"setting '{setting}': found index {step} in {path!r}, expected {_MAX_INDEX} at most; map another field"
+            )
         return int(step)
     key = step[1:] if _DIGITS.fullmatch(step) else step.replace("\\.", ".")
     if not key:
-        raise SettingsError(f"setting '{setting}': found {path!r}, which has an empty step; expected keys between dots")
+        raise SettingsError(
+            f"setting '{setting}': found {path!r}, which has an empty step, expected keys joined by dots; take the dot"
+            " out, or write \\. for a dot in a key"
+        )
     if {'"', "\\"} & set(key) or not key.isprintable():
         raise SettingsError(
-            f"setting '{setting}': found {path!r}, which has a character that keys cannot have; a backslash may come"
-            " before a dot, or before a key of digits"
+            f"setting '{setting}': found {path!r}, which has a character that keys cannot have, expected printable ones"
+            ' without " and with \\ only before a dot or a key of digits; map a field with another name'
         )
     return key
 
@@ -136,17 +143,25 @@ def _struct(fields: Any, prefix: Steps) -> type[msgspec.Struct]:
         if len(field.steps) > depth + 1:
             inner.setdefault(step, []).append(field)
         elif step in leaves:
-            raise SettingsError(f"setting 'clicks.fields.{field.name}': {field.path!r} is mapped twice")
+            raise SettingsError(
+                f"setting 'clicks.fields.{field.name}': {field.path!r} is mapped twice, expected once; name another one"
+            )
         else:
             leaves[step] = field
     if clash := leaves.keys() & inner.keys():
-        raise SettingsError(f"settings 'clicks.fields': {_shown(*prefix, clash.pop())!r} is both a field and an object")
+        raise SettingsError(
+            f"settings 'clicks.fields': {_shown(*prefix, clash.pop())!r} is both a field and an object,"
+            " expected one of them; correct the path that is wrong"
+        )
     columns = {step: _column(step, leaf.kind, leaf.required) for step, leaf in leaves.items()}
     for step, nested in inner.items():
         required = any(field.required for field in nested)
         columns[step] = _column(step, _struct(nested, (*prefix, step)), required)
     if {*map(type, columns)} == {str, int}:
-        raise SettingsError(f"settings 'clicks.fields': {_shown(*prefix)!r} is both an object and an array")
+        raise SettingsError(
+            f"settings 'clicks.fields': {_shown(*prefix)!r} is both an object and an array,"
+            " expected one of them; correct the path that is wrong"
+        )
     if all(isinstance(step, int) for step in columns):
         return _array_struct(columns)
     rename = {_attribute(step): str(step) for step in columns}

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from annotated_types import Ge, Gt, Le
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from engine.arrays import MAX_ACTIONS
 
@@ -120,8 +120,6 @@ class ClickSettings(Section):
     require_consent: bool = False
     """Take a click without consent, or with null in its place, for one that is refused. Records of which the consent
     cannot be read then go to the dead letters without their value."""
-    default_action: str = "view"
-    """Action of a click without one, or with one that `clicks.actions` does not name."""
     actions: Annotated[dict[str, float], Field(min_length=1, max_length=MAX_ACTIONS)] = {
         "view": 1.0,
         "pv": 1.0,
@@ -135,6 +133,8 @@ class ClickSettings(Section):
     }
     """Weight of each action. Above 0 the event counts that many times in the attention, 0 only marks the item as seen,
     and below 0 it pushes away items like it."""
+    default_action: Annotated[str, Field(validate_default=True)] = "view"
+    """Action of a click without one, or with one that `clicks.actions` does not name."""
     search_action: str = "search"
     """Action of a search, whatever action its message has."""
     max_future_s: PositiveFloat = 3600.0
@@ -155,6 +155,14 @@ class ClickSettings(Section):
             if len(name.encode()) > MAX_ACTION_BYTES:
                 raise ValueError(f"action {name!r} has {len(name.encode())} bytes, expected {MAX_ACTION_BYTES} at most")
         return actions
+
+    @field_validator("default_action")
+    @classmethod
+    def _has_a_weight(cls, default: str, info: ValidationInfo) -> str:
+        actions = info.data.get("actions", {default: 1.0})  # not there where they were refused themselves
+        if default not in actions:
+            raise ValueError(f"found {default!r}, expected one of clicks.actions: {', '.join(actions)}")
+        return default
 
 
 class ItemFields(Section):

@@ -7,13 +7,13 @@ import click
 from rich.console import Console
 
 from engine.cli.options import config_option
+from engine.interactions.layout import Source
 from engine.releases import bundles
 from engine.settings import loader
 from models.cli import tables
 from models.cli.options import FOLDER, evaluation_callback, progress_bar
 from models.cli.source_options import source_options
 from models.data import dataset, item_content
-from models.data.archive import Source
 from models.evaluation.cold_start import cold_start as evaluate_cold_start
 
 
@@ -27,7 +27,7 @@ def cold_start(config: Path | None, bundle: Path, source: Source, *, as_json: bo
     settings = loader.load(config)
     verified, interactions, items = (
         bundles.read(bundle),
-        dataset.read(source).without_searches(),
+        dataset.read(source, settings.clicks).without_searches(),
         item_content.read(source.address, settings.items),
     )
     with progress_bar(Console(stderr=True)) as progress:

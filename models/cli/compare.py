@@ -8,13 +8,13 @@ import click
 from rich.console import Console
 
 from engine.cli.options import config_option
+from engine.interactions.layout import Source
 from engine.settings import loader
 from models.cli import tables
 from models.cli.options import FOLDER, min_item_events_option
 from models.cli.source_options import source_options
 from models.cli.train import set_waiting_threads_to_sleep
 from models.data import dataset, item_content
-from models.data.archive import Source
 from models.evaluation.queries import EvalData
 from models.lab.comparison import compare as comparing
 from models.lab.comparison import systems, variants
@@ -73,7 +73,9 @@ def compare(  # noqa: PLR0913 - one for each option
 ) -> None:
     """Train and evaluate the two-hop encoder and other systems in one run: same events, same time, same queries."""
     settings = loader.load(config)
-    eval_data = EvalData(dataset.read(source).without_searches(), settings)  # baselines know no searches
+    eval_data = EvalData(
+        dataset.read(source, settings.clicks).without_searches(), settings
+    )  # baselines know no searches
     items = item_content.read(source.address, settings.items)
     variant_settings = variants.read(variants_file) if variants_file else {}
     two_hop_systems = systems.two_hop_systems(eval_data, terms["split"], variant_settings, items)

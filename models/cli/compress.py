@@ -12,12 +12,12 @@ from rich.table import Table
 
 from engine.cli.options import config_option
 from engine.errors import MissingExtraError
+from engine.interactions.layout import Source
 from engine.releases import bundles
 from engine.settings import loader
 from models.cli.options import FOLDER
 from models.cli.source_options import source_options
 from models.data import dataset
-from models.data.archive import Source
 from models.settings import ALLOWED_LOSS, Form, Precision
 
 _COLUMNS = {
@@ -68,7 +68,9 @@ def write(config: Path | None, bundle: Path, source: Source, out: Path, **option
     if form == Form(precision="fp32"):
         raise click.UsageError("fp32 without --prune is the release as it is; choose a lower precision, or prune")
     settings, compressing = loader.load(config), _forms()
-    compressed = compressing.CompressionCheck(bundles.read(bundle), dataset.read(source), settings.clicks).run(form)
+    compressed = compressing.CompressionCheck(
+        bundles.read(bundle), dataset.read(source, settings.clicks), settings.clicks
+    ).run(form)
     compressed.raise_if_unfit(options["allow_loss"])
     click.echo(compressing.write(compressed, options["version"], time.time_ns() // 1_000_000, out))
 
@@ -84,7 +86,7 @@ def write(config: Path | None, bundle: Path, source: Source, out: Path, **option
 def measure(config: Path | None, bundle: Path, source: Source, items: int | None, *, as_json: bool) -> None:
     """Compare the compressed forms of a release: accuracy as in `evaluate`, cost per user, and sizes."""
     settings, forms = loader.load(config), _forms()
-    interactions = dataset.read(source)
+    interactions = dataset.read(source, settings.clicks)
     check = forms.CompressionCheck(bundles.read(bundle), interactions, settings.clicks)
     with Console(stderr=True).status("measuring"):
         rows = forms.measure(check, interactions, settings, items)

@@ -9,13 +9,13 @@ from rich.console import Console
 
 from engine.cli.options import config_option
 from engine.errors import MissingExtraError
+from engine.interactions.layout import Source
 from engine.releases import bundles
 from engine.settings import loader
 from models.cli import tables
 from models.cli.options import FOLDER, evaluation_callback, min_item_events_option, progress_bar
 from models.cli.source_options import source_options
 from models.data import dataset
-from models.data.archive import Source
 from models.evaluation.evaluate import evaluate as evaluate_release
 
 _PAGE = click.Path(path_type=Path, dir_okay=False, writable=True)
@@ -34,7 +34,7 @@ def evaluate(  # noqa: PLR0913 - one for each option
     """Evaluate a release, through the engine's own path, on events that it was not trained on, next to baselines."""
     settings = loader.load(config)
     render = page_renderer(html) if html else None
-    verified, interactions = bundles.read(bundle), dataset.read(source)
+    verified, interactions = bundles.read(bundle), dataset.read(source, settings.clicks)
     with progress_bar(Console(stderr=True)) as progress:
         report = evaluate_release(verified, interactions, settings, evaluation_callback(progress), min_item_events)
     if html and render:

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from engine.cli.options import config_option
 from engine.errors import MissingExtraError, SettingsError
+from engine.interactions.layout import Source
 from engine.releases import bundles
 from engine.settings import loader
 from models.cli import tables
@@ -18,7 +19,6 @@ from models.cli.options import FOLDER
 from models.cli.source_options import source_options
 from models.cli.train import set_waiting_threads_to_sleep
 from models.data import dataset
-from models.data.archive import Source
 from models.settings import RescoreSettings, refusal
 
 _OPTIONS: dict[str, type[int | float]] = {
@@ -57,7 +57,7 @@ def rescore(
 ) -> None:
     """Train a re-scorer of a release's top candidates, and report its gain, its cost and whether it pays."""
     settings, measurement, plan = loader.load(config), _measurement(), _rescore_settings(options)
-    verified, interactions = bundles.read(bundle), dataset.read(source)
+    verified, interactions = bundles.read(bundle), dataset.read(source, settings.clicks)
     with Console(stderr=True).status("") as status:
         report, graphs = measurement.measure(verified, interactions, settings, plan, status.update)
     if out:

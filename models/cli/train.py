@@ -18,12 +18,12 @@ from rich.text import Text
 
 from engine.cli.options import config_option
 from engine.errors import MissingExtraError, SettingsError
+from engine.interactions.layout import Source
 from engine.settings import loader
 from engine.settings.sections import Settings
 from models.cli.options import FOLDER
 from models.cli.source_options import source_options
 from models.data import item_content
-from models.data.archive import Source
 from models.lab.tuning import search_space
 from models.settings import (
     ActionValueMode,

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from engine.cli.options import config_option
 from engine.errors import MissingExtraError
+from engine.interactions.layout import Source
 from engine.settings import loader
 from models.cli.options import FOLDER
 from models.cli.source_options import source_options
@@ -23,7 +24,6 @@ from models.cli.train import (
     training_settings,
 )
 from models.data import dataset, item_content
-from models.data.archive import Source
 from models.lab.tuning import search_space
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def tune(  # noqa: PLR0913 - one for each option
     searched_space = search_space.read(space, with_content=bool(items))
     tuning, report, plot = _tuning_modules()
     plan = tuning.StudyPlan(base, searched_space, minutes)
-    interactions = dataset.read(source)
+    interactions = dataset.read(source, settings.clicks)
     with time_bar(Console(stderr=True)) as progress, interruptible() as is_interrupted:
         task = progress.add_task("tuning", total=60.0 * minutes, left_s=60.0 * minutes)
 

@@ -21,10 +21,10 @@ from engine.releases.bundles import Holdout, Manifest
 from engine.retrieval import features
 from engine.settings.sections import Settings
 from engine.windows.store import Events, WindowStore
-from models.data import splits
-from models.data.action_names import warn_of_unnamed
+from models.data import histories, splits
+from models.data.action_names import ActionCodes, warn_of_unnamed
 from models.data.dataset import Interactions
-from models.evaluation.event_windows import UserEvents
+from models.data.histories import Histories
 
 LIST_LENGTH: Final = 20
 """N: items in every list of an evaluation."""
@@ -58,27 +58,22 @@ class EvalData:
         self.items: Int32 = interactions.items  # [n] a new catalogue numbers them in the same way
         warn_of_unnamed(interactions.action_names, [interactions.actions], settings.clicks)
         actions = Actions(settings.clicks)
-        codes = np.array([actions.code(name) for name in interactions.action_names], np.uint8)
-        clicks = interactions.clicks()
-        self.actions: UInt8 = np.where(clicks, codes[interactions.actions], np.uint8(actions.search))  # [n]
+        codes = ActionCodes(interactions.action_names, actions)
+        self.actions: UInt8 = codes.of(interactions.actions, interactions.items)  # [n]
         self.action_weights, self._action_codes = actions.weights, actions.codes  # [256] by code; code by name
-        self.target_mask: Bool = clicks & (actions.weights[self.actions] > 0.0)  # [n] clicks that a list should predict
+        self.target_mask: Bool = interactions.clicks() & (
+            actions.weights[self.actions] > 0.0
+        )  # [n] clicks that a list should predict
 
     def weights_for(self, release: Manifest) -> Float32:
         """[256] weight by action code when this release serves."""
         return features.action_weights(self.action_weights, self._action_codes, release.action_values)
 
-    def by_user(self, mask: Bool) -> UserEvents:
+    def by_user(self, mask: Bool) -> Histories:
         """The events under `mask` [n], user by user."""
-        events = self.interactions.by_user()
-        events = events[mask[events]]
-        return UserEvents(
-            users=self.interactions.users[events],
-            items=self.items[events],
-            times_ms=self.interactions.times_ms[events],
-            actions=self.actions[events],
-            item_count=len(self.interactions.item_ids),
-        )
+        order, starts = histories.by_user(self.interactions.users, len(self.interactions.user_ids))
+        every_event = Histories(self.items[order], self.interactions.times_ms[order], self.actions[order], starts)
+        return every_event.select(mask[order])
 
     def window_store(self, events: Int64) -> WindowStore:
         """A store of all users' windows, slot by user number, after the events at these indices (ascending)."""

@@ -5,14 +5,15 @@ Under torchrun every process runs this; rank 0 reads the data, writes and report
 
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from engine.catalogue.content import Item
 from engine.errors import ReleaseError
-from models.data import action_names, archive, histories, item_content
-from models.data.archive import Archive, Source
+from engine.interactions.layout import Source
+from models.data import action_names, histories, item_content
+from models.data.numbering import NumberedInteractions
 from models.publishing import export
 from models.settings import TrainSettings
 from models.training import devices, distributed, private, training_data
@@ -79,7 +80,7 @@ def run(
             data = group.rank_zero_first(lambda: training_data.load(folder.training_data))
             train(data, settings, items=training_input.items, checkpointer=folder)
             return None
-        opened = archive.open_source(training_input.source)
+        opened = NumberedInteractions(training_input.source, settings.clicks)
         with folder.locked():
             version = folder.begin(settings, group.size, target.version, now)
             bundle = target.releases / f"{target.model}-{version}"
@@ -96,22 +97,22 @@ def run(
 
 def _training_data(
     training_input: TrainingInput,
-    opened: Archive,
+    opened: NumberedInteractions,
     settings: TrainSettings,
     folder: RunFolder,
     on_message: Callable[[str], None],
 ) -> TrainingData:
     """The run folder's training data, prepared again only if the archive's files or layout have changed."""
     with_searches = bool(training_input.items)
-    stamp = [opened.stamp(), asdict(training_input.source.layout), with_searches]
+    stamp = [opened.stamp(), with_searches]
     if not training_data.is_saved_for(folder.training_data, stamp):
         on_message(f"reading {opened.address}")
-        scratch = folder.folder / "timelines"
+        scratch = folder.folder / "histories"
         try:
-            timelines = histories.sort(opened, scratch)
-            actions = (timelines.actions[events] for _, events in timelines.parts())
-            action_names.warn_of_unnamed(timelines.action_names, actions, settings.clicks)
-            prepared = training_data.prepare(timelines, settings, folder.training_data, searches=with_searches)
+            recorded = histories.sort(opened, scratch)
+            actions = (recorded.actions[events] for _, events in recorded.parts())
+            action_names.warn_of_unnamed(recorded.action_names, actions, settings.clicks)
+            prepared = training_data.prepare(recorded, settings, folder.training_data, searches=with_searches)
             training_data.save(prepared, folder.training_data, stamp)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)

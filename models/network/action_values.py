@@ -7,12 +7,12 @@ Networks"). Only ratios count: the softmax cancels a common factor.
 
 from torch import Tensor, nn
 
-from models.data.sequences import NO_ACTION
+from engine.arrays import NO_ACTION
 from models.network.attention import TINY_WEIGHT
 
 
 class ActionValues(nn.Module):
-    """Values of the actions, by action number; training changes them only if they are learned."""
+    """Values of the actions by code, from 1; training changes them only if they are learned."""
 
     def __init__(self, values: Tensor, *, learned: bool) -> None:
         super().__init__()
@@ -20,7 +20,7 @@ class ActionValues(nn.Module):
 
     def forward(self, actions: Tensor) -> Tensor:
         """[S, L] values of the events' actions; 0 where there is NO_ACTION."""
-        return self.logs.exp()[actions.clamp(min=0)].masked_fill(actions == NO_ACTION, 0.0)
+        return self.logs.exp()[(actions - 1).clamp(min=0)].masked_fill(actions == NO_ACTION, 0.0)
 
     def by_number(self) -> list[float]:
         """The current values."""

@@ -88,7 +88,11 @@ class RunFolder:
             raise RunFolderError(
                 f"the training in {self.folder} has ended with {recorded['release']}; name another --run"
             )
-        self._refuse_differences(_unchangeable(recorded), _unchangeable(record))
+        if recorded["data"]:
+            self._refuse_differences(_unchangeable(recorded), _unchangeable(record))
+        else:  # it ended before it had read its data, so nothing was learned with those settings
+            shutil.rmtree(self.training_data, ignore_errors=True)
+            recorded = record | {"release_version": recorded["release_version"]}
         release_version: str = version or recorded["release_version"]
         self._write({**recorded, "settings": record["settings"], "release_version": release_version})
         return release_version

@@ -78,7 +78,7 @@ def train(  # noqa: PLR0913 - four of them have defaults
     """
     private.refuse_unfit(settings, Group.current().size)
     if not isinstance(data, TrainingData):
-        data = prepare(data.timelines(), settings, searches=bool(items))
+        data = prepare(data.histories(), settings, searches=bool(items))
     if settings.private_epsilon:
         data = private.redact(data)
     device, clock = devices.choose(settings.device), TrainingClock(clock_s)

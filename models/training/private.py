@@ -29,7 +29,7 @@ import torch
 from engine.arrays import Int64
 from engine.errors import DataError, MissingExtraError, SettingsError
 from models.data import sequences
-from models.data.sequences import Histories
+from models.data.histories import Histories
 from models.network.loss import whole_catalogue
 from models.network.two_hop import TwoHopEncoder
 from models.settings import TrainSettings
@@ -202,7 +202,9 @@ class PrivateStepper:
         self._parts = sequences.cut(lengths, starts, settings.encoder.window_length)
         if not len(self._parts):
             raise DataError(f"none of {len(lengths)} users has two events to learn from; give more data")
-        self._part_starts = np.searchsorted(self._parts.asked, histories.starts)  # [U + 1] first part of each user
+        self._part_starts = np.searchsorted(
+            self._parts.target_begins, histories.starts
+        )  # [U + 1] first part of each user
         self._whole = whole_catalogue(encoder.items.ids.num_embeddings, encoder.items.ids.weight.device)
         self._average = WeightAverage(encoder, settings.weight_averaging)
         self._parameters = [parameter for parameter in encoder.parameters() if parameter.requires_grad]

@@ -2,7 +2,7 @@
 
 Searches are included only where the encoder has item content, as a search has no other input.
 
-It is prepared from timelines in a few passes, some million events at a time, in memory or, for data that is larger, in
+It is prepared from recorded in a few passes, some million events at a time, in memory or, for data that is larger, in
 a folder whose files are mapped: 13 bytes per event. What must fit in memory: 16 bytes per user, some 50 per item, and
 the items' ids.
 """
@@ -18,12 +18,13 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.arrays import FIRST_SEARCH, Bool, Float32, Int32, Int64
+from engine.catalogue.actions import Actions
 from engine.errors import DataError
 from engine.releases.bundles import Holdout
-from models.data import action_names, splits
 from models.data import histories as sorted_events
-from models.data.histories import Timelines, column
-from models.data.sequences import Histories
+from models.data import splits
+from models.data.action_names import ActionCodes
+from models.data.histories import Histories, RecordedHistories, column
 from models.settings import TrainSettings
 
 POPULARITY_DAYS: Final = 7
@@ -54,12 +55,12 @@ class TrainingData:
 
 
 def prepare(
-    timelines: Timelines, settings: TrainSettings, folder: Path | None = None, *, searches: bool = False
+    recorded: RecordedHistories, settings: TrainSettings, folder: Path | None = None, *, searches: bool = False
 ) -> TrainingData:
-    """The timelines without the settings' holdout, in `folder` or else in memory.
+    """The recorded without the settings' holdout, in `folder` or else in memory.
 
     Args:
-        timelines: all recorded events.
+        recorded: all recorded events.
         settings: of the training.
         folder: for the files; `save` completes it.
         searches: whether to include searches. A private training never does, as there the words that users typed would
@@ -68,27 +69,27 @@ def prepare(
     Raises:
         DataError: nothing is left to train on.
     """
-    holdout = splits.holdout(timelines, settings.holdout, settings.holdout_items, settings.seed)
-    columns = _Columns(folder, len(timelines))
+    holdout = splits.holdout(recorded, settings.holdout, settings.holdout_items, settings.seed)
+    columns = _Columns(folder, len(recorded))
     with_searches = searches and settings.private_epsilon is None
-    lengths, newest_ms = _fill(columns, timelines, holdout, settings, with_searches=with_searches)
+    lengths, newest_ms = _fill(columns, recorded, holdout, settings, with_searches=with_searches)
     histories = columns.histories(np.append(0, np.cumsum(lengths[lengths > 0])))
-    item_numbers, counts, popularity = _number_items(histories, len(timelines.item_ids), newest_ms)
-    search_numbers, search_counts = _number_searches(histories, len(timelines.search_ids))
+    item_numbers, counts, popularity = _number_items(histories, len(recorded.item_ids), newest_ms)
+    search_numbers, search_counts = _number_searches(histories, len(recorded.search_ids))
     if not len(item_numbers):
         raise DataError(
-            f"{len(lengths)} users with {len(timelines)} events leave nothing to train on without --holdout"
+            f"{len(lengths)} users with {len(recorded)} events leave nothing to train on without --holdout"
             f" {settings.holdout}, too few; give more data or a smaller --holdout"
         )
     return TrainingData(
         histories=histories,
         counts=counts,
         popularity=popularity,
-        ids=[timelines.item_ids[number] for number in item_numbers],
+        ids=[recorded.item_ids[number] for number in item_numbers],
         holdout=holdout,
         newest_ms=newest_ms,
-        fingerprint=timelines.fingerprint(),
-        searches=[timelines.search_ids[number] for number in search_numbers],
+        fingerprint=recorded.fingerprint(),
+        searches=[recorded.search_ids[number] for number in search_numbers],
         search_counts=search_counts,
     )
 
@@ -162,31 +163,30 @@ class _Columns:
 
 
 def _fill(
-    columns: _Columns, timelines: Timelines, holdout: Holdout, settings: TrainSettings, *, with_searches: bool
+    columns: _Columns, recorded: RecordedHistories, holdout: Holdout, settings: TrainSettings, *, with_searches: bool
 ) -> tuple[Int64, int]:
     """Copy the training events; returns the number per user [U], and the time of the newest."""
-    lengths, newest_ms = np.zeros(len(timelines.starts) - 1, np.int64), 0
-    by_name = action_names.numbers(timelines.action_names, settings.clicks)  # [A]
-    (search_action,) = action_names.numbers([settings.clicks.search_action], settings.clicks)
-    weights = np.array(list(settings.clicks.actions.values()))
-    is_cold = splits.cold_items(timelines.item_ids, holdout) if holdout.items_share else None  # [V]
-    for users, events in timelines.parts():
-        times_ms, items = timelines.times_ms[events], timelines.items[events]
+    lengths, newest_ms = np.zeros(len(recorded.starts) - 1, np.int64), 0
+    actions = Actions(settings.clicks)
+    action_codes = ActionCodes(recorded.action_names, actions)
+    is_cold = splits.cold_items(recorded.item_ids, holdout) if holdout.items_share else None  # [V]
+    for users, events in recorded.parts():
+        times_ms, items = recorded.times_ms[events], recorded.items[events]
         is_click: Bool = items < FIRST_SEARCH
-        actions = np.where(is_click, by_name[timelines.actions[events]], search_action)
-        mask: Bool = (weights[actions] > 0.0) & (is_click | with_searches)
+        codes = action_codes.of(recorded.actions[events], items)
+        mask: Bool = (actions.weights[codes] > 0.0) & (is_click | with_searches)
         if holdout.from_ms is not None:
             mask &= times_ms < holdout.from_ms
         if is_cold is not None:
             mask[is_click] &= ~is_cold[items[is_click]]
-        starts = timelines.starts[users.start : users.stop + 1] - events.start
+        starts = recorded.starts[users.start : users.stop + 1] - events.start
         if holdout.last_event:
             mask &= ~_from_newest_click(is_click, starts)
         if with_searches:  # a search that led to no click has no target
             mask &= is_click | ~_from_newest_click(is_click & mask, starts)
         cumulative = np.append(0, np.cumsum(mask))
         lengths[users] = np.diff(cumulative[starts])
-        columns.append(items=items[mask], times_ms=times_ms[mask], actions=actions[mask])
+        columns.append(items=items[mask], times_ms=times_ms[mask], actions=codes[mask])
         newest_ms = max(newest_ms, int(times_ms[mask].max(initial=0)))
     return lengths, newest_ms
 

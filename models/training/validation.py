@@ -7,10 +7,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engine.arrays import FIRST_SEARCH, NO_ITEM, Bool, Int64
+from engine.arrays import FIRST_SEARCH, NO_ACTION, NO_ITEM, Bool, Int64
 from engine.errors import DataError
 from models.data import sequences
-from models.data.sequences import Histories, SequenceBatch, Sequences
+from models.data.histories import Histories
+from models.data.sequences import SequenceBatch, Sequences
 from models.network.loss import interests_in_use
 from models.network.two_hop import TwoHopEncoder
 from models.settings import TrainSettings
@@ -87,7 +88,7 @@ def _rank_targets(encoder: TwoHopEncoder, vectors: Tensor, batch: SequenceBatch)
     """
     device = vectors.device
     users, positions = np.nonzero(batch.targets != sequences.NO_TARGET)
-    is_click = (batch.actions != sequences.NO_ACTION) & (batch.items < FIRST_SEARCH)
+    is_click = (batch.actions != NO_ACTION) & (batch.items < FIRST_SEARCH)
     seen_items = np.where(is_click, batch.items, np.int32(NO_ITEM))[users]  # [S', L]
     columns = (
         encoder.encode(batch)[users, positions],  # [S', K, D]

@@ -10,10 +10,11 @@ from typing import Final
 import numpy as np
 
 from engine.arrays import Float64, Int64
+from engine.catalogue import searches
 from engine.errors import SettingsError
 from producers.clock import REAL_CLOCK, TICK_S, Clock
 from producers.replay.click_encoder import ProducedEvents
-from producers.replay.readers import Recording
+from producers.replay.recorded_events import Recording
 
 MAX_BATCH: Final = 2_000
 """Events sent at once, however many are due: the progress bar moves batch by batch."""
@@ -96,7 +97,7 @@ def play(
         plan: when each is due.
         send: called with the events of each batch; an error that it raises ends the replay.
         clock: the time.
-        event_ids: send row numbers of the recording as event ids.
+        event_ids: send event ids: the recorded ones, and row numbers where there are none.
     """
     started_s = clock.elapsed_s()
     sent = 0
@@ -114,9 +115,17 @@ def _events(recording: Recording, plan: ReplayPlan, part: slice, *, event_ids: b
     batch = recording.select(part)
     return ProducedEvents(
         users=batch.users.spelled(),
-        items=[item or None for item in batch.items.spelled()],
+        items=[None if searches.is_search(item) else item for item in batch.items.spelled()],
         times_ms=plan.times_ms[part],
         actions=None if batch.actions is None else batch.actions.spelled(),
         words=None if batch.words is None else [words or None for words in batch.words.spelled()],
-        ids=list(map(str, batch.rows.tolist())) if event_ids else None,
+        ids=_event_ids(batch) if event_ids else None,
     )
+
+
+def _event_ids(batch: Recording) -> list[str]:
+    """Recorded ids, or row numbers where there are none."""
+    rows = list(map(str, batch.rows.tolist()))
+    if batch.event_ids is None:
+        return rows
+    return [event_id or row for event_id, row in zip(batch.event_ids.spelled(), rows, strict=True)]

@@ -8,10 +8,10 @@ from hypothesis.extra.numpy import arrays
 
 from engine.arrays import NO_ITEM, Windows
 from engine.errors import DataError
+from models.data.histories import Histories
 from models.evaluation.baselines import HOUR_MS, Neighbours, PopularityBaseline, first_unseen
 from models.evaluation.baselines.baseline import highest_unseen
 from models.evaluation.baselines.task import BaselineValidation
-from models.evaluation.event_windows import UserEvents
 
 DAY_MS = 24 * HOUR_MS
 
@@ -94,14 +94,13 @@ def test_without_any_event_nothing_is_recommended() -> None:
         assert baseline.lists(windows_of([1]), times_ms, 2).tolist() == [[NO_ITEM, NO_ITEM]]
 
 
-def events_of(*histories: list[int]) -> UserEvents:
+def events_of(*histories: list[int]) -> Histories:
     lengths = [len(history) for history in histories]
-    return UserEvents(
-        users=np.repeat(np.arange(len(histories), dtype=np.int32), lengths),
+    return Histories(
         items=np.concatenate(histories).astype(np.int32),
         times_ms=np.arange(sum(lengths), dtype=np.int64),
         actions=np.ones(sum(lengths), np.uint8),
-        item_count=9,
+        starts=np.cumsum([0, *lengths]),
     )
 
 

@@ -152,18 +152,13 @@ def test_an_id_of_exactly_the_limit_passes() -> None:
         (ClickFields(user="a", item="a"), "mapped twice"),
         (ClickFields(user="a..b"), "empty step"),
         (ClickFields(user='a"b'), "a character that keys cannot have"),
-        (ClickFields(user="a\\b"), "a backslash may come before a dot"),
+        (ClickFields(user="a\\b"), "only before a dot or a key of digits"),
     ],
 )
 def test_impossible_mapping_is_refused(fields: ClickFields, message: str) -> None:
     settings = ClickSettings(fields=fields)
     with pytest.raises(SettingsError, match=message):
         ClickDecoder(settings, Actions(settings))
-
-
-def test_default_action_must_be_known() -> None:
-    with pytest.raises(SettingsError, match=r"clicks\.default_action"):
-        Actions(ClickSettings(default_action="look"))
 
 
 def test_a_record_without_a_value_asks_to_forget_the_user_who_is_its_key() -> None:

@@ -21,9 +21,9 @@ from engine.settings.sections import Settings, WindowSettings
 from models.cli import compare as compare_command
 from models.cli import tables
 from models.data import dataset
+from models.data.histories import Histories
 from models.evaluation import ranking_metrics
 from models.evaluation.baselines.task import Fitted, Task, grid_search
-from models.evaluation.event_windows import UserEvents
 from models.evaluation.queries import LIST_LENGTH, EvalData
 from models.evaluation.ranking_metrics import METRICS, NOT_LISTED, MetricAccumulator
 from models.lab.comparison import compare, systems
@@ -253,7 +253,7 @@ def test_a_grid_search_takes_the_best_configuration_that_it_has_time_for(rings: 
     """Configurations are fitted on the training events of the validation, the best one at last on all events."""
     fitted_on: list[int] = []
 
-    def fit(configuration: Any, events: UserEvents, _until_s: float) -> Any:
+    def fit(configuration: Any, events: Histories, _until_s: float) -> Any:
         fitted_on.append(len(events))
         task = replace(comparison.task, events=events)
         neighbours = systems.baselines()[1].load()(task).baseline

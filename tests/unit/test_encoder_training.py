@@ -192,7 +192,7 @@ def test_sampled_softmax_learns_too(rings: Interactions) -> None:
 def test_training_does_not_see_the_holdout(rings: Interactions) -> None:
     """With other items in all held-out events, the trained weights are the same to the bit."""
     both = settings(holdout="both", epochs=2)
-    is_held_out = splits.held_out(rings, splits.holdout(rings.timelines(), "both"))
+    is_held_out = splits.held_out(rings, splits.holdout(rings.histories(), "both"))
     assert 0.1 <= is_held_out.mean() < 0.2
     garbled = dataclasses.replace(rings, items=np.where(is_held_out, np.int32(0), rings.items))
     original, without = train(rings, both), train(garbled, both)
@@ -288,7 +288,7 @@ def test_a_share_of_the_sequences_skips_up_to_the_most() -> None:
 
 def test_nan_weights_validate_worst(rings: Interactions) -> None:
     """Every item counts as ranked above the target, so its rank is V + 1."""
-    data = training_data.prepare(rings.timelines(), settings())
+    data = training_data.prepare(rings.histories(), settings())
     encoder = TwoHopEncoder(len(data.ids), SMALL)
     held_out = validation.split(data.histories, settings())[1]
     assert held_out.run(encoder).ndcg > 1.1 / np.log2(2 + len(data.ids))

@@ -107,7 +107,7 @@ def test_breakdowns_agree_with_the_whole(bundle: Bundle, rings: Interactions) ->
 
 def test_the_time_splits_breakdowns_follow_the_order_of_queries(bundle: Bundle, rings: Interactions) -> None:
     """Queries come by users' turns, not in order of events; each row of a breakdown must have its own targets."""
-    from_ms = splits.split_ms(rings.timelines())
+    from_ms = splits.split_ms(rings.histories())
     with_time_split = replace(bundle, manifest=_with_holdout(bundle, Holdout(last_event=False, from_ms=from_ms)))
     split = report_of(with_time_split, rings)["time_split"]
     late = np.flatnonzero(rings.times_ms >= from_ms)
@@ -134,7 +134,7 @@ def test_the_hnsw_index_is_compared_with_an_exact_one(bundle: Bundle, rings: Int
 
 def test_users_of_one_event_give_no_leave_last_out_queries(bundle: Bundle, rings: Interactions, tmp_path: Path) -> None:
     """Every user has one event: no last event has a window before it. In the time split all of them are cold users."""
-    from_ms = splits.split_ms(rings.timelines())
+    from_ms = splits.split_ms(rings.histories())
     once = rings.select(splits.newest(rings))
     training_report = json.dumps({"data_fingerprint": once.fingerprint()})
     (tmp_path / contract.REPORT_FILE).write_text(training_report)
@@ -148,7 +148,7 @@ def test_users_of_one_event_give_no_leave_last_out_queries(bundle: Bundle, rings
 
 def test_the_time_split_rolls(bundle: Bundle, rings: Interactions) -> None:
     """The window of a held-out event has all of its user's earlier events, held-out ones among them."""
-    from_ms = splits.split_ms(rings.timelines())
+    from_ms = splits.split_ms(rings.histories())
     with_time_split = replace(bundle, manifest=_with_holdout(bundle, Holdout(last_event=False, from_ms=from_ms)))
     report = report_of(with_time_split, rings)["time_split"]
     ranks: list[int | None] = []
@@ -210,7 +210,7 @@ def test_other_data_has_no_leave_last_out(bundle: Bundle, rings: Interactions) -
 
 def test_unknown_targets_are_misses_and_counted(bundle: Bundle, rings: Interactions) -> None:
     """Every event in the last tenth of time has one item that no release knows."""
-    from_ms = splits.split_ms(rings.timelines())
+    from_ms = splits.split_ms(rings.histories())
     late = rings.times_ms >= from_ms
     items = np.where(late, np.int32(len(rings.item_ids)), rings.items)
     data = replace(rings, items=items, item_ids=[*rings.item_ids, "brand new"])

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from engine.errors import SettingsError
+from engine.interactions.columns import Names
 from producers.clock import Clock
 from producers.replay.click_encoder import ProducedEvents
 from producers.replay.plan import MAX_BATCH, ReplayPlan, ReplayRate, play
-from producers.replay.readers import Names, Recording
+from producers.replay.recorded_events import Recording
 
 NOW_MS = 1_700_000_000_000
 

@@ -24,7 +24,7 @@ from engine.releases import bundles
 from engine.settings.sections import Settings
 from models.cli import train as train_command
 from models.data import dataset
-from models.data.sequences import Histories
+from models.data.histories import Histories
 from models.evaluation import evaluate, release_under_test, report
 from models.network.two_hop import TwoHopEncoder
 from models.settings import EncoderSettings, TrainSettings
@@ -58,7 +58,7 @@ def histories(*lengths: int, seed: int = 0) -> Histories:
     return Histories(
         items=rng.integers(0, ITEMS, events, dtype=np.int32),
         times_ms=60_000 * np.arange(events),
-        actions=np.zeros(events, np.uint8),
+        actions=np.ones(events, np.uint8),
         starts=np.append(0, np.cumsum(lengths)).astype(np.int64),
     )
 
@@ -127,7 +127,7 @@ def test_the_parts_of_a_user_have_all_events_of_that_user_and_no_others(lengths:
         rows = slice(stepper._part_starts[user], stepper._part_starts[user + 1])
         assert (stepper._parts.begins[rows] >= users.starts[user]).all()
         assert (stepper._parts.ends[rows] < users.starts[user + 1]).all()
-        assert (stepper._parts.ends[rows] - stepper._parts.asked[rows]).sum() == max(length - 1, 0)
+        assert (stepper._parts.ends[rows] - stepper._parts.target_begins[rows]).sum() == max(length - 1, 0)
 
 
 @pytest.mark.parametrize(("noise", "clip"), [(1.0, 1.0), (3.0, 0.5)])
@@ -230,7 +230,7 @@ def test_the_release_has_epsilon_and_nothing_exact(tiny_interactions: Path, tmp_
 
 
 def test_items_in_order_of_ids_are_the_same_items(tiny_interactions: Path) -> None:
-    prepared = training_data.prepare(dataset.read(tiny_interactions).timelines(), settings())
+    prepared = training_data.prepare(dataset.read(tiny_interactions).histories(), settings())
     redacted = private.redact(prepared)
     before, after = (np.array(data.ids)[data.histories.items] for data in (prepared, redacted))
     assert (before == after).all()

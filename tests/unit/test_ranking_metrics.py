@@ -38,14 +38,14 @@ def test_the_newest_event_of_each_user() -> None:
 
 
 def test_the_time_split_begins_after_nine_tenths_of_the_events_and_takes_ties_along() -> None:
-    holdout = splits.holdout(DATA.timelines(), "time")
+    holdout = splits.holdout(DATA.histories(), "time")
     assert holdout == Holdout(last_event=False, from_ms=90)
     assert np.flatnonzero(splits.held_out(DATA, holdout)).tolist() == [8, 9]
 
 
 @pytest.mark.parametrize(("name", "events"), [("none", []), ("last", [5, 8, 9]), ("time", [8, 9]), ("both", [5, 8, 9])])
 def test_events_that_each_holdout_leaves_out(name: HoldoutName, events: list[int]) -> None:
-    assert np.flatnonzero(splits.held_out(DATA, splits.holdout(DATA.timelines(), name))).tolist() == events
+    assert np.flatnonzero(splits.held_out(DATA, splits.holdout(DATA.histories(), name))).tolist() == events
 
 
 def scored(catalogue: int, popularity: list[int], *lists: tuple[int, list[int], int]) -> MetricAccumulator:

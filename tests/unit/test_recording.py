@@ -9,6 +9,7 @@ import pytest
 
 from engine.arrays import FIRST_SEARCH
 from engine.catalogue.actions import Actions
+from engine.catalogue.searches import is_search
 from engine.errors import DataError, SettingsError
 from engine.eventlog.base import Partition, Records
 from engine.ingest.decoder import ClickDecoder
@@ -16,7 +17,7 @@ from engine.settings.sections import ClickFields, ClickSettings
 from models.data import dataset
 from producers.replay.click_encoder import ClickEncoder, ProducedEvents
 from producers.replay.plan import ReplayPlan, ReplayRate, play
-from producers.replay.readers import read
+from producers.replay.recorded_events import read
 from producers.simulation.recording import record
 from producers.simulation.shoppers import ACTIONS, Simulation, SimulationSettings, shopper_id
 from producers.simulation.simulated_catalogue import MIN_ITEMS
@@ -64,7 +65,7 @@ def test_replay_and_training_read_the_searches_back(tmp_path: Path) -> None:
     (batch,) = record(simulation, tmp_path, 500)
     simulated, recording = events(simulation, batch), read(tmp_path)
     assert recording.words is not None
-    assert [item or None for item in recording.items.spelled()] == simulated.items
+    assert [None if is_search(item) else item for item in recording.items.spelled()] == simulated.items
     assert [words or None for words in recording.words.spelled()] == simulated.words
     batches = list[ProducedEvents]()
     play(recording, ReplayPlan.of(recording.times_ms, ReplayRate(), None), batches.append)

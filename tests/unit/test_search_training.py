@@ -17,15 +17,17 @@ from engine.catalogue.content import Item, features
 from engine.catalogue.ids import Catalogue
 from engine.contract import ContentSizes
 from engine.errors import DataError
+from engine.interactions.layout import Layout, Source
 from engine.releases import bundles, serving
 from engine.releases.bundles import Holdout
 from engine.settings.sections import IndexSettings, Settings
 from models.cli.train import train as train_verb
-from models.data import archive, dataset, sequences, splits
-from models.data import histories as timelines
-from models.data.archive import Layout, Source
+from models.data import dataset, sequences, splits
+from models.data import histories as sorting
 from models.data.dataset import Interactions
-from models.data.sequences import NO_TARGET, Histories
+from models.data.histories import Histories
+from models.data.numbering import NumberedInteractions
+from models.data.sequences import NO_TARGET
 from models.evaluation import queries
 from models.evaluation.queries import EvalData
 from models.network.item_vectors import Content, ItemVectors
@@ -69,17 +71,17 @@ def test_the_column_of_words_can_be_named(tmp_path: Path) -> None:
     folder = written(tmp_path, ["ann,x,10,", "bob,,20,blue", "ann,y,30,"], "user,item,ts,typed")
     interactions = dataset.read(Source(str(folder), Layout(search="typed")))
     assert interactions.items.tolist() == [0, RED, 1]
-    with pytest.raises(DataError, match="line 3: column item holds nothing; mend"):
+    with pytest.raises(DataError, match="row 2: column item holds nothing; mend"):
         dataset.read(folder)
 
 
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ("bob,,40,search,", "line 3: column item holds nothing; nor has column query the words of a search"),
-        ("bob,,40,search,!?", "line 3: column item holds nothing; nor has column query the words of a search"),
-        ("bob,\x1fblue,40,view,", r"line 3: column item holds an id that begins with '\\x1f', which stands before"),
-        (",,40,search,blue", "line 3: column user holds nothing"),
+        ("bob,,40,search,", "row 2: column item holds nothing; nor has column query the words of a search"),
+        ("bob,,40,search,!?", "row 2: column item holds nothing; nor has column query the words of a search"),
+        ("bob,\x1fblue,40,view,", r"row 2: column item holds an id that begins with '\\x1f', as searches do"),
+        (",,40,search,blue", "row 2: column user holds nothing"),
     ],
 )
 def test_a_row_that_is_neither_click_nor_search_is_refused(tmp_path: Path, row: str, message: str) -> None:
@@ -88,12 +90,12 @@ def test_a_row_that_is_neither_click_nor_search_is_refused(tmp_path: Path, row: 
 
 
 def test_training_data_is_the_same_from_disk_and_from_memory(read: Interactions, tmp_path: Path) -> None:
-    lines = timelines.sort(archive.open_source(tmp_path), tmp_path / "sorted")
+    lines = sorting.sort(NumberedInteractions(tmp_path), tmp_path / "sorted")
     settings = TrainSettings(holdout="none")
     assert lines.fingerprint() == read.fingerprint()
     prepared = training_data.prepare(lines, settings, tmp_path / "data", searches=True)
     training_data.save(prepared, tmp_path / "data", None)
-    in_memory = training_data.prepare(read.timelines(), settings, searches=True)
+    in_memory = training_data.prepare(read.histories(), settings, searches=True)
     for data in (training_data.load(tmp_path / "data"), in_memory):
         names = list(settings.clicks.actions)
         assert data.ids == ["x", "y"]
@@ -101,13 +103,13 @@ def test_training_data_is_the_same_from_disk_and_from_memory(read: Interactions,
         assert data.searches == [searches.id_of("red shoes"), searches.id_of("blue")]
         assert data.search_counts.tolist() == [1, 1]
         assert data.histories.items.tolist() == [0, RED, 1, BLUE, 0]  # the last search led to no click
-        assert [names[code] for code in data.histories.actions] == ["view", "search", "buy", "search", "view"]
+        assert [names[code - 1] for code in data.histories.actions] == ["view", "search", "buy", "search", "view"]
 
 
 def test_the_newest_click_is_left_out_and_the_searches_that_led_to_no_other(read: Interactions) -> None:
     """ann: x, red, [y]; bob: blue, [x, red]."""
     assert np.flatnonzero(splits.held_out(read, Holdout(last_event=True))).tolist() == [2, 4, 5]
-    data = training_data.prepare(read.timelines(), TrainSettings(holdout="last"), searches=True)
+    data = training_data.prepare(read.histories(), TrainSettings(holdout="last"), searches=True)
     assert data.histories.items.tolist() == [0]
     assert data.histories.starts.tolist() == [0, 1]
     assert (data.ids, data.searches, data.search_counts.tolist()) == (["x"], [], [])
@@ -116,8 +118,8 @@ def test_the_newest_click_is_left_out_and_the_searches_that_led_to_no_other(read
 @pytest.mark.parametrize("private", [False, True])
 def test_searches_are_left_out_of_private_training_and_by_default(read: Interactions, private: bool) -> None:
     settings = TrainSettings(holdout="none", private_epsilon=1.0 if private else None)
-    data = training_data.prepare(read.timelines(), settings, searches=private)
-    plain = training_data.prepare(read.without_searches().timelines(), settings)
+    data = training_data.prepare(read.histories(), settings, searches=private)
+    plain = training_data.prepare(read.without_searches().histories(), settings)
     assert data.histories.items.tolist() == plain.histories.items.tolist() == [0, 1, 0]
     assert data.searches == []
 

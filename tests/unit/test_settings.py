@@ -25,6 +25,15 @@ def test_environment_comes_over_the_file(tmp_path: Path) -> None:
     assert loaded.kafka == sections.KafkaSettings()
 
 
+def test_the_default_action_is_one_that_has_a_weight(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"clicks\.default_action': found 'look', .* one of clicks\.actions: view"):
+        loader.load(None, {"HEADRACE_CLICKS__DEFAULT_ACTION": "look"})
+    path = written(tmp_path, "[clicks.actions]\nbuy = 3.0\n")
+    with pytest.raises(SettingsError, match=r"clicks\.default_action': found 'view', .* one of clicks\.actions: buy"):
+        loader.load(path, {})
+    assert loader.load(path, {"HEADRACE_CLICKS__DEFAULT_ACTION": "buy"}).clicks.default_action == "buy"
+
+
 def test_origin_of_each_setting_is_known(tmp_path: Path) -> None:
     path = written(tmp_path, '[clicks]\ntopic = "a"\n[clicks.actions]\nview = 1\n')
     assert loader.origins(path, {"HEADRACE_INDEX__M": "8"}) == {

@@ -20,11 +20,11 @@ import torch
 
 from engine.catalogue.content import Item, features
 from engine.contract import ContentSizes
-from engine.errors import ReleaseError, RunFolderError, SettingsError
+from engine.errors import DataError, ReleaseError, RunFolderError, SettingsError
+from engine.interactions.layout import Source
 from engine.releases import bundles
 from models.cli import train as train_command
 from models.data import dataset
-from models.data.archive import Source
 from models.jobs import training_job
 from models.jobs.training_job import TrainingInput
 from models.network import loss
@@ -152,13 +152,17 @@ def test_a_damaged_checkpoint_is_replaced_by_the_one_before(tiny_interactions: P
 def test_a_folder_of_another_training_is_refused_with_the_differences(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     with folder.locked():
-        assert folder.begin(settings(), 1, None, "now") == "now"
+        assert folder.begin(settings(seed=7), 1, None, "now") == "now"
+        (folder.training_data / "left").mkdir(parents=True)
+        assert folder.begin(settings(), 2, None, "later") == "now"  # nothing was learned yet
+        assert not folder.training_data.exists()
+        assert folder.begin(settings(), 1, None, "later") == "now"
+        folder.record_data("here", [], {"data": "abc", "content": None})
         assert folder.begin(settings(epochs=9, minutes=9.0), 1, None, "later") == "now"
         with pytest.raises(RunFolderError, match=r"begun with encoder\.hidden 16 \(now 32\), seed 0 \(now 1\); give"):
             folder.begin(settings(seed=1, encoder=SIZES.model_copy(update={"hidden": 32})), 1, None, "later")
         with pytest.raises(RunFolderError, match=r"begun with processes 1 \(now 2\)"):
             folder.begin(settings(), 2, None, "later")
-        folder.record_data("here", [], {"data": "abc", "content": None})
         with pytest.raises(RunFolderError, match=r"begun with data fingerprint abc \(now xyz\)"):
             folder.record_data("there", [], {"data": "xyz", "content": None})
         with pytest.raises(RunFolderError, match=r"begun with content fingerprint None \(now pqr\)"):
@@ -188,6 +192,24 @@ def test_other_data_in_a_run_folder_is_refused(tiny_interactions: Path, tmp_path
         training_job.run(TrainingInput(Source(str(tmp_path)), {}), settings(), target, 0, callbacks)
     with pytest.raises(PowerCut):  # the first data is prepared again, and training resumed
         training_job.run(TrainingInput(Source(str(tiny_interactions)), {}), settings(), target, 0, callbacks)
+
+
+def test_a_run_that_failed_before_it_learned_takes_corrected_settings_and_data(
+    tiny_interactions: Path, tmp_path: Path
+) -> None:
+    """Settings are checked before any data is read, and data before any is learned from."""
+    config, data, run = tmp_path / "headrace.toml", tmp_path / "clicks.csv", tmp_path / "run"
+    options = ["--run", str(run), "--epochs", "1", "--config", str(config)]
+    config.write_text("[clicks.actions]\nbuy = 3.0\n")
+    with pytest.raises(SettingsError, match=r"clicks\.default_action': found 'view', .* one of clicks\.actions: buy"):
+        trained(tmp_path / "nowhere", tmp_path, *options)
+    assert not run.exists()
+    config.write_text('[clicks]\ndefault_action = "buy"\n[clicks.actions]\nbuy = 3.0\n')
+    data.write_text("user,item,ts\na,x,1\nb,y,soon\n")
+    with pytest.raises(DataError, match=r"clicks\.csv, row 2: column ts holds 'soon'"):
+        trained(data, tmp_path, *options)
+    config.write_text('[clicks]\ndefault_action = "view"\n[clicks.actions]\nview = 1.0\nbuy = 3.0\n')
+    assert trained(tiny_interactions, tmp_path, *options, "--seed", "5").name == "two-hop-1"
 
 
 def test_a_release_that_exists_is_refused_before_training(tiny_interactions: Path, tmp_path: Path) -> None:

@@ -18,10 +18,10 @@ from implicit.cpu.bpr import BayesianPersonalizedRanking
 from threadpoolctl import threadpool_limits
 
 from engine.arrays import NO_ITEM, Float32, Int32, Int64, Windows
+from models.data.histories import Histories
 from models.evaluation.baselines import matrices
 from models.evaluation.baselines.baseline import scored_then_popular
 from models.evaluation.baselines.task import Fitted, Hyperparameters, Task, grid_search
-from models.evaluation.event_windows import UserEvents
 
 ALS_GRID: Final[tuple[Hyperparameters, ...]] = (
     {"factors": 100, "regularization": 0.01, "alpha": 1.0, "iterations": 15},  # implicit's defaults
@@ -53,11 +53,11 @@ class _TimeIsUpError(Exception):
 class _Factorisation(ABC):
     """Item factors, and a user vector for every window."""
 
-    def __init__(self, task: Task, model: Any, events: UserEvents, until_s: float) -> None:
+    def __init__(self, task: Task, model: Any, events: Histories, until_s: float) -> None:
         """Fit implicit's `model` on `events`."""
         self._task, self._model = task, model
-        _fit_until(model, events, lambda: task.clock_s() > until_s)
-        self._trained = np.zeros(events.item_count, np.bool_)  # [V]
+        _fit_until(model, matrices.of_users(events, task.item_count), lambda: task.clock_s() > until_s)
+        self._trained = np.zeros(task.item_count, np.bool_)  # [V]
         self._trained[events.items] = True
 
     def lists(self, windows: Windows, times_ms: Int64, count: int) -> Int32:
@@ -78,7 +78,7 @@ class Als(_Factorisation):
     """Alternating least squares."""
 
     def _vectors(self, liked: Int32) -> Float32:
-        window_matrix = matrices.of_windows(liked, self._task.events.item_count)
+        window_matrix = matrices.of_windows(liked, self._task.item_count)
         with threadpool_limits(1, "blas"):
             vectors: Float32 = self._model.recalculate_user(np.arange(len(liked)), window_matrix)
         return vectors
@@ -111,7 +111,7 @@ class Bpr(_Factorisation):
 def fit_als(task: Task) -> Fitted:
     """ALS with the configuration that does best on the validation."""
 
-    def fit(configuration: Hyperparameters, events: UserEvents, until_s: float) -> Als:
+    def fit(configuration: Hyperparameters, events: Histories, until_s: float) -> Als:
         arguments = _arguments(configuration)
         model = AlternatingLeastSquares(**arguments, num_threads=task.threads, random_state=task.seed)
         return Als(task, model, events, until_s)
@@ -123,7 +123,7 @@ def fit_als(task: Task) -> Fitted:
 def fit_bpr(task: Task) -> Fitted:
     """BPR with the configuration that does best on the validation."""
 
-    def fit(configuration: Hyperparameters, events: UserEvents, until_s: float) -> Bpr:
+    def fit(configuration: Hyperparameters, events: Histories, until_s: float) -> Bpr:
         arguments = _arguments(configuration)
         model = BayesianPersonalizedRanking(**arguments, num_threads=task.threads, random_state=task.seed)
         return Bpr(task, model, events, until_s)
@@ -135,12 +135,12 @@ def _arguments(configuration: Hyperparameters) -> dict[str, float]:
     return {name: int(value) if name in {"factors", "iterations"} else value for name, value in configuration.items()}
 
 
-def _fit_until(model: Any, events: UserEvents, time_is_up: Callable[[], bool]) -> None:
+def _fit_until(model: Any, clicks: Any, time_is_up: Callable[[], bool]) -> None:
     def on_iteration(*_progress: object) -> None:
         if time_is_up():
             raise _TimeIsUpError
 
     try:
-        model.fit(matrices.of_users(events), show_progress=False, callback=on_iteration)
+        model.fit(clicks, show_progress=False, callback=on_iteration)
     except _TimeIsUpError:
         return

@@ -13,10 +13,10 @@ import numpy as np
 from scipy import sparse
 
 from engine.arrays import Float32, Int32, Int64, Windows
+from models.data.histories import Histories
 from models.evaluation.baselines import matrices
 from models.evaluation.baselines.baseline import scored_then_popular
 from models.evaluation.baselines.task import Fitted, Hyperparameters, Task, grid_search
-from models.evaluation.event_windows import UserEvents
 
 GRID: Final[tuple[Hyperparameters, ...]] = tuple(
     {"last_items": last_items, "neighbours": neighbours, "shrinkage": shrinkage}
@@ -38,29 +38,31 @@ def fit(task: Task) -> Fitted:
 class ItemKnn:
     """Items by the sum of their similarities to the items of the window; then the popular ones."""
 
-    def __init__(self, task: Task, configuration: Hyperparameters, events: UserEvents) -> None:
+    def __init__(self, task: Task, configuration: Hyperparameters, events: Histories) -> None:
         """Fit on `events`."""
         self._task, self._last_items = task, int(configuration["last_items"])
-        self._similarities = _similarities(events, int(configuration["neighbours"]), configuration["shrinkage"])
+        self._similarities = _similarities(
+            events, task.item_count, int(configuration["neighbours"]), configuration["shrinkage"]
+        )
 
     def lists(self, windows: Windows, times_ms: Int64, count: int) -> Int32:
         """See `Baseline.lists`."""
         liked = self._task.liked_items(windows)[:, -self._last_items :]
-        window_matrix = matrices.of_windows(liked, self._task.events.item_count)
+        window_matrix = matrices.of_windows(liked, self._task.item_count)
         window_matrix.data[:] = 1.0
         scores: Float32 = (window_matrix @ self._similarities).toarray()  # [B, V]
         scores[scores == 0.0] = -np.inf
         return scored_then_popular(scores, windows, self._task.popularity.ranking(times_ms), count)
 
 
-def _similarities(events: UserEvents, neighbours: int, shrinkage: float) -> sparse.csr_matrix:
+def _similarities(events: Histories, item_count: int, neighbours: int, shrinkage: float) -> sparse.csr_matrix:
     """[V, V] similarity of each item (row) to the candidates (columns) whose nearest items it is one of."""
-    clicked = matrices.of_users(events)
+    clicked = matrices.of_users(events, item_count)
     clicked.data[:] = 1.0
     by_item = clicked.T.tocsr()  # [V, U]
     lengths = np.sqrt(np.diff(by_item.indptr)).astype(np.float32)  # [V]
     candidates, nearest, values = [], [], []
-    for begin in range(0, events.item_count, _BLOCK_ITEMS):
+    for begin in range(0, item_count, _BLOCK_ITEMS):
         shared = (by_item[begin : begin + _BLOCK_ITEMS] @ clicked).tocoo()  # [block, V] users in common
         rows, columns = begin + shared.row, shared.col
         cosine = shared.data / (lengths[rows] * lengths[columns] + np.float32(shrinkage))
@@ -71,4 +73,4 @@ def _similarities(events: UserEvents, neighbours: int, shrinkage: float) -> spar
         nearest.append(columns[order])
         values.append(cosine[order])
     cells = (np.concatenate(nearest), np.concatenate(candidates))
-    return sparse.csr_matrix((np.concatenate(values), cells), shape=(events.item_count, events.item_count))
+    return sparse.csr_matrix((np.concatenate(values), cells), shape=(item_count, item_count))

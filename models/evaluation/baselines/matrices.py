@@ -4,12 +4,12 @@ import numpy as np
 from scipy import sparse
 
 from engine.arrays import Int32, Int64
-from models.evaluation.event_windows import UserEvents
+from models.data.histories import Histories
 
 
-def of_users(events: UserEvents) -> sparse.csr_matrix:
+def of_users(events: Histories, item_count: int) -> sparse.csr_matrix:
     """[U, V] clicks of each user on each item."""
-    return _counts(events.users, events.items, (int(events.users.max(initial=0)) + 1, events.item_count))
+    return _counts(events.users, events.items, (int(events.users.max(initial=0)) + 1, item_count))
 
 
 def of_windows(items: Int32, item_count: int) -> sparse.csr_matrix:

@@ -25,9 +25,9 @@ from rectools.models import SASRecModel
 from rectools.models.nn.transformers.utils import leave_one_out_mask
 
 from engine.arrays import NO_ITEM, Int32, Int64, Windows
+from models.data.histories import Histories
 from models.evaluation.baselines.baseline import first_unseen
 from models.evaluation.baselines.task import Fitted, Task
-from models.evaluation.event_windows import UserEvents
 
 SIZES: Final[dict[str, dict[str, int]]] = {
     "sasrec": {"n_factors": 256, "n_heads": 4},  # RecTools' defaults, like everything that is not named here
@@ -62,7 +62,7 @@ class SasRec:
 
     def __init__(self, task: Task, model: SASRecModel) -> None:
         self._task, self._model = task, model
-        self._known = np.zeros(task.events.item_count, np.bool_)  # [V]
+        self._known = np.zeros(task.item_count, np.bool_)  # [V]
         self._known[model.data_preparator.get_known_item_ids().astype(np.int64)] = True
 
     def lists(self, windows: Windows, times_ms: Int64, count: int) -> Int32:
@@ -86,7 +86,7 @@ class SasRec:
         return ranked
 
 
-def sessions(events: UserEvents, length: int) -> Int64:
+def sessions(events: Histories, length: int) -> Int64:
     """[n] session number of each event: runs of `length` + 1 events of a user, cut from the newest event backwards.
 
     A run makes `length` inputs, each with its successor as target. The newest run has the user's number.

@@ -15,10 +15,10 @@ import numpy as np
 
 from engine.arrays import NO_ITEM, Bool, Float32, Int32, Windows
 from engine.errors import DataError
+from models.data.histories import Histories
 from models.evaluation import ranking_metrics
 from models.evaluation.baselines.baseline import Baseline
 from models.evaluation.baselines.most_popular import PopularityBaseline
-from models.evaluation.event_windows import UserEvents
 from models.evaluation.queries import LIST_LENGTH, EvalData, EvalQueries, split_batches
 
 VALIDATION_USERS: Final = 1_000
@@ -29,7 +29,7 @@ _TUNING_SHARE: Final = 0.5
 class BaselineValidation:
     """The newest training event of some users as targets, each from the window before it."""
 
-    def __init__(self, events: UserEvents, window_length: int) -> None:
+    def __init__(self, events: Histories, window_length: int) -> None:
         """Draw the users, the same ones for the same events.
 
         Raises:
@@ -45,7 +45,7 @@ class BaselineValidation:
         self.times_ms = events.times_ms[self._targets]
         self.users = events.users[self._targets]
 
-    def training_events(self) -> UserEvents:
+    def training_events(self) -> Histories:
         """The events without the targets."""
         mask = np.ones(len(self._events), np.bool_)
         mask[self._targets] = False
@@ -66,7 +66,9 @@ class BaselineValidation:
 class Task:
     """The input that every compared system is fitted on."""
 
-    events: UserEvents
+    events: Histories
+    item_count: int
+    """V, of the whole data."""
     validation: BaselineValidation
     popularity: PopularityBaseline
     """Fills lists that would be short; supports the times of all queries and of the validation."""
@@ -93,6 +95,7 @@ class Task:
         validation = BaselineValidation(events, length)
         return cls(
             events=events,
+            item_count=len(eval_data.interactions.item_ids),
             validation=validation,
             popularity=PopularityBaseline.of(eval_data, queries, validation.times_ms),
             window_length=length,
@@ -115,7 +118,7 @@ class Fitted:
 
 Hyperparameters = Mapping[str, float]
 """One configuration of a grid, by name."""
-FitConfiguration = Callable[[Hyperparameters, UserEvents, float], Baseline]
+FitConfiguration = Callable[[Hyperparameters, Histories, float], Baseline]
 """Fits a configuration on events; must return when the task's clock reaches the given time, in seconds."""
 
 

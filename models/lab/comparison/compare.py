@@ -55,7 +55,7 @@ class Comparison:
         """
         self.eval_data, self.terms = eval_data, terms
         data = eval_data.interactions
-        holdout = splits.holdout(data.timelines(), terms.split)
+        holdout = splits.holdout(data.histories(), terms.split)
         training_mask = eval_data.target_mask & ~splits.held_out(data, holdout)
         self.queries = frequent_item_queries(
             holdout_queries(eval_data, holdout), eval_data, training_mask, terms.min_item_events
@@ -120,7 +120,7 @@ class Comparison:
     def _evaluate(self, system: Baseline) -> tuple[MetricAccumulator, Int64]:
         """Metrics of the system's lists for all queries, and the ranks [Q] of the targets, in the order of `users`."""
         events = self.task.events
-        popularity = np.bincount(events.items, minlength=events.item_count)
+        popularity = np.bincount(events.items, minlength=self.task.item_count)
         evaluation = ListEvaluation(self.eval_data, {"system": system}, np.unique(events.items), popularity)
         evaluation.run(self.queries)
         accumulator = evaluation.accumulators["system"]

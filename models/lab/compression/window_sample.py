@@ -17,10 +17,11 @@ from engine.releases.bundles import Bundle
 from engine.retrieval import features
 from engine.retrieval.encoder import Encoder
 from engine.settings.sections import ClickSettings
-from models.data import splits
+from models.data import histories, splits
+from models.data.action_names import ActionCodes
 from models.data.dataset import Interactions
+from models.data.histories import Histories
 from models.evaluation import ranking_metrics
-from models.evaluation.event_windows import UserEvents
 
 _BATCH_USERS: Final = 256
 _SCORES_AT_ONCE: Final = 1 << 24
@@ -65,7 +66,7 @@ def draw(bundle: Bundle, interactions: Interactions, clicks: ClickSettings, coun
     actions, length = Actions(clicks), bundle.manifest.contract.window_length
     weights = features.action_weights(actions.weights, actions.codes, bundle.manifest.action_values)
     events = _training_events(bundle, interactions, actions, weights)
-    eligible = np.flatnonzero(np.diff(events.users, prepend=-1) == 0)  # there is an event of the user before
+    eligible = np.setdiff1d(np.arange(len(events)), events.starts)  # there is an event of the user before
     targets = np.random.default_rng(0).permutation(eligible)[:count]
     windows, target_items = events.windows(targets, length), events.items[targets]
     inputs = features.make(windows, windows.items, weights, length)
@@ -104,13 +105,13 @@ def ndcg_gains(interests: Float32, vectors: Float32, sample: WindowSample) -> Fl
     return np.concatenate(gains)
 
 
-def _training_events(bundle: Bundle, interactions: Interactions, actions: Actions, weights: Float32) -> UserEvents:
+def _training_events(bundle: Bundle, interactions: Interactions, actions: Actions, weights: Float32) -> Histories:
     """The release's training events with a weight above 0; their items are rows of its tables."""
     clicks = interactions.without_searches()
     training = clicks.select(~splits.held_out(clicks, bundle.manifest.holdout))
     rows_by_id = {item: row for row, item in enumerate(bundle.ids)}
     rows = np.array([rows_by_id.get(item, NO_ITEM) for item in training.item_ids], np.int32)[training.items]
-    codes = np.array([actions.code(name) for name in training.action_names], np.uint8)[training.actions]
-    order = training.by_user()
-    order = order[(rows[order] != NO_ITEM) & (weights[codes[order]] > 0.0)]
-    return UserEvents(training.users[order], rows[order], training.times_ms[order], codes[order], len(bundle.ids))
+    codes = ActionCodes(training.action_names, actions).of(training.actions, training.items)
+    order, starts = histories.by_user(training.users, len(training.user_ids))
+    events = Histories(rows[order], training.times_ms[order], codes[order], starts)
+    return events.select((events.items != NO_ITEM) & (weights[events.actions] > 0.0))

@@ -14,13 +14,12 @@ from typing import Any, Final, Self, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from engine.arrays import NO_ACTION, NO_ITEM, Float32, Int32, Int64, Windows
-from engine.catalogue.actions import Actions
+from engine.arrays import NO_ITEM, Float32, Int32, Int64, Windows
 from engine.errors import DataError, UnfitReleaseError
 from engine.releases.bundles import Bundle
-from engine.settings.sections import ClickSettings
 from models.data.dataset import Interactions
-from models.data.sequences import Histories, Sequences
+from models.data.histories import Histories
+from models.data.sequences import Sequences
 from models.evaluation.queries import split_batches
 from models.evaluation.release_under_test import training_report
 from models.lab.rescoring.top_candidates import CandidateSearch
@@ -98,9 +97,9 @@ def prepare(
         DataError: no training event has its item among its candidates.
     """
     settings_of_release = _training_settings(bundle, interactions)
-    data = training_data.prepare(interactions.timelines(), settings_of_release)
+    data = training_data.prepare(interactions.histories(), settings_of_release)
     training_sequences, release_validation = validation.split(data.histories, settings_of_release)
-    builder = ExampleBuilder(search, data.histories, settings_of_release.clicks, settings.events)
+    builder = ExampleBuilder(search, data.histories, settings.events)
     targets = np.random.default_rng(settings.seed).permutation(_targets(training_sequences))[: settings.examples]
     training, validating = builder.build(np.sort(targets)), builder.build(_targets(release_validation.queries))
     training = training.take(np.flatnonzero(training.target_columns >= 0))
@@ -134,29 +133,19 @@ def _training_settings(bundle: Bundle, interactions: Interactions) -> TrainSetti
 
 def _targets(sequences: Sequences) -> Int64:
     """Indices in the histories of the targets of these sequences."""
-    lengths = sequences.ends - sequences.asked
+    lengths = sequences.ends - sequences.target_begins
     firsts = np.cumsum(lengths) - lengths
     offsets = np.arange(lengths.sum()) - np.repeat(firsts, lengths)
-    targets: Int64 = np.repeat(sequences.asked, lengths) + offsets + 1
+    targets: Int64 = np.repeat(sequences.target_begins, lengths) + offsets + 1
     return targets
 
 
 class ExampleBuilder:
     """Examples from the histories that a release was trained on."""
 
-    def __init__(self, search: CandidateSearch, histories: Histories, clicks: ClickSettings, events: int) -> None:
-        """Read action codes from `clicks`.
-
-        Args:
-            search: top candidates of the release.
-            histories: of all users.
-            clicks: settings that number the actions of the histories.
-            events: W.
-        """
-        actions = Actions(clicks)
+    def __init__(self, search: CandidateSearch, histories: Histories, events: int) -> None:
+        """Build examples from the top candidates of the release, the histories of all users, and W events each."""
         self._search, self._histories, self._events = search, histories, events
-        self._codes = np.array([actions.code(name) for name in clicks.actions], np.uint8)
-        self._starts = np.repeat(histories.starts[:-1], histories.lengths())  # [n]
 
     def build(self, targets: Int64) -> RescorerExamples:
         """Examples for the events at `targets` [Q], without those whose window holds the target already."""
@@ -179,14 +168,9 @@ class ExampleBuilder:
 
     def _windows(self, targets: Int64) -> Windows:
         """The windows [B, L] before the events at `targets` [B]."""
-        events = targets[:, None] + np.arange(-self._search.live.contract.window_length, 0)  # [B, L]
-        real = events >= self._starts[targets, None]
-        events = np.maximum(events, 0)
-        return Windows(
-            items=np.where(real, self._search.live.numbers[self._histories.items[events]], np.int32(NO_ITEM)),
-            times_ms=np.where(real, self._histories.times_ms[events], 0),
-            actions=np.where(real, self._codes[self._histories.actions[events]], np.uint8(NO_ACTION)),
-        )
+        windows = self._histories.windows(targets, self._search.live.contract.window_length)
+        numbers = self._search.live.numbers[windows.items]
+        return replace(windows, items=np.where(windows.items == NO_ITEM, np.int32(NO_ITEM), numbers))
 
     def _newest(self, column: npt.NDArray[_Number]) -> npt.NDArray[_Number]:
         """[B, W] the newest events of a column [B, L], with zeros before the first one."""

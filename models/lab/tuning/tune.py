@@ -95,7 +95,7 @@ def tune(  # noqa: PLR0913 - the last three have defaults that hardly anyone cha
         )
     ends_s = clock_s() + 60.0 * plan.minutes
     warn_of_unnamed(interactions.action_names, [interactions.actions], plan.base.clicks)
-    training_data = prepare(interactions.timelines(), plan.base, searches=bool(items))
+    training_data = prepare(interactions.histories(), plan.base, searches=bool(items))
     data = {
         "data": f"fingerprint {training_data.fingerprint[:12]}",
         "content": f"fingerprint {item_content.fingerprint(items)[:12]}" if items else "none",
