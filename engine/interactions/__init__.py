@@ -1,1 +1,1 @@
-"""Recorded interactions: files found, columns known, rows read batch by batch; one reader for training and replay."""
+"""Recorded interactions: files, columns and rows in batches; one reader for training and replay."""

@@ -28,10 +28,10 @@ _CONSENT: Final = {"": True, "true": True, "1": True, "false": False, "0": False
 class UnreadableValueError(Exception):
     """A value that a column may not hold; the reader adds the file, the row and the column."""
 
-    def __init__(self, index: int, found: str, way_out: str) -> None:
-        """Args: index of the row in the batch; what it holds; what was expected, and what to do about it."""
-        super().__init__(found)
-        self.index, self.found, self.way_out = index, found, way_out
+    def __init__(self, index: int, content: str, way_out: str) -> None:
+        """Args: index of the row in the batch; its content; what was expected, and what to do about it."""
+        super().__init__(content)
+        self.index, self.content, self.way_out = index, content, way_out
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class Names:
         return empty
 
     def in_order(self) -> "Names":
-        """The same entries, with the names that they use in the order in which they first come."""
+        """The same entries; names without those that no entry has, by first appearance."""
         used, first, codes = np.unique(self.codes, return_index=True, return_inverse=True)
         order = np.argsort(first)
         ranks = np.empty(len(order), np.int32)
@@ -79,7 +79,7 @@ class Names:
 
     @classmethod
     def empty(cls, count: int) -> "Names":
-        """So many entries that are nothing."""
+        """`count` entries that are nothing."""
         return cls(np.zeros(count, np.int32), [""])
 
 
@@ -145,13 +145,13 @@ class IdColumn:
         self._warn("text such as " + repr(some[0]))
         return [name.removesuffix(".0") for name in names]
 
-    def _warn(self, found: str) -> None:
+    def _warn(self, spelling: str) -> None:
         if not self._warned:
             self._warned = True
             logger.warning(
                 "%s holds whole numbers as %s; they are read without .0, as live clicks spell them",
                 self._label,
-                found,
+                spelling,
             )
 
 
@@ -229,7 +229,7 @@ def _texts(encoded: pa.DictionaryArray) -> list[str]:
     try:
         names: list[str] = texts.fill_null("").to_pylist()
     except UnicodeDecodeError as error:
-        raise UnreadableValueError(*_no_utf8(encoded, texts), "expected text in UTF-8: write the file anew") from error
+        raise UnreadableValueError(*_no_utf8(encoded, texts), "expected text: save the file in UTF-8") from error
     return names
 
 

@@ -47,7 +47,7 @@ class DataFile:
 
     @property
     def is_parquet(self) -> bool:
-        """Whether its name says so."""
+        """By its name."""
         return self.name.lower().endswith(_PARQUET_SUFFIXES)
 
     def stamp(self) -> list[Any]:
@@ -69,7 +69,7 @@ class DataFile:
         """
         try:
             yield
-        except (pa.ArrowException, OSError, EOFError) as error:
+        except (pa.ArrowException, OSError, EOFError, UnicodeDecodeError) as error:
             raise DataError(f"{self.label} cannot be read: {error}; expected {expected}") from error
 
 
@@ -107,7 +107,7 @@ class Place:
         return [self._file(path) for path in self._of_one_kind(paths)]
 
     def items_file(self) -> DataFile | None:
-        """The items file in this folder, or beside this file."""
+        """The items file in this folder, or in the folder of this file."""
         folder = self._path.rpartition("/")[0] if self._info().type == fs.FileType.File else self._path
         with self._listing():
             listed = self._file_system.get_file_info([f"{folder}/{name}" for name in ITEMS_NAMES])
@@ -154,8 +154,8 @@ class Place:
     def _file(self, path: str) -> DataFile:
         inside = self._inside(path)
         label = f"{self.address}/{inside}" if inside else self.address
-        if not path.startswith(self._path):  # beside a file
-            label = f"{self.address.rpartition('/')[0]}/{path.rpartition('/')[2]}"
+        if not path.startswith(self._path):  # in the folder of this file
+            label = self.address.removesuffix(self._path.rpartition("/")[2]) + path.rpartition("/")[2]
         return DataFile(self._file_system, path, label, _folder_values(inside))
 
     def _inside(self, path: str) -> str:
@@ -180,13 +180,13 @@ def _file_system(address: str) -> tuple[fs.FileSystem, str]:
     if "://" not in address:
         return fs.LocalFileSystem(), str(Path(address).absolute())
     try:
-        import fsspec  # noqa: PLC0415 - only where something lies elsewhere
+        import fsspec  # noqa: PLC0415 - only for addresses with a scheme
     except ModuleNotFoundError as error:
         raise MissingExtraError(f"{address} needs fsspec, which is not installed: pip install fsspec") from error
     try:
-        found, path = fsspec.core.url_to_fs(address)
+        file_system, path = fsspec.core.url_to_fs(address)
     except ImportError as error:
         raise MissingExtraError(f"{address} cannot be reached: {error}") from error
     except ValueError as error:
         raise DataError(f"{address} cannot be reached: {error}; name a scheme that fsspec knows") from error
-    return fs.PyFileSystem(fs.FSSpecHandler(found)), path.rstrip("/")
+    return fs.PyFileSystem(fs.FSSpecHandler(file_system)), path.rstrip("/")

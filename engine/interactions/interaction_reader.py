@@ -46,7 +46,7 @@ class InteractionBatch:
     words: Names | None
     """As they were typed; the empty name where a row has none."""
     event_ids: Names | None
-    """None where they were not asked for, or the file has no such column."""
+    """None where they are not read, or the file has no such column."""
     rows: Int64
     """[n] row of each event, from 1."""
 
@@ -55,13 +55,13 @@ class InteractionBatch:
 
 
 class InteractionReader:
-    """One source, opened: its files are found and the columns of the first are known before anything is read."""
+    """One source, opened: its files and the columns of the first are known before any row is read."""
 
     def __init__(self, source: Source | Path, clicks: ClickSettings, *, event_ids: bool = False) -> None:
         """Find the files of `source`.
 
         Args:
-            source: where they are, and what the command line says of their columns; a path says nothing of them.
+            source: their place, and the choices of the command line; a path has none.
             clicks: the settings, for names of columns and the unit of times.
             event_ids: whether ids of events are read, too.
 
@@ -80,7 +80,7 @@ class InteractionReader:
         self._ids = {meaning: IdColumn(self._spelled(meaning)) for meaning in _IDS}
 
     def stamp(self) -> list[Any]:
-        """What was read, and how: what has the same stamp holds the same events."""
+        """Files, columns and units: sources with the same stamp hold the same events."""
         files = [file.stamp() for file in self._files]
         return [files, self.columns.names, self.columns.time_unit, self._source.layout.separator]
 
@@ -107,9 +107,8 @@ class InteractionReader:
     def _open(self, file: DataFile) -> "_OpenFile":
         table = ParquetTable(file) if file.is_parquet else CsvTable(file, self._source.layout.separator)
         columns = resolve(table.names, self._source.layout, self._clicks, file.label)
-        if not self._event_ids:
-            columns.names.pop("event_id", None)
-        return _OpenFile(table, columns, file.label)
+        names = {meaning: name for meaning, name in columns.names.items() if meaning != "event_id" or self._event_ids}
+        return _OpenFile(table, replace(columns, names=names), file.label)
 
     def _open_next(self, file: DataFile) -> "_OpenFile":
         """One of the other files.
@@ -138,18 +137,18 @@ class _OpenFile:
         self.rows = 0
         """Read so far."""
 
-    def parts(self) -> Iterator["_ReadRows"]:
+    def parts(self) -> Iterator["_FileRows"]:
         """All rows of the file."""
         self.rows, names = 0, self.columns.names
         for arrays in self._table.batches(list(dict.fromkeys(names.values()))):
             columns = {meaning: arrays[name] for meaning, name in names.items()}
             rows = self.rows + np.arange(1, len(columns["user"]) + 1)
             self.rows += len(rows)
-            yield _ReadRows(columns, rows, names, self._label)
+            yield _FileRows(columns, rows, names, self._label)
 
 
 @dataclass(frozen=True, slots=True)
-class _ReadRows:
+class _FileRows:
     """n rows of a file."""
 
     columns: dict[Meaning, pa.Array]
@@ -159,7 +158,7 @@ class _ReadRows:
     """Of the columns, for errors."""
     label: str
 
-    def with_consent(self) -> "_ReadRows":
+    def with_consent(self) -> "_FileRows":
         """The rows without those whose users do not allow them."""
         if "consent" not in self.columns:
             return self
@@ -198,15 +197,15 @@ class _ReadRows:
         searched = np.flatnonzero(items.is_empty())
         if not len(searched):
             return items, typed
-        codes, places = np.unique(typed.codes[searched], return_inverse=True)
+        codes, indices = np.unique(typed.codes[searched], return_inverse=True)
         search_ids = [searches.id_of(typed.names[code]) for code in codes.tolist()]
         if searches.MARK in search_ids:
-            index = int(searched[np.argmax(places == search_ids.index(searches.MARK))])
+            index = int(searched[np.argmax(indices == search_ids.index(searches.MARK))])
             way_out = f"nor has column {self.names['search']} the words of a search; {MEND}"
             with self._naming("item"):
                 raise UnreadableValueError(index, "nothing", way_out)
         item_codes = items.codes.copy()
-        item_codes[searched] = len(items.names) + places
+        item_codes[searched] = len(items.names) + indices
         return Names(item_codes, items.names + search_ids).in_order(), typed
 
     def _optional(self, meaning: Meaning, ids: dict[Meaning, IdColumn]) -> Names | None:
@@ -222,7 +221,7 @@ class _ReadRows:
             yield
         except UnreadableValueError as error:
             where = f"{self.label}, row {self.rows[error.index]}: column {self.names[meaning]}"
-            raise DataError(f"{where} holds {error.found}; {error.way_out}") from error
+            raise DataError(f"{where} holds {error.content}; {error.way_out}") from error
 
 
 def _all_given(ids: Names) -> Names:
@@ -239,5 +238,4 @@ def _refuse_marked(items: Names) -> None:
     marked = np.array([searches.is_search(name) for name in items.names], np.bool_)
     if marked.any():
         index = int(np.argmax(marked[items.codes]))
-        found = f"an id that begins with {searches.MARK!r}, as searches do"
-        raise UnreadableValueError(index, found, MEND)
+        raise UnreadableValueError(index, f"an id that begins with {searches.MARK!r}, as searches do", MEND)

@@ -86,12 +86,12 @@ class FileColumns:
     """Whether the unit comes from the settings."""
 
 
-def resolve(found: Sequence[str], layout: Layout, clicks: ClickSettings, label: str) -> FileColumns:
+def resolve(available: Sequence[str], layout: Layout, clicks: ClickSettings, label: str) -> FileColumns:
     """The columns of a file.
 
     Args:
-        found: names of the columns that it has, nested ones with dots.
-        layout: what the command line says.
+        available: names of the columns that it has, nested ones with dots.
+        layout: the choices of the command line.
         clicks: the settings.
         label: the file's name, for errors.
 
@@ -99,13 +99,13 @@ def resolve(found: Sequence[str], layout: Layout, clicks: ClickSettings, label: 
         DataError: a column is missing, or there more than once.
     """
     settings = _settings_names(clicks)
-    names = _required(found, layout, settings) | _optional(found, layout, settings)
-    missing = [name for name in names.values() if name not in found]
+    names = _required(available, layout, settings) | _optional(available, layout, settings)
+    missing = [name for name in names.values() if name not in available]
     if missing:
-        raise _missing(names, found, layout, settings, label)
+        raise _missing(names, available, layout, settings, label)
     for name in names.values():
-        if found.count(name) > 1:
-            raise DataError(f"{label} has {found.count(name)} columns called {name}; rename all but one")
+        if available.count(name) > 1:
+            raise DataError(f"{label} has {available.count(name)} columns called {name}; rename all but one")
     unit_is_set = layout.time_unit is None and names["time"] == settings.get("time")
     unit = layout.time_unit or (clicks.time_unit if unit_is_set else "s")
     return FileColumns(names, unit, unit_is_set)
@@ -118,52 +118,52 @@ def _settings_names(clicks: ClickSettings) -> dict[Meaning, str]:
     return {meaning: getattr(fields, meaning) for meaning in meanings if meaning in fields.model_fields_set}
 
 
-def _required(found: Sequence[str], layout: Layout, settings: dict[Meaning, str]) -> dict[Meaning, str]:
+def _required(available: Sequence[str], layout: Layout, settings: dict[Meaning, str]) -> dict[Meaning, str]:
     """User, item and time: each as it is named, and the others by one set of usual names."""
     named = dict[Meaning, str]()
     for meaning in REQUIRED:
-        name = layout.column(meaning) or (settings.get(meaning) if settings.get(meaning) in found else None)
+        name = layout.column(meaning) or (settings.get(meaning) if settings.get(meaning) in available else None)
         named |= {meaning: name} if name else {}
     sets = [usual | named for usual in _USUAL]
-    return next((names for names in sets if all(name in found for name in names.values())), sets[0])
+    return next((names for names in sets if all(name in available for name in names.values())), sets[0])
 
 
-def _optional(found: Sequence[str], layout: Layout, settings: dict[Meaning, str]) -> dict[Meaning, str]:
+def _optional(available: Sequence[str], layout: Layout, settings: dict[Meaning, str]) -> dict[Meaning, str]:
     """Columns that a file may lack, where it has them or the command line names them."""
     names = dict[Meaning, str]()
     for meaning, usual in _USUAL_OPTIONAL.items():
-        named, chosen = layout.column(meaning), settings.get(meaning)
-        candidates = () if chosen == "" else (*([chosen] if chosen else []), *usual)
-        name = named or next((candidate for candidate in candidates if candidate in found), None)
+        option, setting = layout.column(meaning), settings.get(meaning)
+        candidates = () if setting == "" else (*([setting] if setting else []), *usual)
+        name = option or next((candidate for candidate in candidates if candidate in available), None)
         names |= {meaning: name} if name else {}
     return names
 
 
 def _missing(
-    names: dict[Meaning, str], found: Sequence[str], layout: Layout, settings: dict[Meaning, str], label: str
+    names: dict[Meaning, str], available: Sequence[str], layout: Layout, settings: dict[Meaning, str], label: str
 ) -> DataError:
-    """Which columns a file lacks, those it has, and the ones that were most likely meant."""
-    missing = {meaning: name for meaning, name in names.items() if name not in found}
+    """The refusal of a file that lacks columns, with those it has and those most likely meant."""
+    missing = {meaning: name for meaning, name in names.items() if name not in available}
     spelled = [
         name if layout.column(meaning) or not settings.get(meaning) or settings[meaning] == name
         else f"{settings[meaning]} (clicks.fields.{meaning}) or {name}"
         for meaning, name in missing.items()
     ]  # fmt: skip
-    hints = [f"--{meaning}-column {near}" for meaning in missing if (near := _nearest(meaning, names, found))]
+    hints = [f"--{meaning}-column {near}" for meaning in missing if (near := _nearest(meaning, names, available))]
     way_out = "name the ones that hold user, item and time (--user-column, --item-column, --time-column)"
     if hints:
         way_out = f"did you mean {' '.join(hints)}?"
-    if not hints and any(mark in name for mark in ";\t|" for name in found):
+    if not hints and any(mark in name for mark in ";\t|" for name in available):
         way_out = "is there another character between the columns (--separator)?"
-    shown = ", ".join(found[:_NAMED_AT_MOST])
-    if len(found) > _NAMED_AT_MOST:
-        shown += f" and {len(found) - _NAMED_AT_MOST} more"
+    shown = ", ".join(available[:_NAMED_AT_MOST])
+    if len(available) > _NAMED_AT_MOST:
+        shown += f" and {len(available) - _NAMED_AT_MOST} more"
     return DataError(f"{label} has no column {', '.join(spelled)}; found {shown}; {way_out}")
 
 
-def _nearest(meaning: Meaning, names: dict[Meaning, str], found: Sequence[str]) -> str | None:
+def _nearest(meaning: Meaning, names: dict[Meaning, str], available: Sequence[str]) -> str | None:
     """The column that was most likely meant: one spelt like the missing name, or like what others call it."""
-    free = {name.lower(): name for name in found if name not in names.values()}
+    free = {name.lower(): name for name in available if name not in names.values()}
     for name in (names[meaning], *_OTHER_NAMES[meaning]):
         if near := difflib.get_close_matches(name.lower(), free, 1, 0.7):
             return free[near[0]]

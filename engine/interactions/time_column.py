@@ -25,11 +25,11 @@ UNIT_NAMES: Final[dict[TimeUnit, str]] = {
 }
 _MS: Final[dict[TimeUnit, float]] = {"s": 1000.0, "ms": 1.0, "us": 0.001}
 _END_MS: Final = 253_402_300_800_000
-"""The year 10000. Milliseconds read as seconds fall outside: they would lie tens of thousands of years ahead."""
+"""The year 10000. Milliseconds read as seconds fall outside: they would be tens of thousands of years ahead."""
 _COARSER_END_MS: Final = 5_000_000_000
 _FINER_BEGIN_MS: Final = 500_000_000_000
-"""Seconds of any year up to 2128, read as milliseconds, lie before the first (and so do milliseconds read as
-microseconds); milliseconds since 1985 lie after the second. A column that has both mixes two units."""
+"""Seconds of any year up to 2128, read as milliseconds, are before the first (and so are milliseconds read as
+microseconds); milliseconds since 1985 are after the second. A column that has both mixes two units."""
 _YEAR_MS: Final = 31_556_952_000
 
 
@@ -71,11 +71,11 @@ class TimeColumn:
         self.latest_ms = max(self.latest_ms, round(times_ms.max()))
         if is_number and self.earliest_ms < _COARSER_END_MS and self.latest_ms > _FINER_BEGIN_MS:
             index = int(np.argmax((times_ms < _COARSER_END_MS) == (earliest_ms < _COARSER_END_MS)))
-            found = f"{_spelled(column, index)}, beside times that are a thousand times apart"
-            raise UnreadableValueError(index, found, "some rows are in another unit: bring all to one unit")
+            content = f"{_spelled(column, index)}, a thousand times apart from other times"
+            raise UnreadableValueError(index, content, "some rows are in another unit: bring all to one unit")
         if is_number and is_first and self._unit_is_set and self.latest_ms < _COARSER_END_MS:
-            found = f"{_spelled(column, 0)}, which as {UNIT_NAMES[self._unit]} (clicks.time_unit) is early in 1970"
-            raise UnreadableValueError(0, found, "if the column is in seconds, say --time-unit s")
+            content = f"{_spelled(column, 0)}, which as {UNIT_NAMES[self._unit]} (clicks.time_unit) is early in 1970"
+            raise UnreadableValueError(0, content, "if the column is in seconds, say --time-unit s")
 
 
 def _from_timestamps(column: pa.Array) -> Float64:
@@ -94,7 +94,7 @@ def _from_iso8601(column: pa.Array) -> Float64:
 
 
 def _numbers(column: pa.Array, unit: TimeUnit) -> Float64:
-    """[n] numbers, whatever their type."""
+    """[n] numbers of a column of any type that has them."""
     if not is_number(column.type):
         return _from_text(column, unit, _cast_numbers)
     numbers: Float64 = column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
@@ -148,20 +148,17 @@ def _refuse_impossible(times_ms: Float64, column: pa.Array, unit: TimeUnit) -> N
     if possible.all():
         return
     index = int(np.argmin(possible))
-    time_ms, found, expected = float(times_ms[index]), _spelled(column, index), UNIT_NAMES[unit]
+    time_ms, content, expected = float(times_ms[index]), _spelled(column, index), UNIT_NAMES[unit]
     if not np.isfinite(time_ms):
-        raise UnreadableValueError(index, found, f"expected {expected}: {MEND}")
+        raise UnreadableValueError(index, content, f"expected {expected}: {MEND}")
     if time_ms < 0:
-        raise UnreadableValueError(index, f"{found}, which is before 1970", f"expected {expected}: {MEND}")
-    likely = _likely(time_ms / _MS.get(unit, 1.0))
+        raise UnreadableValueError(index, f"{content}, which is before 1970", f"expected {expected}: {MEND}")
     way_out = "bring the column to seconds, milliseconds or microseconds"
-    if likely:
-        way_out = (
-            f"if the column is in {UNIT_NAMES[likely]}, say --time-unit {likely}; if only some rows are, bring all"
-        )
-        way_out += " to one unit"
-    found = f"{found}, which as {expected} is the year {1970 + int(time_ms / _YEAR_MS)}"
-    raise UnreadableValueError(index, found, way_out)
+    if likely := _likely(time_ms / _MS.get(unit, 1.0)):
+        way_out = f"if the column is in {UNIT_NAMES[likely]}, say --time-unit {likely}; if only some rows are, bring"
+        way_out += " all to one unit"
+    year = 1970 + int(time_ms / _YEAR_MS)
+    raise UnreadableValueError(index, f"{content}, which as {expected} is the year {year}", way_out)
 
 
 def _likely(number: float) -> TimeUnit | None:
@@ -170,9 +167,9 @@ def _likely(number: float) -> TimeUnit | None:
     return next(fits, None)
 
 
-def _refuse_first(wrong: Bool, found: str, way_out: str) -> None:
-    if wrong.any():
-        raise UnreadableValueError(int(np.argmax(wrong)), found, way_out)
+def _refuse_first(marks: Bool, content: str, way_out: str) -> None:
+    if marks.any():
+        raise UnreadableValueError(int(np.argmax(marks)), content, way_out)
 
 
 def _spelled(column: pa.Array, index: int) -> str:

@@ -31,7 +31,7 @@ class Interactions:
     times_ms: Int64
     """[n] event times, Unix milliseconds, ascending."""
     actions: Int32
-    """[n] numbers of the actions by name; their codes are made by `models.data.action_names`."""
+    """[n] numbers of the actions by name (`models.data.action_names` turns them into codes)."""
     user_ids: list[str]
     """U ids, by user number."""
     item_ids: list[str]

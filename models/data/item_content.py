@@ -109,7 +109,7 @@ class _ItemsTable:
             ids = IdColumn(f"{self._label}: column {self._names['item']}").read(column).spelled()
         except UnreadableValueError as error:
             raise DataError(
-                f"{self._label}, row {error.index + 1}: column {self._names['item']} holds {error.found};"
+                f"{self._label}, row {error.index + 1}: column {self._names['item']} holds {error.content};"
                 f" {error.way_out}"
             ) from error
         if "" in ids:
@@ -196,9 +196,9 @@ class _ItemsTable:
                 " equally long"
             )
 
-    def _refuse(self, name: str, row: int, found: str, expected: str) -> NoReturn:
+    def _refuse(self, name: str, row: int, value: str, expected: str) -> NoReturn:
         raise DataError(
-            f"{self._label}, row {row + 1}, item {self._ids[row]!r}: column {self._names[name]} holds {found!r};"
+            f"{self._label}, row {row + 1}, item {self._ids[row]!r}: column {self._names[name]} holds {value!r};"
             f" expected {expected}: mend the file"
         )
 

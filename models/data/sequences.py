@@ -12,7 +12,7 @@ to repeat fills its candidates with what can't be shown.
 
 Hiding the newest m events before a target, so that lists hold what comes after the next click too: in one causal pass
 the window that ends m events earlier is a query already, so the target belongs there. A share of the sequences skips
-m events, from 1 up to a limit, at all their positions. Where that would lie beyond a part, its last target is taken,
+m events, from 1 up to a limit, at all their positions. Where that is beyond a part, its last target is taken,
 so that no skip reaches what is kept aside.
 """
 

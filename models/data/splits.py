@@ -19,7 +19,7 @@ from models.data.histories import Histories
 from models.settings import HoldoutName
 
 TRAINING_SHARE = 0.9
-"""Share of the events that lies before the time split."""
+"""Share of the events before the time split."""
 
 
 def holdout(histories: Histories, name: HoldoutName, items_share: float = 0.0, items_seed: int = 0) -> Holdout:

@@ -83,7 +83,7 @@ def replay(
 
 @produce.command()
 @simulation_options
-@click.option("--rate", type=float, help="Clicks per second of all shoppers; without it, hours lie between sessions.")
+@click.option("--rate", type=float, help="Clicks per second of all shoppers; without it, sessions are hours apart.")
 @click.option("--seconds", type=click.FloatRange(min=0), help="How long; without it, until Ctrl-C.")
 @click.option("--out", type=click.Path(path_type=Path), help="Write a data folder instead of sending.")
 @click.option("--events", type=click.IntRange(min=1), help="With --out: how many clicks to write.")
@@ -96,12 +96,12 @@ def simulate(rate: float | None, seconds: float | None, out: Path | None, events
         raise SettingsError("to write a folder, give --out FOLDER and --events N, without --seconds")
     settings = settings_for(options.pop("config"), options.pop("kafka"))
     partitions = options.pop("partitions")
-    chosen = SimulationSettings(clicks_per_s=rate, **options)
+    simulation = SimulationSettings(clicks_per_s=rate, **options)
     if out is not None and events is not None:
-        _write(Simulation(chosen), out, events)
+        _write(Simulation(simulation), out, events)
         return
     with _sending(settings, partitions, None) as send:
-        stream(Simulation(dataclasses.replace(chosen, start_ms=REAL_CLOCK.now_ms())), send, seconds)
+        stream(Simulation(dataclasses.replace(simulation, start_ms=REAL_CLOCK.now_ms())), send, seconds)
 
 
 def _write(simulation: Simulation, folder: Path, clicks: int) -> None:

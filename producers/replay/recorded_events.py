@@ -31,7 +31,7 @@ class Recording:
     words: Names | None = None
     """Of searches, as they were typed; None where there are none."""
     event_ids: Names | None = None
-    """None where they were not asked for, or no event has one."""
+    """None where they are not read, or no event has one."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -58,7 +58,7 @@ def read(
     """Read all of a source.
 
     Args:
-        source: where it is, and what the command line says of its columns.
+        source: its place, and the choices of the command line.
         clicks: the settings.
         event_ids: whether ids of events are read, too.
 

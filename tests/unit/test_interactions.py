@@ -316,6 +316,13 @@ class TestIds:
         assert f"clicks.parquet, row 1: column {meaning} holds values of type {kind}" in said
         assert "; expected " in said
 
+    @pytest.mark.parametrize("meaning", ["user", "item", "ts"])
+    def test_a_column_of_nothing_is_named(self, tmp_path: Path, meaning: str) -> None:
+        columns = {"user": ["a", "b"], "item": ["x", "y"], "ts": [1, 2], "event": pa.nulls(2), "query": pa.nulls(2)}
+        assert actions(table(tmp_path / "clicks.parquet", columns)) == ["", ""]
+        path = table(tmp_path / "clicks.parquet", columns | {meaning: pa.nulls(2)})
+        assert f"row 1: column {meaning} holds nothing" in refusal(path)
+
     @pytest.mark.parametrize(("value", "shown"), [(1.5, "1.5"), (2.0**60, "1.15292150460685e+18"), (np.inf, "inf")])
     def test_fractions_are_no_ids(self, tmp_path: Path, value: float, shown: str) -> None:
         path = table(tmp_path / "clicks.parquet", {"user": [1.0, value], "item": ["x", "y"], "ts": [1, 2]})
@@ -327,7 +334,7 @@ class TestIds:
                                               "item": ["x", "y"], "ts": [1, 2]})  # fmt: skip
         (tmp_path / "b.csv").write_bytes(b"user,item,ts\ncaf\xc3\xa9,x,1\ncaf\xe9,y,2\n")
         for place in (path, tmp_path / "b.csv"):
-            assert r"row 2: column user holds b'caf\xe9'; expected text in UTF-8" in refusal(place)
+            assert r"row 2: column user holds b'caf\xe9'; expected text: save the file in UTF-8" in refusal(place)
 
     def test_users_may_be_called_like_searches_and_items_may_not(self, tmp_path: Path) -> None:
         path = written(tmp_path / "clicks.csv", "user,item,ts\n\x1fann,x,1\nbob,y,2\n")
@@ -416,7 +423,7 @@ class TestTimes:
         table(tmp_path / "1.parquet", {"user": ["u"] * 2, "item": ["i"] * 2, "ts": [MAY_MS * finer] * 2})
         table(tmp_path / "2.parquet", {"user": ["u"] * 2, "item": ["i"] * 2, "ts": [MAY_MS * finer, MAY_MS // 1000]})
         said = refusal(tmp_path, Layout(time_unit=unit))
-        assert f"2.parquet, row 2: column ts holds {MAY_MS // 1000}, beside times that are a thousand times" in said
+        assert f"2.parquet, row 2: column ts holds {MAY_MS // 1000}, a thousand times apart from other times" in said
         assert "some rows are in another unit: bring all to one unit" in said
 
     def test_times_past_the_first_batch_are_named_by_their_row(self, tmp_path: Path) -> None:
@@ -437,7 +444,9 @@ class TestSettings:
         nested = {"visitor": [{"id": 7, "age": 3}, {"id": 8, "age": 4}], "product": [{"sku": "x"}, {"sku": "y"}],
                   "at": ["2024-05-01T10:00Z", "2024-05-01"], "verb": ["buy", None]}  # fmt: skip
         flat = "visitor.id,product.sku,at,verb\n7,x,2024-05-01T10:00Z,buy\n8,y,2024-05-01,\n"
-        for path in (table(tmp_path / "a.parquet", nested), written(tmp_path / "a.csv", flat)):
+        dotted = {"visitor.id": [7, 8], "product.sku": ["x", "y"], "at": nested["at"], "verb": nested["verb"]}
+        paths = [table(tmp_path / "a.parquet", nested), table(tmp_path / "b.parquet", dotted)]
+        for path in (*paths, written(tmp_path / "a.csv", flat)):
             assert events(path, clicks=MAPPED) == [("7", "x", MAY_MS), ("8", "y", MAY_MS - 36_000_000)]
             assert actions(path, clicks=MAPPED) == ["buy", ""]
             assert recorded_events.read(path, MAPPED).items.spelled() == ["y", "x"]
@@ -534,10 +543,21 @@ class TestCsv:
         assert events(path) == [("a,\nb", 'say "x"', 1_000)]
 
     def test_quotes_that_do_not_end_are_named(self, tmp_path: Path) -> None:
-        path = written(tmp_path / "clicks.csv", 'user,item,ts\na,x,1\n"b,x,2\n' + "c,x,3\n" * 1_500_000)
-        assert "row 2" in refusal(path)
-        with pytest.raises(DataError, match=r"a value in quotes does not end within 4 MB; close its quotes"):
-            batches(path)
+        path = written(tmp_path / "long.csv", 'user,item,ts\na,x,1\n"b,x,2\n' + "c,x,3\n" * 1_500_000)
+        assert "long.csv, row 2: a value in quotes does not end within 4 MB; close its quotes" in refusal(path)
+        head = "".join(f"u{row},x,{row},w\n" for row in range(400_000))
+        path = written(tmp_path / "late.csv", f'user,item,ts,comment\n{head}b,x,2,"w\nc,x,3,w\nc,y,4,w')
+        assert "late.csv, row 400001: a value in quotes goes on to the end of the file; close its" in refusal(path)
+        path = written(tmp_path / "item.csv", 'user,item,ts\na,x,1\nb,"x,2\nc,x,3\n')
+        assert "item.csv, row 2: 2 of 3 values in 'b,\"x,2" in refusal(path)
+
+    def test_a_last_row_that_is_empty_or_without_end_is_a_row(self, tmp_path: Path) -> None:
+        assert events(written(tmp_path / "a.csv", CSV.removesuffix("\n"))) == EVENTS
+        assert "row 4: column ts holds nothing" in refusal(written(tmp_path / "b.csv", f"{CSV},,\n"))
+
+    def test_a_header_that_is_no_utf8_ends_with_a_sentence(self, tmp_path: Path) -> None:
+        (tmp_path / "a.csv").write_bytes(b"us\xe9r,item,ts\na,b,1\n")
+        assert "a.csv cannot be read: 'utf-8' codec" in refusal(tmp_path / "a.csv")
 
     @pytest.mark.parametrize(
         ("row", "shown"), [("b,y", "2 of 4 values in 'b,y'"), ("b,y,2,w,5", "5 of 4 values in 'b,y,2,w,5'")]

@@ -155,7 +155,9 @@ def test_files_that_are_no_tables_are_refused(tmp_path: Path) -> None:
         with pytest.raises(DataError, match=f"{name} cannot be read"):
             read(tmp_path / name)
     (tmp_path / "c.csv").write_bytes(b"user,item,ts\nu,i,1\n\xff,i,1\n")
-    with pytest.raises(DataError, match=r"c\.csv, row 2: column user holds b'\\xff'; expected text in UTF-8"):
+    with pytest.raises(
+        DataError, match=r"c\.csv, row 2: column user holds b'\\xff'; expected text: save the file in UTF-8"
+    ):
         read(tmp_path / "c.csv")
 
 

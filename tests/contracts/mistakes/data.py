@@ -119,6 +119,12 @@ ROWS = [
         r"1\.parquet | has no column user | as .*0\.parquet has | bring",
     ),
     Row(
+        "quotes that are never closed",
+        recorded('user,item,ts\na,"x,1\n'),
+        DataError,
+        r"interactions\.csv, row 1 | a value in quotes goes on to the end of the file | - | close its quotes, or double",
+    ),
+    Row(
         "a header line and no rows",
         recorded("user,item,ts\n"),
         DataError,
