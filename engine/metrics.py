@@ -52,6 +52,9 @@ class Metrics:
         self.restored_users = self._counter("restored_users", "Windows restored, by where they came from.", "source")
         self.restore_seconds = self._counter("restore_seconds", "Time spent restoring windows.")
         self.refused_snapshots = self._counter("refused_snapshots", "Snapshots thrown away.", "reason")
+        self.set_aside_windows = self._counter(
+            "set_aside_windows", "Windows on the changelog that cannot be read; their users go on without them."
+        )
         self.restarts = self._counter("session_restarts", "Times the worker left and rejoined after a log failure.")
         self.next_clicks = self._counter("next_clicks", "Clicks by users whose last list is known.", "release")
         self.next_click_hits = self._counter(
