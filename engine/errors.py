@@ -13,6 +13,7 @@
     └── EventLogError          the event log (Kafka) failed
         ├── BrokerUnavailableError  no broker answered, or it refused the login
         ├── ChangelogError          a window on the changelog cannot be read
+        │   └── NewerWindowError        it was written by a later version of this engine
         ├── UnsupportedClientError  the installed Kafka client lacks members that the engine uses
         └── DeliveryError           a record was not accepted, or not within its time limit
 
@@ -71,6 +72,10 @@ class BrokerUnavailableError(EventLogError):
 
 class ChangelogError(EventLogError):
     """A window on the changelog cannot be read."""
+
+
+class NewerWindowError(ChangelogError):
+    """A window on the changelog was written by a later version of this engine."""
 
 
 class UnsupportedClientError(EventLogError):

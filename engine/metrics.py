@@ -52,6 +52,7 @@ class Metrics:
         self.restored_users = self._counter("restored_users", "Windows restored, by source.", "source")
         self.restore_seconds = self._counter("restore_seconds", "Time spent restoring windows.")
         self.refused_snapshots = self._counter("refused_snapshots", "Snapshots that could not be used.", "reason")
+        self.set_aside_windows = self._counter("set_aside_windows", "Windows on the changelog that cannot be read.")
         self.restarts = self._counter("session_restarts", "New sessions after a failure of the event log.")
         self.next_clicks = self._counter("next_clicks", "Clicks by users whose last list is known.", "release")
         self.next_click_hits = self._counter(

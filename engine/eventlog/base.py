@@ -145,6 +145,13 @@ class Session(Protocol):
         """Records not yet read, for each assigned partition whose end is known. Sends no request to a broker."""
         ...
 
+    def unserved(self) -> list[Partition]:
+        """Partitions that are this member's to read by what the group says, and that it does not read.
+
+        Asks the broker; empty where it does not answer, or while the group is being settled.
+        """
+        ...
+
     def close(self) -> None:
         """Leave the group and free every thread and socket, calling no callback; uncommitted output may be lost."""
         ...

@@ -41,6 +41,14 @@ class CommitSteps(Protocol):
         """
         ...
 
+    def confirm_membership(self) -> None:
+        """Ask the group whether this is still a member, by recording once more where the batch began.
+
+        Raises:
+            EventLogError: it was expelled.
+        """
+        ...
+
     def measured(self) -> AbstractContextManager[None]:
         """Measures the CPU time, of all threads, of what every commit costs."""
         ...
@@ -62,10 +70,32 @@ class CommitSteps(Protocol):
         ...
 
 
+def look_first(steps: CommitSteps, silent_s: float, session_timeout_s: float) -> None:
+    """Step 0 of a commit without a transaction, before its first record goes out: nothing takes a record back.
+
+    A worker that slept through its expulsion would put old lists and windows after those of its successor. Its client
+    does not know yet, so after a silence in which it may have been expelled the group itself is asked.
+
+    Args:
+        steps: of the log.
+        silent_s: time since the batch was polled.
+        session_timeout_s: a member that is silent for so long is expelled.
+
+    Raises:
+        EventLogError: it was expelled.
+    """
+    steps.check_membership()
+    if silent_s > session_timeout_s / 2:
+        steps.confirm_membership()
+
+
 def at_least_once(
     steps: CommitSteps, positions: Mapping[Partition, int], state: Sequence[Outgoing]
 ) -> dict[Partition, int]:
     """Outputs, then state, then positions: a crash in between repeats outputs and loses none.
+
+    `look_first` comes before the first output. What a worker sends that is expelled after that is older than what its
+    successor sends, and is known by its input position (`engine.windows.changelog`).
 
     Returns:
         For each partition that `state` went to, the offset after its last record.

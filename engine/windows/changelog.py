@@ -2,42 +2,82 @@
 
 A record's key is the user, its value the whole window (`engine.windows.codec`), or null for a user who was forgotten: a
 tombstone. It goes to the partition with the number of the user's clicks.
+
+The header `input-position` says how much of that partition's clicks the record knows: the offset after the last one. A
+worker that was expelled and does not know it yet may put a window after those of its successor; by the header it is
+known to be the older one, wherever it is. It never falls for one user: a worker that reads clicks again, because
+somebody set the group's positions back, writes the position that it found instead.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Final
 
-from engine.errors import ChangelogError
-from engine.eventlog.base import Outgoing, Records
+from engine.eventlog.base import Headers, Outgoing, Records
+
+POSITION_HEADER: Final = "input-position"
 
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """Encoded windows of B users."""
+    """Encoded windows of B users; None in the place of a window is a tombstone."""
 
     users: list[str]
-    values: list[bytes]
+    values: list[bytes | None]
     partitions: list[int]
+    input_positions: list[int]
 
 
-def records(topic: str, changes: Changes, forgotten: Sequence[tuple[str, int]]) -> Outgoing:
-    """Records of B changed windows, and a tombstone for each forgotten user, given with the partition."""
-    tombstones: list[bytes | None] = [None] * len(forgotten)
+@dataclass(frozen=True, slots=True)
+class Change:
+    """The newest record of one user."""
+
+    value: bytes | None
+    """A window, or None for a tombstone."""
+    input_position: int | None
+    """None where the record has no header: written by an earlier version, or by another program."""
+    offset: int
+    before: "Change | None" = None
+    """What a record without a position took the place of, in case that it cannot be read."""
+
+
+def records(topic: str, changes: Changes) -> Outgoing:
+    """Records of B changes."""
+    headers: dict[int, Headers] = {
+        position: [(POSITION_HEADER, b"%d" % position)] for position in set(changes.input_positions)
+    }
     return Outgoing(
         topic=topic,
-        keys=[*(user.encode() for user in changes.users), *(user.encode() for user, _ in forgotten)],
-        values=[*changes.values, *tombstones],
-        partitions=[*changes.partitions, *(partition for _, partition in forgotten)],
+        keys=[user.encode() for user in changes.users],
+        values=changes.values,
+        headers=[headers[position] for position in changes.input_positions],
+        partitions=changes.partitions,
     )
 
 
-def newest_by_user(records: Records) -> dict[str, bytes | None]:
-    """The last value of each user in these records; None is a tombstone.
+def newest_by_key(records: Records) -> dict[bytes, Change]:
+    """For each key the record that knows most of the clicks; of equals, and of those without a position, the last."""
+    newest: dict[bytes, Change] = {}
+    columns = zip(records.keys, records.values, records.headers, records.offsets, strict=True)
+    for key, value, headers, offset in columns:
+        change = Change(value, _position(headers), offset)
+        before = newest.get(key or b"")
+        if before is None or not is_older(change.input_position, before.input_position):
+            is_doubtful = change.input_position is None and change.value is not None
+            newest[key or b""] = replace(change, before=before) if is_doubtful and before else change
+    return newest
 
-    Raises:
-        ChangelogError: a key is no user id.
-    """
-    return {_user(key, records): value for key, value in zip(records.keys, records.values, strict=True)}
+
+def is_older(position: int | None, other: int | None) -> bool:
+    """Whether a record of this position knows less of the clicks than one of the other; None is not compared."""
+    return position is not None and other is not None and position < other
+
+
+def user_of(key: bytes) -> str | None:
+    """The user whom a key names; None for a key that names none."""
+    try:
+        return key.decode() or None
+    except UnicodeDecodeError:
+        return None
 
 
 def place_of(records: Records) -> str:
@@ -46,8 +86,8 @@ def place_of(records: Records) -> str:
     return f"topic {topic} partition {number}, offsets {records.offsets[0]} to {records.offsets[-1]}"
 
 
-def _user(key: bytes | None, records: Records) -> str:
-    try:
-        return (key or b"").decode()
-    except UnicodeDecodeError as error:
-        raise ChangelogError(f"{place_of(records)}: key {key!r} is no user id; who wrote to this topic?") from error
+def _position(headers: Headers) -> int | None:
+    for name, value in headers:
+        if name == POSITION_HEADER:
+            return int(value) if value.isdigit() else None
+    return None

@@ -25,7 +25,7 @@ from engine.arrays import MAX_ACTIONS, Int64, UInt8
 from engine.catalogue.actions import Actions
 from engine.catalogue.id_table import IdTable
 from engine.catalogue.ids import Catalogue
-from engine.errors import ChangelogError
+from engine.errors import ChangelogError, NewerWindowError
 from engine.windows import event_word
 from engine.windows.packed import PackedWindows, concatenate
 
@@ -74,7 +74,8 @@ class WindowCodec:
         """The windows of B users, each named once, in any order.
 
         Raises:
-            ChangelogError: a value is of another version, or damaged; `where` says where it came from.
+            NewerWindowError: a value is of a later version, or damaged in its first byte.
+            ChangelogError: a value is damaged; `where` says where it came from.
         """
         heads = _heads(users, values, where)
         hashed = (heads["flags"] & _WITH_HASHES) > 0
@@ -146,7 +147,7 @@ def _heads(users: list[str], values: Sequence[bytes], where: str) -> npt.NDArray
     heads = np.frombuffer(b"".join([value[: _HEAD.itemsize] for value in values]), _HEAD)
     newest = int(heads["schema"].max())
     if newest > SCHEMA:
-        raise ChangelogError(
+        raise NewerWindowError(
             f"{where}: a window was written in version {newest}, this engine knows up to {SCHEMA}; upgrade this worker"
         )
     return heads
@@ -156,7 +157,7 @@ def _check(users: list[str], fits: bool, where: str) -> None:
     if not fits:
         raise ChangelogError(
             f"{where}: the window of one of {len(users)} users (the first is {users[0]!r}) is damaged: its length is"
-            " not what its head says; who wrote to this topic? A null value under the user's key takes the record out"
+            " not what its head says"
         )
 
 

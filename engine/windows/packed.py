@@ -21,9 +21,15 @@ class PackedWindows:
     times_ms: Int64
     actions: UInt8
     event_hashes: UInt32
+    input_positions: Int64 | None = None
+    """[B] offset after the last click of its partition that each window knows; None where nothing is known"""
 
     def __len__(self) -> int:
         return len(self.users)
+
+    def known_positions(self) -> Int64:
+        """[B] the input positions, 0 where nothing is known."""
+        return np.zeros(len(self), np.int64) if self.input_positions is None else self.input_positions
 
     def parts(self, size: int) -> "Iterator[PackedWindows]":
         """The same windows, at most `size` users at a time."""
@@ -38,6 +44,7 @@ class PackedWindows:
                 times_ms=self.times_ms[events],
                 actions=self.actions[events],
                 event_hashes=self.event_hashes[events],
+                input_positions=None if self.input_positions is None else self.input_positions[users],
             )
 
 
@@ -45,6 +52,7 @@ def concatenate(parts: Sequence[PackedWindows]) -> PackedWindows:
     """The windows of all parts, which share no user."""
     columns = ("counts", "items", "times_ms", "actions", "event_hashes")
     return PackedWindows(
-        [user for part in parts for user in part.users],
-        *(np.concatenate([getattr(part, name) for part in parts]) for name in columns),
+        users=[user for part in parts for user in part.users],
+        **{name: np.concatenate([getattr(part, name) for part in parts]) for name in columns},
+        input_positions=np.concatenate([part.known_positions() for part in parts]),
     )

@@ -139,6 +139,7 @@ class Restorer:
             logger.info(
                 "partition %d is restored after %.2f s", number, self.time.monotonic_s() - self._began_s.pop(number)
             )
+            self._windows.set_aside.report(number, self._metrics)
         self._restored.update(done)
         self._set_waiting(self._waiting - set(done))
         if self._waiting:

@@ -137,6 +137,7 @@ class Snapshots:
             "times_ms": packed.times_ms,
             "actions": packed.actions,
             "event_hashes": packed.event_hashes if packed.event_hashes.any() else np.empty(0, np.uint32),
+            "input_positions": packed.known_positions(),
         }
 
     def _parts(self, columns: dict[str, npt.NDArray[Any]], actions: list[str]) -> Iterator[PackedWindows]:
@@ -151,6 +152,7 @@ class Snapshots:
             times_ms=columns["times_ms"],
             actions=columns["actions"],
             event_hashes=hashes if len(hashes) else np.broadcast_to(np.uint32(0), len(columns["items"])),
+            input_positions=columns.get("input_positions"),  # earlier versions wrote none
         )
         for part in written.parts(_USERS_AT_ONCE):
             yield replace(part, items=numbers[part.items], actions=codes[part.actions])

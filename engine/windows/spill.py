@@ -8,8 +8,8 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-Row = tuple[str, int, bytes]
-"""User, partition, and the window as the changelog spells it."""
+Row = tuple[str, int, bytes, int]
+"""User, partition, the window as the changelog spells it, and its input position."""
 
 _AT_ONCE: Final = 500
 """Users per statement; SQLite allows 999 variables even where it is old."""
@@ -24,7 +24,8 @@ class SpillStore:
         self._database = sqlite3.connect("", isolation_level=None, check_same_thread=False)
         self._database.execute("PRAGMA journal_mode = OFF")
         self._database.execute(
-            "CREATE TABLE windows (user TEXT PRIMARY KEY, partition INTEGER, window BLOB) WITHOUT ROWID"
+            "CREATE TABLE windows (user TEXT PRIMARY KEY, partition INTEGER, window BLOB, input_position INTEGER)"
+            " WITHOUT ROWID"
         )
         self._count = 0
 
@@ -35,7 +36,7 @@ class SpillStore:
         """Keep windows of users who are not here."""
         with self._database:
             self._database.execute("BEGIN")
-            self._database.executemany("INSERT INTO windows VALUES (?, ?, ?)", rows)
+            self._database.executemany("INSERT INTO windows VALUES (?, ?, ?, ?)", rows)
         self._count += len(rows)
 
     def take(self, users: Sequence[str]) -> list[Row]:
@@ -49,6 +50,16 @@ class SpillStore:
                 self._delete(these, some)
             found += rows
         return found
+
+    def input_positions(self, users: Sequence[str]) -> dict[str, tuple[int, int]]:
+        """Partition and input position of those users who are here; they stay here."""
+        positions: dict[str, tuple[int, int]] = {}
+        for start in range(0, len(users) if self._count else 0, _AT_ONCE):
+            some = users[start : start + _AT_ONCE]
+            columns = "SELECT user, partition, input_position FROM windows"
+            rows = self._database.execute(f"{columns} WHERE user IN ({', '.join('?' * len(some))})", some)
+            positions |= {user: (partition, position) for user, partition, position in rows}
+        return positions
 
     def of(self, partition: int) -> Iterator[Row]:
         """The windows of a partition; they stay here."""

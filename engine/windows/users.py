@@ -4,8 +4,9 @@ Other modules see users and clicks here; slots, codecs and files are this packag
 or in the spill store, never in both, and on the changelog as of the last commit.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from operator import itemgetter
 from typing import Final
@@ -15,11 +16,15 @@ import numpy as np
 from engine.arrays import Clicks, Int32, Windows
 from engine.catalogue.actions import Actions
 from engine.catalogue.ids import Catalogue
+from engine.errors import ChangelogError, NewerWindowError
 from engine.eventlog.base import Outgoing, Partition, Records
 from engine.settings.sections import Settings
 from engine.windows import changelog
 from engine.windows.codec import WindowCodec
+from engine.windows.input_positions import InputPositions
 from engine.windows.packed import PackedWindows, concatenate
+from engine.windows.set_aside import SetAside
+from engine.windows.slots import NO_SLOT
 from engine.windows.spill import Row, SpillStore
 from engine.windows.store import Appended, Events, WindowStore
 
@@ -54,6 +59,15 @@ class UserWindows:
             self.store.user_slots.subscribe(evicting=self._spill_slots)
         self.positions: dict[int, int] = {}
         """By partition, the offset of the changelog up to which the windows are complete."""
+        self._inputs = InputPositions(self.store.user_slots)
+        self.set_aside = SetAside()
+        self._is_gapless = settings.kafka.delivery == "at_least_once"
+        """Whether every offset of the changelog is a record: transactions leave marks between them."""
+        self._written = Counter[int]()
+        """By partition, records of the last changes."""
+        self._intruded: set[int] = set()
+        self._overtaken: dict[int, set[str]] = {}
+        """By partition, users whose last record on the changelog knows less than what is held of them."""
         self._search_sweep_at = _FIRST_SEARCH_SWEEP
         self._item_sweep_at = _FIRST_ITEM_SWEEP
 
@@ -84,34 +98,79 @@ class UserWindows:
         """The windows [B, L] of these slots."""
         return self.store.read(slots)
 
-    def changes(self, slots: Int32, forgotten: Sequence[tuple[str, int]]) -> Outgoing:
-        """Changelog records of changed windows, and tombstones of forgotten users with their partitions."""
-        windows = self.store.pack(slots)
-        return changelog.records(
-            self._topic,
-            changelog.Changes(windows.users, self._codec.encode(windows), self.store.partitions(slots).tolist()),
-            forgotten,
-        )
+    def changes(
+        self, slots: Int32, forgotten: Sequence[tuple[str, int]], positions: Mapping[int, int] | None = None
+    ) -> Outgoing:
+        """Changelog records of changed windows, and tombstones of forgotten users with their partitions.
+
+        Args:
+            slots: [B] slots whose windows changed.
+            forgotten: users without a window, each with the partition.
+            positions: by partition, the next input position after the clicks that made these changes.
+        """
+        windows, partitions = self.store.pack(slots), self.store.partitions(slots).tolist()
+        reached = [
+            self._reached(user, number, positions) for user, number in zip(windows.users, partitions, strict=True)
+        ]
+        known = np.maximum(self._inputs.of(slots), np.array(reached, np.int64))
+        self._inputs.put(slots, known)
+        self._inputs.remember(windows.users)
+        gone = [self._reached(user, number, positions) for user, number in forgotten]
+        for (user, number), position in zip(forgotten, gone, strict=True):
+            self._inputs.forget(user, number, position)
+        return self._as_records(windows, partitions, [*known.tolist(), *gone], forgotten)
 
     def wrote(self, ends: Mapping[Partition, int]) -> None:
-        """Advance the positions to these ends: changes were delivered up to there."""
+        """Advance the positions to these ends: the last changes were delivered up to there.
+
+        Without transactions the changes are the only records since the last position, or somebody else writes to the
+        partition: a predecessor that was expelled and does not know it yet. The partition is then to be read again.
+        """
         for partition, end in ends.items():
             if partition.topic == self._topic:
-                self.positions[partition.number] = end
+                start = self.positions.get(partition.number, end)
+                is_foreign = self._is_gapless and end - start > self._written[partition.number]
+                if is_foreign and partition.number in self.positions:
+                    self._intruded.add(partition.number)
+                else:
+                    self.positions[partition.number] = end
+
+    def take_intruded(self) -> list[int]:
+        """The partitions of the changelog that somebody else wrote to since the last call; to be read again."""
+        intruded, self._intruded = sorted(self._intruded), set()
+        return intruded
+
+    def rewrites(self, partitions: Sequence[int]) -> Outgoing:
+        """Records of the users of these partitions whose last record on the changelog is an older one than theirs.
+
+        Compaction keeps the last one, so that the window has to be written once more.
+        """
+        users = [(user, number) for number in partitions for user in sorted(self._overtaken.pop(number, ()))]
+        self.reload([user for user, _ in users])
+        slots = np.array([slot for user, _ in users if (slot := self.store.find(user)) is not None], np.int32)
+        gone = [(user, number) for user, number in users if self._inputs.of_forgotten(user, number)]
+        return self.changes(slots, gone)
 
     def apply(self, records: Records) -> int:
         """Bring the windows to the state after these changelog records; returns the number of users in them.
 
+        A record that cannot be read is set aside, and one that knows less of the clicks than the window does is left.
+
         Raises:
-            ChangelogError: a record cannot be read.
+            NewerWindowError: a record was written by a later version of this engine.
         """
-        newest = changelog.newest_by_user(records)
-        windows = {user: value for user, value in newest.items() if value is not None}
-        for user in newest.keys() - windows.keys():
-            self.forget(user)
-        if windows:
-            place = changelog.place_of(records)
-            self.load(self._codec.decode([*windows], [*windows.values()], place), records.partition.number)
+        number = records.partition.number
+        newest = changelog.newest_by_key(records)
+        changes = {user: change for key, change in newest.items() if (user := self._named(key, change, records))}
+        current = self._not_overtaken(changes, number)
+        place = changelog.place_of(records)
+        for user, change in current.items():
+            if change.value is None:
+                self._forget(user, number, change.input_position or 0)
+                self.set_aside.heal(number, user.encode())
+        self._load_readable(
+            {user: change for user, change in current.items() if change.value is not None}, number, place
+        )
         return len(newest)
 
     def load(self, windows: PackedWindows, partition: int) -> None:
@@ -119,12 +178,13 @@ class UserWindows:
         for part in windows.parts(self.store.max_users):  # beyond that, the users loaded first are evicted
             self.store.absent(part.users)
             self._spill.take(part.users)  # a spilled window is older
-            self.store.load(part, partition)
+            self._load(part, partition)
 
     def pack(self, partition: int) -> PackedWindows:
         """A copy of all windows of a partition, spilled ones included."""
         slots = self.store.held(partition)
-        held = self.store.pack(slots[self.store.known(slots)])
+        slots = slots[self.store.known(slots)]
+        held = replace(self.store.pack(slots), input_positions=self._inputs.of(slots))
         spilled = [windows for windows, _ in self._decoded(self._spill.of(partition))]
         return concatenate([held, *spilled]) if spilled else held
 
@@ -132,23 +192,38 @@ class UserWindows:
         """Bring the spilled windows among these users back into the store."""
         if len(self._spill):
             for windows, partition in self._decoded(self._spill.take(self.store.absent(users))):
-                self.store.load(windows, partition)
+                self._load(windows, partition)
 
     def forget(self, user: str) -> bool:
         """Drop a user's window, wherever it is kept; False when there was none."""
-        spilled = bool(self._spill.take([user]))
-        return self.store.forget(user) or spilled
+        slot = self.store.find(user)
+        if slot is not None:
+            slots = np.array([slot], np.int32)
+            self._inputs.forget(user, int(self.store.partitions(slots)[0]), int(self._inputs.of(slots)[0]))
+            return self.store.forget(user)
+        spilled = self._spill.take([user])
+        for _, partition, _, position in spilled:
+            self._inputs.forget(user, partition, position)
+        return bool(spilled)
 
     def drop(self, partition: int) -> None:
         """Drop the windows of a partition that went to another worker."""
         self.store.drop_partition(partition)
         self._spill.drop_partition(partition)
+        self._inputs.drop(partition)
+        self.set_aside.drop(partition)
+        self._overtaken.pop(partition, None)
+        self._intruded.discard(partition)
         self.positions.pop(partition, None)
 
     def clear(self) -> None:
         """Drop every window."""
         self.store.clear()
         self._spill.clear()
+        self._inputs.clear()
+        self.set_aside.clear()
+        self._overtaken.clear()
+        self._intruded.clear()
         self.positions.clear()
 
     def sweep(self) -> Sweep:
@@ -175,15 +250,128 @@ class UserWindows:
         self._item_sweep_at = max(_FIRST_ITEM_SWEEP, _GROWTH * len(self._catalogue))
         return freed
 
+    def _reached(self, user: str, number: int, positions: Mapping[int, int] | None) -> int:
+        """The input position of a change: never before that of a tombstone of the same user."""
+        reached = positions.get(number, 0) if positions else 0
+        return max(reached, self._inputs.of_forgotten(user, number))
+
+    def _as_records(
+        self,
+        windows: PackedWindows,
+        partitions: list[int],
+        input_positions: list[int],
+        forgotten: Sequence[tuple[str, int]],
+    ) -> Outgoing:
+        changes = changelog.Changes(
+            users=[*windows.users, *(user for user, _ in forgotten)],
+            values=[*self._codec.encode(windows), *([None] * len(forgotten))],
+            partitions=[*partitions, *(number for _, number in forgotten)],
+            input_positions=input_positions,
+        )
+        self._written = Counter(changes.partitions)
+        return changelog.records(self._topic, changes)
+
+    def _named(self, key: bytes, change: changelog.Change, records: Records) -> str | None:
+        """The user of a record; a key that names none is set aside."""
+        user, number = changelog.user_of(key), records.partition.number
+        if user is None and change.value is None:
+            self.set_aside.heal(number, key)
+        elif user is None:
+            reason = (
+                f"topic {records.partition.topic} partition {number}, offset {change.offset}: key {key!r} is no user"
+                " id, the record is ignored; who wrote to this topic? A null value under the same key takes it out"
+            )
+            self.set_aside.add(number, key, reason)
+        return user
+
+    def _not_overtaken(self, changes: dict[str, changelog.Change], number: int) -> dict[str, changelog.Change]:
+        """The changes that know no less of the clicks than what is held of their users; the others are noted."""
+        held = self._held_positions([*changes], number)
+        older = {user for user, change in changes.items() if changelog.is_older(change.input_position, held.get(user))}
+        overtaken = self._overtaken.setdefault(number, set())
+        overtaken.difference_update(changes)
+        overtaken.update(older)
+        return {user: change for user, change in changes.items() if user not in older} if older else changes
+
+    def _held_positions(self, users: list[str], number: int) -> dict[str, int]:
+        """Input positions of those users of whom something is held in this partition: a window or a tombstone."""
+        slots = self.store.user_slots.lookup(users)
+        mask = slots != NO_SLOT
+        mask[mask] = self.store.partitions(slots[mask]) == number
+        rows = np.flatnonzero(mask)
+        positions = dict(zip([users[row] for row in rows.tolist()], self._inputs.of(slots[rows]).tolist(), strict=True))
+        spilled = self._spill.input_positions([users[row] for row in np.flatnonzero(slots == NO_SLOT).tolist()])
+        positions |= {user: position for user, (partition, position) in spilled.items() if partition == number}
+        tombstones = ((user, self._inputs.of_forgotten(user, number)) for user in users)
+        return positions | {user: position for user, position in tombstones if position > positions.get(user, 0)}
+
+    def _load_readable(self, changes: dict[str, changelog.Change], number: int, place: str) -> None:
+        """Load the windows that can be read; a record that cannot is set aside, and what is held then written again."""
+        aside: dict[str, str] = {}
+        readable = list(self._readable([*changes.items()], place, aside))
+        if readable:
+            windows = concatenate(readable)
+            known = [self._position(changes[user], is_aside=user in aside) for user in windows.users]
+            self._inputs.remember(windows.users)
+            self.load(replace(windows, input_positions=np.array(known, np.int64)), number)
+            for user in windows.users:
+                self.set_aside.heal(number, user.encode())
+        for user, reason in aside.items():
+            self.set_aside.add(number, user.encode(), reason)
+            self._overtaken.setdefault(number, set()).add(user)
+
+    def _readable(
+        self, changes: list[tuple[str, changelog.Change]], place: str, aside: dict[str, str]
+    ) -> Iterator[PackedWindows]:
+        """Windows of the records that can be read, found by halving; why the others cannot goes to `aside`."""
+        if not changes:
+            return
+        try:
+            yield self._codec.decode(
+                [user for user, _ in changes], [change.value or b"" for _, change in changes], place
+            )
+        except ChangelogError as error:
+            if len(changes) > 1:
+                middle = len(changes) // 2
+                yield from self._readable(changes[:middle], place, aside)
+                yield from self._readable(changes[middle:], place, aside)
+                return
+            ((user, change),) = changes
+            if isinstance(error, NewerWindowError) and change.input_position is not None:
+                raise  # one of ours, as the header says
+            aside[user] = (
+                f"{error}; the record at offset {change.offset} is set aside: user {user!r} goes on with the window"
+                " before it, or a new one. Who wrote to this topic?"
+            )
+            if change.before is not None and change.before.value is not None:
+                yield from self._readable([(user, change.before)], place, aside)
+
+    @staticmethod
+    def _position(change: changelog.Change, *, is_aside: bool) -> int:
+        """The input position of the record that was read, which is the one before where the last was set aside."""
+        read = change.before if is_aside and change.before is not None else change
+        return read.input_position or 0
+
+    def _load(self, windows: PackedWindows, partition: int) -> None:
+        """Put windows into the store, with what they know."""
+        self.store.load(windows, partition)
+        self._inputs.put(self.store.user_slots.lookup(windows.users), windows.known_positions())
+
+    def _forget(self, user: str, number: int, position: int) -> None:
+        self.forget(user)
+        self._inputs.forget(user, number, position)
+
     def _spill_slots(self, slots: Int32) -> None:
         """Keep the windows of slots that are about to be evicted."""
         slots = slots[self.store.known(slots)]
         windows = self.store.pack(slots)
         partitions = self.store.partitions(slots).tolist()
-        self._spill.put(list(zip(windows.users, partitions, self._codec.encode(windows), strict=True)))
+        known = self._inputs.of(slots).tolist()
+        self._spill.put(list(zip(windows.users, partitions, self._codec.encode(windows), known, strict=True)))
 
     def _decoded(self, rows: Iterable[Row]) -> Iterator[tuple[PackedWindows, int]]:
         """The windows of these rows, partition by partition."""
         for partition, group in groupby(sorted(rows, key=itemgetter(1)), itemgetter(1)):
-            users, _, values = zip(*group, strict=True)
-            yield self._codec.decode(list(users), values, "the spill store"), partition
+            users, _, values, positions = zip(*group, strict=True)
+            windows = self._codec.decode(list(users), values, "the spill store")
+            yield replace(windows, input_positions=np.array(positions, np.int64)), partition

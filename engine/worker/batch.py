@@ -164,17 +164,29 @@ class Processor:
             heads = self._heads(clicks, polled, newest, windows.times_ms[:, -1], live.name)
             sent = self._worth_sending(appended.changed, lists)
             outgoing = self._list_messages(lists, heads, sent, gone)
-            changes = self.windows.changes(appended.changed, gone)
+            positions = {records.partition: records.offsets[-1] + 1 for records in polled}
+            inputs = {partition.number: position for partition, position in positions.items()}
+            changes = self.windows.changes(appended.changed, gone, inputs)
         with stage("deliver"):
             session.send(outgoing)
             if dead:
                 session.send(self._dead_letter_messages(dead))
-            ends = session.commit({records.partition: records.offsets[-1] + 1 for records in polled}, [changes])
+            ends = session.commit(positions, [changes])
             self.windows.wrote(ends)
         self._sent.put(appended.changed, lists.items, live.name)
         appends_ms = np.concatenate([records.timestamps_ms for records in polled])[clicks.origins[newest[sent]]]
         self._metrics.unchanged_lists.inc(int((~sent).sum()))
         self._count(clicks, dead, appended, lists, self._time.now_ms() - appends_ms)
+
+    def rewrite(self, partitions: Sequence[int], session: Session) -> None:
+        """Write the windows of restored partitions once more that older ones came after on the changelog.
+
+        Raises:
+            EventLogError: they could not be delivered.
+        """
+        changes = self.windows.rewrites(partitions)
+        if len(changes):
+            self.windows.wrote(session.commit({}, [changes]))
 
     def _forget(self, clicks: Clicks, polled: Sequence[Records]) -> list[tuple[str, int]]:
         """Drop the windows of users who asked for it; returns who has no click since then, each with the partition."""

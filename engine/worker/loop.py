@@ -13,6 +13,7 @@ from engine.catalogue.actions import Actions
 from engine.catalogue.ids import Catalogue
 from engine.errors import EventLogError, SettingsError
 from engine.eventlog.base import EventLog, Partition, Rebalance, Session, TopicSpec
+from engine.eventlog.share_watch import ShareWatch
 from engine.metrics import Metrics
 from engine.releases.announcements import open_feed
 from engine.releases.release_loader import ReleaseLoader, ReleaseSource
@@ -71,6 +72,7 @@ class Worker:
         self._session: Session | None = None
         self._saver: Saver | None = None
         self._joined_s = 0.0
+        self._share_watch = ShareWatch(settings.kafka.stall_timeout_s)
         self._pause_s = _FIRST_PAUSE_S
         self._gauges_due_s = 0.0
         self.heartbeat_s = self._time.monotonic_s()
@@ -146,6 +148,7 @@ class Worker:
             self._take_release()
             return False
         self._joined_s = self.heartbeat_s
+        self._share_watch = ShareWatch(self._settings.kafka.stall_timeout_s)
         self.not_ready = "no partition is assigned yet"
         partitions = self._prepare_topics()
         rebalance = Rebalance(assigned=self._assigned, revoked=self._given_up, lost=self._given_up)
@@ -200,16 +203,27 @@ class Worker:
         polled = session.poll(0.0 if self._restorer.behind() else settings.poll_timeout_s, settings.max_batch_clicks)
         if polled:
             self._processor.process(polled, session)
+            self._read_again(session)
         restored = self._restorer.step(settings.poll_timeout_s)
         if restored:
+            self._processor.rewrite(restored, session)
             session.resume([Partition(self._settings.clicks.topic, number) for number in restored])
         self._take_release()
+        if self._share_watch.is_due(self.heartbeat_s):
+            self._share_watch.look(self.heartbeat_s, session.unserved())
         self.not_ready = self._restorer.progress if session.assignment() else "no partition is assigned yet"
         if self.heartbeat_s >= self._gauges_due_s:
             self._processor.set_gauges()
             for partition, lag in session.lag().items():
                 self._metrics.consumer_lag.labels(*_labels(partition)).set(lag)
             self._gauges_due_s = self.heartbeat_s + _GAUGES_EVERY_S
+
+    def _read_again(self, session: Session) -> None:
+        """Restore partitions of the changelog once more that somebody else wrote to, as a late predecessor does."""
+        if intruded := self._processor.windows.take_intruded():
+            logger.warning("partitions %s of the changelog have another writer, and are read again", intruded)
+            session.pause([Partition(self._settings.clicks.topic, number) for number in intruded])
+            self._restorer.begin(intruded)
 
     def _take_release(self) -> None:
         release = self._releases.take()

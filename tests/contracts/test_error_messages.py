@@ -31,7 +31,6 @@ ELSEWHERE = {
     "engine/eventlog/kafka/output.py Transactions._finish": "tests/integration/test_kafka_log.py",
     "engine/eventlog/commit_steps.py Holder.check": "tests/integration/test_transactions.py",
     "engine/eventlog/kafka/stall_detector.py StallDetector._look": "tests/integration/test_kafka_log.py",
-    "engine/interactions/csv_table.py CsvTable._without_last_row": "tests/unit/test_interactions.py",
     "engine/releases/probe.py _raise_refusal": "tests/unit/test_release_loader.py",
     "engine/releases/probe.py _wait": "tests/unit/test_release_loader.py",
     "engine/releases/release_loader.py ReleaseLoader._fetch": "tests/unit/test_release_loader.py",

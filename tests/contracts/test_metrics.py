@@ -31,6 +31,7 @@ NAMES = {
     "headrace_standby_partitions": "gauge",
     "headrace_searches": "counter",
     "headrace_session_restarts": "counter",
+    "headrace_set_aside_windows": "counter",
     "headrace_stage_seconds": "counter",
     "headrace_unchanged_lists": "counter",
     "headrace_users": "gauge",

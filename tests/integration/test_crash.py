@@ -52,6 +52,7 @@ class MortalSession:
         self.pause = session.pause
         self.resume = session.resume
         self.lag = session.lag
+        self.unserved = session.unserved
         self.close = session.close
 
     def commit(self, positions: Mapping[Partition, int], state: Sequence[Outgoing] = ()) -> dict[Partition, int]:

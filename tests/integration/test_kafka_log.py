@@ -382,6 +382,21 @@ def test_a_broker_that_hangs_while_nothing_is_to_be_done_is_noticed(own_broker: 
             poll_until(session, lambda: False)
 
 
+@pytest.mark.parametrize("name", [None, "worker-0"])
+def test_a_member_learns_what_the_group_gave_it_and_it_does_not_read(
+    name: str | None, kafka_settings: KafkaSettings, topic_names: Names, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An assignment that was lost on its way: the group counts on a member that knows nothing of it."""
+    topic, group = topic_names("clicks"), topic_names("group")
+    log = KafkaLog(kafka_settings.model_copy(update={"static_member": name}))
+    log.ensure_topics([TopicSpec(topic, partitions=3)])
+    with closing(log.session([topic], group, Rebalance())) as session:
+        poll_until(session, lambda: len(session.assignment()) == 3)
+        assert session.unserved() == []
+        monkeypatch.setattr(session, "assignment", lambda: [Partition(topic, 1)])
+        assert session.unserved() == [Partition(topic, 0), Partition(topic, 2)]
+
+
 def test_a_static_member_comes_back_to_its_partitions_without_a_rebalance(
     kafka_settings: KafkaSettings, topic_names: Names
 ) -> None:

@@ -10,11 +10,12 @@ import pytest
 from engine.catalogue.actions import Actions
 from engine.catalogue.ids import Catalogue
 from engine.errors import ChangelogError, SettingsError
-from engine.eventlog.base import Outgoing, Partition, Reader, TopicSpec
+from engine.eventlog.base import Headers, Outgoing, Partition, Reader, TopicSpec
 from engine.eventlog.memory.log import MemoryLog
 from engine.messages.recommendation import decode_recommendation
 from engine.metrics import Metrics
 from engine.settings.sections import ReleaseSettings, Settings, SnapshotSettings, TelemetrySettings, WindowSettings
+from engine.windows.changelog import POSITION_HEADER
 from engine.windows.restorer import Restorer
 from engine.windows.saver import Saver
 from engine.windows.snapshots import Snapshots
@@ -239,7 +240,9 @@ def test_a_partition_that_cannot_be_read_is_not_kept_warm_and_not_served(log: Me
     """Its owner may be of a later version; the partitions of ours are none the worse for it."""
     copy = Copy(log, warm)
     copy.restorer.stand_by([0, 1])
-    log.producer().send(Outgoing(warm.windows.topic, [b"ann"], [b"\xff of a later version"], partitions=[1]))
+    headers: list[Headers] = [[(POSITION_HEADER, b"1")]]
+    later = [b"\xff of a later version"]
+    log.producer().send(Outgoing(warm.windows.topic, [b"ann"], [*later], headers=headers, partitions=[1]))
     copy.keep_warm()
     assert copy.warm_partitions() == 1
     copy.restore(0)

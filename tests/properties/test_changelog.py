@@ -9,9 +9,11 @@ from engine.arrays import MAX_TIME_MS, Int32
 from engine.catalogue import searches
 from engine.catalogue.actions import Actions
 from engine.catalogue.ids import Catalogue
-from engine.errors import ChangelogError
-from engine.eventlog.base import Outgoing, Partition, Records
+from engine.errors import ChangelogError, NewerWindowError
+from engine.eventlog.base import Headers, Outgoing, Partition, Records
+from engine.metrics import Metrics
 from engine.settings.sections import ClickSettings, Settings, WindowSettings
+from engine.windows.changelog import POSITION_HEADER
 from engine.windows.codec import SCHEMA, WindowCodec
 from engine.windows.packed import PackedWindows
 from engine.windows.store import Events
@@ -169,9 +171,119 @@ def test_golden_bytes_of_version_1() -> None:
     assert other.windows() == {"ann": [("a", 1, "view", 7), ("aé", 2**32, "buy", 0)]}
 
 
-def test_a_key_that_is_not_utf_8_is_refused() -> None:
-    with pytest.raises(ChangelogError, match="is no user id"):
-        reader().user_windows.apply(Records(Partition("windows", 0), [9], [0], [b"\xff"], [GOLDEN_1], [()]))
+def set_aside(process: Process, caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What is said when partition 0 was read to its end; each is counted once."""
+    caplog.clear()
+    metrics = Metrics()
+    process.user_windows.set_aside.report(0, metrics)
+    assert metrics.registry.get_sample_value("headrace_set_aside_windows_total") == len(caplog.messages)
+    return caplog.messages
+
+
+def strays(*rows: tuple[bytes, bytes | None]) -> Records:
+    """Records of some other program, or of an earlier version of this one."""
+    keys, values = zip(*rows, strict=True)
+    count = len(rows)
+    return Records(Partition("windows", 0), list(range(count)), [0] * count, list(keys), list(values), [()] * count)
+
+
+def test_a_record_that_cannot_be_read_stops_nobody_and_is_named_once(caplog: pytest.LogCaptureFixture) -> None:
+    process = reader()
+    process.user_windows.apply(strays((b"bob", GOLDEN_1), (b"ann", b"rubbish"), (b"\xff", GOLDEN_1), (b"zo", GOLDEN_1)))
+    assert process.windows().keys() == {"bob", "zo"}
+    (of_ann, of_key) = sorted(set_aside(process, caplog), reverse=True)
+    assert "offset 1 is set aside: user 'ann' goes on with the window before it" in of_ann
+    assert "offset 2: key b'\\xff' is no user id" in of_key
+    process.user_windows.apply(strays((b"ann", b"rubbish"), (b"\xff", GOLDEN_1)))
+    assert set_aside(process, caplog) == []
+
+
+@pytest.mark.parametrize("good", [GOLDEN_1, None])
+@pytest.mark.parametrize("polls", [1, 2])
+def test_a_later_good_record_heals(good: bytes | None, polls: int, caplog: pytest.LogCaptureFixture) -> None:
+    process = reader()
+    rows = [(b"ann", b"rubbish"), (b"ann", good), (b"\xff", b"rubbish"), (b"\xff", None)]
+    for part in [rows] if polls == 1 else [rows[::2], rows[1::2]]:
+        process.user_windows.apply(strays(*part))
+    assert set_aside(process, caplog) == []
+    assert process.windows().keys() == (set() if good is None else {"ann"})
+
+
+@pytest.mark.parametrize("polls", [1, 2])
+def test_what_cannot_be_read_leaves_the_window_before_it(polls: int) -> None:
+    """It is written once more, because compaction keeps the last record."""
+    process, rows = reader(), [(b"ann", GOLDEN_1), (b"ann", b"rubbish")]
+    for part in [rows] if polls == 1 else [rows[:1], rows[1:]]:
+        process.user_windows.apply(strays(*part))
+    assert process.windows()["ann"][0] == ("a", 1, "view", 7)
+    again = process.user_windows.rewrites([0])
+    assert again.keys == [b"ann"]
+    process.user_windows.apply(strays((b"bob", b"rubbish")))
+    assert len(process.user_windows.rewrites([0])) == 0
+
+
+def stamped(value: bytes | None, position: int) -> Records:
+    headers: list[Headers] = [[(POSITION_HEADER, b"%d" % position)]]
+    return Records(Partition("windows", 0), [0], [0], [b"ann"], [value], headers)
+
+
+def window(item: str) -> bytes:
+    process = writer()
+    return process.codec.encode(process.store.pack(process.append([("ann", item, 1, "view", 0)])))[0]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "item"),
+    [
+        # an expelled worker's window comes after its successor's; one that knows as much replaces it
+        ((window("b"), 9), (window("a"), 5), "b"),
+        ((window("b"), 9), (window("a"), 9), "a"),
+        ((window("b"), 9), (window("a"), 12), "a"),
+        # nor does it bring back a user who was forgotten, or take one away who came back
+        ((None, 9), (window("a"), 5), None),
+        ((window("b"), 9), (None, 5), "b"),
+        ((window("b"), 9), (None, 9), None),
+    ],
+)
+def test_a_window_never_gives_way_to_one_that_knows_less(
+    first: tuple[bytes | None, int], second: tuple[bytes | None, int], item: str | None
+) -> None:
+    apart, together = reader(), reader()
+    for value, position in (first, second):
+        apart.user_windows.apply(stamped(value, position))
+    both = [stamped(*first), stamped(*second)]
+    together.user_windows.apply(
+        Records(
+            Partition("windows", 0),
+            [0, 1],
+            [0, 0],
+            [b"ann", b"ann"],
+            [first[0], second[0]],
+            [records.headers[0] for records in both],
+        )
+    )
+    expected = {} if item is None else {"ann": [(item, 1, "view", 0)]}
+    assert apart.windows() == together.windows() == expected
+
+
+def test_a_window_that_an_older_one_came_after_is_written_once_more() -> None:
+    process = reader()
+    process.user_windows.apply(stamped(window("b"), 9))
+    process.user_windows.apply(stamped(window("a"), 5))
+    again = process.user_windows.rewrites([0])
+    assert (again.keys, again.headers) == ([b"ann"], [[(POSITION_HEADER, b"9")]])
+    assert len(process.user_windows.rewrites([0])) == 0
+
+
+def test_positions_that_were_set_back_do_not_lower_what_a_window_knows() -> None:
+    """Somebody reads clicks again from the start: what is written then still counts as the newest."""
+    process = reader()
+    process.user_windows.apply(stamped(window("b"), 900))
+    changes = process.user_windows.changes(process.append([("ann", "a", 2, "view", 0)]), [], {0: 3})
+    assert changes.headers == [[(POSITION_HEADER, b"900")]]
+    process.user_windows.forget("ann")
+    gone = process.user_windows.changes(np.empty(0, np.int32), [("ann", 0)], {0: 4})
+    assert (gone.values, gone.headers) == ([None], [[(POSITION_HEADER, b"900")]])
 
 
 def test_of_more_users_than_the_store_may_hold_the_last_ones_stay() -> None:
@@ -191,6 +303,7 @@ def test_of_more_users_than_the_store_may_hold_the_last_ones_stay() -> None:
 
 
 def test_a_newer_version_is_refused_and_says_so() -> None:
+    """Where the header says that it is one of ours; without one it is some other program's record."""
     newer = bytes([SCHEMA + 1]) + GOLDEN_1[1:]
-    with pytest.raises(ChangelogError, match=f"topic windows.*version {SCHEMA + 1}.*upgrade"):
-        reader().user_windows.apply(Records(Partition("windows", 0), [9], [0], [b"ann"], [newer], [()]))
+    with pytest.raises(NewerWindowError, match=f"topic windows.*version {SCHEMA + 1}.*upgrade"):
+        reader().user_windows.apply(stamped(newer, 9))

@@ -18,7 +18,8 @@ from engine.eventlog.base import Headers, Outgoing, Partition, Records, TopicSpe
 from engine.eventlog.memory.group import ConsumerGroup
 
 SESSION_TIMEOUT_S = 10.0
-TRANSACTION_TIMEOUT_S = 20.0
+TRANSACTION_TIMEOUT_S = 600.0
+"""Longer than any run: what is left open must be ended by somebody."""
 
 
 @dataclass(slots=True)

@@ -10,7 +10,8 @@ from engine.errors import DeliveryError, EventLogError
 from engine.eventlog import commit_steps
 from engine.eventlog.base import Outgoing, Partition, Rebalance, Records, TopicSpec
 from engine.eventlog.commit_steps import Holder
-from tests.simulation.broker import Broker, Transaction
+from engine.eventlog.share_watch import owed
+from tests.simulation.broker import SESSION_TIMEOUT_S, Broker, Transaction
 from tests.simulation.faults import MENUS, Crash, Faults
 
 Result = TypeVar("Result")
@@ -145,7 +146,9 @@ class FaultySession:
         self._cursor: dict[Partition, int] = {}
         self._paused: set[Partition] = set()
         self._holder = Holder()
-        self._commit_faults: list[str] = []
+        self._starts: dict[Partition, int] = {}
+        self._polled_s = 0.0
+        self._looked = False
         self.member = ""
 
     @property
@@ -170,11 +173,17 @@ class FaultySession:
             self.check_membership()
         else:
             self._holder.nothing_held()
-        return self._read(max_records)
+        batch = self._read(max_records)
+        self._polled_s, self._looked = self._broker.now_s, False
+        self._starts = {records.partition: records.offsets[0] for records in batch}
+        return batch
 
     def send(self, outgoing: Outgoing) -> None:
         """Put records into the outbox; a transaction begins with the first."""
         outgoing.check()
+        if not self._producer and self._starts and not self._looked:
+            commit_steps.look_first(self, self._broker.now_s - self._polled_s, SESSION_TIMEOUT_S)
+            self._looked = True
         self._log.step("send", "step", self._begin)
         self._outbox.append(outgoing)
 
@@ -210,6 +219,10 @@ class FaultySession:
         """What the client knows without a request."""
         self._holder.check(self.member, 0)
 
+    def confirm_membership(self) -> None:
+        """Record once more where the batch began."""
+        self._log.step("confirming membership", "step", lambda: self._record(self._starts))
+
     @contextmanager
     def measured(self) -> Iterator[None]:
         """Nothing is measured."""
@@ -239,6 +252,16 @@ class FaultySession:
     def lag(self) -> dict[Partition, int]:
         """Offsets not yet read."""
         return {p: max(self._broker.log(p).end - position, 0) for p, position in self._cursor.items()}
+
+    def unserved(self) -> list[Partition]:
+        """What the group says that this member holds, or should, and it does not read."""
+        group = self._broker.group(self._group_name)
+        shares: dict[str, set[Partition]] = {str(member): set() for member in group.members}
+        for partition in group.partitions:
+            holder = group.holders.get(partition, group.targets.get(partition))
+            if holder in shares:
+                shares[str(holder)].add(partition)
+        return [p for p in owed(shares, {self.member}, group.partitions) if p not in self._cursor]
 
     def close(self) -> None:
         """Abort and leave, if the process still lives; either may fail."""

@@ -124,7 +124,8 @@ def _judge_transactions(world: World) -> None:
             effects.append((partition.number, references[partition].advance(stop)))
         _judge_transaction(world, transaction, effects, positions)
     for transaction in world.broker.committed:
-        if id(transaction) not in seen and transaction.records:
+        # A window that is written once more changes nothing: what is restored is compared, too.
+        if id(transaction) not in seen and any(partition.topic != "windows" for partition, _ in transaction.records):
             raise Failure("records became visible without positions")
 
 

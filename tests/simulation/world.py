@@ -306,15 +306,15 @@ class World:
         """One step of the script."""
         getattr(self, f"_{kind.replace(' ', '_')}")(first, second)
 
-    def click(self, number: int, user: str, dice: random.Random) -> None:
+    def click(self, number: int, user: str, dice: random.Random, *, is_new: bool = False) -> None:
         """A click: mostly the newest, now and then a late one or a repeat."""
         self._clicks += 1
         time_ms, item = CLICK_MS + 1000 * self._clicks, dice.randrange(ITEMS)
         earlier = [record.event for record in self.inputs[number] if record.event and record.user == user]
-        if earlier and dice.random() < 0.1:
+        if earlier and not is_new and dice.random() < 0.1:
             event = dice.choice(earlier)
         else:
-            late_ms = dice.choice([0, 0, 0, 0, 0, 0, 0, 3500, 9500])
+            late_ms = 0 if is_new else dice.choice([0, 0, 0, 0, 0, 0, 0, 3500, 9500])
             event = Event(user, item, time_ms - late_ms, 1, 0)
         value = json.dumps({"user": user, "item": self.item(event.item), "ts": event.time_ms}).encode()
         self._input(number, Input("click", user, event), user.encode(), value)
@@ -345,7 +345,7 @@ class World:
         dice = random.Random(self.script.seed)
         for number in self.inputs:
             for user in users_of(number):
-                self.click(number, user, dice)
+                self.click(number, user, dice, is_new=True)
         self._drain()
 
     def _drain(self) -> None:

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 from uuid import uuid4
 
@@ -42,6 +42,8 @@ logger = logging.getLogger(__name__)
 
 _RETRY_S: Final = 0.1
 """Pause before a request to the cluster is repeated."""
+_SETTLED: Final = "Stable"
+"""State of a group that waits for no member."""
 _COMPACTED: Final = {
     "cleanup.policy": "compact",
     # Compaction leaves the active segment out and starts at this dirty share; smaller values make restores faster.
@@ -107,15 +109,19 @@ class KafkaLog:
             EventLogError: a topic does not exist.
         """
         self._all_partitions(topics)
+
+        def shares() -> tuple[dict[str, set[Partition]], list[Partition]]:
+            return self._shares(topics, group)
+
         if self._settings.delivery == "at_least_once":
             output = self._output(self._settings.commit_timeout_s)
-            return AtLeastOnceSession(*self._member(topics, group, rebalance, output), output, self._settings)
+            return AtLeastOnceSession(*self._member(topics, group, rebalance, output), output, self._settings, shares)
         idle = self._idle_ids[group]
         transactional_id = next(iter(idle), f"{group}-{self._settings.static_member or uuid4().hex}")
         transactions = self._transactions(transactional_id)
         member = self._member(topics, group, rebalance, transactions)
         idle.discard(transactional_id)
-        return ExactlyOnceSession(*member, transactions, self._settings, lambda: idle.add(transactional_id))
+        return ExactlyOnceSession(*member, transactions, self._settings, shares, lambda: idle.add(transactional_id))
 
     def producer(self) -> "KafkaLogProducer":
         """A new producer.
@@ -157,6 +163,17 @@ class KafkaLog:
         listener = Listener(client.net, consumer, rebalance)
         consumer.subscribe(topics, listener=listener)
         return consumer, listener
+
+    def _shares(self, topics: Sequence[str], group: str) -> tuple[dict[str, set[Partition]], list[Partition]]:
+        """What each member of a settled group was given, and all that it reads; nothing where that cannot be told."""
+        try:
+            described = self._admin(lambda admin: admin.describe_groups([group]), retry_limit_s=0.0)[group]
+            if described["group_state"] != _SETTLED:
+                return {}, []
+            return _given(described["members"]), self._all_partitions(topics)
+        except EventLogError as error:
+            logger.debug("what the group's members were given cannot be told: %s", error)
+            return {}, []
 
     def _output(self, time_limit_s: float) -> Output:
         producer, client = self._open(KafkaProducer, **producer_options(self._settings, time_limit_s))
@@ -256,6 +273,18 @@ def _open_transactions(admin: Any, partitions: Sequence[Partition]) -> list[str]
         return []
     listings = admin.list_transactions(producer_id_filters=writers)
     return sorted({listing.transactional_id for of_broker in listings.values() for listing in of_broker})
+
+
+def _given(members: Sequence[Mapping[str, Any]]) -> dict[str, set[Partition]]:
+    """By the lasting name of each member, or else its id, the partitions that it was given."""
+    return {
+        member["group_instance_id"] or member["member_id"]: {
+            Partition(topic["topic"], number)
+            for topic in (member["member_assignment"] or {}).get("assigned_partitions", ())
+            for number in topic["partitions"]
+        }
+        for member in members
+    }
 
 
 def _partition_counts(admin: Any, topics: Sequence[str]) -> dict[str, int]:

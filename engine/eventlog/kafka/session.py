@@ -3,7 +3,7 @@
 import contextlib
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from kafka import OffsetAndMetadata, TopicPartition
@@ -18,7 +18,11 @@ from engine.eventlog.kafka.listener import Listener, keep_pending_join
 from engine.eventlog.kafka.output import Output, Transactions
 from engine.eventlog.kafka.reader import to_records
 from engine.eventlog.kafka.stall_detector import StallDetector
+from engine.eventlog.share_watch import owed
 from engine.settings.sections import KafkaSettings
+
+Shares = Callable[[], tuple[Mapping[str, Collection[Partition]], Collection[Partition]]]
+"""Asks the broker which partitions each member was given, and which the group reads; nothing while it is unsettled."""
 
 _LEAVE_LIMIT_S: Final = 2.0
 """Time limit for leaving the group."""
@@ -32,7 +36,11 @@ class KafkaSession(ABC):
     After an error close it, and go on with a new one from the last commit.
     """
 
-    def __init__(self, consumer: Any, listener: Listener, output: Output, settings: KafkaSettings) -> None:
+    def __init__(
+        self, consumer: Any, listener: Listener, output: Output, settings: KafkaSettings, shares: Shares
+    ) -> None:
+        self._shares = shares
+        self._static_member = settings.static_member
         self._consumer = consumer
         self._listener = listener
         self._output = output
@@ -40,6 +48,12 @@ class KafkaSession(ABC):
         self._throttle = CommitThrottle(settings.commit_share)
         self._stall_detector = StallDetector(consumer, settings)
         self._failed = False
+        self._session_timeout_s = settings.session_timeout_s
+        self._polled_s = 0.0
+        self._looked = False
+        """Whether this is known to be a member since the last poll."""
+        self._starts: dict[Partition, int] = {}
+        """First offsets of the last batch."""
 
     @abstractmethod
     def _deliver(self, positions: Mapping[Partition, int], state: Sequence[Outgoing]) -> dict[Partition, int]:
@@ -62,6 +76,8 @@ class KafkaSession(ABC):
             self._listener.removed.clear()
             more = self._poll(_GATHER_S, room)
             batch = [records for records in batch if records.partition not in self._listener.removed] + more
+        self._polled_s, self._looked = time.monotonic(), False
+        self._starts = {records.partition: records.offsets[0] for records in reversed(batch)}
         self._throttle.read(sum(map(len, batch)))
         if batch:
             self._stall_detector.received()
@@ -114,6 +130,13 @@ class KafkaSession(ABC):
                 if position is not None:
                     lag[Partition(*partition)] = max(end - position, 0)
         return lag
+
+    def unserved(self) -> list[Partition]:
+        """What the group gives this member, or nobody, and it does not read."""
+        shares, topic = self._shares()
+        own = {self._consumer.group_metadata().member_id, self._static_member or ""}
+        reads = set(self.assignment())
+        return [partition for partition in owed(shares, own, topic) if partition not in reads]
 
     def close(self) -> None:
         """Leave the group and free every thread and socket, calling no callback; uncommitted output may be lost."""
@@ -180,6 +203,18 @@ class AtLeastOnceSession(KafkaSession):
     def _deliver(self, positions: Mapping[Partition, int], state: Sequence[Outgoing]) -> dict[Partition, int]:
         return commit_steps.at_least_once(self, positions, state)
 
+    def send(self, outgoing: Outgoing) -> None:
+        """Hand records over for delivery, the first of a batch only as a member of the group."""
+        if self._starts and not self._looked:
+            silent_s = time.monotonic() - self._polled_s
+            commit_steps.look_first(self, silent_s, self._session_timeout_s)
+            self._looked = True
+        super().send(outgoing)
+
+    def confirm_membership(self) -> None:
+        """Ask the group, by recording once more where the batch began."""
+        self.record_positions(self._starts)
+
     def record_positions(self, positions: Mapping[Partition, int]) -> None:
         """Record the next offsets to read."""
         with translated("recording positions"):
@@ -199,15 +234,16 @@ class ExactlyOnceSession(KafkaSession):
     `kafka.transaction_timeout_s`.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all of a session
         self,
         consumer: Any,
         listener: Listener,
         transactions: Transactions,
         settings: KafkaSettings,
+        shares: Shares,
         released: Callable[[], None],
     ) -> None:
-        super().__init__(consumer, listener, transactions, settings)
+        super().__init__(consumer, listener, transactions, settings, shares)
         self._transactions = transactions
         self._released = released
         self._deadline_s = 0.0
@@ -215,6 +251,9 @@ class ExactlyOnceSession(KafkaSession):
     def _deliver(self, positions: Mapping[Partition, int], state: Sequence[Outgoing]) -> dict[Partition, int]:
         self._deadline_s = time.monotonic() + self._time_limit_s
         return commit_steps.exactly_once(self, positions, state)
+
+    def confirm_membership(self) -> None:
+        """Nothing to ask: the broker compares the membership that goes with the positions."""
 
     def record_positions(self, positions: Mapping[Partition, int]) -> None:
         """Make the next offsets to read a part of the transaction, with the membership under which they were read."""

@@ -80,6 +80,11 @@ class MemorySession:
         with self._topics.changed:
             return self._cursor.lag()
 
+    def unserved(self) -> list[Partition]:
+        """What the group gives this session and it has not taken yet."""
+        with self._topics.changed:
+            return sorted(self._group.arriving(self))
+
     def close(self) -> None:
         """Leave the group; what was sent and not committed is gone."""
         with self._topics.changed:

@@ -12,21 +12,24 @@ from engine.errors import (
     ChangelogError,
     DeliveryError,
     EventLogError,
+    NewerWindowError,
     SettingsError,
 )
-from engine.eventlog.base import Outgoing, Partition, Rebalance, Records, TopicSpec
+from engine.eventlog.base import Outgoing, Partition, Rebalance, TopicSpec
 from engine.eventlog.kafka import KafkaLog
 from engine.eventlog.memory.log import MemoryLog
+from engine.eventlog.share_watch import ShareWatch
 from engine.ingest import dead_letters
 from engine.metrics import Metrics
 from engine.settings.sections import (
+    ClickSettings,
     ReleaseSettings,
     Settings,
     TelemetrySettings,
     WindowSettings,
 )
+from engine.windows.codec import WindowCodec
 from engine.windows.store import WindowStore
-from engine.windows.users import UserWindows
 from engine.worker.loop import Worker
 from engine.worker.telemetry import Telemetry
 from tests.contracts.mistakes.releases import written
@@ -55,14 +58,15 @@ def replay_of_a_stranger(_folder: Path) -> object:
     return dead_letters.replay(log, dead_letters.read(log, "clicks.dead", dead_letters.LetterFilter()))
 
 
-def windows() -> UserWindows:
-    settings = Settings(windows=WindowSettings(max_users=10, length=4))
-    return UserWindows(settings, Catalogue(), Actions(settings.clicks))
+def changelog_record(value: bytes) -> Act:
+    codec = WindowCodec(Catalogue(), Actions(ClickSettings()))
+    return lambda _folder: codec.decode(["ann"], [value], "topic windows partition 0")
 
 
-def changelog_record(key: bytes, value: bytes) -> Act:
-    records = Records(Partition("windows", 0), [7], [0], [key], [value], [()])
-    return lambda _folder: windows().apply(records)
+def partition_that_nobody_reads(_folder: Path) -> None:
+    watch = ShareWatch(2.0)
+    for now_s in (0.0, 3.0):
+        watch.look(now_s, [Partition("clicks", 1)])
 
 
 def more_users_than_windows(_folder: Path) -> object:
@@ -185,27 +189,26 @@ WINDOWS = [
         r"windows\.max_users | = 2 | smaller than the users of one batch \(worker\.max_batch_clicks\) | raise it",
     ),
     Row(
-        "a changelog with keys that are no text",
-        changelog_record(b"\xff", b""),
-        ChangelogError,
-        r"topic windows partition 0, offsets 7 to 7 | key b'\\xff' | is no user id | who wrote to this topic\?",
+        "a partition that nobody reads",
+        partition_that_nobody_reads,
+        EventLogError,
+        r"clicks/1 | reads nothing of that for 2 s | kafka\.stall_timeout_s | joining again",
     ),
     Row(
         "a changelog of a later engine",
-        changelog_record(b"ann", b"\xff" + bytes(20)),
-        ChangelogError,
+        changelog_record(b"\xff" + bytes(20)),
+        NewerWindowError,
         r"topic windows partition 0 | written in version 255 | knows up to 1 | upgrade this worker",
     ),
     Row(
         "a changelog record cut short",
-        changelog_record(b"ann", b"\x01"),
+        changelog_record(b"\x01"),
         ChangelogError,
-        r"topic windows partition 0 | 1 users \(the first is 'ann'\) is damaged | its length is not what its head says"
-        r" | A null value under the user's key takes the record out",
+        r"topic windows partition 0 | 1 users \(the first is 'ann'\) is damaged | its length is not what | its head",
     ),
     Row(
         "a changelog record with ids that are no text",
-        changelog_record(b"ann", b"\x01\x00\x01\x00\x00\x00" + bytes(6) + b"\x01\x00" + b"\xff"),
+        changelog_record(b"\x01\x00\x01\x00\x00\x00" + bytes(6) + b"\x01\x00" + b"\xff"),
         ChangelogError,
         r"topic windows partition 0 | can't decode byte 0xff | the window of one of 1 users is damaged | -",
     ),
