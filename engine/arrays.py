@@ -1,6 +1,6 @@
-"""The arrays that travel along the data path: clicks, windows, lists. One row or entry per click, user or item.
+"""Arrays of the data path: clicks and windows, with a row or an entry for each click or user.
 
-Rows of events are aligned to the right: the newest event of a window stands in its last column.
+Rows of events are aligned to the right: the newest event of a window is in its last column.
 """
 
 from dataclasses import dataclass, field
@@ -20,25 +20,26 @@ Float64: TypeAlias = npt.NDArray[np.float64]
 Bool: TypeAlias = npt.NDArray[np.bool_]
 
 NO_ITEM = -1
-"""Stands for 'no item' wherever an item number or row is expected."""
+"""In the place of an item number or row: no item."""
 FIRST_SEARCH = 1 << 30
-"""Numbers from here on are searches (`engine.catalogue.searches`). Windows and histories hold them as they hold items;
-no list, index or count does."""
+"""The lowest number of a search (`engine.catalogue.searches`). Windows and histories hold searches like items; lists,
+indexes and counts do not."""
 NO_ACTION = 0
-"""Action code of an empty place in a window; real actions count from 1."""
+"""Action code of an empty place in a window; the codes of actions begin at 1."""
 ACTION_BITS = 6
 TIME_BITS = 42
-"""An event's action and time share a word of 48 bits (`engine.windows.event_word`), which bounds both."""
+"""Bits of an event's action and time in a word of 48 bits (`engine.windows.event_word`), which bounds both."""
 MAX_ACTIONS = (1 << ACTION_BITS) - 1
 MAX_TIME_MS = (1 << TIME_BITS) - 1
-"""In the year 2109."""
+"""The latest time that a window can hold, in the year 2109."""
 
 
 @dataclass(frozen=True, slots=True)
 class Clicks:
-    """A micro-batch of decoded clicks, in the order of the log."""
+    """A micro-batch of n decoded clicks, in the order of the log."""
 
     users: list[str]
+    """[n] ids of users."""
     items: list[str]
     """[n] ids of items and of searches."""
     times_ms: Int64
@@ -46,13 +47,14 @@ class Clicks:
     actions: UInt8
     """[n] action codes, 1 and up (`engine.catalogue.actions.Actions`)."""
     event_hashes: UInt32
-    """[n] hash of the event id; 0 where the click had none."""
+    """[n] hash of the event id; 0 for a click without one."""
     origins: Int32
-    """[n] which polled record each click came from."""
+    """[n] index of each click's record among the polled ones."""
     forgotten: dict[str, int] = field(default_factory=dict)
-    """Users who asked to be forgotten, each with the polled record that did so last; only clicks behind it are here."""
+    """Users to be forgotten, each with the index of the last polled record that requests it; only their clicks after
+    that record are in the batch."""
     without_consent: int = 0
-    """Clicks that are not here because their user does not allow it."""
+    """Clicks left out, as their users gave no consent."""
 
     def __len__(self) -> int:
         return len(self.users)
@@ -65,7 +67,7 @@ class Windows:
     items: Int32
     """[B, L] numbers of items and searches in the catalogue; NO_ITEM where there is no event."""
     times_ms: Int64
-    """[B, L]"""
+    """[B, L] event times, Unix milliseconds."""
     actions: UInt8
     """[B, L] action codes; NO_ACTION where there is no event."""
 

@@ -1,8 +1,9 @@
-"""The model contract: what the engine expects of a release's ONNX graphs.
+"""The model contract: names, types and shapes of a release's ONNX graphs.
 
-`models` imports this to export; `engine` checks every release against it and refuses what differs by name.
+`models` exports graphs to this contract; `engine` checks every release against it, and refuses one that differs by
+naming the difference.
 
-Letters used on every array line of the project:
+Letters of shapes, the same in the whole project:
     B users in a batch, L window length, K interests, D dimensions, V items, C candidates, N recommended.
 
 items.onnx     item vectors in, attention tables out; run once when a release is loaded (and for items added later)
@@ -16,7 +17,7 @@ encoder.onnx   windows in, interests out; run once per micro-batch
     in   vectors, keys1, values1, keys2, values2    the tables above
     in   items      int32   [B, L]     rows of the tables, newest last; any valid row where the weight is 0
     in   ages       float32 [B, L]     log(1 + hours between the event and the window's newest event)
-    in   weights    float32 [B, L]     weight of the event's action; 0 hides the event (padding stands on the left)
+    in   weights    float32 [B, L]     weight of the event's action; 0 hides the event (padding is on the left)
     out  interests  float32 [B, K, D]
     out  attention  float32 [B, K, L]  share of each event in each interest, rows sum to 1
 
@@ -37,7 +38,7 @@ from typing import Any, Final, Literal
 
 SCHEMA: Final = 1
 CONTENT_RECIPE: Final = 1
-"""Version of the features that `engine.catalogue.content` makes; a release serves only those it was trained with."""
+"""Version of the features of `engine.catalogue.content`; a release is served only with those it was trained with."""
 ENCODER_FILE: Final = "encoder.onnx"
 ITEMS_FILE: Final = "items.onnx"
 CONTENT_FILE: Final = "content.onnx"
@@ -76,44 +77,45 @@ CONTENT_OUTPUTS: Final = {"vectors": ("tensor(float)", "VD")}
 
 @dataclass(frozen=True, slots=True)
 class ContentSizes:
-    """What the content graph of a release takes."""
+    """Sizes of the content graph's inputs."""
 
     buckets: int
-    """Features hash into so many."""
+    """Number of buckets that features hash into."""
     dense: int = 0
     """E, the length of given vectors; 0 where the release has none."""
     recipe: int = CONTENT_RECIPE
+    """Version of the features."""
 
     @property
     def inputs(self) -> dict[str, tuple[str, str]]:
-        """The graph's inputs: all of CONTENT_INPUTS, or without `dense`."""
+        """The graph's inputs: CONTENT_INPUTS, without `dense` where E is 0."""
         return {name: spec for name, spec in CONTENT_INPUTS.items() if self.dense or name != "dense"}
 
 
 @dataclass(frozen=True, slots=True)
 class Contract:
-    """The sizes of one release's graphs."""
+    """Sizes, precision and types of one release's graphs."""
 
     window_length: int
-    """L the encoder was trained with; the graph accepts any length up to it."""
+    """L of the encoder's training; the graph accepts any length up to it."""
     interests: int
     """K."""
     dimensions: int
     """D."""
     tolerance: float = 1e-4
-    """Largest absolute difference allowed between torch and onnxruntime, or a graph of lower precision and the float32
-    graph it was made from, on any output."""
+    """Largest absolute difference allowed on any output between torch and onnxruntime, or between a graph of lower
+    precision and the float32 graph it was made from."""
     opset: int = 18
     tables: TableType = "float32"
-    """Type of the keys and values of both hops; what an int8 stands for, only the two graphs know."""
+    """Type of the keys and values of both hops; the scale of an int8 is known to the two graphs alone."""
     content: ContentSizes | None = None
-    """None where the release was trained without content: then it knows no items but its own."""
+    """None for a release that was trained without content, and so knows no items but its own."""
 
     def as_dict(self) -> dict[str, Any]:
-        """The fields by name, as they stand in a release's manifest."""
+        """The fields by name, as in a release's manifest."""
         return asdict(self)
 
     def typed(self, values: dict[str, tuple[str, str]]) -> dict[str, tuple[str, str]]:
-        """Inputs or outputs of a graph, given with float32 tables, as they are with this contract's tables."""
+        """Inputs or outputs of a graph with this contract's type of tables, from those with float32 tables."""
         table_type = TABLE_TYPES[self.tables]
         return {name: (table_type if name in TABLES else dtype, axes) for name, (dtype, axes) in values.items()}

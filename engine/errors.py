@@ -2,19 +2,22 @@
 
     HeadraceError
     ├── SettingsError          a setting is unknown, missing or out of range
-    ├── DataError              recorded interactions or items cannot be read or are unfit for what was asked
-    ├── RunFolderError         a training's folder holds another training, or one that has ended
-    ├── MissingExtraError      the verb needs an optional dependency that is not installed
+    ├── DataError              recorded interactions or items cannot be read, or are unfit for the command
+    ├── RunFolderError         a training's folder holds another training, one that has ended, or one under way
+    ├── MissingExtraError      the command needs an optional dependency that is not installed
+    ├── RequestError           a request for lists is out of range, or its parts do not fit together
+    ├── MessageError           a message cannot be decoded
     ├── ReleaseError           a release bundle cannot be used
     │   ├── DamagedReleaseError    a file is missing, cut short or changed since it was written
     │   └── UnfitReleaseError      the bundle is whole, but does not match the contract or this engine
     └── EventLogError          the event log (Kafka) failed
         ├── BrokerUnavailableError  no broker answered, or it refused the login
         ├── ChangelogError          a window on the changelog cannot be read
+        ├── UnsupportedClientError  the installed Kafka client lacks members that the engine uses
         └── DeliveryError           a record was not accepted, or not within its time limit
 
-Errors of outside libraries are translated where they are met; the command line prints the message of a
-HeadraceError and nothing else, so a message names what was found, what was expected and the way out.
+Errors of other libraries are translated where these are called. The command line prints the message of a HeadraceError
+and nothing else, so a message names the setting or field, what was found there, what was expected and the way out.
 """
 
 
@@ -27,15 +30,23 @@ class SettingsError(HeadraceError):
 
 
 class DataError(HeadraceError):
-    """Recorded interactions or items cannot be read, or are unfit for what was asked."""
+    """Recorded interactions or items cannot be read, or are unfit for the command."""
 
 
 class RunFolderError(HeadraceError):
-    """A training's folder holds another training, one that has ended, or one that is under way."""
+    """A training's folder holds another training, one that has ended, or one under way."""
 
 
 class MissingExtraError(HeadraceError):
-    """The verb needs an optional dependency that is not installed."""
+    """The command needs an optional dependency that is not installed."""
+
+
+class RequestError(HeadraceError):
+    """A request for lists is out of range, or its parts do not fit together."""
+
+
+class MessageError(HeadraceError):
+    """A message cannot be decoded."""
 
 
 class ReleaseError(HeadraceError):
@@ -60,6 +71,10 @@ class BrokerUnavailableError(EventLogError):
 
 class ChangelogError(EventLogError):
     """A window on the changelog cannot be read."""
+
+
+class UnsupportedClientError(EventLogError):
+    """The installed Kafka client lacks members that the engine uses."""
 
 
 class DeliveryError(EventLogError):

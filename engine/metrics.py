@@ -1,4 +1,4 @@
-"""The metrics, all in one place; names and units follow Prometheus' conventions (base units, `_total` for counters)."""
+"""All metrics; names and units follow Prometheus' conventions (base units, `_total` for counters)."""
 
 import time
 from collections.abc import Iterator
@@ -15,16 +15,16 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self.clicks = self._counter("clicks", "Clicks read and understood.")
-        self.searches = self._counter("searches", "Of those, searches.")
+        self.clicks = self._counter("clicks", "Clicks decoded, searches among them.")
+        self.searches = self._counter("searches", "Searches decoded.")
         self.lists = self._counter("lists", "Lists delivered.")
-        self.unchanged_lists = self._counter("unchanged_lists", "Lists not sent, being the same as the last.")
+        self.unchanged_lists = self._counter("unchanged_lists", "Lists not sent, as they equal their user's last.")
         self.dead_letters = self._counter("dead_letters", "Records sent to the dead letters.", "reason")
         self.dropped_events = self._counter("dropped_events", "Events that changed no window.", "reason")
-        self.removed_candidates = self._counter("removed_candidates", "Candidates removed on the way.", "reason")
+        self.removed_candidates = self._counter("removed_candidates", "Candidates removed from lists.", "reason")
         self.freshness = Histogram(
             "headrace_freshness_seconds",
-            "From a click's append to the delivery of the list that knows it.",
+            "From the append of a click to the delivery of the first list that takes it into account.",
             buckets=_FRESHNESS_S,
             registry=self.registry,
         )
@@ -33,26 +33,34 @@ class Metrics:
         )
         self.stage_seconds = self._counter("stage_seconds", "Time spent in each stage of the data path.", "stage")
         self.consumer_lag = self._gauge("consumer_lag", "Records not yet read.", "topic", "partition")
-        self.users = self._gauge("users", "Users held in the window store.")
-        self.window_bytes = self._gauge("window_bytes", "Bytes of the windows held.")
-        self.evicted_users = self._gauge("evicted_users", "Users that made room for others since the start.")
-        self.items = self._gauge("catalogue_items", "Item ids met so far, known to the release or not.")
-        self.held_searches = self._gauge("held_searches", "Different searches whose words are held.")
+        self.users = self._gauge("users", "Users in the window store.")
+        self.window_bytes = self._gauge("window_bytes", "Bytes of the window store.")
+        self.evicted_users = self._gauge("evicted_users", "Users evicted from the window store since the start.")
+        self.items = self._gauge("catalogue_items", "Item ids in memory, known to the release or not.")
+        self.freed_items = self._counter("freed_items", "Item ids dropped, as no window and no release has them.")
+        self.held_searches = self._gauge("held_searches", "Different searches in memory.")
         self.index_items = self._gauge("index_items", "Items in the index of the release in use.")
+        self.exact_fallback_queries = self._counter(
+            "exact_fallback_queries", "Interests searched exactly, as the HNSW graph reached too few items from them."
+        )
         self.release = self._gauge("release_info", "1 for the release in use.", "model", "version")
         self.release_swaps = self._counter("release_swaps", "Releases that went live.")
         self.release_refusals = self._counter("release_refusals", "Releases that were refused.", "reason")
-        self.forgotten_users = self._counter("forgotten_users", "Users whose window and list were deleted on request.")
-        self.restoring = self._gauge("restoring_partitions", "Partitions that wait for their windows to be restored.")
-        self.standby = self._gauge("standby_partitions", "Partitions of other workers whose windows are warm here.")
-        self.restored_users = self._counter("restored_users", "Windows restored, by where they came from.", "source")
+        self.forgotten_users = self._counter("forgotten_users", "Users deleted on request, with window and list.")
+        self.restoring = self._gauge("restoring_partitions", "Assigned partitions whose windows are being restored.")
+        self.standby = self._gauge("standby_partitions", "Partitions of other workers whose windows are kept warm.")
+        self.restored_users = self._counter("restored_users", "Windows restored, by source.", "source")
         self.restore_seconds = self._counter("restore_seconds", "Time spent restoring windows.")
-        self.refused_snapshots = self._counter("refused_snapshots", "Snapshots thrown away.", "reason")
-        self.restarts = self._counter("session_restarts", "Times the worker left and rejoined after a log failure.")
-        self.next_clicks = self._counter("next_clicks", "Clicks by users whose list was published before.")
-        self.next_click_hits = self._counter("next_click_hits", "Of those, clicks on an item of that list.")
+        self.refused_snapshots = self._counter("refused_snapshots", "Snapshots that could not be used.", "reason")
+        self.restarts = self._counter("session_restarts", "New sessions after a failure of the event log.")
+        self.next_clicks = self._counter("next_clicks", "Clicks by users whose last list is known.", "release")
+        self.next_click_hits = self._counter(
+            "next_click_hits", "Of those, clicks on one of the first ten items of that list.", "release"
+        )
         self.next_click_popular_hits = self._counter(
-            "next_click_popular_hits", "Of those, clicks on one of as many most popular items of seven days."
+            "next_click_popular_hits",
+            "Of those, clicks on one of as many most popular items of seven days, seen ones left out as in lists.",
+            "release",
         )
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
@@ -63,7 +71,7 @@ class Metrics:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Count the time spent inside towards a stage."""
-        started = time.perf_counter()
+        """Add the time spent in the context to a stage."""
+        started_s = time.perf_counter()
         yield
-        self.stage_seconds.labels(name).inc(time.perf_counter() - started)
+        self.stage_seconds.labels(name).inc(time.perf_counter() - started_s)

@@ -3,7 +3,7 @@
 windows [B, L] -> features -> interests [B, K, D] -> near items [B, K, C] -> candidates [B, P] -> lists [B, N]
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Final
@@ -11,9 +11,9 @@ from typing import Final
 import numpy as np
 
 from engine.arrays import NO_ITEM, Float32, Int32, Int64, Windows
-from engine.ranking import rerank
-from engine.ranking.lists import FROM_INTEREST, FROM_POPULAR, Lists
-from engine.ranking.popularity import Popularity
+from engine.ranking import lists, rerank
+from engine.ranking.lists import NO_INTEREST, Lists, Ranking, Reasons, Removed
+from engine.ranking.popularity import Popularity, untaken
 from engine.releases.serving import LiveRelease
 from engine.retrieval import candidates, features
 from engine.retrieval.candidates import Candidates
@@ -21,122 +21,157 @@ from engine.retrieval.features import Features
 from engine.settings.sections import RecommendationSettings
 
 _POOL: Final = 3
-"""Candidates considered per place of the list where the order of their scores is not yet the order of the list."""
+"""Candidates per item of a list, where ranking may change their order."""
+_FILL_USERS: Final = 512
+"""Users whose lists are filled up at once, which bounds the memory that a batch of new users takes."""
 
 Stage = Callable[[str], AbstractContextManager[object]]
-"""Called with a stage's name; the stage runs inside. For whoever measures time."""
+"""Context manager for a stage of the path, by its name: how a caller measures time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Recommender:
-    """The parts of the path that stay the same from batch to batch, as long as a release serves."""
+    """The parts of the path that stay the same from batch to batch while a release serves."""
 
     settings: RecommendationSettings
     action_weights: Float32
-    """[256] weight by action code, as the release has learned it or else as it is set (`features.action_weights`)."""
+    """[256] weights by action code: the release's own, or else those of the settings (`features.action_weights`)."""
     popularity: Popularity
 
-    def recommend(self, windows: Windows, live: LiveRelease, stage: Stage = nullcontext) -> Lists:
-        """Lists for B users from their windows, by one release."""
+    @classmethod
+    def starting(cls, settings: RecommendationSettings, action_weights: Float32, live: LiveRelease) -> "Recommender":
+        """A recommender that knows as popular what was popular in the release's training data."""
+        popularity = Popularity()
+        popularity.seed(live.numbers, live.popularity)
+        return cls(settings, action_weights, popularity)
+
+    def recommend(
+        self, windows: Windows, live: LiveRelease, stage: Stage = nullcontext, excluded: Int32 | None = None
+    ) -> Lists:
+        """Lists for B users from their windows, by one release; cold users get what is popular.
+
+        Args:
+            windows: B windows.
+            live: the release.
+            stage: opened around each stage; the default measures nothing.
+            excluded: [B, E] numbers of items that a user's list must not hold, whatever the window says; NO_ITEM in
+                empty places.
+        """
         with stage("features"):
             rows = live.rows(windows.items)  # [B, L]
             inputs = features.make(windows, rows, self.action_weights, live.contract.window_length)
-            warm = np.flatnonzero(inputs.known)
-        lists = _blank(len(windows), self.settings, live)
+            warm = np.flatnonzero(inputs.warm)
+        if excluded is None:
+            excluded = np.empty((len(windows), 0), np.int32)
+        ranking = lists.no_ranking(len(windows), self.settings.count)
+        reasons = lists.no_reasons(len(windows), live.contract.interests, self.settings.reasons)
+        removed: Removed = {}
         if len(warm):
-            if len(warm) < len(windows):
-                inputs, rows, windows_of_warm = inputs.take(warm), rows[warm], windows.take(warm)
-            else:
-                windows_of_warm = windows
-            with stage("encode"):
-                interests, attention = live.encode(inputs)  # [B', K, D], [B', K, L]
-            items = live.items_among(rows)
-            strength = np.where(items, np.maximum(-self.action_weights[windows_of_warm.actions], 0.0), 0.0)
-            unwanted = items if self.settings.exclude_seen else strength > 0
-            excluded = np.where(unwanted, rows, np.int32(NO_ITEM))
-            merged = self._candidates(live, interests, excluded, bool(strength.any()), stage)
-            with stage("rank"):
-                if strength.any():
-                    merged = self._pushed_away(merged, rows, strength.astype(np.float32), live)
-                self._write(lists, warm, merged, live)
-                _explain(lists, warm, inputs, attention, self.settings.because)
+            query = _Query(inputs, rows, live.rows(excluded), self.action_weights[windows.actions]).take(warm)
+            warm_ranking, warm_reasons, removed = self._recommend_warm(query, live, stage)
+            ranking = lists.spread_ranking(warm_ranking, warm, len(windows))
+            reasons = lists.spread_reasons(warm_reasons, warm, len(windows))
         with stage("rank"):
-            self._fill(lists, windows)
-        return lists
+            popular = self._fill(ranking.items, [windows.items, excluded])
+            return lists.assemble(ranking, popular, reasons, removed)
+
+    def _recommend_warm(self, query: "_Query", live: LiveRelease, stage: Stage) -> tuple[Ranking, Reasons, Removed]:
+        """Rankings and reasons of users with at least one event that the encoder sees."""
+        with stage("encode"):
+            interests, attention = live.encode(query.inputs)  # [B', K, D], [B', K, L]
+        item_mask = live.is_item(query.rows)
+        strength = np.where(item_mask, np.maximum(-query.weights, np.float32(0.0)), np.float32(0.0))  # [B', L]
+        seen_mask = item_mask if self.settings.exclude_seen else strength > 0
+        seen = np.where(seen_mask, query.rows, np.int32(NO_ITEM))
+        excluded = np.concatenate([seen, query.excluded], axis=1)  # [B', S]
+        merged, removed = self._candidates(live, interests, excluded, bool(strength.any()), stage)
+        with stage("rank"):
+            if strength.any():
+                merged = self._push_away(merged, query.rows, strength, live)
+            return self._rank(merged, live), _reasons(query.inputs, attention, self.settings.reasons), removed
 
     def _candidates(
         self, live: LiveRelease, interests: Float32, excluded: Int32, disliked: bool, stage: Stage
-    ) -> Candidates:
-        """Search near each interest and merge; users who come out short are searched again, deep enough to fill up."""
-        wanted = self.settings.count
+    ) -> tuple[Candidates, Removed]:
+        """Candidates near each interest; users with too few are searched again, deep enough for a full list."""
+        count = self.settings.count
         reordered = disliked or self.settings.diversity > 0.0
-        keep = wanted * _POOL if reordered else wanted
+        keep = count * _POOL if reordered else count
         size = len(live.index)
         depth = min(size, self.settings.candidates_per_interest)
         with stage("search"):
-            found = _search(live, interests, depth)
+            nearest = _search(live, interests, depth)
         with stage("merge"):
-            merged = candidates.merge(*found, excluded, keep)
-        short = np.flatnonzero(merged.counts < wanted)
-        # Among this many items near one interest, at least `wanted` are not excluded.
-        enough = min(size, wanted + excluded.shape[1])
-        if len(short) and depth < enough:
+            merged = candidates.merge(*nearest, excluded, keep)
+        short = np.flatnonzero(merged.counts < count)
+        # Among this many items near one interest, at least `count` are not excluded.
+        sufficient_depth = min(size, count + excluded.shape[1])
+        if len(short) and depth < sufficient_depth:
             with stage("search"):
-                found = _search(live, interests[short], enough)
+                nearest = _search(live, interests[short], sufficient_depth)
             with stage("merge"):
-                merged.replace(short, candidates.merge(*found, excluded[short], keep))
-        return merged
+                merged.replace(short, candidates.merge(*nearest, excluded[short], keep))
+        return merged, {"duplicate": merged.duplicates, "seen": merged.seen}
 
-    def _pushed_away(self, merged: Candidates, rows: Int32, strength: Float32, live: LiveRelease) -> Candidates:
+    def _push_away(self, merged: Candidates, rows: Int32, strength: Float32, live: LiveRelease) -> Candidates:
+        """The candidates in a new order, those like the disliked items of the window (`strength` [B, L]) lower."""
         disliked = np.where(strength > 0, rows, np.int32(NO_ITEM))
         force = strength * np.float32(self.settings.push_away)
         scores = rerank.push_away(merged.scores, merged.rows, disliked, force, live.vectors)
         return merged.take(np.argsort(-scores, axis=1, kind="stable"), scores)
 
-    def _write(self, lists: Lists, warm: Int64, merged: Candidates, live: LiveRelease) -> None:
-        """Choose the lists' items from the candidates, best first."""
+    def _rank(self, merged: Candidates, live: LiveRelease) -> Ranking:
+        """The best N candidates of each user, diversified where the settings say so."""
         count = self.settings.count
         if self.settings.diversity > 0.0:
             order = rerank.diversify(merged, live.vectors, count, self.settings.diversity)
             merged = merged.take(order, merged.scores)
         rows, scores, interests = merged.rows[:, :count], merged.scores[:, :count], merged.interests[:, :count]
-        there = rows != NO_ITEM
-        lists.items[warm] = np.where(there, live.numbers[np.maximum(rows, 0)], np.int32(NO_ITEM))
-        lists.scores[warm] = np.where(there, scores, np.float32(0.0))
-        lists.interests[warm] = np.where(there, interests, np.int32(-1))
-        lists.sources[warm] = FROM_INTEREST
-        lists.removed["duplicate"] = merged.duplicates
-        lists.removed["seen"] = merged.seen
+        filled = rows != NO_ITEM
+        return Ranking(
+            items=np.where(filled, live.numbers[np.maximum(rows, 0)], np.int32(NO_ITEM)),
+            scores=np.where(filled, scores, np.float32(0.0)),
+            interests=np.where(filled, interests, np.int32(NO_INTEREST)),
+        )
 
-    def _fill(self, lists: Lists, windows: Windows) -> None:
-        """Give cold users, and places left empty, what is popular and not seen."""
-        users = np.flatnonzero(lists.items[:, -1] == NO_ITEM)
-        if not len(users):
-            return
-        items, count = lists.items[users], lists.items.shape[1]
-        taken = np.concatenate([items, windows.items[users]], axis=1)
-        popular = self.popularity.top(count + taken.shape[1])  # [T]
-        fresh = (popular[None, :, None] != taken[:, None, :]).all(axis=2)  # [users, T]
-        empty = items == NO_ITEM
-        place = (~empty).sum(axis=1, keepdims=True) + fresh.cumsum(axis=1) - 1  # where a fresh item would go
-        user, source = np.nonzero(fresh & (place < count))
-        into = users[user], place[user, source]
-        lists.items[into] = popular[source]
-        lists.sources[into] = FROM_POPULAR
+    def _fill(self, items: Int32, taken: Sequence[Int32]) -> Int32:
+        """[B, N] popular items for the empty places of `items` [B, N], none of them in `taken`, arrays of [B, S]."""
+        popular = np.full_like(items, NO_ITEM)
+        users = np.flatnonzero(items[:, -1] == NO_ITEM)
+        for start in range(0, len(users), _FILL_USERS):
+            part = users[start : start + _FILL_USERS]
+            popular[part] = self._popular(items[part], np.concatenate([numbers[part] for numbers in taken], axis=1))
+        return popular
+
+    def _popular(self, items: Int32, taken: Int32) -> Int32:
+        count = items.shape[1]
+        taken = np.concatenate([items, taken], axis=1)
+        ranking = self.popularity.top(count + taken.shape[1])  # [T]
+        free = untaken(ranking, taken)  # [B, T]
+        column = (items != NO_ITEM).sum(axis=1, keepdims=True) + free.cumsum(axis=1) - 1  # where a free item would go
+        user, index = np.nonzero(free & (column < count))
+        popular = np.full_like(items, NO_ITEM)
+        popular[user, column[user, index]] = ranking[index]
+        return popular
 
 
-def _blank(users: int, settings: RecommendationSettings, live: LiveRelease) -> Lists:
-    shape = (users, settings.count)
-    reasons = (users, live.contract.interests, settings.because)
-    return Lists(
-        items=np.full(shape, NO_ITEM, np.int32),
-        scores=np.zeros(shape, np.float32),
-        sources=np.full(shape, FROM_POPULAR, np.uint8),
-        interests=np.full(shape, -1, np.int32),
-        because=np.full(reasons, NO_ITEM, np.int32),
-        shares=np.zeros(reasons, np.float32),
-        removed={},
-    )
+@dataclass(frozen=True, slots=True)
+class _Query:
+    """Everything that retrieval needs to know of B users."""
+
+    inputs: Features
+    rows: Int32
+    """[B, L] the release's row of each event's item."""
+    excluded: Int32
+    """[B, E] rows of items that the lists must not hold."""
+    weights: Float32
+    """[B, L] weight of each event's action."""
+
+    def take(self, users: Int64) -> "_Query":
+        """The query of these users, in ascending order; of all of them without a copy."""
+        if len(users) == len(self.rows):
+            return self
+        return _Query(self.inputs.take(users), self.rows[users], self.excluded[users], self.weights[users])
 
 
 def _search(live: LiveRelease, interests: Float32, depth: int) -> tuple[Int32, Float32]:
@@ -146,14 +181,17 @@ def _search(live: LiveRelease, interests: Float32, depth: int) -> tuple[Int32, F
     return rows.reshape(users, count, depth), scores.reshape(users, count, depth)
 
 
-def _explain(lists: Lists, warm: Int64, inputs: Features, attention: Float32, most: int) -> None:
-    """Name the clicks with the largest attention in each interest."""
-    left = attention * (inputs.weights > 0.0)[:, None, :]  # [B', K, L]; a trace of attention falls on hidden events
-    users, interests = np.ogrid[: left.shape[0], : left.shape[1]]
-    for place in range(min(most, left.shape[2])):
-        column = left.argmax(axis=2)  # [B', K]
-        share = left[users, interests, column]
-        there = share > 0.0
-        lists.because[warm, :, place] = np.where(there, inputs.numbers[users, column], np.int32(NO_ITEM))
-        lists.shares[warm, :, place] = np.where(there, share, np.float32(0.0))
-        left[users, interests, column] = 0.0
+def _reasons(inputs: Features, attention: Float32, most: int) -> Reasons:
+    """The events with the largest attention in each interest, at most `most` an interest."""
+    remaining = attention * (inputs.weights > 0.0)[:, None, :]  # [B', K, L]; a trace falls on hidden events
+    user_count, interest_count, _ = remaining.shape
+    reasons = lists.no_reasons(user_count, interest_count, most)
+    users, interests = np.ogrid[:user_count, :interest_count]
+    for column in range(min(most, remaining.shape[2])):
+        event = remaining.argmax(axis=2)  # [B', K]
+        share = remaining[users, interests, event]
+        filled = share > 0.0
+        reasons.items[:, :, column] = np.where(filled, inputs.numbers[users, event], np.int32(NO_ITEM))
+        reasons.shares[:, :, column] = np.where(filled, share, np.float32(0.0))
+        remaining[users, interests, event] = 0.0
+    return reasons

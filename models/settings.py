@@ -1,4 +1,4 @@
-"""How a release is trained: every number that can be chosen, in one place that needs no torch."""
+"""Settings of training, re-scoring and compression, in one place that needs no torch."""
 
 from typing import Annotated, Literal, Self
 
@@ -12,7 +12,7 @@ DeviceName = Literal["auto", "cpu", "cuda"]
 HoldoutName = Literal["none", "last", "time", "both"]
 Precision = Literal["fp32", "fp16", "int8"]
 Scoring = Literal["dot", "additive"]
-ActionValues = Literal["set", "learned"]
+ActionValueMode = Literal["fixed", "learned"]
 InterestChoice = Literal["per_item", "per_target"]
 LearningRateDecay = Literal["none", "cosine"]
 MatmulPrecision = Literal["float32", "bfloat16"]
@@ -31,21 +31,21 @@ class EncoderSettings(BaseModel):
     heads: Annotated[int, Ge(1), Le(32)] = 2
     """Attention heads of the first hop."""
     scoring: Scoring = "dot"
-    """How a query is matched with a key: scaled dot-product, or one hidden layer of tanh units (`attention`)."""
+    """Score of query and key: scaled dot-product, or one hidden layer of tanh units (`models.network.attention`)."""
     hidden: PositiveInt = 128
     """Width of the two feed-forward layers."""
     window_length: Annotated[int, Ge(1), Le(1000)] = 100
     """L."""
     dropout: Annotated[float, Ge(0.0), Lt(1.0)] = 0.2
     seconds: bool = True
-    """Whether attention sees the seconds between events beside the hours (`models.network.attention`)."""
-    moment: bool = True
-    """Whether the first query knows how much the window holds, and how long before the newest event the one before it
-    came (`models.network.context`)."""
+    """Whether attention has the seconds between events, and not the hours alone (`models.network.attention`)."""
+    query_context: bool = True
+    """Whether the first query depends on the number of events in the window, and on the gap between the newest two
+    (`models.network.context`)."""
     content_buckets: PositiveInt = 1 << 18
-    """Features of content hash into so many."""
+    """Hash buckets of content features."""
     id_dropout: Annotated[float, Ge(0.0), Lt(1.0)] = 0.2
-    """Share of item ids silenced in training where items have content, so that content alone works."""
+    """Share of item ids dropped in training where items have content, so that content alone suffices."""
 
     @model_validator(mode="after")
     def _heads_divide_dimensions(self) -> Self:
@@ -55,135 +55,135 @@ class EncoderSettings(BaseModel):
 
     @property
     def contract(self) -> Contract:
-        """What a release with these sizes promises the engine."""
+        """The contract between the engine and a release with these sizes."""
         return Contract(window_length=self.window_length, interests=self.interests, dimensions=self.dimensions)
 
 
 class TrainSettings(BaseModel):
-    """How the encoder is trained."""
+    """Settings of the encoder's training."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     encoder: EncoderSettings = EncoderSettings()
     clicks: ClickSettings = ClickSettings()
-    """Weights of the actions, as they will be when the release serves."""
-    action_values: ActionValues = "set"
-    """Whether weights above 0 stay as they are set, or are learned, and served as the release's own."""
+    """Weights of the actions, as in the settings of the engine that serves the release."""
+    action_values: ActionValueMode = "fixed"
+    """Whether weights above 0 stay as in `clicks`, or are learned, and served as the release's own."""
     holdout: HoldoutName = "both"
-    """What training leaves out to be asked later: each user's last event, the last tenth of time, or both."""
+    """Events left out of training for `evaluate`: each user's last event, the last tenth of time, or both."""
     holdout_items: Annotated[float, Ge(0.0), Lt(1.0)] = 0.0
-    """Share of the items of which training leaves out every event, to be asked as new items."""
+    """Share of the items whose events are all left out of training, for `cold-start`."""
     minutes: Annotated[float, Gt(0.0)] = 5.0
-    """Training stops after this long, whatever it has reached."""
+    """Limit of the training time."""
     epochs: PositiveInt | None = None
-    """Training stops after this many passes over the data; none sets no limit."""
+    """Limit of the passes over the data; none sets no limit."""
     seed: int = 0
     batch_sequences: PositiveInt = 64
-    """Half of the usual 128: on the small sets, as good in the end and there in two thirds of the time."""
+    """Half of the usual 128: on small data sets as accurate in the end, and trained in two thirds of the time."""
     learning_rate: Annotated[float, Gt(0.0)] = 1e-3
     learning_rate_decay: LearningRateDecay = "none"
     """cosine: the rate falls to 0 over all `epochs`, which must be given then (`models.training.schedule`). Training
-    then goes on to their end, whatever `patience` says, and takes the weights that it ends with."""
+    then ignores `patience`, and takes the newest weights instead of the best."""
     warmup_steps: Annotated[int, Ge(0)] = 0
-    """The rate rises evenly over so many steps first."""
+    """Steps of the linear warm-up of the rate."""
     matmul_precision: MatmulPrecision = "bfloat16"
-    """What torch may round the factors of a matrix product to while it trains, where the machine is faster for it."""
+    """Type that torch may round the factors of a matrix product to in training, where that is faster."""
     weight_averaging: Annotated[float, Ge(0.0), Lt(1.0)] = 0.0
-    """Share of its old value that the moving average of the weights keeps per step; 0 takes the newest weights."""
+    """Decay per step of the moving average of the weights; 0 takes the newest weights."""
     interest_choice: InterestChoice = "per_item"
-    """Which interest scores an item in the loss: the one nearest to that item, as when the release serves (a soft
+    """The interest that scores an item in the loss: the one nearest to that item, as when the release serves (a soft
     choice), or for all items the one nearest to the target (a hard choice, as in ComiRec)."""
     interest_agreement: Annotated[float, Ge(0.0)] = 0.0
-    """Weight in the loss of the mean cosine between the interests of a user; more keeps them apart."""
+    """Weight in the loss of the mean cosine between the interests of a user; a larger one keeps them further apart."""
     skip_share: Annotated[float, Ge(0.0), Le(1.0)] = 0.0
     """Share of the sequences in which the newest events before each target are hidden (`models.data.sequences`)."""
-    skip_most: PositiveInt = 5
-    """At most so many are."""
+    skip_max: PositiveInt = 5
+    """Most events that are hidden before a target."""
     full_softmax_up_to: Annotated[int, Ge(0)] = 5_000
-    """Catalogues up to this many items are trained with the full softmax, larger ones with a sampled one."""
+    """Largest catalogue, in items, for the full softmax; a larger one is trained with a sampled softmax."""
     negatives: PositiveInt = 1_024
     """Draws per step of the sampled softmax."""
-    round_steps: PositiveInt = 200
-    """Validation comes after every epoch, and after this many steps of a long one."""
+    validation_interval_steps: PositiveInt = 200
+    """Most steps between two validations; there is one after every epoch in any case."""
     validation_users: PositiveInt = 1_000
-    """At most so many users (and at most half of them) give their newest training event to validation."""
+    """Most users (and never more than half of them) whose newest training event is held out for validation."""
     patience: PositiveInt = 10
     """Training stops after this many validations in a row without a better one."""
     private_epsilon: Annotated[float, Gt(0.0)] | None = None
-    """Differential privacy towards every user, with this epsilon at most (`models.training.private`)."""
+    """Largest epsilon of a differentially private training; none trains without privacy (`models.training.private`)."""
     private_delta: Annotated[float, Gt(0.0), Lt(1.0)] | None = None
-    """The delta beside it; none takes 1 / users^1.1."""
+    """The delta that goes with `private_epsilon`; none takes 1 / users^1.1."""
     private_clip: Annotated[float, Gt(0.0)] = 1.0
-    """Length that one user's gradient is cut to in a private training."""
+    """Norm that each user's gradient is clipped to in a private training."""
     device: DeviceName = "auto"
     """auto: a GPU where there is one."""
     checkpoint_s: Annotated[float, Ge(0.0)] = 60.0
-    """A validation that comes so long after the last checkpoint writes one."""
+    """Shortest time between two checkpoints; they are written at validations."""
 
     @model_validator(mode="after")
-    def _decay_has_an_end(self) -> Self:
+    def _decay_has_epochs(self) -> Self:
         if self.learning_rate_decay != "none" and self.epochs is None:
             raise ValueError(
                 f"learning_rate_decay is {self.learning_rate_decay!r} and epochs is not given: the rate falls over all"
-                " epochs, so say how many (and give enough minutes for them)"
+                " epochs, so give their number (and enough minutes for them)"
             )
         return self
 
 
 def refusal(error: ValidationError) -> str:
-    """What is wrong with settings, in one line: where, what was found, what was expected."""
-    problems = [(".".join(map(str, one["loc"])), one["input"], one["msg"]) for one in error.errors()]
-    return "; ".join(f"{where}: found {found!r}, {said}" if where else said for where, found, said in problems)
+    """The problems of refused settings in one line: each setting's name, its value, and the values allowed."""
+    problems = [(".".join(map(str, problem["loc"])), problem["input"], problem["msg"]) for problem in error.errors()]
+    return "; ".join(f"{name}: found {value!r}, {message}" if name else message for name, value, message in problems)
 
 
 class RescoreSettings(BaseModel):
-    """How a re-scorer is built and trained (`models.rescoring`)."""
+    """Size and training of a re-scorer (`models.lab.rescoring`)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     candidates: Annotated[int, Ge(20), Le(500)] = 200
-    """C: the best of each user are scored anew."""
+    """C: top candidates of each user that get a new score."""
     events: Annotated[int, Ge(1), Le(1000)] = 20
-    """W: newest events of a window that candidates are compared with."""
+    """W: newest events of a window that candidates attend over."""
     heads: Annotated[int, Ge(1), Le(32)] = 2
     dropout: Annotated[float, Ge(0.0), Lt(1.0)] = 0.2
     minutes: Annotated[float, Gt(0.0)] = 5.0
-    """Training stops after this long, whatever it has reached."""
+    """Limit of the training time."""
     seed: int = 0
-    questions: PositiveInt = 40_000
-    """Training events that are asked for, drawn at random: their windows and candidates lie in memory."""
+    examples: PositiveInt = 40_000
+    """Training events, drawn at random, whose windows and candidates are kept in memory."""
     negatives: PositiveInt = 50
-    """Candidates that each target is compared with in a step, drawn from all of its user's."""
-    batch_questions: PositiveInt = 32
+    """Candidates that each target is compared with in a step, drawn from all of its example's."""
+    batch_examples: PositiveInt = 32
     learning_rate: Annotated[float, Gt(0.0)] = 1e-3
-    round_steps: PositiveInt = 300
-    """Validation comes after so many steps."""
+    validation_interval_steps: PositiveInt = 300
+    """Steps between two validations."""
     patience: PositiveInt = 4
     """Training stops after this many validations in a row without a better one."""
 
 
 class Form(BaseModel):
-    """A cheaper form that a release can be given."""
+    """A compressed form of a release."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     precision: Precision = "int8"
-    """The cheapest, and within `ALLOWED_LOSS` on everything measured."""
+    """int8 is the cheapest, and lost less than `ALLOWED_LOSS` in all measurements."""
     pruned: Annotated[float, Ge(0.0), Lt(1.0)] = 0.0
-    """Share of the hidden units of each feed-forward layer that are left out."""
+    """Share of the hidden units of each feed-forward layer that are removed."""
 
     @property
     def name(self) -> str:
-        """As it stands in versions and tables: `int8`, `int8-pruned50`."""
+        """Its name in versions and tables: `int8`, `int8-pruned50`."""
         return f"{self.precision}-pruned{100 * self.pruned:g}" if self.pruned else self.precision
 
 
 ALLOWED_LOSS = 0.01
-"""Share of NDCG@10 that a cheaper form may lose."""
+"""Share of NDCG@10 that a compressed form may lose."""
 
 REQUIRED_GAIN = 0.02
-"""Share of NDCG@10 that a re-scorer must add to what a release has without it, and beyond chance: twice what a cheaper
-form may lose, because it comes with two graphs more to train, to ship and to watch."""
+"""Share of NDCG@10 by which a re-scorer must improve a release, significantly: twice the loss allowed to a compressed
+form, because a re-scorer comes with two more graphs to train, to ship and to monitor."""
 ALLOWED_COST = 2.0
-"""How many times the time of a list without it a list with a re-scorer may take, in small batches and in large: beyond
-that a worker makes less than half as many lists, and a larger encoder is the better way to spend it."""
+"""Largest ratio of the time of a list with a re-scorer to that of a list without, in small batches and in large: beyond
+it a worker makes less than half as many lists, and the time is better spent on a larger encoder."""

@@ -1,4 +1,4 @@
-"""The clock that the producing programs go by; tests bring one of their own and need not wait."""
+"""The clock of the producing programs, which tests replace by one that needs no waiting."""
 
 import time
 from collections.abc import Callable
@@ -6,18 +6,19 @@ from dataclasses import dataclass
 from typing import Final
 
 TICK_S: Final = 0.01
-"""What becomes due within this time goes out together."""
+"""Events due within this time are sent together."""
 
 
 @dataclass(frozen=True, slots=True)
 class Clock:
-    """Two ways to tell the time, and one to let it pass."""
+    """A monotonic clock, the wall clock, and a sleep."""
 
     elapsed_s: Callable[[], float] = time.monotonic
-    """For pacing: never set back."""
+    """Seconds since some moment in the past; never set back."""
     now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000
-    """For stamping: Unix milliseconds."""
+    """Unix milliseconds."""
     sleep: Callable[[float], None] = time.sleep
+    """Takes seconds."""
 
 
 REAL_CLOCK: Final = Clock()

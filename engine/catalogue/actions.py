@@ -1,29 +1,30 @@
-"""What users do: codes and weights of the actions that the settings name."""
+"""Codes and weights of the actions in the settings."""
 
 import numpy as np
 
 from engine.arrays import Float32
-from engine.errors import SettingsError
 from engine.settings.sections import ClickSettings
 
 
 class Actions:
-    """Codes and weights of the actions named in the settings; codes count from 1 in their order."""
+    """Codes and weights of the actions in the settings; codes count from 1, in the order of the settings.
+
+    Raises:
+        SettingsError: the default action is none of them.
+    """
 
     def __init__(self, settings: ClickSettings) -> None:
-        if settings.default_action not in settings.actions:
-            raise SettingsError(
-                f"setting 'clicks.default_action': found {settings.default_action!r}, expected one of clicks.actions:"
-                f" {', '.join(settings.actions)}; name one of these, or give it a weight there"
-            )
         self.names = ["", *settings.actions]
+        """Names by code; code 0 has none."""
         self.codes = {name: code for code, name in enumerate(self.names) if code}
+        """Codes by name."""
         self._default = self.codes[settings.default_action]
         self.search = self.code(settings.search_action)
-        """Of a search."""
+        """Code of a search's action."""
         self.weights: Float32 = np.zeros(256, np.float32)
+        """[256] weight by code; 0 for codes without an action."""
         self.weights[1 : len(self.names)] = list(settings.actions.values())
 
-    def code(self, name: str | int | None) -> int:
-        """Code of an action; of the default action for one that is absent or not in the settings."""
+    def code(self, name: object) -> int:
+        """Code of an action; that of the default action for a name that is absent, no text or not in the settings."""
         return self.codes.get(str(name), self._default)

@@ -1,8 +1,8 @@
-"""Searches: events whose item is the words that a user looked for.
+"""Searches: events whose item is the words that a user searched for.
 
-A search stands in windows as an item does, under an id made of its words, as the changelog and snapshots spell it. The
-id begins with a character that no item's id may begin with, so that the two are never mistaken for one another. Words
-are without regard to case, width, punctuation and space: "Red Shoes" and "red  shoes" are the same search.
+Windows hold a search like an item, by an id made of its words, which the changelog and snapshots hold too. The id
+begins with a character that no item's id may begin with, so that neither is taken for the other. Case, width,
+punctuation and space of the words do not matter: "Red Shoes" and "red  shoes" are the same search.
 """
 
 from typing import Final
@@ -10,21 +10,21 @@ from typing import Final
 from engine.catalogue.content import Item, words
 
 MARK: Final = "\x1f"
-"""ASCII's unit separator: what writes words writes no such thing."""
+"""First character of a search's id: ASCII's unit separator, which no text of words has."""
 
 
 def id_of(text: str) -> str:
-    """The id of a search for this text; it is the mark alone where the text has no words."""
+    """The id of a search for a text; the mark alone for a text without words."""
     return MARK + " ".join(words(text))
 
 
 def is_search(item: str) -> bool:
-    """Whether this is the id of a search."""
+    """True for the id of a search."""
     return item.startswith(MARK)
 
 
 def as_item(search: str) -> Item:
-    """What is known of a search, from its id: its words stand where an item has its title."""
+    """A search as an item whose title is its words, from its id."""
     return Item(id=search, title=words_of(search))
 
 

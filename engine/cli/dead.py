@@ -1,4 +1,4 @@
-"""Verbs of the serving side: `run`, `settings`, `forget`, and `dead` with its own."""
+"""The verb `dead`, with `list`, `show` and `replay`: dead letters shown and sent again."""
 
 import json
 from datetime import UTC, datetime
@@ -12,7 +12,7 @@ from engine.errors import SettingsError
 from engine.eventlog.base import Partition
 from engine.eventlog.kafka import KafkaLog
 from engine.ingest import dead_letters
-from engine.ingest.dead_letters import Choice, Letter, Reason
+from engine.ingest.dead_letters import DeadLetterReason, Letter, LetterFilter
 from engine.settings import loader
 
 
@@ -22,9 +22,11 @@ def dead() -> None:
 
 
 _TIMES: Final = click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S"])
-_reason_option: Final = click.option("--reason", type=click.Choice(get_args(Reason)), help="Only those here for this.")
-_since_option: Final = click.option("--since", type=_TIMES, help="Only those from this time on (UTC).")
-_until_option: Final = click.option("--until", type=_TIMES, help="Only those before this time (UTC).")
+_reason_option: Final = click.option(
+    "--reason", type=click.Choice(get_args(DeadLetterReason)), help="Only letters with this reason."
+)
+_since_option: Final = click.option("--since", type=_TIMES, help="Only records from this time on (UTC).")
+_until_option: Final = click.option("--until", type=_TIMES, help="Only records before this time (UTC).")
 
 
 @dead.command("list")
@@ -36,30 +38,33 @@ _until_option: Final = click.option("--until", type=_TIMES, help="Only those bef
 def list_dead(
     reason: str | None, since: datetime | None, until: datetime | None, config: Path | None, as_json: bool
 ) -> None:
-    """One line for each dead letter: its place, time, reason, origin and what was wrong."""
+    """Print a line for each dead letter: its place, time, reason, origin, and what was found and expected."""
     settings = loader.load(config)
-    choice = Choice(reason, _epoch_ms(since), _epoch_ms(until))
-    for letter in dead_letters.read(KafkaLog(settings.kafka), settings.clicks.dead_letter_topic, choice):
-        about = _about(letter)
-        click.echo(json.dumps(about) if as_json else "  ".join(map(str, about.values())))
+    letter_filter = LetterFilter(reason, _epoch_ms(since), _epoch_ms(until))
+    for letter in dead_letters.read(KafkaLog(settings.kafka), settings.clicks.dead_letter_topic, letter_filter):
+        summary = _summary(letter)
+        click.echo(json.dumps(summary) if as_json else "  ".join(map(str, summary.values())))
 
 
 @dead.command("show")
 @click.argument("place")
 @config_option
 def show_dead(place: str, config: Path | None) -> None:
-    """Print the dead letter at PLACE (partition/offset, as `list` says): what it is, then its bytes as they came."""
+    """Print the dead letter at PLACE (partition/offset, as `list` prints it): its reason, then its bytes unchanged."""
     settings = loader.load(config)
     partition, _, offset = place.partition("/")
     if not (partition.isdecimal() and offset.isdecimal()):
         raise SettingsError(f"PLACE: found {place!r}, expected partition/offset; `headrace dead list` shows each place")
-    at = Partition(settings.clicks.dead_letter_topic, int(partition))
-    letter = dead_letters.find(KafkaLog(settings.kafka), at, int(offset))
-    for name, value in _about(letter).items():
-        click.echo(f"{name:7} {value}", err=True)
+    letter = dead_letters.find(
+        KafkaLog(settings.kafka), Partition(settings.clicks.dead_letter_topic, int(partition)), int(offset)
+    )
+    for name, text in _summary(letter).items():
+        click.echo(f"{name:7} {text}", err=True)
     click.echo(f"key     {letter.key!r}", err=True)
-    for name, text in letter.headers:
-        click.echo(f"header  {name}: {text!r}", err=True)
+    for name, value in letter.headers:
+        click.echo(f"header  {name}: {value!r}", err=True)
+    if letter.withheld:
+        click.echo("value   withheld, as its user gave no consent", err=True)
     click.echo(letter.value or b"", nl=False)
 
 
@@ -69,15 +74,17 @@ def show_dead(place: str, config: Path | None) -> None:
 @_until_option
 @config_option
 def replay_dead(reason: str | None, since: datetime | None, until: datetime | None, config: Path | None) -> None:
-    """Send dead letters to where they came from, with their own key, headers and time. They stay on their topic."""
+    """Send dead letters to their origin, with their own key, headers and time. They stay on their topic."""
     settings = loader.load(config)
     log = KafkaLog(settings.kafka)
-    choice = Choice(reason, _epoch_ms(since), _epoch_ms(until))
-    sent = dead_letters.replay(log, dead_letters.read(log, settings.clicks.dead_letter_topic, choice))
-    click.echo(f"sent {sent} again")
+    letter_filter = LetterFilter(reason, _epoch_ms(since), _epoch_ms(until))
+    replayed = dead_letters.replay(log, dead_letters.read(log, settings.clicks.dead_letter_topic, letter_filter))
+    click.echo(f"sent {replayed.sent} again")
+    if replayed.withheld:
+        click.echo(f"left {replayed.withheld} whose value is withheld, as their users gave no consent")
 
 
-def _about(letter: Letter) -> dict[str, str]:
+def _summary(letter: Letter) -> dict[str, str]:
     origin = letter.origin
     return {
         "place": f"{letter.place.number}/{letter.offset}",

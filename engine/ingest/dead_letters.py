@@ -1,24 +1,29 @@
-"""Dead letters: records that were no clicks, as they came, to be looked at and sent again.
+"""Dead letters: records that are no clicks, kept unchanged, to be looked at and sent again.
 
-A letter stands on its topic with the key, value and headers of the record it was, and with headers of ours that say why
-it is here, where it came from and what its time was. Its record is stamped with the time it was put there: a broker
-deletes by that, and would not keep the letter of an old record at all. Sent again, it is that old record once more.
+A letter is on its topic with the key, value and headers of its record, and with headers of Headrace that give the
+reason, the origin and the record's own time. The letter itself is stamped with the time at which it was sent: a broker
+deletes by that time, and would delete the letter of an old record at once. Sent again, it is the old record once more.
+
+Where the user gave no consent, the value is left out of the letter, which then cannot be sent again.
 """
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 from engine.errors import EventLogError
 from engine.eventlog.base import EventLog, Headers, Outgoing, Partition, Records
 
 HEADER_PREFIX: Final = "headrace."
-"""Of the headers that a dead letter gets beside its own."""
+"""Of the headers that a dead letter has in addition to those of its record."""
+SCHEMA: Final = 1
+"""Version of these headers."""
 _POLL_S: Final = 0.5
-_AT_ONCE: Final = 1_000
+_MAX_RECORDS: Final = 1_000
+"""Records polled, and letters sent, at a time."""
 
-Reason = Literal[
+DeadLetterReason = Literal[
     "null_value",
     "too_large",
     "unparsable",
@@ -32,12 +37,12 @@ Reason = Literal[
     "time_out_of_range",
     "time_in_future",
 ]
-"""Why a click went to the dead letters."""
+"""Reasons for which a record is no click."""
 
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A record that is no click, and why."""
+    """A record that is no click, and the reason."""
 
     key: bytes | None
     value: bytes | None
@@ -45,12 +50,15 @@ class DeadLetter:
     timestamp_ms: int
     partition: Partition
     offset: int
-    reason: Reason
+    reason: DeadLetterReason
     detail: str
+    withheld: bool = False
+    """The value is left out, as its user gave no consent."""
 
     def as_headers(self) -> Headers:
-        """The record's own headers, then reason, origin and the record's own time."""
-        ours = {
+        """The record's own headers, then version, reason, origin and the record's own time."""
+        added = {
+            "schema": str(SCHEMA),
             "reason": self.reason,
             "detail": self.detail,
             "topic": self.partition.topic,
@@ -58,7 +66,9 @@ class DeadLetter:
             "offset": str(self.offset),
             "timestamp_ms": str(self.timestamp_ms),
         }
-        return [*self.headers, *((HEADER_PREFIX + name, value.encode()) for name, value in ours.items())]
+        if self.withheld:
+            added["withheld"] = "no_consent"
+        return [*self.headers, *((HEADER_PREFIX + name, text.encode()) for name, text in added.items())]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,30 +79,32 @@ class Letter:
     """Partition of the topic of dead letters."""
     offset: int
     timestamp_ms: int
-    """Of the record it was; of the letter itself where its headers do not say."""
+    """Of the original record; of the letter itself where its headers do not say."""
     key: bytes | None
     value: bytes | None
     headers: Headers
-    """Its own."""
+    """Of the original record."""
     reason: str
     detail: str
     origin: Partition | None
-    """Where it came from; None when its headers do not say."""
+    """Partition of the original record; None where the headers do not say."""
     origin_offset: int | None
+    withheld: bool
+    """The value is left out, as its user gave no consent."""
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
-    """Which letters are meant."""
+class LetterFilter:
+    """A choice of letters by reason and time; None chooses all."""
 
     reason: str | None = None
     since_ms: int | None = None
-    """From this time on, by the records' own time."""
+    """From this time on, by the original records' time."""
     until_ms: int | None = None
     """Before this time."""
 
-    def takes(self, letter: Letter) -> bool:
-        """Whether this one is."""
+    def matches(self, letter: Letter) -> bool:
+        """True for a letter that is chosen."""
         return (
             self.reason in (None, letter.reason)
             and (self.since_ms is None or letter.timestamp_ms >= self.since_ms)
@@ -100,8 +112,17 @@ class Choice:
         )
 
 
-def read(log: EventLog, topic: str, choice: Choice) -> Iterator[Letter]:
-    """The chosen letters of those there now, in order within each partition.
+class Replayed(NamedTuple):
+    """Result of a replay."""
+
+    sent: int
+    """Letters sent to their origin."""
+    withheld: int
+    """Letters that were not, as they have no value: a null under a user's key would be a request to forget the user."""
+
+
+def read(log: EventLog, topic: str, letter_filter: LetterFilter) -> Iterator[Letter]:
+    """The letters that match, of those on the topic now, in order within each partition.
 
     Raises:
         EventLogError: the topic cannot be read.
@@ -109,15 +130,15 @@ def read(log: EventLog, topic: str, choice: Choice) -> Iterator[Letter]:
     with log.reader([topic]) as reader:
         ends = {partition: bounds.stop for partition, bounds in reader.bounds.items()}
         while not reader.at_end():
-            for records in reader.poll(_POLL_S, _AT_ONCE):
+            for records in reader.poll(_POLL_S, _MAX_RECORDS):
                 for letter in _letters(records):
-                    # Those that arrive meanwhile are left out: a replay would otherwise read its own failures.
-                    if letter.offset < ends[letter.place] and choice.takes(letter):
+                    # Letters that arrive meanwhile are left out: a replay would otherwise read its own failures.
+                    if letter.offset < ends[letter.place] and letter_filter.matches(letter):
                         yield letter
 
 
 def find(log: EventLog, place: Partition, offset: int) -> Letter:
-    """The letter at this place.
+    """The letter at one offset.
 
     Raises:
         EventLogError: there is none.
@@ -136,25 +157,26 @@ def find(log: EventLog, place: Partition, offset: int) -> Letter:
         )
 
 
-def replay(log: EventLog, letters: Iterable[Letter]) -> int:
-    """Send letters to where they came from, each to its partition with its key, headers and time; returns how many.
+def replay(log: EventLog, letters: Iterable[Letter]) -> Replayed:
+    """Send letters to their origin, each to its partition with its key, headers and time.
 
     Raises:
-        EventLogError: a letter does not say where it came from, or could not be delivered.
+        EventLogError: a letter does not name its origin, or could not be delivered.
     """
-    sent = 0
+    sent = withheld = 0
     with log.producer() as producer:
-        left = iter(letters)
-        while some := list(islice(left, _AT_ONCE)):
-            for topic in sorted({_origin(letter).topic for letter in some}):
-                outgoing = _again(topic, [letter for letter in some if _origin(letter).topic == topic])
-                producer.send(outgoing)
-                sent += len(outgoing)
+        remaining = iter(letters)
+        while chunk := list(islice(remaining, _MAX_RECORDS)):
+            whole = [letter for letter in chunk if not letter.withheld]
+            for topic in sorted({_origin(letter).topic for letter in whole}):
+                producer.send(_outgoing(topic, [letter for letter in whole if _origin(letter).topic == topic]))
             producer.flush()
-    return sent
+            sent += len(whole)
+            withheld += len(chunk) - len(whole)
+    return Replayed(sent, withheld)
 
 
-def _again(topic: str, letters: list[Letter]) -> Outgoing:
+def _outgoing(topic: str, letters: list[Letter]) -> Outgoing:
     return Outgoing(
         topic=topic,
         keys=[letter.key for letter in letters],
@@ -178,21 +200,22 @@ def _origin(letter: Letter) -> Partition:
 def _letters(records: Records) -> Iterator[Letter]:
     columns = zip(records.offsets, records.timestamps_ms, records.keys, records.values, records.headers, strict=True)
     for offset, stamped_ms, key, value, headers in columns:
-        ours = {
+        added = {
             name.removeprefix(HEADER_PREFIX): text.decode("utf-8", "replace")
             for name, text in headers
             if name.startswith(HEADER_PREFIX)
         }
-        says = {"topic", "partition"} <= ours.keys() and ours["partition"].isdigit()
+        has_origin = {"topic", "partition"} <= added.keys() and added["partition"].isdigit()
         yield Letter(
             place=records.partition,
             offset=offset,
-            timestamp_ms=int(ours["timestamp_ms"]) if ours.get("timestamp_ms", "").isdigit() else stamped_ms,
+            timestamp_ms=int(added["timestamp_ms"]) if added.get("timestamp_ms", "").isdigit() else stamped_ms,
             key=key,
             value=value,
             headers=[(name, text) for name, text in headers if not name.startswith(HEADER_PREFIX)],
-            reason=ours.get("reason", "unknown"),
-            detail=ours.get("detail", ""),
-            origin=Partition(ours["topic"], int(ours["partition"])) if says else None,
-            origin_offset=int(ours["offset"]) if ours.get("offset", "").isdigit() else None,
+            reason=added.get("reason", "unknown"),
+            detail=added.get("detail", ""),
+            origin=Partition(added["topic"], int(added["partition"])) if has_origin else None,
+            origin_offset=int(added["offset"]) if added.get("offset", "").isdigit() else None,
+            withheld="withheld" in added,
         )

@@ -1,204 +1,233 @@
-"""Clicks in: the user's own messages, by the field names of the settings, to columns.
+"""Decoding of clicks: the user's own messages, by the field names of the settings, to columns.
 
-A click is decoded by msgspec straight into a struct made for those names (`engine.ingest.fields`). One that has words
-in the place of an item is a search (`engine.catalogue.searches`). What cannot be read never stops the stream: it
-becomes a `DeadLetter` with its reason.
+msgspec decodes a click straight into a struct made for those names (`engine.ingest.fields`), and what it refuses is
+read a second time, with more patience (`engine.ingest.lenient`). A click with words in the place of an item is a search
+(`engine.catalogue.searches`). A record that is no click never stops the stream: it becomes a `DeadLetter` with its
+reason.
 """
 
 import datetime as dt
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
-from operator import attrgetter
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 import numpy as np
 
-from engine.arrays import MAX_TIME_MS, Clicks
+from engine.arrays import MAX_TIME_MS, Clicks, Int64
 from engine.catalogue import searches
 from engine.catalogue.actions import Actions
-from engine.errors import SettingsError
 from engine.eventlog.base import Records
-from engine.ingest.dead_letters import DeadLetter, Reason
-from engine.ingest.fields import attribute_path, struct, time_type
+from engine.ingest import times
+from engine.ingest.dead_letters import DeadLetter
+from engine.ingest.fields import ClickLayout
+from engine.ingest.lenient import LenientDecoder, Refusal, is_absent
 from engine.settings.sections import ClickSettings
+
+_NO_ITEM_ID: Final = (None, "")
+_NO_EVENT_ID: Final = ("", "null")
+_NUMBERS: Final = (int, float)
 
 
 class ClickDecoder:
-    """Turns polled records into columns by the settings' field names.
+    """Decodes polled records to columns, by the settings' field names.
 
     Raises:
-        SettingsError: two fields are mapped so that one lies inside the other.
+        SettingsError: the fields of the settings cannot be mapped.
     """
 
     def __init__(self, settings: ClickSettings, actions: Actions) -> None:
         self._settings = settings
         self._actions = actions
-        fields = settings.fields
-        types: dict[str, tuple[str, Any, bool]] = {
-            "user": (fields.user, str | int, True),
-            "item": (fields.item, str | int | None, False) if fields.search else (fields.item, str | int, True),
-            "search": (fields.search, str | None, False),
-            "time": (fields.time, time_type(settings.time_unit), True),
-            "action": (fields.action, str | int | None, False),
-            "event_id": (fields.event_id, str | int | None, False),
-            "consent": (fields.consent, bool | None, False),
-        }
-        mapped = {name: spec for name, spec in types.items() if spec[0]}
-        for name in ("user", "item"):
-            if name not in mapped:
-                raise SettingsError(
-                    f"setting 'clicks.fields.{name}' is empty, expected a path; name the field that holds the {name}"
-                )
-        self._decode: Callable[[bytes], Any] = msgspec.json.Decoder(struct(mapped)).decode
-        self._get = {name: attrgetter(attribute_path(spec[0])) for name, spec in mapped.items()}
+        self._layout = ClickLayout(settings)
+        self._decode: Callable[[bytes], Any] = msgspec.json.Decoder(self._layout.type).decode
+        self._lenient = LenientDecoder(self._layout, settings.time_unit, settings.require_consent)
+        self._get = {name: self._layout.getter(name) for name in self._layout.fields}
+        self._earliest_ms = round(dt.datetime.combine(settings.earliest, dt.time(), dt.UTC).timestamp() * 1000)
 
     def decode(self, polled: Sequence[Records], now_ms: int) -> tuple[Clicks, list[DeadLetter]]:
-        """Clicks of all records in their order, and the records that are none.
+        """Clicks of all records in their order, and dead letters of the records that are no clicks.
 
-        A record without a value asks to forget the user who is its key.
+        A record without a value is a request to forget the user who is its key.
 
         Args:
-            polled: what one poll brought.
-            now_ms: the time it is, for telling the far future.
+            polled: the records of one poll.
+            now_ms: the current time, for telling the far future.
         """
-        read = _Read()
+        batch = _Batch()
         decode, max_bytes = self._decode, self._settings.max_bytes
-        consent, item, words = self._get.get("consent"), self._get["item"], self._get.get("search")
+        consent, item, search = self._get.get("consent"), self._get["item"], self._get.get("search")
         position = 0
         for records in polled:
             for index, value in enumerate(records.values):
                 if value is None or len(value) > max_bytes:
-                    self._put_aside(records, index, position, read)
+                    self._put_aside(records, index, position, batch)
                     continue
                 try:
                     event = decode(value)
                 except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-                    read.dead.append(_dead(records, index, *_reason(error)))
-                    continue
-                if consent and consent(event) is False:
-                    read.without_consent += 1
-                    continue
-                if words and item(event) is None:
-                    search = self._search(words(event))
-                    if not isinstance(search, str):
-                        read.dead.append(_dead(records, index, *search))
+                    event = self._lenient.decode(value, error)
+                    if isinstance(event, Refusal):
+                        batch.dead.append(_dead(records, index, event))
                         continue
-                    read.searches[len(read.events)] = search
-                read.events.append(event)
-                read.origins.append(position + index)
-                read.timestamps.append(records.timestamps_ms[index])
+                if (consent and consent(event) is not True) or (search and item(event) in _NO_ITEM_ID):
+                    left_out = self._left_out(event, batch)
+                    if left_out:
+                        batch.dead += [_dead(records, index, left_out)] if isinstance(left_out, Refusal) else []
+                        continue
+                batch.events.append(event)
+                batch.origins.append(position + index)
+                batch.timestamps.append(records.timestamps_ms[index])
             position += len(records)
-        clicks, dead = self._checked(self._columns(read), polled, now_ms, read)
-        return _without_forgotten(clicks), dead
+        clicks = self._columns(batch)
+        refusals = self._impossible(clicks, batch, now_ms)
+        for index, refusal in refusals.items():
+            batch.dead.append(_dead(*_locate(polled, int(clicks.origins[index])), refusal))
+        return _without_forgotten(_without(clicks, refusals.keys())), batch.dead
 
-    def _put_aside(self, records: Records, index: int, position: int, read: "_Read") -> None:
+    def _put_aside(self, records: Records, index: int, position: int, batch: "_Batch") -> None:
+        """Note who is to be forgotten, or refuse a record unread."""
         value, user = records.values[index], _user(records.keys[index])
         if value is not None:
             detail = f"{len(value)} bytes, clicks.max_bytes is {self._settings.max_bytes}"
-            read.dead.append(_dead(records, index, "too_large", detail))
+            refusal = Refusal("too_large", detail, self._settings.require_consent)
         elif user:
-            read.forgotten[user] = position + index
+            batch.forgotten[user] = position + index
+            return
         else:
-            read.dead.append(_dead(records, index, "null_value", "no value, nor a key that names a user to forget"))
+            refusal = Refusal("null_value", "no value, nor a key that names a user to forget")
+        batch.dead.append(_dead(records, index, refusal))
 
-    def _search(self, text: str | None) -> str | tuple[Reason, str]:
-        """The id of a search for this text, or what is wrong with it."""
+    def _left_out(self, event: Any, batch: "_Batch") -> Refusal | bool:
+        """Look at a click without a yes or without an item; True for one that is counted, False for one to keep."""
+        consent, search = self._get.get("consent"), self._get.get("search")
+        answer = consent(event) if consent else True
+        if answer is not True:
+            required = self._settings.require_consent
+            if answer is False or (required and is_absent(answer)):
+                batch.without_consent += 1
+                return True
+            if not is_absent(answer):
+                path = self._layout.fields["consent"].path
+                detail = f"the consent ({path}) is {times.shown(answer)}, expected true or false"
+                return Refusal("mistyped_field", detail, required)
+        item = self._get["item"](event)
+        words = search(event) if search else None
+        if item is None or (item == "" and words and isinstance(words, str)):
+            text = self._search_id(words)
+            if isinstance(text, Refusal):
+                return text
+            batch.searches[len(batch.events)] = text
+        return False
+
+    def _search_id(self, words: object) -> str | Refusal:
+        """The id of a search for these words."""
         fields, limit = self._settings.fields, self._settings.max_id_bytes
-        if text is None:
-            return "missing_field", f"neither an item ({fields.item}) nor the words of a search ({fields.search})"
-        search = searches.id_of(text) if len(text) <= limit else ""
+        if words is None:
+            detail = f"neither an item ({fields.item}) nor the words of a search ({fields.search})"
+            return Refusal("missing_field", detail)
+        if not isinstance(words, str):
+            detail = f"no item ({fields.item}), and the search ({fields.search}) is {times.shown(words)}, expected text"
+            return Refusal("mistyped_field", detail)
+        search = searches.id_of(words) if len(words) <= limit else ""
         if search == searches.MARK:
-            return "empty_search", f"the search ({fields.search}) has no words"
+            return Refusal("empty_search", f"the search ({fields.search}) has no words")
         if not search or len(search.encode("utf-8", "surrogatepass")) > limit:
-            return "long_search", f"the search ({fields.search}) has more than clicks.max_id_bytes = {limit} bytes"
+            detail = f"the search ({fields.search}) has more than clicks.max_id_bytes = {limit} bytes"
+            return Refusal("long_search", detail)
         return search
 
-    def _columns(self, read: "_Read") -> Clicks:
-        get, events = self._get, read.events
+    def _columns(self, batch: "_Batch") -> Clicks:
+        get, events = self._get, batch.events
         count = len(events)
         hashes = np.zeros(count, np.uint32)
         if "event_id" in get:
             ids = list(map(get["event_id"], events))
             if any(event_id is not None for event_id in ids):
-                hashes[:] = [0 if event_id is None else _hash(event_id) for event_id in ids]
+                hashes[:] = [0 if event_id is None else _event_hash(event_id) for event_id in ids]
         if "action" in get:
             codes = list(map(self._actions.code, map(get["action"], events)))
         else:
             codes = [self._actions.code(None)] * count
         items = _ids(map(get["item"], events))
-        for index, search in read.searches.items():
+        for index, search in batch.searches.items():
             items[index], codes[index] = search, self._actions.search
         return Clicks(
             users=_ids(map(get["user"], events)),
             items=items,
-            times_ms=self._times_ms(events, read.timestamps),
+            times_ms=self._times_ms(batch),
             actions=np.array(codes, np.uint8),
             event_hashes=hashes,
-            origins=np.array(read.origins, np.int32),
-            forgotten=read.forgotten,
-            without_consent=read.without_consent,
+            origins=np.array(batch.origins, np.int32),
+            forgotten=batch.forgotten,
+            without_consent=batch.without_consent,
         )
 
-    def _times_ms(self, events: list[Any], timestamps: list[int]) -> np.ndarray[Any, np.dtype[np.int64]]:
+    def _times_ms(self, batch: "_Batch") -> Int64:
         if "time" not in self._get:
-            return np.array(timestamps, np.int64)
-        values = map(self._get["time"], events)
-        if self._settings.time_unit == "iso8601":
-            return np.fromiter(map(_epoch_ms, values), np.int64, len(events))
-        scale = 1000.0 if self._settings.time_unit == "s" else 1.0
-        return np.rint(np.fromiter(values, np.float64, len(events)) * scale).astype(np.int64)
+            return np.array(batch.timestamps, np.int64)
+        return times.to_ms(map(self._get["time"], batch.events), len(batch.events), self._settings.time_unit)
 
-    def _checked(
-        self, clicks: Clicks, polled: Sequence[Records], now_ms: int, read: "_Read"
-    ) -> tuple[Clicks, list[DeadLetter]]:
-        """Move clicks with impossible values to the dead letters; rarely finds any, so it looks at whole columns."""
-        latest_ms = now_ms + round(self._settings.max_future_s * 1000)
-        times_ms, limit = clicks.times_ms, self._settings.max_id_bytes
-        bad_time = (times_ms < 0) | (times_ms > min(latest_ms, MAX_TIME_MS))
+    def _impossible(self, clicks: Clicks, batch: "_Batch", now_ms: int) -> dict[int, Refusal]:
+        """Clicks with impossible ids or times, by index; rarely any, so whole columns are looked at first."""
+        latest_ms = min(now_ms + round(self._settings.max_future_s * 1000), MAX_TIME_MS)
+        bad_time = (clicks.times_ms < self._earliest_ms) | (clicks.times_ms > latest_ms)
         suspects = set(np.flatnonzero(bad_time).tolist())
+        limit = self._settings.max_id_bytes
         for ids in (clicks.users, clicks.items):
             # A character is four bytes at most, so shorter ids need no encoding to be measured.
-            suspects.update(i for i, one in enumerate(ids) if not one or len(one) * 4 > limit)
-        marked = {i for i, item in enumerate(clicks.items) if searches.is_search(item)}
-        suspects |= marked - read.searches.keys()
-        if not suspects:
-            return clicks, read.dead
-        refused: set[int] = set()
-        for index in sorted(suspects):
-            problem = self._problem(clicks, index, latest_ms)
-            if problem is None and index in marked and index not in read.searches:
-                problem = "reserved_id", f"the item id begins with {searches.MARK!r}, which stands before searches"
-            if problem:
-                refused.add(index)
-                records, inside = _locate(polled, int(clicks.origins[index]))
-                read.dead.append(_dead(records, inside, *problem))
-        return (_without(clicks, refused) if refused else clicks), read.dead
+            suspects.update(i for i, text in enumerate(ids) if not text or len(text) * 4 > limit)
+        suspects.update(
+            i for i, item in enumerate(clicks.items) if searches.is_search(item) and i not in batch.searches
+        )
+        refusals = {index: self._refusal(clicks, batch, index, latest_ms) for index in sorted(suspects)}
+        return {index: refusal for index, refusal in refusals.items() if refusal}
 
-    def _problem(self, clicks: Clicks, index: int, latest_ms: int) -> tuple[Reason, str] | None:
-        time_ms, limit = int(clicks.times_ms[index]), self._settings.max_id_bytes
-        for what, one in (("user", clicks.users[index]), ("item", clicks.items[index])):
-            if not one:
-                return "empty_id", f"the {what} id is empty"
-            if len(one.encode("utf-8", "surrogatepass")) > limit:
-                return "long_id", f"the {what} id has more than clicks.max_id_bytes = {limit} bytes"
-        if time_ms < 0 or time_ms > MAX_TIME_MS:
-            return "time_out_of_range", f"time {time_ms} ms, expected 0 to {MAX_TIME_MS}; is clicks.time_unit right?"
-        if time_ms > latest_ms:
-            return "time_in_future", f"time {time_ms} ms is more than clicks.max_future_s after now"
-        return None
+    def _refusal(self, clicks: Clicks, batch: "_Batch", index: int, latest_ms: int) -> Refusal | None:
+        """What is impossible about a click, if anything is."""
+        limit = self._settings.max_id_bytes
+        for name, text in (("user", clicks.users[index]), ("item", clicks.items[index])):
+            if not text:
+                return Refusal("empty_id", f"the {name} id ({self._layout.fields[name].path}) is empty")
+            if len(text.encode("utf-8", "surrogatepass")) > limit:
+                return Refusal("long_id", f"the {name} id has more than clicks.max_id_bytes = {limit} bytes")
+        if searches.is_search(clicks.items[index]) and index not in batch.searches:
+            detail = f"the item id begins with {searches.MARK!r}, which is kept for the ids of searches"
+            return Refusal("reserved_id", detail)
+        time_ms = int(clicks.times_ms[index])
+        if self._earliest_ms <= time_ms <= latest_ms:
+            return None
+        return self._time_refusal(batch.events[index], time_ms)
+
+    def _time_refusal(self, event: Any, time_ms: int) -> Refusal:
+        """The refusal of a time that is too early, or later than windows or `clicks.max_future_s` allow."""
+        field = self._layout.fields.get("time")
+        unit = self._settings.time_unit
+        value = "the time of the record"
+        if field:
+            value = f"the time ({field.path}) is {times.shown(self._get['time'](event))}, which"
+        advice = f"; {times.advice(unit)}" if field else ""
+        if time_ms < self._earliest_ms:
+            limit = f"before clicks.earliest = {self._settings.earliest}"
+        elif time_ms > MAX_TIME_MS:
+            limit = f"after {times.shown_ms(MAX_TIME_MS)}"
+        else:
+            detail = f"{value} is {times.shown_ms(time_ms)}, more than clicks.max_future_s after now{advice}"
+            return Refusal("time_in_future", detail)
+        return Refusal("time_out_of_range", f"{value} is {times.shown_ms(time_ms)}, {limit}{advice}")
 
 
 @dataclass(slots=True)
-class _Read:
-    """What was read so far: events, where each came from, and what is none."""
+class _Batch:
+    """The events of a poll so far, where each came from, and the records that are none."""
 
     events: list[Any] = field(default_factory=list)
     origins: list[int] = field(default_factory=list)
     timestamps: list[int] = field(default_factory=list)
     searches: dict[int, str] = field(default_factory=dict)
-    """Ids of those events that are searches, by their places."""
+    """Ids of the events that are searches, by index."""
     dead: list[DeadLetter] = field(default_factory=list)
     forgotten: dict[str, int] = field(default_factory=dict)
     without_consent: int = 0
@@ -213,34 +242,24 @@ def _user(key: bytes | None) -> str | None:
 
 
 def _without_forgotten(clicks: Clicks) -> Clicks:
-    """All clicks but those that stand before their user's wish to be forgotten."""
+    """All clicks but those before their user's request to be forgotten."""
     if not clicks.forgotten:
         return clicks
-    asked = np.array([clicks.forgotten.get(user, -1) for user in clicks.users], np.int64)
-    return _without(clicks, set(np.flatnonzero(asked > clicks.origins).tolist()))
+    requests = np.array([clicks.forgotten.get(user, -1) for user in clicks.users], np.int64)
+    return _without(clicks, set(np.flatnonzero(requests > clicks.origins).tolist()))
 
 
-def _reason(error: Exception) -> tuple[Reason, str]:
-    text = str(error)
-    if not isinstance(error, msgspec.ValidationError):
-        return "unparsable", text or type(error).__name__
-    if "missing required field" in text:
-        return "missing_field", text
-    if "<=" in text or ">=" in text:
-        return "time_out_of_range", text
-    return "mistyped_field", text
-
-
-def _dead(records: Records, index: int, reason: Reason, detail: str) -> DeadLetter:
+def _dead(records: Records, index: int, refusal: Refusal) -> DeadLetter:
     return DeadLetter(
         key=records.keys[index],
-        value=records.values[index],
+        value=None if refusal.withheld else records.values[index],
         headers=records.headers[index],
         timestamp_ms=records.timestamps_ms[index],
         partition=records.partition,
         offset=records.offsets[index],
-        reason=reason,
-        detail=detail,
+        reason=refusal.reason,
+        detail=refusal.detail,
+        withheld=refusal.withheld,
     )
 
 
@@ -252,7 +271,9 @@ def _locate(polled: Sequence[Records], position: int) -> tuple[Records, int]:
     raise IndexError(position)
 
 
-def _without(clicks: Clicks, refused: set[int]) -> Clicks:
+def _without(clicks: Clicks, refused: AbstractSet[int]) -> Clicks:
+    if not refused:
+        return clicks
     kept = [index for index in range(len(clicks)) if index not in refused]
     return replace(
         clicks,
@@ -269,9 +290,10 @@ def _ids(values: Iterator[str | int]) -> list[str]:
     return [value if type(value) is str else str(value) for value in values]
 
 
-def _hash(event_id: str | int) -> int:
-    return zlib.crc32(str(event_id).encode("utf-8", "surrogatepass")) or 1
-
-
-def _epoch_ms(time: dt.datetime) -> int:
-    return round((time if time.tzinfo else time.replace(tzinfo=dt.UTC)).timestamp() * 1000)
+def _event_hash(event_id: object) -> int:
+    """The hash of an event id; 0 for one that is empty or no id."""
+    if type(event_id) in _NUMBERS:
+        event_id = str(event_id)
+    if type(event_id) is not str or event_id in _NO_EVENT_ID:
+        return 0
+    return zlib.crc32(event_id.encode("utf-8", "surrogatepass")) or 1

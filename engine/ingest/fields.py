@@ -1,79 +1,196 @@
-"""Where a click's fields lie in the user's own messages: a struct type made for the settings' paths.
+r"""Paths of a click's fields in the user's own messages, and the struct type that messages are decoded into.
 
-Fields that nobody mapped cost nothing when msgspec decodes into it, and a wrong one is named by its path.
+A path is a row of steps with dots between them. A step is the key of an object, or, in digits, an index of an array:
+`items.0.id` is the id of the first item. A backslash makes a dot a part of a key (`user\.id`), and digits a key (`\0`).
+
+msgspec decodes straight into a struct made for the paths: fields that are not mapped cost nothing, and a field that is
+wrong is named by its path.
 """
 
-import datetime as dt
-from typing import Annotated, Any
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import Any, Final, TypeAlias
 
 import msgspec
 
-from engine.arrays import MAX_TIME_MS
 from engine.errors import SettingsError
+from engine.ingest import times
+from engine.settings.sections import ClickSettings
+
+Step: TypeAlias = str | int
+Steps: TypeAlias = tuple[Step, ...]
+
+_MAX_INDEX: Final = 99
+_DIGITS: Final = re.compile(r"\\?[0-9]+")
+_DOT: Final = re.compile(r"(?<!\\)\.")
 
 
-def time_type(unit: str) -> Any:
-    """The type of a time in this unit (`clicks.time_unit`)."""
-    if unit == "iso8601":
-        return dt.datetime
-    most = MAX_TIME_MS if unit == "ms" else MAX_TIME_MS // 1000
-    return Annotated[int, msgspec.Meta(ge=0, le=most)] | Annotated[float, msgspec.Meta(ge=0.0, le=float(most))]
+@dataclass(frozen=True, slots=True)
+class MappedField:
+    """A field of a click that the settings map to a path of the messages."""
+
+    name: str
+    """Of the setting, under `clicks.fields`."""
+    path: str
+    steps: Steps
+    kind: Any
+    """What msgspec decodes it as. Fields that may be absent are of any type: a wrong one is as good as absent."""
+    required: bool
+
+    def parents(self) -> Iterator[tuple[Steps, type]]:
+        """Paths of the objects and arrays that hold the field, outermost first, each with its type, dict or list."""
+        for depth in range(1, len(self.steps)):
+            yield self.steps[:depth], list if isinstance(self.steps[depth], int) else dict
 
 
-def attribute_path(path: str) -> str:
-    """Attributes that lead to a field: the keys of its path, each made a valid name."""
-    return ".".join(_attribute(key) for key in path.split("."))
+class ClickLayout:
+    """The mapped fields of a click, and the struct type of a message that has them.
+
+    Raises:
+        SettingsError: a path cannot be one, the user or the item has none, or two paths do not go together.
+    """
+
+    def __init__(self, settings: ClickSettings) -> None:
+        self.fields = {field.name: field for field in _mapped(settings)}
+        for name in ("user", "item"):
+            if name not in self.fields:
+                raise SettingsError(
+                    f"setting 'clicks.fields.{name}' is empty, expected a path; name the field that holds the {name}"
+                )
+        if settings.require_consent and "consent" not in self.fields:
+            raise SettingsError(
+                "setting 'clicks.require_consent' is true, but 'clicks.fields.consent' is empty; name the field that"
+                " holds the consent"
+            )
+        self.type = _struct(self.fields.values(), ())
+
+    def getter(self, name: str) -> Callable[[Any], Any]:
+        """A function that gets a mapped field from a decoded message."""
+        return attrgetter(".".join(map(_attribute, self.fields[name].steps)))
+
+    def optional_parents(self) -> Iterator[tuple[Steps, type]]:
+        """Objects and arrays that hold no required field, outermost first, each with its type, dict or list."""
+        required = {
+            field.steps[:end] for field in self.fields.values() if field.required for end in range(len(field.steps))
+        }
+        parents = {
+            field.steps[:end]: list if isinstance(field.steps[end], int) else dict
+            for field in self.fields.values()
+            for end in range(1, len(field.steps))
+        }
+        yield from sorted(
+            ((steps, kind) for steps, kind in parents.items() if steps not in required), key=lambda pair: len(pair[0])
+        )
 
 
-def _attribute(key: str) -> str:
-    return "f" + key.encode().hex()
+def parse_path(path: str, setting: str = "clicks.fields") -> Steps:
+    """The steps of a path.
+
+    Raises:
+        SettingsError: naming `setting`: a step is empty or has a character that it cannot have.
+    """
+    return tuple(_parse_step(step, path, setting) for step in _DOT.split(path))
 
 
-def _check_key(name: str, key: str, prefix: str) -> None:
-    """Refuse a step of a path that is empty, or that msgspec does not take as a name."""
+def _parse_step(step: str, path: str, setting: str) -> Step:
+    if step.isascii() and step.isdigit():
+        if int(step) > _MAX_INDEX:
+            raise SettingsError(
+                f"setting '{setting}': found index {step} in {path!r}, expected {_MAX_INDEX} at most; map another field"
+            )
+        return int(step)
+    key = step[1:] if _DIGITS.fullmatch(step) else step.replace("\\.", ".")
     if not key:
         raise SettingsError(
-            f"setting 'clicks.fields.{name}': found an empty step after {prefix!r}, expected names joined by dots;"
-            " take the dot out"
+            f"setting '{setting}': found {path!r}, which has an empty step, expected keys joined by dots; take the dot"
+            " out, or write \\. for a dot in a key"
         )
     if {'"', "\\"} & set(key) or not key.isprintable():
         raise SettingsError(
-            f"setting 'clicks.fields.{name}': {key!r} has a character that names cannot have, expected printable ones"
-            ' without " and \\; map a field with another name'
+            f"setting '{setting}': found {path!r}, which has a character that keys cannot have, expected printable ones"
+            ' without " and with \\ only before a dot or a key of digits; map a field with another name'
         )
+    return key
 
 
-def struct(fields: dict[str, tuple[str, Any, bool]], prefix: str = "") -> type[msgspec.Struct]:
-    """A struct type with these fields, nested where their paths are: name -> (path, type, required)."""
-    leaves: dict[str, tuple[Any, bool]] = {}
-    inner: dict[str, dict[str, tuple[str, Any, bool]]] = {}
-    for name, (path, kind, required) in fields.items():
-        key, _, rest = path.partition(".")
-        _check_key(name, key, prefix)
-        if rest:
-            inner.setdefault(key, {})[name] = (rest, kind, required)
-        elif key in leaves:
+def _mapped(settings: ClickSettings) -> Iterator[MappedField]:
+    """The fields whose setting is not empty."""
+    fields = settings.fields
+    item_type, item_required = (str | int | None, False) if fields.search else (str | int, True)
+    types: dict[str, tuple[str, Any, bool]] = {
+        "user": (fields.user, str | int, True),
+        "item": (fields.item, item_type, item_required),
+        "search": (fields.search, Any, False),
+        "time": (fields.time, times.strict_type(settings.time_unit), True),
+        "action": (fields.action, Any, False),
+        "event_id": (fields.event_id, Any, False),
+        "consent": (fields.consent, Any, False),
+    }
+    for name, (path, kind, required) in types.items():
+        if path:
+            yield MappedField(name, path, parse_path(path, f"clicks.fields.{name}"), kind, required)
+
+
+def _struct(fields: Any, prefix: Steps) -> type[msgspec.Struct]:
+    """The struct type of an object or array with these fields, nested where their paths are."""
+    leaves: dict[Step, MappedField] = {}
+    inner: dict[Step, list[MappedField]] = {}
+    depth = len(prefix)
+    for field in fields:
+        step = field.steps[depth]
+        if len(field.steps) > depth + 1:
+            inner.setdefault(step, []).append(field)
+        elif step in leaves:
             raise SettingsError(
-                f"setting 'clicks.fields.{name}': field {prefix + key!r} is mapped twice, expected once;"
-                " name another one"
+                f"setting 'clicks.fields.{field.name}': {field.path!r} is mapped twice, expected once; name another one"
             )
         else:
-            leaves[key] = (kind, required)
-    clash = leaves.keys() & inner.keys()
-    if clash:
+            leaves[step] = field
+    if clash := leaves.keys() & inner.keys():
         raise SettingsError(
-            f"settings 'clicks.fields': {prefix + clash.pop()!r} is both a field and an object, expected to be one of"
-            " them; correct the path that is wrong"
+            f"settings 'clicks.fields': {_shown(*prefix, clash.pop())!r} is both a field and an object,"
+            " expected one of them; correct the path that is wrong"
         )
-    columns: list[Any] = [
-        (_attribute(key), kind) if required else (_attribute(key), kind, None)
-        for key, (kind, required) in leaves.items()
-    ]
-    for key, nested in inner.items():
-        inside = struct(nested, f"{prefix}{key}.")
-        if any(required for _, _, required in nested.values()):
-            columns.append((_attribute(key), inside))
-        else:
-            columns.append((_attribute(key), inside, msgspec.field(default_factory=inside)))
-    rename = {_attribute(key): key for key in (*leaves, *inner)}
-    return msgspec.defstruct("Click", columns, rename=rename, kw_only=True, gc=False)
+    columns = {step: _column(step, leaf.kind, leaf.required) for step, leaf in leaves.items()}
+    for step, nested in inner.items():
+        required = any(field.required for field in nested)
+        columns[step] = _column(step, _struct(nested, (*prefix, step)), required)
+    if {*map(type, columns)} == {str, int}:
+        raise SettingsError(
+            f"settings 'clicks.fields': {_shown(*prefix)!r} is both an object and an array,"
+            " expected one of them; correct the path that is wrong"
+        )
+    if all(isinstance(step, int) for step in columns):
+        return _array_struct(columns)
+    rename = {_attribute(step): str(step) for step in columns}
+    return msgspec.defstruct("Click", [*columns.values()], rename=rename, kw_only=True, gc=False)
+
+
+def _array_struct(columns: Mapping[Step, tuple[Any, ...]]) -> type[msgspec.Struct]:
+    """The struct type of an array, as far as its last mapped element."""
+    elements = [columns.get(index, (_attribute(index), msgspec.Raw, msgspec.Raw())) for index in range(_end(columns))]
+    return msgspec.defstruct("Array", elements, array_like=True, kw_only=True, gc=False)
+
+
+def _end(columns: Mapping[Step, object]) -> int:
+    return max(int(step) for step in columns) + 1
+
+
+def _column(step: Step, kind: Any, required: bool) -> tuple[Any, ...]:
+    """A field for `msgspec.defstruct`."""
+    if required:
+        return _attribute(step), kind
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        return _attribute(step), kind, msgspec.field(default_factory=kind)
+    return _attribute(step), kind, None
+
+
+def _attribute(step: Step) -> str:
+    """A valid name for the attribute of a step."""
+    return f"e{step}" if isinstance(step, int) else "f" + step.encode().hex()
+
+
+def _shown(*steps: Step) -> str:
+    return ".".join(map(str, steps))

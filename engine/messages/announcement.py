@@ -1,6 +1,6 @@
-"""The message on the topic `releases`: which stage a release is in, and where its bundle is."""
+"""The message on the topic `releases`, and in a watched folder: the state of a release, and the place of its bundle."""
 
-from typing import Final, Literal
+from typing import Final
 
 import msgspec
 
@@ -8,20 +8,26 @@ SCHEMA: Final = 1
 
 
 class Announcement(msgspec.Struct, frozen=True, kw_only=True):
-    """A release as it stands on the topic `releases`, keyed by `key`."""
+    """An announcement of a release; the record's key is `MODEL/VERSION`, and a null withdraws it."""
 
     schema: int = SCHEMA
+    """Version of this schema."""
     model: str
+    """Name of the model, which workers follow by `releases.model`."""
     version: str
-    state: Literal["candidate", "canary", "live", "retired"]
+    """Version of the release."""
+    state: str
+    """`candidate`, `canary`, `live` or `retired`; workers serve by the live release that was announced last."""
     bundle: str
     """Path of the bundle's folder, as the workers see it."""
     manifest_checksum: str
-    """SHA-256 of the manifest, which holds the checksums of everything else."""
+    """SHA-256 of the bundle's manifest, which holds the checksums of all other files."""
     announced_ms: int
+    """Time of the announcement, Unix milliseconds."""
     figures: dict[str, float] = {}
+    """Figures of the release from its training, by name."""
 
     @property
     def key(self) -> bytes:
-        """Key on the topic: one record per version stays after compaction."""
+        """Key on the topic: one record a version is left by compaction."""
         return f"{self.model}/{self.version}".encode()

@@ -1,48 +1,57 @@
 """The message on the topic `recommendations`: one list of one user, and its decoding."""
 
-from typing import Final, Literal
+from typing import Final
 
 import msgspec
 
+from engine.errors import MessageError
+
 RECOMMENDATION_SCHEMA: Final = 1
+_SHOWN_BYTES: Final = 40
 
 
 class ListedItem(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
-    """One place of a list."""
+    """One item of a list."""
 
     item: str
+    """Id of the item."""
     score: float
+    """Inner product of interest and item vector, after pushing away; 0 for an item that no interest found."""
     source: str
-    """One of `engine.ranking.lists.SOURCES`."""
+    """Where the item comes from: `interest` or `popular`."""
     interest: int = -1
-    """Index into the list's `interests`; absent when no interest found the item."""
+    """Index into the list's `interests`; absent for an item that no interest found."""
 
 
-class Because(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+class Reason(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """A click or search that weighed in an interest."""
 
     item: str
-    """Id of the item clicked; of a search, its words."""
+    """Id of the item clicked; for a search, its words."""
     share: float
     """Share of the interest's attention, 0 to 1."""
-    kind: Literal["item", "search"] = "item"
-    """Absent for a click on an item."""
+    kind: str = "item"
+    """`item` or `search`; absent for a click on an item."""
 
 
 class Recommendation(msgspec.Struct, frozen=True, gc=False, kw_only=True):
-    """A list of recommendations, as it stands on the topic `recommendations`."""
+    """A list of recommendations for one user; the record's key is the user, and a null deletes the list."""
 
     schema: int = RECOMMENDATION_SCHEMA
+    """Version of this schema."""
     id: str
-    """Input partition, offset of the newest click in the batch, and release: a repeat has the same id."""
+    """Input partition, offset of the user's newest click in the batch, and release: a repeat has the same id."""
     user: str
+    """Id of the user."""
     release: str
+    """Name of the release that made the list: model and version."""
     event_ms: int
-    """Event time of the newest click that the list knows."""
+    """Event time of the newest click in the user's window, Unix milliseconds."""
     computed_ms: int
+    """Time at which the list was made, Unix milliseconds."""
     items: list[ListedItem]
-    """Best first."""
-    interests: list[list[Because]]
+    """Recommended items, best first."""
+    interests: list[list[Reason]]
     """For each interest, the clicks and searches that weigh most in it; empty for a user of whom nothing is known."""
 
 
@@ -54,6 +63,12 @@ def decode_recommendation(value: bytes) -> Recommendation:
     """A list from its message.
 
     Raises:
-        msgspec.DecodeError: it is none.
+        MessageError: the message is no list.
     """
-    return _recommendation.decode(value)
+    try:
+        return _recommendation.decode(value)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise MessageError(
+            f"found a message that begins with {value[:_SHOWN_BYTES]!r}, expected a list as on the topic of"
+            f" recommendations: {error}; check which topic it came from"
+        ) from error

@@ -1,40 +1,57 @@
-"""The last list published for each of the most recent users: was the next click in it, and is the next list another?"""
+"""The last list sent to each of the most recent users: what next clicks are judged by, and unchanged lists found by."""
+
+from typing import Final
 
 import numpy as np
 
-from engine.arrays import Bool, Int32
+from engine.arrays import NO_ITEM, Bool, Int32
 
-NOBODY = -1
+_NOBODY: Final = -1
 
 
-class PublishedLists:
-    """Last lists by window slot, in a table of fixed size: users that share a place push each other out.
+class SentLists:
+    """Last lists by window slot, in a table of fixed size in which users of the same row push each other out.
 
-    Users that were pushed out are not counted, and are sent a list again, rather than remembered at any cost.
+    Users that were pushed out are not judged, and are sent an unchanged list again: the table's size is bounded.
     """
 
-    def __init__(self, places: int, count: int) -> None:
-        self._owners = np.full(places, NOBODY, np.int32)
-        self._lists = np.empty((places, count), np.int32)
+    def __init__(self, rows: int, count: int) -> None:
+        """Make an empty table for `rows` lists of up to `count` items."""
+        self._owners = np.full(rows, _NOBODY, np.int32)
+        self._items = np.full((rows, count), NO_ITEM, np.int32)
+        self._releases = np.zeros(rows, np.int32)
+        self._release_names: list[str] = []
 
-    def put(self, slots: Int32, items: Int32) -> None:
-        """Remember the lists [B, N] of these users [B]."""
-        places = slots % len(self._owners)
-        self._owners[places] = slots
-        self._lists[places] = items
+    def put(self, slots: Int32, items: Int32, release: str) -> None:
+        """Remember the lists [B, N] that a release made for these users [B]."""
+        if release not in self._release_names:
+            self._release_names.append(release)
+        rows = slots % len(self._owners)
+        self._owners[rows] = slots
+        self._items[rows] = items
+        self._releases[rows] = self._release_names.index(release)
 
-    def hits(self, slots: Int32, items: Int32) -> tuple[Bool, Bool]:
-        """For each click [n]: was a list of its user remembered, and was its item in it?"""
-        places = slots % len(self._owners)
-        known = self._owners[places] == slots
-        return known, known & (self._lists[places] == items[:, None]).any(axis=1)
+    def lists(self, slots: Int32) -> tuple[Bool, Int32]:
+        """[n] whether a list of each user is remembered, and the lists [n, N]; NO_ITEM after the last item."""
+        rows = slots % len(self._owners)
+        return self._owners[rows] == slots, self._items[rows]
+
+    def releases(self, slots: Int32) -> list[str]:
+        """[n] the releases that made the lists of these users, all of which are remembered."""
+        return [self._release_names[code] for code in self._releases[slots % len(self._owners)].tolist()]
 
     def same(self, slots: Int32, items: Int32) -> Bool:
-        """[B] for each user: is this list [B, N] the one that is remembered?"""
-        places = slots % len(self._owners)
-        same: Bool = (self._owners[places] == slots) & (self._lists[places] == items).all(axis=1)
+        """[B] whether each list [B, N] has the items of the one that is remembered."""
+        known, remembered = self.lists(slots)
+        same: Bool = known & (remembered == items).all(axis=1)
         return same
 
-    def clear(self) -> None:
-        """Forget everything: slots are about to belong to other users."""
-        self._owners[:] = NOBODY
+    def forget(self, slots: Int32) -> None:
+        """Forget the lists of these users: their slots are released, or other workers send their lists from now on."""
+        rows = slots % len(self._owners)
+        rows = rows[self._owners[rows] == slots]
+        self._owners[rows] = _NOBODY
+
+    def forget_items(self, numbers: Int32) -> None:
+        """Take items out of all lists whose numbers are about to be those of other items."""
+        self._items[np.isin(self._items, numbers)] = NO_ITEM

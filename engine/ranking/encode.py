@@ -1,4 +1,4 @@
-"""Recommendations out: lists of many users to messages, and a message back to what it says."""
+"""Encoding of lists: the arrays of many users as messages of the topic of recommendations."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import numpy as np
 
 from engine.arrays import FIRST_SEARCH, NO_ITEM
 from engine.catalogue import searches
-from engine.messages.recommendation import Because, ListedItem, Recommendation, _encode
+from engine.messages.recommendation import ListedItem, Reason, Recommendation, _encode
 from engine.ranking.lists import SOURCES, Lists
 
 _SCORE_DIGITS: Final = 4
@@ -16,7 +16,7 @@ _SCORE_DIGITS: Final = 4
 
 @dataclass(frozen=True, slots=True)
 class ListHeads:
-    """What a list's message says beside its items, as columns of B users."""
+    """The fields of B lists' messages but for items and interests, as columns (`Recommendation` describes them)."""
 
     ids: list[str]
     users: list[str]
@@ -28,50 +28,55 @@ class ListHeads:
 def encode_recommendations(
     lists: Lists, heads: ListHeads, item_ids: Callable[[Sequence[int]], list[str]]
 ) -> list[bytes]:
+    """The messages of B lists, as bytes; see `recommendations`."""
+    return [*map(_encode, recommendations(lists, heads, item_ids))]
+
+
+def recommendations(
+    lists: Lists, heads: ListHeads, item_ids: Callable[[Sequence[int]], list[str]]
+) -> list[Recommendation]:
     """The messages of B lists.
 
     Args:
         lists: B lists.
-        heads: B heads.
+        heads: the other fields of the same B messages.
         item_ids: item numbers to ids (`Catalogue.ids`).
     """
     users, count = lists.items.shape
-    there = lists.items != NO_ITEM
     names = item_ids(np.maximum(lists.items, 0).ravel().tolist())
     scores = np.round(lists.scores.astype(np.float64), _SCORE_DIGITS).ravel().tolist()
     sources = [SOURCES[code] for code in lists.sources.ravel().tolist()]
-    places = list(map(ListedItem, names, scores, sources, lists.interests.ravel().tolist()))
-    lengths = there.sum(axis=1).tolist()
+    listed = list(map(ListedItem, names, scores, sources, lists.interests.ravel().tolist()))
+    lengths = (lists.items != NO_ITEM).sum(axis=1).tolist()
     reasons = _reasons(lists, item_ids)
     return [
-        _encode(
-            Recommendation(
-                id=heads.ids[user],
-                user=heads.users[user],
-                release=heads.release,
-                event_ms=heads.event_ms[user],
-                computed_ms=heads.computed_ms,
-                items=places[user * count : user * count + lengths[user]],
-                interests=reasons[user],
-            )
+        Recommendation(
+            id=heads.ids[user],
+            user=heads.users[user],
+            release=heads.release,
+            event_ms=heads.event_ms[user],
+            computed_ms=heads.computed_ms,
+            items=listed[user * count : user * count + lengths[user]],
+            interests=reasons[user],
         )
         for user in range(users)
     ]
 
 
-def _reasons(lists: Lists, item_ids: Callable[[Sequence[int]], list[str]]) -> list[list[list[Because]]]:
-    users, interests, most = lists.because.shape
+def _reasons(lists: Lists, item_ids: Callable[[Sequence[int]], list[str]]) -> list[list[list[Reason]]]:
+    """The reasons of each user's interests; an empty list for a user none of whose interests has any."""
+    users, interests, most = lists.reasons.shape
     if not most:
         return [[] for _ in range(users)]
-    names = item_ids(np.maximum(lists.because, 0).ravel().tolist())
+    names = item_ids(np.maximum(lists.reasons, 0).ravel().tolist())
     shares = np.round(lists.shares.astype(np.float64), _SCORE_DIGITS).ravel().tolist()
-    clicks = list(map(Because, names, shares))
-    for place in np.flatnonzero(lists.because >= FIRST_SEARCH).tolist():
-        clicks[place] = Because(searches.words_of(names[place]), shares[place], "search")
-    lengths = (lists.because != NO_ITEM).sum(axis=2)
-    nested = []
-    for user, of_user in enumerate(lengths.tolist()):
+    clicks = list(map(Reason, names, shares))
+    for index in np.flatnonzero(lists.reasons >= FIRST_SEARCH).tolist():
+        clicks[index] = Reason(searches.words_of(names[index]), shares[index], "search")
+    lengths = (lists.reasons != NO_ITEM).sum(axis=2).tolist()
+    reasons = []
+    for user, user_lengths in enumerate(lengths):
         start = user * interests * most
-        groups = [clicks[start + k * most : start + k * most + n] for k, n in enumerate(of_user)]
-        nested.append(groups if any(of_user) else [])
-    return nested
+        by_interest = [clicks[start + k * most : start + k * most + length] for k, length in enumerate(user_lengths)]
+        reasons.append(by_interest if any(user_lengths) else [])
+    return reasons

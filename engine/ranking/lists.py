@@ -1,31 +1,122 @@
-"""Ranked lists of many users, as arrays: the result of the pipeline."""
+"""Ranked lists of many users, as arrays: the result of the pipeline, built once at its end."""
 
 from dataclasses import dataclass
 from typing import Final
 
-from engine.arrays import Float32, Int32, UInt8
+import numpy as np
+import numpy.typing as npt
+
+from engine.arrays import NO_ITEM, Float32, Int32, Int64, UInt8
 
 SOURCES: Final = ("interest", "popular")
-"""Why an item is in a list, by source code: near an interest of the user, or popular with everybody."""
+"""Sources of a listed item, by source code: near an interest of the user, or popular with everybody."""
 FROM_INTEREST: Final = 0
 FROM_POPULAR: Final = 1
+NO_INTEREST: Final = -1
+
+Removed = dict[str, int]
+"""Candidates that a stage removed, by reason."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """Items near the interests of B users, best first, before empty places are filled."""
+
+    items: Int32
+    """[B, N] item numbers; NO_ITEM after the last one."""
+    scores: Float32
+    """[B, N] interest · item, after pushing away; 0 after the last item."""
+    interests: Int32
+    """[B, N] the interest nearest to the item; NO_INTEREST after the last item."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reasons:
+    """Events that weigh most in each interest of B users."""
+
+    items: Int32
+    """[B, K, M] numbers of items and searches; NO_ITEM after the last."""
+    shares: Float32
+    """[B, K, M] their shares of the interest's attention; 0 after the last."""
+
+
+@dataclass(frozen=True, slots=True)
 class Lists:
     """Recommendations for B users, best first."""
 
     items: Int32
-    """[B, N] item numbers; NO_ITEM behind the last one, when there were not enough."""
+    """[B, N] item numbers; NO_ITEM after the last one, where there were not enough."""
     scores: Float32
-    """[B, N] interest · item, after pushing away; 0 for items that no interest found."""
+    """[B, N] interest · item, after pushing away; 0 for popular items."""
     sources: UInt8
     """[B, N] index into SOURCES."""
     interests: Int32
-    """[B, N] the interest that found the item; -1 where none did."""
-    because: Int32
-    """[B, K, M] numbers of the items and searches that weigh most in each interest; NO_ITEM where there are fewer."""
+    """[B, N] the interest nearest to the item; NO_INTEREST for popular items."""
+    reasons: Int32
+    """[B, K, M] numbers of the items and searches with most of each interest's attention; NO_ITEM after the last."""
     shares: Float32
     """[B, K, M] their shares of the interest's attention."""
-    removed: dict[str, int]
+    removed: Removed
     """Candidates removed on the way, by reason."""
+
+
+def no_ranking(users: int, count: int) -> Ranking:
+    """The ranking of users about whom nothing is known: every place is empty."""
+    shape = (users, count)
+    return Ranking(
+        items=np.full(shape, NO_ITEM, np.int32),
+        scores=np.zeros(shape, np.float32),
+        interests=np.full(shape, NO_INTEREST, np.int32),
+    )
+
+
+def no_reasons(users: int, interests: int, most: int) -> Reasons:
+    """The reasons of users without interests."""
+    shape = (users, interests, most)
+    return Reasons(items=np.full(shape, NO_ITEM, np.int32), shares=np.zeros(shape, np.float32))
+
+
+def spread_ranking(ranking: Ranking, users: Int64, count: int) -> Ranking:
+    """A ranking of some users [B'] among `count` in all, the others' places empty."""
+    if len(users) == count:
+        return ranking
+    everyone = no_ranking(count, ranking.items.shape[1])
+    _copy_rows(
+        (everyone.items, everyone.scores, everyone.interests), users, ranking.items, ranking.scores, ranking.interests
+    )
+    return everyone
+
+
+def spread_reasons(reasons: Reasons, users: Int64, count: int) -> Reasons:
+    """Reasons of some users [B'] among `count` in all."""
+    if len(users) == count:
+        return reasons
+    everyone = no_reasons(count, *reasons.items.shape[1:])
+    _copy_rows((everyone.items, everyone.shares), users, reasons.items, reasons.shares)
+    return everyone
+
+
+def assemble(ranking: Ranking, popular: Int32, reasons: Reasons, removed: Removed) -> Lists:
+    """Lists of B users.
+
+    Args:
+        ranking: of all B users.
+        popular: [B, N] popular items for the empty places of the ranking; NO_ITEM elsewhere.
+        reasons: of all B users.
+        removed: candidates removed on the way, by reason.
+    """
+    from_interest = ranking.items != NO_ITEM
+    return Lists(
+        items=np.where(from_interest, ranking.items, popular),
+        scores=ranking.scores,
+        sources=np.where(from_interest, np.uint8(FROM_INTEREST), np.uint8(FROM_POPULAR)),
+        interests=ranking.interests,
+        reasons=reasons.items,
+        shares=reasons.shares,
+        removed=removed,
+    )
+
+
+def _copy_rows(into: tuple[npt.NDArray[np.generic], ...], users: Int64, *rows: npt.NDArray[np.generic]) -> None:
+    for column, values in zip(into, rows, strict=True):
+        column[users] = values

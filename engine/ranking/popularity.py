@@ -1,20 +1,20 @@
-"""What is popular: events per item over a sliding window of event time.
+"""Popularity: events per item over a sliding window of event time.
 
-Serves users about whom nothing is known yet, and is the baseline that every next-click figure is printed beside.
+Fills the lists of users about whom nothing is known yet, and is the baseline of every next-click figure.
 """
 
 from typing import Final
 
 import numpy as np
 
-from engine.arrays import Float32, Int32, Int64
+from engine.arrays import Bool, Float32, Int32, Int64
 
 DAY_MS: Final = 86_400_000
 DAYS: Final = 7
 _SEED: Final = DAYS
-"""Row of the counts that a release brought along, behind the rows of the days."""
+"""Row of the counts that came with a release, after the rows of the days."""
 _REFRESH_SHARE: Final = 50
-"""The ranking is made anew when a fiftieth more events than last time have come."""
+"""Items are ranked again when the events counted have grown by one part in this many."""
 
 
 class Popularity:
@@ -26,19 +26,20 @@ class Popularity:
         self._today: int | None = None
         self._seed_expires: int | None = None
         self._events = 0
-        self._ranked_at = 0
         self._ranking = np.empty(0, np.int32)
-        self._ranked_for = 0
+        self._rank_by_item = np.empty(0, np.int32)  # [items] from 0; the highest integer where an item is not ranked
+        self._ranked_count = 0  # the longest list that the ranking can give; 0 when it is out of date
+        self._ranked_events = 0  # events counted when it was computed
 
     def seed(self, items: Int32, counts: Float32) -> None:
-        """Start from a release's counts, until seven days of the stream have passed."""
+        """Add a release's counts, which are dropped when seven days of the stream have passed."""
         self._reserve(int(items.max(initial=-1)) + 1)
         self._counts[_SEED, items] += counts
         self._total[items] += counts
-        self._ranked_for = 0
+        self._ranked_count = 0
 
     def add(self, items: Int32, times_ms: Int64) -> None:
-        """Count events, in any order; those older than the window are left out."""
+        """Count events, in any order, but for those older than the window."""
         if not len(items):
             return
         self._reserve(int(items.max()) + 1)
@@ -50,37 +51,74 @@ class Popularity:
 
     def top(self, count: int) -> Int32:
         """Up to `count` item numbers with at least one event, most popular first, ties by number."""
-        if count > self._ranked_for or self._events > self._ranked_at * (1 + 1 / _REFRESH_SHARE):
-            self._rank(count)
+        self._refresh(count)
         return self._ranking[:count]
 
+    def ranks(self, items: Int32, depth: int) -> Int32:
+        """Rank of each item among the `depth` most popular, from 0; `depth` for all others. Any shape."""
+        self._refresh(depth)
+        has_rank = (items >= 0) & (items < len(self._rank_by_item))
+        ranks = self._rank_by_item[np.where(has_rank, items, 0)] if len(self._rank_by_item) else np.zeros_like(items)
+        return np.where(has_rank, np.minimum(ranks, depth), np.int32(depth)).astype(np.int32)
+
+    def forget(self, items: Int32) -> None:
+        """Drop the counts of items whose numbers are about to be those of other items."""
+        items = items[items < len(self._total)]
+        self._counts[:, items] = 0.0
+        self._total[items] = 0.0
+        self._ranked_count = 0
+
+    def _refresh(self, count: int) -> None:
+        if count > self._ranked_count or self._events > self._ranked_events * (1 + 1 / _REFRESH_SHARE):
+            self._rank(count)
+
     def _rank(self, count: int) -> None:
-        best = np.flatnonzero(self._total > 0)
-        if count < len(best):
-            best = np.sort(best[np.argpartition(self._total[best], -count)[-count:]])
-        self._ranking = best[np.argsort(-self._total[best], kind="stable")].astype(np.int32)
-        self._ranked_for, self._ranked_at = count, self._events
+        items = np.flatnonzero(self._total > 0)
+        if count < len(items):
+            items = np.sort(items[np.argpartition(self._total[items], -count)[-count:]])
+        self._ranking = items[np.argsort(-self._total[items], kind="stable")].astype(np.int32)
+        self._rank_by_item = np.full(len(self._total), np.iinfo(np.int32).max, np.int32)
+        self._rank_by_item[self._ranking] = np.arange(len(self._ranking))
+        self._ranked_count, self._ranked_events = count, self._events
 
     def _advance(self, day: int) -> int:
-        """Let days pass up to `day`, forgetting those that leave the window; returns the newest day."""
+        """Move the window on to `day`, dropping the days that leave it; returns the newest day."""
         if self._today is None:
             self._today, self._seed_expires = day, day + DAYS
-        for passed in range(self._today + 1, min(day, self._today + DAYS) + 1):
-            self._forget(passed % DAYS)
+        for new_day in range(self._today + 1, min(day, self._today + DAYS) + 1):
+            self._drop(new_day % DAYS)  # the row is that of the day which leaves the window
         self._today = max(self._today, day)
         if self._seed_expires is not None and self._today >= self._seed_expires:
-            self._forget(_SEED)
+            self._drop(_SEED)
             self._seed_expires = None
         return self._today
 
-    def _forget(self, row: int) -> None:
+    def _drop(self, row: int) -> None:
         self._total -= self._counts[row]
         self._counts[row] = 0.0
-        self._ranked_for = 0
+        self._ranked_count = 0
 
     def _reserve(self, items: int) -> None:
-        have = len(self._total)
-        if items > have:
-            extra = max(items, 2 * have) - have
+        capacity = len(self._total)
+        if items > capacity:
+            extra = max(items, 2 * capacity) - capacity
             self._counts = np.concatenate([self._counts, np.zeros((DAYS + 1, extra), np.float32)], axis=1)
             self._total = np.concatenate([self._total, np.zeros(extra, np.float32)])
+
+
+def untaken(popular: Int32, taken: Int32) -> Bool:
+    """[B, T] True where a popular item [T] is not among a user's taken ones [B, S]; in memory of B x (S + T).
+
+    Args:
+        popular: [T] distinct item numbers.
+        taken: [B, S] item numbers; those that are not popular are ignored.
+    """
+    untaken = np.ones((len(taken), len(popular)), np.bool_)
+    if not len(popular):
+        return untaken
+    by_number = np.argsort(popular)
+    ascending = popular[by_number]
+    index = np.minimum(np.searchsorted(ascending, taken), len(popular) - 1)  # [B, S]
+    user, column = np.nonzero(ascending[index] == taken)
+    untaken[user, by_number[index[user, column]]] = False
+    return untaken

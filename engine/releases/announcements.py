@@ -1,23 +1,31 @@
-"""How a release is announced and found: on the topic `releases`, or in a watched folder.
+"""Announcements of releases: on the topic `releases`, in a watched folder, or both.
 
-An announcement says which state a release is in and where its bundle lies. Both ways carry the same message. In a
-folder, `MODEL.json` is the newest announcement and the bundles lie beside it.
+An announcement says which state a release is in and where its bundle is. The topic and the folder carry the same
+message. In a folder, `MODEL.json` is the newest announcement of the model, next to the bundles.
 """
 
+import logging
 import os
 import shutil
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final, Literal, Protocol
 
 import msgspec
 
 from engine import contract
-from engine.errors import DamagedReleaseError
-from engine.eventlog.base import Outgoing, Producer, Reader
+from engine.errors import DamagedReleaseError, EventLogError, ReleaseError
+from engine.eventlog.base import EventLog, Outgoing, Producer, Reader, TopicSpec
 from engine.messages.announcement import Announcement
 from engine.releases import bundles
+from engine.settings.sections import ReleaseSettings
 
-_READ_AT_ONCE: Final = 1000
+logger = logging.getLogger(__name__)
+
+_MAX_POLL_RECORDS: Final = 1000
+_REOPEN_S: Final = 30.0
+"""Pause before a feed that failed is opened again: opening one may wait for a broker until a time limit."""
 
 
 def announce(bundle: Path, state: Literal["candidate", "canary", "live", "retired"], now_ms: int) -> Announcement:
@@ -39,7 +47,7 @@ def announce(bundle: Path, state: Literal["candidate", "canary", "live", "retire
 
 
 def copy_bundle(bundle: Path, folder: Path) -> Path:
-    """Copy a bundle below `folder` in one step as others see it; a copy already there is left alone."""
+    """Copy a bundle into `folder`, atomically for readers; an existing copy is left as it is."""
     target = folder / bundle.resolve().name
     if not target.exists():
         partial = folder / f".{target.name}.partial-{os.getpid()}"
@@ -56,7 +64,7 @@ def send(announcement: Announcement, producer: Producer, topic: str) -> None:
 
 
 def write(announcement: Announcement, folder: Path) -> Path:
-    """Announce in a folder, in one step as others see it."""
+    """Announce in a folder, atomically for readers."""
     path = folder / f"{announcement.model}.json"
     partial = folder / f".{path.name}.partial-{os.getpid()}"
     partial.write_bytes(msgspec.json.format(msgspec.json.encode(announcement), indent=1))
@@ -64,11 +72,20 @@ def write(announcement: Announcement, folder: Path) -> Path:
     return path
 
 
-class Feed(Protocol):
-    """Where announcements come from."""
+_UNDECODABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""Errors of bytes that are no announcement: wrong fields, no UTF-8, or nested too deeply."""
 
-    def newest(self) -> Announcement | None:
-        """The live announcement made last, of the model that is followed; None while there is none."""
+
+class Feed(Protocol):
+    """A source of announcements of one model."""
+
+    def live(self) -> list[Announcement]:
+        """Announcements of the live releases of the model that is followed, newest first.
+
+        Raises:
+            ReleaseError: the source cannot be read.
+            EventLogError: the same, where the source is a topic.
+        """
         ...
 
     def close(self) -> None:
@@ -80,56 +97,170 @@ class FolderFeed:
     """Announcements in a watched folder."""
 
     def __init__(self, folder: Path, model: str) -> None:
+        self._folder = folder
         self._path = folder / f"{model}.json"
 
-    def newest(self) -> Announcement | None:
-        """See `Feed.newest`."""
+    def live(self) -> list[Announcement]:
+        """See `Feed.live`."""
         try:
             raw = self._path.read_bytes()
-        except FileNotFoundError:
-            return None
+        except OSError as error:
+            if isinstance(error, FileNotFoundError) and self._folder.is_dir():
+                return []
+            raise ReleaseError(
+                f"setting 'releases.folder': {self._path} cannot be read ({error.strerror}), expected a folder that"
+                " `headrace publish --folder` writes to"
+            ) from error
         try:
             announcement = msgspec.json.decode(raw, type=Announcement)
-        except msgspec.DecodeError as error:
+        except _UNDECODABLE as error:
             raise DamagedReleaseError(
                 f"{self._path} is not an announcement: {error}; expected what `headrace publish --folder` writes;"
                 " publish the release again"
             ) from error
-        return announcement if announcement.state == "live" else None
+        return [announcement] if announcement.state == "live" else []
 
     def close(self) -> None:
         """See `Feed.close`."""
 
 
 class TopicFeed:
-    """Announcements on the topic `releases`; what cannot be read there is passed over."""
+    """Announcements on the topic `releases`; records that are not announcements are ignored."""
 
     def __init__(self, reader: Reader, model: str) -> None:
         self._reader = reader
         self._model = model
-        self._by_version: dict[str, Announcement] = {}
+        self._by_key: dict[bytes, Announcement] = {}
 
-    def newest(self) -> Announcement | None:
-        """See `Feed.newest`."""
-        while polled := self._reader.poll(0.0, _READ_AT_ONCE):
+    def live(self) -> list[Announcement]:
+        """See `Feed.live`."""
+        while polled := self._reader.poll(0.0, _MAX_POLL_RECORDS):
             for records in polled:
                 for key, value in zip(records.keys, records.values, strict=True):
-                    self._take(key, value)
-        live = [one for one in self._by_version.values() if one.state == "live"]
-        return max(live, key=lambda one: one.announced_ms, default=None)
+                    self._apply(key, value)
+        live = [announcement for announcement in self._by_key.values() if announcement.state == "live"]
+        return sorted(live, key=_announced_ms, reverse=True)
 
     def close(self) -> None:
         """See `Feed.close`."""
         self._reader.close()
 
-    def _take(self, key: bytes | None, value: bytes | None) -> None:
+    def _apply(self, key: bytes | None, value: bytes | None) -> None:
+        """Add one record; a null withdraws the announcement with its key, model and version, and no other."""
         if value is None:
-            version = (key or b"").decode(errors="replace").rpartition("/")[2]
-            self._by_version.pop(version, None)
+            self._by_key.pop(key or b"", None)
             return
         try:
             announcement = msgspec.json.decode(value, type=Announcement)
-        except msgspec.DecodeError:
+        except _UNDECODABLE:
             return
         if announcement.model == self._model:
-            self._by_version[announcement.version] = announcement
+            self._by_key[announcement.key] = announcement
+
+
+class _MergedSource:
+    """One feed of several: opened when it is needed, closed when it fails, opened again after a pause."""
+
+    def __init__(self, name: str, open_feed: Callable[[], Feed], now_s: Callable[[], float]) -> None:
+        self._name = name
+        self._open = open_feed
+        self._now_s = now_s
+        self._feed: Feed | None = None
+        self._reopen_at_s = 0.0
+        self._failure: str | None = None
+        self._live: list[Announcement] = []
+
+    def live(self) -> list[Announcement]:
+        """The feed's announcements; while the feed fails, those before the failure.
+
+        The last known ones count on: without them an older announcement of another feed would be the newest of all,
+        and a failure would take a release back.
+        """
+        if self._feed is None and self._now_s() < self._reopen_at_s:
+            return self._live
+        try:
+            self._feed = self._feed or self._open()
+            self._live = self._feed.live()
+        except (ReleaseError, EventLogError, OSError) as error:
+            self._fail(error)
+        else:
+            self._recover()
+        return self._live
+
+    def close(self) -> None:
+        feed, self._feed = self._feed, None
+        if feed is not None:
+            feed.close()
+
+    def _fail(self, error: Exception) -> None:
+        """Close the feed, and log its failure once."""
+        try:
+            self.close()
+        except (ReleaseError, EventLogError, OSError) as close_error:
+            logger.debug("%s: closing failed: %s", self._name, close_error)
+        if isinstance(error, EventLogError):
+            self._reopen_at_s = self._now_s() + _REOPEN_S
+        if self._failure != str(error):
+            logger.warning("%s cannot be followed, trying again: %s", self._name, error)
+        self._failure = str(error)
+
+    def _recover(self) -> None:
+        if self._failure is not None:
+            logger.info("%s can be followed again", self._name)
+        self._failure = None
+
+
+class MergedFeed:
+    """The announcements of several feeds: the newest of all counts, and a feed that fails does not stop the others.
+
+    Args:
+        openers: what opens each feed, by the name that the log calls it, such as the setting it comes from.
+        now_s: a monotonic clock.
+    """
+
+    def __init__(self, openers: Mapping[str, Callable[[], Feed]], now_s: Callable[[], float] = time.monotonic) -> None:
+        self._sources = [_MergedSource(name, open_feed, now_s) for name, open_feed in openers.items()]
+
+    def live(self) -> list[Announcement]:
+        """Announcements of the live releases in all feeds, newest first; a feed that fails is logged."""
+        return sorted(
+            (announcement for source in self._sources for announcement in source.live()),
+            key=_announced_ms,
+            reverse=True,
+        )
+
+    def close(self) -> None:
+        """Close every feed.
+
+        Raises:
+            EventLogError: one could not be closed; the others are.
+        """
+        failure: EventLogError | None = None
+        for source in self._sources:
+            try:
+                source.close()
+            except EventLogError as error:
+                failure = error
+        if failure is not None:
+            raise failure
+
+
+def open_feed(settings: ReleaseSettings, log: EventLog) -> MergedFeed:
+    """The announcements that the settings follow: those on the topic and, where one is set, those in the folder.
+
+    Nothing is opened before `MergedFeed.live` is called.
+    """
+
+    def open_topic() -> Feed:
+        log.ensure_topics([TopicSpec(settings.topic, compacted=True)])
+        return TopicFeed(log.reader([settings.topic]), settings.model)
+
+    openers: dict[str, Callable[[], Feed]] = {f"releases.topic {settings.topic!r}": open_topic}
+    if settings.folder is not None:
+        folder = settings.folder
+        openers[f"releases.folder {folder}"] = lambda: FolderFeed(folder, settings.model)
+    return MergedFeed(openers)
+
+
+def _announced_ms(announcement: Announcement) -> int:
+    return announcement.announced_ms

@@ -1,16 +1,16 @@
-"""Release bundles: an immutable folder with checksums, written by training, verified before it goes live.
+"""Release bundles: immutable folders with checksums, written by training and verified before they go live.
 
     MODEL-VERSION/
       release.json     manifest: schema, model, version, contract, checksums, holdout, figures
       encoder.onnx     window -> interests     (`engine.contract`)
       items.onnx       item vectors -> attention tables
-      content.onnx     features of an item's content -> item vector; only where trained with content
+      content.onnx     features of an item's content -> item vector; only if trained with content
       vectors.npy      float32 [V, D]  item vectors e(x)
       popularity.npy   float32 [V]     events per item in the last seven days of the training data
       ids.json         V item ids, in row order
-      report.json      how it was trained and what it scored
+      report.json      settings, learning curve and figures of the training
 
-A manifest is written last, so a folder without one was cut short.
+The manifest is written last, so a folder without one is incomplete.
 """
 
 import hashlib
@@ -41,22 +41,28 @@ REQUIRED_FILES = (
     contract.REPORT_FILE,
 )
 _CHUNK_BYTES = 1 << 20
+_MAX_MANIFEST_BYTES = 1 << 20
+_MAX_ID_BYTES = 65_535
+"""Of an item id: as many as `clicks.max_id_bytes` may allow, and as a changelog record can hold."""
+_LIMITS = {"window_length": 1000, "interests": 64, "dimensions": 4096}
+"""Largest sizes of a contract that the engine serves; the least is 1."""
 
 
 class Holdout(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Which events training left out, so that an evaluation knows what it may honestly be asked."""
+    """Events that training left out, and so the only ones that an evaluation of the release may use as targets."""
 
     last_event: bool = False
     """Each user's newest event was left out."""
     from_ms: int | None = None
     """Every event at or after this time was left out."""
     items_share: float = 0.0
-    """Every event of this share of the items was left out, chosen by `items_seed` (`models.data.splits.cold_items`)."""
+    """Every event of this share of the items was left out (`models.data.splits.cold_items`)."""
     items_seed: int = 0
+    """Seed of the draw of those items."""
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """What `release.json` says."""
+    """The content of `release.json`."""
 
     schema: int
     model: str
@@ -69,19 +75,19 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     figures: dict[str, float]
     """Headline figures of the report, by name."""
     action_values: dict[str, float] = {}
-    """Weights that training learned for actions, by name; they stand in for those in the settings."""
+    """Learned weights of actions, by name; they replace those in the settings (`features.action_weights`)."""
     checksums: dict[str, str]
     """SHA-256 of each file, by name."""
 
     @property
     def name(self) -> str:
-        """Model and version in one word: how lists and messages name the release."""
+        """Model and version in one word, as lists and log messages name the release."""
         return f"{self.model}-{self.version}"
 
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """A release read from disk, whole and fitting, but not yet warm."""
+    """A release read from disk: complete, and its files fit each other; its graphs are not loaded yet."""
 
     folder: Path
     manifest: Manifest
@@ -98,7 +104,7 @@ class Bundle:
 
 @dataclass(frozen=True, slots=True)
 class NewRelease:
-    """What training hands over to `write`."""
+    """The parts of a bundle to be written."""
 
     model: str
     version: str
@@ -113,17 +119,17 @@ class NewRelease:
     """[V]"""
     ids: list[str]
     content_onnx: bytes | None = None
-    """There if and only if the contract names its sizes."""
+    """Present if and only if the contract has its sizes."""
     action_values: Mapping[str, float] = field(default_factory=dict)
     figures: dict[str, float] = field(default_factory=dict)
     report: Mapping[str, Any] = field(default_factory=dict)
 
 
 def write(release: NewRelease, releases: Path) -> Path:
-    """Write a bundle below the folder `releases` and return its own folder; a bundle is never overwritten.
+    """Write a bundle into the folder `releases` and return its own folder; a bundle is never overwritten.
 
     Raises:
-        ReleaseError: a bundle of that model and version is there already.
+        ReleaseError: a bundle of that model and version exists already.
     """
     folder = releases / f"{release.model}-{release.version}"
     if folder.exists():
@@ -157,19 +163,25 @@ def write(release: NewRelease, releases: Path) -> Path:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest of the bundle in `folder`; its files are not looked at.
+    """The manifest of the bundle in `folder`; the other files are not read.
 
     Raises:
         DamagedReleaseError: there is no manifest, or it cannot be read.
-        UnfitReleaseError: it was written for another version of this contract.
+        UnfitReleaseError: it was written for another version of the contract.
     """
     path = folder / contract.MANIFEST_FILE
     try:
+        if path.stat().st_size > _MAX_MANIFEST_BYTES:
+            raise DamagedReleaseError(
+                f"release {folder}: {path.name} has {path.stat().st_size} bytes, at most {_MAX_MANIFEST_BYTES} are"
+                " expected; export the release again"
+            )
         raw = path.read_bytes()
-    except OSError as error:
+    except (OSError, ValueError) as error:  # a path with a null byte is a ValueError
+        reason = error.strerror if isinstance(error, OSError) else error
         raise DamagedReleaseError(
-            f"release {folder}: {path.name} cannot be read ({error.strerror}); expected the folder of a release:"
-            " name another, or copy the bundle again"
+            f"release {folder}: {path.name} cannot be read ({reason}); expected the folder of a release,"
+            " RELEASES/MODEL-VERSION, as `headrace train` writes it: name another, or copy the bundle again"
         ) from error
     try:
         schema = msgspec.json.decode(raw, type=dict[str, Any]).get("schema")
@@ -177,18 +189,20 @@ def read_manifest(folder: Path) -> Manifest:
             raise UnfitReleaseError(
                 f"release {folder}: schema {schema!r}, this engine reads {contract.SCHEMA}; train or export it again"
             )
-        return msgspec.json.decode(raw, type=Manifest)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        manifest = msgspec.json.decode(raw, type=Manifest)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise DamagedReleaseError(
             f"release {folder}: {path.name} is not a manifest: {error}; copy the bundle again"
         ) from error
+    _check_sizes(manifest, f"release {folder}")
+    return manifest
 
 
 def read(folder: Path) -> Bundle:
-    """Read and verify the bundle in `folder`: every checksum, then sizes and ids. The graphs are checked when warmed.
+    """Read and verify the bundle in `folder`: checksums, sizes and ids. Its graphs are checked by `serving.warm`.
 
     Raises:
-        DamagedReleaseError: a file is missing, cut short or changed.
+        DamagedReleaseError: a file is missing or not the one that was written.
         UnfitReleaseError: the files do not fit each other or the contract.
     """
     manifest = read_manifest(folder)
@@ -199,9 +213,9 @@ def read(folder: Path) -> Bundle:
         manifest=manifest,
         encoder_onnx=(folder / contract.ENCODER_FILE).read_bytes(),
         items_onnx=(folder / contract.ITEMS_FILE).read_bytes(),
-        ids=msgspec.json.decode((folder / contract.IDS_FILE).read_bytes(), type=list[str]),
-        vectors=np.load(folder / contract.VECTORS_FILE, allow_pickle=False),
-        popularity=np.load(folder / contract.POPULARITY_FILE, allow_pickle=False),
+        ids=_read_ids(folder / contract.IDS_FILE),
+        vectors=_read_array(folder / contract.VECTORS_FILE),
+        popularity=_read_array(folder / contract.POPULARITY_FILE),
         content_onnx=(folder / contract.CONTENT_FILE).read_bytes() if manifest.contract.content else None,
     )
     _check_fit(bundle)
@@ -209,7 +223,7 @@ def read(folder: Path) -> Bundle:
 
 
 def files_of(sizes: Contract) -> tuple[str, ...]:
-    """The files of a release with this contract, but for its manifest."""
+    """Names of the files of a release with this contract, without its manifest."""
     return (*REQUIRED_FILES, contract.CONTENT_FILE) if sizes.content else REQUIRED_FILES
 
 
@@ -229,49 +243,98 @@ def _verify(path: Path, expected: str | None) -> None:
             " copy the bundle again"
         )
     try:
-        found = checksum(path)
+        digest = checksum(path)
     except OSError as error:
         raise DamagedReleaseError(
             f"release {path.parent}: {path.name} cannot be read ({error.strerror}), though the manifest names it;"
             " copy the bundle again"
         ) from error
-    if found != expected:
+    if digest != expected:
         raise DamagedReleaseError(
-            f"release {path.parent}: {path.name} has SHA-256 {found[:12]}…, the manifest says {expected[:12]}…;"
+            f"release {path.parent}: {path.name} has SHA-256 {digest[:12]}…, the manifest says {expected[:12]}…;"
             " copy the bundle again"
         )
 
 
+def _read_ids(path: Path) -> list[str]:
+    try:
+        ids = msgspec.json.decode(path.read_bytes(), type=list[str])
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise DamagedReleaseError(
+            f"release {path.parent}: {path.name} is no JSON array of item ids ({error}); export the release again"
+        ) from error
+    for item in ids:
+        if len(item) * 4 > _MAX_ID_BYTES and len(item.encode("utf-8", "surrogatepass")) > _MAX_ID_BYTES:
+            raise UnfitReleaseError(
+                f"release {path.parent}: item id {item[:20]!r}... has more than {_MAX_ID_BYTES} bytes; shorten it"
+            )
+    return ids
+
+
+def _read_array(path: Path) -> npt.NDArray[np.float32]:
+    try:
+        array: npt.NDArray[np.float32] = np.load(path, allow_pickle=False)
+    except (ValueError, OSError, EOFError, MemoryError) as error:
+        raise DamagedReleaseError(
+            f"release {path.parent}: {path.name} is no array that numpy reads ({error}); export the release again"
+        ) from error
+    if isinstance(array, np.lib.npyio.NpzFile):
+        array.close()
+        raise DamagedReleaseError(
+            f"release {path.parent}: {path.name} holds several arrays, expected one; export the release again"
+        )
+    return array
+
+
+def _check_sizes(manifest: Manifest, where: str) -> None:
+    for name, most in _LIMITS.items():
+        size = getattr(manifest.contract, name)
+        if not 1 <= size <= most:
+            raise UnfitReleaseError(
+                f"{where}: contract.{name} is {size}, expected 1 to {most}; train it with other sizes"
+            )
+    if not (0.0 < manifest.contract.tolerance < math.inf and manifest.items >= 0):
+        raise UnfitReleaseError(
+            f"{where}: contract.tolerance is {manifest.contract.tolerance} and items is {manifest.items}, expected a"
+            " number above 0 and a count; export the release again"
+        )
+
+
 def _check_fit(bundle: Bundle) -> None:
-    manifest = bundle.manifest
-    where = f"release {bundle.folder}"
-    expected = (manifest.items, manifest.contract.dimensions)
-    if bundle.vectors.dtype != np.float32 or bundle.vectors.shape != expected:
-        raise UnfitReleaseError(
-            f"{where}: vectors are {bundle.vectors.dtype} {bundle.vectors.shape}, expected float32 {expected};"
-            f" {_WAY_OUT}"
-        )
-    if bundle.popularity.dtype != np.float32 or bundle.popularity.shape != expected[:1]:
-        raise UnfitReleaseError(
-            f"{where}: popularity is {bundle.popularity.dtype} {bundle.popularity.shape},"
-            f" expected float32 {expected[:1]}; {_WAY_OUT}"
-        )
+    """Refuse a bundle whose arrays, ids or action values contradict its manifest.
+
+    Raises:
+        UnfitReleaseError: names the part, its value and the expected one.
+    """
+    manifest, release = bundle.manifest, f"release {bundle.folder}"
+    shape = (manifest.items, manifest.contract.dimensions)
+    _check_array(bundle.vectors, f"{release}: vectors are", shape)
+    _check_array(bundle.popularity, f"{release}: popularity is", shape[:1])
     for action, value in manifest.action_values.items():
         if not 0.0 < value < math.inf:
             raise UnfitReleaseError(
-                f"{where}: action {action!r} has the value {value}, expected one above 0; {_WAY_OUT}"
+                f"{release}: action {action!r} has the value {value}, expected one above 0; {_WAY_OUT}"
             )
     if not np.isfinite(bundle.vectors).all():
-        raise UnfitReleaseError(f"{where}: vectors hold values that are not finite, expected numbers; {_WAY_OUT}")
-    if len(bundle.ids) != manifest.items or len(set(bundle.ids)) != len(bundle.ids) or "" in bundle.ids:
+        raise UnfitReleaseError(f"{release}: vectors hold values that are not finite, expected numbers; {_WAY_OUT}")
+    _check_ids(bundle.ids, manifest.items, release)
+    if manifest.items == 0:
+        raise UnfitReleaseError(f"{release}: found no items, expected one at least; {_WAY_OUT}")
+
+
+def _check_array(array: npt.NDArray[np.float32], subject: str, shape: tuple[int, ...]) -> None:
+    if array.dtype != np.float32 or array.shape != shape:
+        raise UnfitReleaseError(f"{subject} {array.dtype} {array.shape}, expected float32 {shape}; {_WAY_OUT}")
+
+
+def _check_ids(ids: list[str], items: int, release: str) -> None:
+    if len(ids) != items or len(set(ids)) != len(ids) or "" in ids:
         raise UnfitReleaseError(
-            f"{where}: found {len(bundle.ids)} item ids, {len(set(bundle.ids))} of them different,"
-            f" expected {manifest.items}, all different and none empty; {_WAY_OUT}"
+            f"{release}: found {len(ids)} item ids, {len(set(ids))} of them different,"
+            f" expected {items}, all different and none empty; {_WAY_OUT}"
         )
-    if marked := [item for item in bundle.ids if searches.is_search(item)]:
+    if marked := [item for item in ids if searches.is_search(item)]:
         raise UnfitReleaseError(
-            f"{where}: item id {marked[0]!r} begins with {searches.MARK!r}, which only searches may begin with;"
+            f"{release}: item id {marked[0]!r} begins with {searches.MARK!r}, which only searches may begin with;"
             " give the item another id and train again"
         )
-    if manifest.items == 0:
-        raise UnfitReleaseError(f"{where}: found no items, expected one at least; {_WAY_OUT}")

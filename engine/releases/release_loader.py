@@ -1,17 +1,23 @@
-"""Fetches, verifies and warms announced releases in the background; the worker takes them between two batches."""
+"""Releases fetched, verified and warmed in the background; the worker takes them between two batches.
+
+Whatever a bundle or an announcement holds, the thread goes on: a release that cannot be served is refused by name and
+counted, and the newest that can be is served instead.
+"""
 
 import logging
 import tempfile
 import threading
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Final, Protocol
 
 from engine import contract
 from engine.catalogue.ids import Catalogue
-from engine.errors import DamagedReleaseError, EventLogError, HeadraceError, ReleaseError
+from engine.errors import DamagedReleaseError, ReleaseError, UnfitReleaseError
 from engine.messages.announcement import Announcement
 from engine.metrics import Metrics
-from engine.releases import bundles, serving
+from engine.releases import bundles, probe, serving
 from engine.releases.announcements import Feed, copy_bundle
 from engine.releases.bundles import Bundle
 from engine.releases.serving import LiveRelease
@@ -19,34 +25,64 @@ from engine.settings.sections import Settings
 
 logger = logging.getLogger(__name__)
 
+_MAX_AHEAD_MS: Final = 3_600_000
+"""An announcement from further in the future has a wrong clock, and would outrank every later one."""
+
+
+class ReleaseSource(Protocol):
+    """Warm releases, ready to be taken by a worker."""
+
+    def start(self) -> None:
+        """Begin to look for releases.
+
+        Raises:
+            ReleaseError: the release named in the settings cannot be used.
+        """
+        ...
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait until a release is ready to be taken; False after `timeout_s` without one."""
+        ...
+
+    def take(self) -> LiveRelease | None:
+        """The newest release that became ready since the last call."""
+        ...
+
+    def close(self) -> None:
+        """Stop looking."""
+        ...
+
 
 class ReleaseLoader:
-    """Follows the feeds in a thread of its own.
+    """Follows a feed of announcements in a thread of its own.
 
-    A release that is damaged or does not fit is refused by name, counted, and not tried again until it is announced
-    anew; what is in use goes on.
+    A release that is damaged or unfit is refused once, and not tried again until it is announced again; the release in
+    use goes on. Before the first one, the next older announcement is tried.
     """
 
     def __init__(
-        self, settings: Settings, catalogue: Catalogue, metrics: Metrics, feeds: Callable[[], Sequence[Feed]]
+        self, settings: Settings, catalogue: Catalogue, metrics: Metrics, open_feed: Callable[[], Feed]
     ) -> None:
         self._settings = settings
         self._catalogue = catalogue
         self._metrics = metrics
-        self._open_feeds = feeds
+        self._open_feed = open_feed
         self._ready: LiveRelease | None = None
         self._arrived = threading.Event()
         self._stop = threading.Event()
-        self._done: tuple[str, int] | None = None  # version and time of the announcement handled last
+        self._current: Announcement | None = None
+        self._refused: list[Announcement] = []
+        self._failure = ""
         self._thread = threading.Thread(target=self._run, name="headrace-releases", daemon=True)
 
     def start(self) -> None:
-        """Warm the release of the settings, if one is named, then follow the feeds.
+        """Warm the release of the settings, if one is named, then follow the feed.
 
         Raises:
             ReleaseError: the release named in the settings cannot be used.
         """
         if self._settings.releases.path:
+            probe.check(self._settings.releases.path, self._settings.releases, self._stop)
             self._offer(bundles.read(self._settings.releases.path))
         self._thread.start()
 
@@ -62,50 +98,66 @@ class ReleaseLoader:
         return self._ready
 
     def close(self) -> None:
-        """Stop following."""
+        """Stop following; a release that is being tried is given up."""
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join()
 
     def _run(self) -> None:
-        feeds: Sequence[Feed] = ()
+        feed: Feed | None = None
         try:
             while not self._stop.is_set():
                 try:
-                    feeds = feeds or self._open_feeds()
-                    self._look(feeds)
-                except EventLogError as error:
-                    logger.warning("releases cannot be followed, trying again: %s", error)
+                    feed = feed or self._open_feed()
+                    self._follow(feed.live())
+                    self._failure = ""
+                except Exception as error:  # noqa: BLE001 - a thread that dies would silence every later release
+                    self._report(error)
                 self._stop.wait(self._settings.releases.poll_interval_s)
         finally:
-            for feed in feeds:
+            if feed is not None:
                 feed.close()
 
-    def _look(self, feeds: Sequence[Feed]) -> None:
-        found = [newest for feed in feeds if (newest := self._newest(feed))]
-        newest = max(found, key=lambda one: one.announced_ms, default=None)
-        if newest is None or (newest.version, newest.announced_ms) == self._done:
-            return
-        self._done = (newest.version, newest.announced_ms)
-        try:
-            self._offer(self._fetch(newest))
-        except (HeadraceError, OSError) as error:
-            self._refuse(f"{newest.model}-{newest.version}", error)
+    def _follow(self, live: list[Announcement]) -> None:
+        """Make the newest release ready that can be served; nothing to do where it is the current one."""
+        self._refused = [announcement for announcement in self._refused if announcement in live]
+        for announcement in live:
+            if announcement == self._current or self._stop.is_set():
+                return
+            if announcement not in self._refused and self._try(announcement):
+                self._current = announcement
+                return
 
-    def _newest(self, feed: Feed) -> Announcement | None:
+    def _try(self, announcement: Announcement) -> bool:
+        """Whether the release could be made ready; the reason is logged and counted where not."""
         try:
-            return feed.newest()
-        except ReleaseError as error:
-            logger.warning("%s", error)
-            return None
+            self._offer(self._fetch(announcement))
+        except Exception as error:  # noqa: BLE001 - whatever a bundle may cause is a reason to refuse it
+            if not self._stop.is_set():
+                self._refuse(announcement, error)
+            return False
+        return True
 
     def _fetch(self, announcement: Announcement) -> Bundle:
         """Read an announced bundle from a copy of our own, so that nobody changes it after it was verified."""
+        ahead_ms = announcement.announced_ms - time.time_ns() // 1_000_000
+        if ahead_ms > _MAX_AHEAD_MS:
+            raise UnfitReleaseError(
+                f"its announcement is dated {ahead_ms // 1000} s in the future (announced_ms ="
+                f" {announcement.announced_ms}), expected now; set the publisher's clock and publish it again"
+            )
         source = Path(announcement.bundle)
         with tempfile.TemporaryDirectory(prefix="headrace-release-") as folder:
             copy = copy_bundle(source, Path(folder))
             if bundles.checksum(copy / contract.MANIFEST_FILE) != announcement.manifest_checksum:
                 raise DamagedReleaseError(f"release {source}: its manifest is not the one that was announced")
+            manifest = bundles.read_manifest(copy)
+            if (manifest.model, manifest.version) != (announcement.model, announcement.version):
+                raise UnfitReleaseError(
+                    f"release {source} is {manifest.name}, but was announced as"
+                    f" {announcement.model}-{announcement.version}; publish it again"
+                )
+            probe.check(copy, self._settings.releases, self._stop)
             return bundles.read(copy)
 
     def _offer(self, bundle: Bundle) -> None:
@@ -113,7 +165,16 @@ class ReleaseLoader:
         self._arrived.set()
         logger.info("release %s is warm (%d items)", self._ready.name, len(self._ready.index))
 
-    def _refuse(self, name: str, error: Exception) -> None:
-        reason = type(error).__name__.removesuffix("Error")
+    def _refuse(self, announcement: Announcement, error: Exception) -> None:
+        self._refused.append(announcement)
+        reason = type(error).__name__.removesuffix("Error") if isinstance(error, ReleaseError) else "Unfit"
         self._metrics.release_refusals.labels(reason).inc()
-        logger.error("release %s refused, the old one goes on: %s", name, error)
+        name = f"{announcement.model}-{announcement.version}"
+        logger.error("release %s is refused, the newest that can be served goes on: %s", name, error)
+
+    def _report(self, error: Exception) -> None:
+        """Log why announcements cannot be followed, once for each cause."""
+        text = f"{type(error).__name__}: {error}"
+        if text != self._failure:
+            logger.error("releases cannot be followed, trying again: %s", text)
+        self._failure = text

@@ -1,10 +1,13 @@
-"""From K result lists a user to one: duplicates merged, seen items removed, best first. Pure, arrays in, arrays out.
+"""Candidates of many users: the results of K searches merged to one list each, duplicates and seen items removed.
 
-Two sorts of 64-bit words a user decide everything, because numpy sorts words many times faster than it sorts by a key
-beside them. In the first, a result is a word of its item row (28 bits), its score turned round (22 bits) and its place
-among the results (14 bits), and a seen item is a word of its row and zeros: the words of an item come to stand
-together, a seen mark first, then the best score. Only the first word of an item survives. The second sort orders the
-survivors by score.
+Pure, arrays in, arrays out. Two sorts of 64-bit words a user decide everything, because numpy sorts words many times
+faster than it sorts by a key. In the first, a result is a word of its item row (28 bits), its score in descending order
+(22 bits) and its place among the results (14 bits), and a seen item is a word of its row and zeros: the words of an
+item become neighbours, a seen mark first, then the best score. Only the first word of an item survives. The second
+sort orders the survivors by score.
+
+More results than 14 bits can number are sorted by their argument instead, with the whole score in the word: slower, and
+rare, since K times C is as a rule in the hundreds.
 """
 
 from dataclasses import dataclass
@@ -13,7 +16,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from engine.arrays import NO_ITEM, Float32, Int32, Int64, UInt32
+from engine.arrays import NO_ITEM, Bool, Float32, Int32, Int64, UInt32
 
 UInt64 = npt.NDArray[np.uint64]
 
@@ -25,9 +28,9 @@ _HALF: Final = np.uint64(32)
 _LOW_HALF: Final = np.uint64((1 << 32) - 1)
 _NOTHING: Final = np.uint64((1 << 64) - 1)
 MAX_PLACES: Final = (1 << 14) - 2
-"""Results a user may have before merging: K times C."""
+"""Most results of a user, K times C, that the packed words can number."""
 MAX_ITEMS: Final = (1 << 28) - 1
-"""Items a release may have."""
+"""Most items of a release."""
 
 
 @dataclass(slots=True)
@@ -66,54 +69,83 @@ class Candidates:
         self.seen += others.seen
 
 
+@dataclass(frozen=True, slots=True)
+class _Ordered:
+    """Seen marks and results of B users, W = S + K * C each, in order of item row, seen mark first, then best score."""
+
+    rows: UInt64
+    """[B, W] item rows; the same number above all of them where there is neither result nor mark."""
+    places: Int64
+    """[B, W] place of each result among its user's, from 1; 0 for a seen mark."""
+    is_result: Bool
+    """[B, W]"""
+
+
 def merge(rows: Int32, scores: Float32, seen: Int32, keep: int) -> Candidates:
     """Merge the results of K searches a user, without the items in `seen`.
 
     Args:
-        rows: [B, K, C] item rows found near each interest, K * C up to MAX_PLACES; NO_ITEM is no result.
+        rows: [B, K, C] item rows found near each interest; NO_ITEM is no result.
         scores: [B, K, C] their inner products.
         seen: [B, S] item rows to leave out; NO_ITEM is none.
         keep: P, candidates to keep a user.
     """
     users, _, per_interest = rows.shape
     flat_rows, flat_scores = rows.reshape(users, -1), scores.reshape(users, -1)  # [B, K*C]
-    words = np.concatenate([_seen_words(seen), _result_words(flat_rows, flat_scores)], axis=1)  # [B, S + K*C]
-    words.sort(axis=1)
-    is_result = ((words & _PLACE_MASK) > 0) & (words != _NOTHING)
-    again = np.zeros(words.shape, bool)
-    again[:, 1:] = (words[:, 1:] >> _ROW_SHIFT) == (words[:, :-1] >> _ROW_SHIFT)
-    survives = is_result & ~again
+    order = _order_packed if flat_rows.shape[1] <= MAX_PLACES else _order_wide
+    ordered = order(flat_rows, flat_scores, seen)
+    again = np.zeros(ordered.rows.shape, bool)
+    again[:, 1:] = ordered.rows[:, 1:] == ordered.rows[:, :-1]
+    survives = ordered.is_result & ~again
     counts = survives.sum(axis=1)
-    places = _best_places(words, survives, flat_scores, keep)  # [B, P], 0 where there is no candidate
+    places = _best_places(np.where(survives, ordered.places, 0), flat_scores, keep)  # [B, P], 0 for no candidate
     index = np.maximum(places - 1, 0)
-    found = places > 0
-    seen_count = int((is_result[:, 1:] & again[:, 1:] & ((words[:, :-1] & _PLACE_MASK) == 0)).sum())
+    there = places > 0
+    seen_count = int((ordered.is_result[:, 1:] & again[:, 1:] & (ordered.places[:, :-1] == 0)).sum())
     return Candidates(
-        rows=np.where(found, np.take_along_axis(flat_rows, index, axis=1), np.int32(NO_ITEM)),
-        scores=np.where(found, np.take_along_axis(flat_scores, index, axis=1), np.float32(-np.inf)),
+        rows=np.where(there, np.take_along_axis(flat_rows, index, axis=1), np.int32(NO_ITEM)),
+        scores=np.where(there, np.take_along_axis(flat_scores, index, axis=1), np.float32(-np.inf)),
         interests=(index // per_interest).astype(np.int32),
         counts=counts,
-        duplicates=int(is_result.sum()) - int(counts.sum()) - seen_count,
+        duplicates=int(ordered.is_result.sum()) - int(counts.sum()) - seen_count,
         seen=seen_count,
     )
 
 
-def _seen_words(seen: Int32) -> UInt64:
-    return np.where(seen == NO_ITEM, _NOTHING, seen.astype(np.uint64) << _ROW_SHIFT)
-
-
-def _result_words(rows: Int32, scores: Float32) -> UInt64:
+def _order_packed(rows: Int32, scores: Float32, seen: Int32) -> _Ordered:
+    """By words that hold row, score and place; for up to MAX_PLACES results [B, K*C] a user."""
+    marks = np.where(seen == NO_ITEM, _NOTHING, seen.astype(np.uint64) << _ROW_SHIFT)
     places = np.arange(1, rows.shape[1] + 1, dtype=np.uint64)
     rank = (_descending(scores) >> _SCORE_SHIFT).astype(np.uint64)
-    return np.where(rows == NO_ITEM, _NOTHING, rows.astype(np.uint64) << _ROW_SHIFT | rank << _PLACE_BITS | places)
+    results = np.where(rows == NO_ITEM, _NOTHING, rows.astype(np.uint64) << _ROW_SHIFT | rank << _PLACE_BITS | places)
+    words = np.concatenate([marks, results], axis=1)  # [B, S + K*C]
+    words.sort(axis=1)
+    ordered_places = (words & _PLACE_MASK).view(np.int64)
+    return _Ordered(words >> _ROW_SHIFT, ordered_places, (ordered_places > 0) & (words != _NOTHING))
 
 
-def _best_places(words: UInt64, survives: npt.NDArray[np.bool_], scores: Float32, keep: int) -> Int64:
-    """[B, P] places (from 1) of the surviving results with the highest scores, 0 where there are no more."""
-    places = np.where(survives, words & _PLACE_MASK, 0).astype(np.int64)  # [B, S + K*C]
-    ranks = _descending(np.take_along_axis(scores, np.maximum(places - 1, 0), axis=1)).astype(np.uint64)
-    columns = np.arange(words.shape[1], dtype=np.uint64)  # ascending by row: breaks ties
-    ordered = np.where(survives, ranks << _HALF | columns, _NOTHING)
+def _order_wide(rows: Int32, scores: Float32, seen: Int32) -> _Ordered:
+    """By words that hold row and score, with the place from a stable argsort; for any number of results."""
+    marks = np.where(seen == NO_ITEM, _NOTHING, seen.astype(np.uint64) << _HALF)
+    results = np.where(rows == NO_ITEM, _NOTHING, rows.astype(np.uint64) << _HALF | _descending(scores))
+    words = np.concatenate([marks, results], axis=1)  # [B, S + K*C], marks first, as a stable sort leaves them
+    columns = np.argsort(words, axis=1, kind="stable")
+    words = np.take_along_axis(words, columns, axis=1)
+    places = np.maximum(columns - seen.shape[1] + 1, 0)
+    return _Ordered(words >> _HALF, places, (places > 0) & (words != _NOTHING))
+
+
+def _best_places(places: Int64, scores: Float32, keep: int) -> Int64:
+    """[B, P] places (from 1) of the results with the highest scores, 0 where there are no more.
+
+    Args:
+        places: [B, W] places of the results to choose from, 0 elsewhere; ascending by item row.
+        scores: [B, K*C]
+        keep: P.
+    """
+    rank = _descending(np.take_along_axis(scores, np.maximum(places - 1, 0), axis=1)).astype(np.uint64)
+    columns = np.arange(places.shape[1], dtype=np.uint64)  # ascending by row: breaks ties
+    ordered = np.where(places > 0, rank << _HALF | columns, _NOTHING)
     ordered.sort(axis=1)
     ordered = np.pad(ordered[:, :keep], ((0, 0), (0, max(0, keep - ordered.shape[1]))), constant_values=_NOTHING)
     index = np.where(ordered == _NOTHING, 0, ordered & _LOW_HALF).astype(np.int64)

@@ -5,6 +5,7 @@ Malkov and Yashunin, "Efficient and robust approximate nearest neighbor search u
 graphs", 2018. The only file that talks to hnswlib.
 """
 
+import logging
 from typing import Final, Protocol
 
 import hnswlib
@@ -13,6 +14,8 @@ import numpy as np
 from engine.arrays import Float32, Int32
 from engine.settings.sections import IndexSettings
 
+logger = logging.getLogger(__name__)
+
 _SEED: Final = 100
 _EXACT_CHUNK: Final = 1 << 22
 """Scores computed at once by the exact index (16 MB of float32)."""
@@ -20,6 +23,11 @@ _EXACT_CHUNK: Final = 1 << 22
 
 class Index(Protocol):
     """Nearest items of a release, by inner product."""
+
+    @property
+    def fallbacks(self) -> int:
+        """Queries since the index was built that the graph could not answer, and that were scanned exactly instead."""
+        ...
 
     def search(self, queries: Float32, count: int) -> tuple[Int32, Float32]:
         """The `count` best rows and their scores for each query, best first.
@@ -44,6 +52,8 @@ def build(vectors: Float32, settings: IndexSettings, threads: int) -> Index:
 
 class ExactIndex:
     """Scores every item."""
+
+    fallbacks = 0
 
     def __init__(self, vectors: Float32) -> None:
         self._vectors = vectors
@@ -74,20 +84,51 @@ class HnswIndex:
         self._graph.init_index(size, M=settings.m, ef_construction=settings.ef_construction, random_seed=_SEED)
         self._graph.add_items(vectors, num_threads=threads)
         self._ef = 0
+        self.fallbacks = 0
 
     def __len__(self) -> int:
         return len(self._vectors)
 
     def search(self, queries: Float32, count: int) -> tuple[Int32, Float32]:
-        """See `Index.search`."""
-        self._search_at_least(count)
+        """See `Index.search`. A query from which the graph reaches fewer than `count` items is scanned exactly."""
+        self._set_ef(count)
         try:
-            labels, distances = self._graph.knn_query(queries, k=count, num_threads=self._threads)
-        except RuntimeError:  # the graph reaches fewer than `count` items from where the search began
-            return ExactIndex(self._vectors).search(queries, count)
+            return self._graph_search(queries, count)
+        except RuntimeError:  # raised for all queries when one of them reaches too few
+            return self._search_each(queries, count)
+
+    def _graph_search(self, queries: Float32, count: int) -> tuple[Int32, Float32]:
+        """Raises RuntimeError if the graph reaches fewer than `count` items from any of the queries."""
+        labels, distances = self._graph.knn_query(queries, k=count, num_threads=self._threads)
         return labels.astype(np.int32), np.float32(1.0) - distances
 
-    def _search_at_least(self, count: int) -> None:
+    def _search_each(self, queries: Float32, count: int) -> tuple[Int32, Float32]:
+        """One query at a time, to tell those that the graph answers from those to scan."""
+        rows = np.empty((len(queries), count), np.int32)
+        scores = np.empty((len(queries), count), np.float32)
+        failed = []
+        for query in range(len(queries)):
+            one = slice(query, query + 1)
+            try:
+                rows[one], scores[one] = self._graph_search(queries[one], count)
+            except RuntimeError:
+                failed.append(query)
+        rows[failed], scores[failed] = ExactIndex(self._vectors).search(queries[failed], count)
+        self._count_fallbacks(len(failed), count)
+        return rows, scores
+
+    def _count_fallbacks(self, queries: int, count: int) -> None:
+        if queries and not self.fallbacks:
+            logger.warning(
+                "the HNSW graph of %d items reaches fewer than the %d items to be found from some interests, which are"
+                " searched exactly instead; raise index.m or index.ef_construction, or set index.kind = 'exact'",
+                len(self),
+                count,
+            )
+        self.fallbacks += queries
+
+    def _set_ef(self, count: int) -> None:
+        """Let the graph search keep at least as many candidates as are to be found."""
         ef = max(self._ef_search, count)
         if ef != self._ef:
             self._graph.set_ef(ef)
@@ -105,6 +146,11 @@ class GrownIndex:
         """`vectors` [V, D]: those of the graph, and behind them the later ones."""
         self.graph = graph
         self._later = ExactIndex(vectors[len(graph) :])
+
+    @property
+    def fallbacks(self) -> int:
+        """See `Index.fallbacks`; those of the graph, which a release shares with what it grew from."""
+        return self.graph.fallbacks
 
     def __len__(self) -> int:
         return len(self.graph) + len(self._later)

@@ -1,114 +1,81 @@
-"""A release's tables with room in them: rows of items, to which some may be added, and rows of searches, which change.
+"""Embedding tables with spare rows for later items, and rows for the searches used last.
 
-    rows    0 ... used          items; releases that grew out of one another share them
-            used ... room       where items that come later will stand
-            room ... room + S   the S searches that windows asked for last, each in some place
+    0 ... used                  items; a release and those grown from it share these rows
+    used ... capacity           spare rows for items that come later
+    capacity ... capacity + S   one row per slot, for the S searches used last
 
-Room that nothing was put into takes address space, not memory.
+Spare rows take address space, not memory, until they are written.
 """
 
-from itertools import repeat
 from typing import Final
 
 import numpy as np
 
 from engine.arrays import NO_ITEM, Bool, Float32, Int32, Int64
 from engine.retrieval.encoder import Tables
+from engine.windows.slots import LruSlots
 
 SEARCHES: Final = 1 << 16
-"""S. More than 512 windows of 100 events, a batch of the default size, can hold."""
-_ROOM: Final = 1.25
-"""There is room for so many times the items."""
+"""S, more searches than a batch of the default size, 512 windows of 100 events, can hold."""
+_GROWTH: Final = 1.25
+"""Capacity for items, as a multiple of those present when the tables are allocated."""
 _EVICT_SHARE: Final = 64
-"""When all places are taken, so large a part of them makes room at once, so that making room is rarely done."""
-_NOBODY: Final = -1
+"""One part in so many of the slots is evicted at once, so that it is rarely done."""
 
 
 class EmbeddingTables:
-    """Tables of items and searches. Of the releases on it, only the one that grew last may add items."""
+    """Tables of items and searches, shared by a release and those grown from it; only the newest may add items."""
 
     def __init__(self, tables: Tables, items: int) -> None:
-        """With `tables` of items on it, and room for `items` in all and some more."""
-        self._used, self._room = 0, int(_ROOM * items)
-        shapes = {name: (self._room + SEARCHES, table.shape[1]) for name, table in tables.items()}
+        """Allocate for `items` items and a quarter more, and copy `tables`, the rows of the first of them."""
+        self._used, self._capacity = 0, int(_GROWTH * items)
+        shapes = {name: (self._capacity + SEARCHES, table.shape[1]) for name, table in tables.items()}
         self.tables: Tables = {name: np.empty(shapes[name], table.dtype) for name, table in tables.items()}
-        """All rows, those with nothing in them included."""
-        self.put(tables)
-        self._places = _Places(SEARCHES)
-        self._told = np.zeros(SEARCHES, np.bool_)  # [S] whether the search in a place has a vector
+        """[capacity + S, D] by name, unused rows included."""
+        self.append(tables)
+        self._search_slots = LruSlots[int](SEARCHES, _EVICT_SHARE)
+        self._has_vector = np.zeros(SEARCHES, np.bool_)  # [S] by slot
 
-    def has_room(self, before: int, after: int) -> bool:
-        """Whether a release of `before` items that stands here can grow to `after`."""
-        return before == self._used and after <= self._room
+    def can_grow(self, before: int, after: int) -> bool:
+        """True if a release with `before` items can grow to `after` here: it is the newest, and there are rows."""
+        return before == self._used and after <= self._capacity
 
     def items(self, count: int) -> Tables:
-        """The rows of the first `count` items, not copied."""
+        """The rows of the first `count` items, as views."""
         return {name: table[:count] for name, table in self.tables.items()}
 
     def vectors(self) -> Float32:
-        """[V, D] the item vectors, not copied."""
+        """[V, D] the item vectors, as a view."""
         return np.asarray(self.tables["vectors"][: self._used], np.float32)
 
-    def put(self, later: Tables) -> None:
-        """Put the rows of `later` behind those of the items that stand here."""
-        after = self._used + len(later["vectors"])
-        for name, rows in later.items():
-            self.tables[name][self._used : after] = rows
-        self._used = after
+    def append(self, tables: Tables) -> None:
+        """Write the rows of further items after those in use."""
+        end = self._used + len(tables["vectors"])
+        for name, rows in tables.items():
+            self.tables[name][self._used : end] = rows
+        self._used = end
 
     def assign_slots(self, searches: Int32) -> tuple[Int32, Int64]:
-        """Places [n] of these searches, each named once, and which of them [m] are new there: `fill` those next.
+        """Slots [n] of these distinct searches, and indices [m] of those that had none: `write_searches` those next.
 
-        Where there are more than S, the first of them get none.
+        Beyond S searches the first ones get the slot NO_ITEM.
         """
-        places = np.full(len(searches), NO_ITEM, np.int32)
-        places[-SEARCHES:], new = self._places.take(searches[-SEARCHES:])
-        return places, new + max(0, len(searches) - SEARCHES)
+        slots = np.full(len(searches), NO_ITEM, np.int32)
+        self._search_slots.next_turn()
+        slots[-SEARCHES:], new = self._search_slots.assign(searches[-SEARCHES:].tolist())
+        return slots, new + max(0, len(searches) - SEARCHES)
 
-    def fill(self, places: Int32, tables: Tables, told: Bool) -> None:
-        """What the searches in these places [m] say; where not `told` [m], they say nothing."""
-        self._told[places] = told
+    def write_searches(self, slots: Int32, tables: Tables, has_vector: Bool) -> None:
+        """Write the rows [m] of the searches in these slots [m]; one without a vector has no row."""
+        self._has_vector[slots] = has_vector
         for name, rows in tables.items():
-            self.tables[name][self._room + places[told]] = rows[told]
+            self.tables[name][self._capacity + slots[has_vector]] = rows[has_vector]
 
     def forget_searches(self) -> None:
-        """Give their places away: searches were numbered anew."""
-        self._places = _Places(SEARCHES)
+        """Release all slots; called when the numbers of searches have changed."""
+        self._search_slots = LruSlots[int](SEARCHES, _EVICT_SHARE)
 
-    def search_rows(self, places: Int32) -> Int32:
-        """[n] rows of the searches in these places; NO_ITEM for one that has none, or says nothing."""
-        told = (places != NO_ITEM) & self._told[places]
-        return np.where(told, places + np.int32(self._room), np.int32(NO_ITEM))
-
-
-class _Places:
-    """A fixed number of places for the searches asked for last; those not asked for the longest make room."""
-
-    def __init__(self, count: int) -> None:
-        self._owners = np.full(count, _NOBODY, np.int32)
-        self._turns = np.zeros(count, np.int64)  # when each was asked for last
-        self._free = list(range(count))[::-1]
-        self._of: dict[int, int] = {}
-        self._turn = 0
-
-    def take(self, searches: Int32) -> tuple[Int32, Int64]:
-        """Places [n] of these, each named once and no more than there are places, and which [m] had none before."""
-        self._turn += 1
-        found = map(self._of.get, searches.tolist(), repeat(_NOBODY))
-        places = np.fromiter(found, np.int32, len(searches))
-        self._turns[places[places != _NOBODY]] = self._turn
-        new = np.flatnonzero(places == _NOBODY)
-        if len(new) > len(self._free):
-            self._make_room(max(len(new) - len(self._free), len(self._owners) // _EVICT_SHARE))
-        places[new] = [self._free.pop() for _ in new]
-        self._owners[places[new]], self._turns[places[new]] = searches[new], self._turn
-        self._of.update(zip(searches[new].tolist(), places[new].tolist(), strict=True))
-        return places, new
-
-    def _make_room(self, count: int) -> None:
-        idle = np.flatnonzero((self._turns < self._turn) & (self._owners != _NOBODY))
-        oldest = idle[np.argsort(self._turns[idle], kind="stable")[:count]]
-        for owner in self._owners[oldest].tolist():
-            del self._of[owner]
-        self._owners[oldest] = _NOBODY
-        self._free += oldest.tolist()
+    def search_rows(self, slots: Int32) -> Int32:
+        """[n] rows of the searches in these slots; NO_ITEM for a search without a slot or without a vector."""
+        has_row = (slots != NO_ITEM) & self._has_vector[slots]
+        return np.where(has_row, slots + np.int32(self._capacity), np.int32(NO_ITEM))

@@ -24,12 +24,13 @@ class _FromEnvironment(Settings, BaseSettings):  # type: ignore[misc] # both onl
     """Only says which fields to look for in the environment; never instantiated."""
 
 
-def load(path: Path | None, environ: Mapping[str, str] = os.environ) -> Settings:
+def load(path: str | Path | None = None, environ: Mapping[str, str] = os.environ) -> Settings:
     """Read the settings: defaults, then the file at `path`, then the environment.
 
     Raises:
         SettingsError: the file cannot be read, a key is unknown (the nearest known one is named) or a value is wrong.
     """
+    path = Path(path) if path else None
     merged = _merge(read_file(path) if path else {}, read_environment(environ))
     try:
         return Settings.model_validate(merged)
@@ -40,7 +41,7 @@ def load(path: Path | None, environ: Mapping[str, str] = os.environ) -> Settings
 def read_file(path: Path) -> dict[str, Any]:
     """The settings that stand in the TOML file at `path`, checked for unknown keys only."""
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise SettingsError(
             f"settings file {path} cannot be read: {error.strerror}; name another with --config or {CONFIG_VARIABLE},"

@@ -7,17 +7,19 @@ Units stand in the names (`_s` seconds, `_ms` milliseconds, `_bytes`). `headrace
 where each value came from.
 """
 
+import datetime as dt
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from annotated_types import Ge, Gt, Le
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from engine.arrays import MAX_ACTIONS
 
 MAX_ACTION_WEIGHT = 1000.0
 MAX_ACTION_BYTES = 255
 
+TimeUnit = Literal["s", "ms", "us", "iso8601"]
 PositiveInt = Annotated[int, Ge(1)]
 PositiveFloat = Annotated[float, Gt(0)]
 
@@ -78,7 +80,12 @@ class KafkaSettings(Section):
 
 
 class ClickFields(Section):
-    """Where a click's fields lie in the user's own messages; a dot steps into a nested object."""
+    r"""Paths of a click's fields in the user's own messages.
+
+    A dot steps into a nested object, a step of digits into an array (`items.0.id`). A backslash makes a dot a part of a
+    key (`'user\.id'` in TOML's single quotes), and digits a key. A field that may be absent from a message may also be
+    null, empty or of a wrong type there, which is as good as absent.
+    """
 
     user: str = "user"
     item: str = "item"
@@ -92,7 +99,8 @@ class ClickFields(Section):
     event_id: str = "event_id"
     """May be absent from a message. A repeated id changes nothing. Empty: never read."""
     consent: str = ""
-    """A boolean; false keeps the click out of windows and lists. May be absent from a message. Empty: never read."""
+    """A boolean; false keeps the click out of windows and lists. May be absent from a message, which
+    `clicks.require_consent` decides about; anything but a boolean is no click. Empty: never read."""
 
 
 class ClickSettings(Section):
@@ -101,8 +109,14 @@ class ClickSettings(Section):
     topic: str = "clicks"
     dead_letter_topic: str = "clicks.dead"
     fields: ClickFields = ClickFields()
-    time_unit: Literal["s", "ms", "iso8601"] = "ms"
-    default_action: str = "view"
+    time_unit: TimeUnit = "ms"
+    """Seconds, milliseconds or microseconds since 1970, or ISO 8601 (also as `2024-05-01 10:00:00 UTC`, without the
+    seconds, or a date alone). Times that name no zone are UTC."""
+    earliest: Annotated[dt.date, Ge(dt.date(1970, 1, 1))] = dt.date(1990, 1, 1)
+    """A click before this day (UTC) goes to the dead letters: a time in the wrong unit is in 1970."""
+    require_consent: bool = False
+    """Take a click without consent, or with null in its place, for one that is refused. Records of which the consent
+    cannot be read then go to the dead letters without their value."""
     actions: Annotated[dict[str, float], Field(min_length=1, max_length=MAX_ACTIONS)] = {
         "view": 1.0,
         "pv": 1.0,
@@ -116,6 +130,7 @@ class ClickSettings(Section):
     }
     """Weight of each action: above 0 it counts that many times in the attention, 0 only marks the item as seen, below 0
     it pushes away. An action not named here counts like `default_action`."""
+    default_action: Annotated[str, Field(validate_default=True)] = "view"
     search_action: str = "search"
     """What a search counts as, whatever its message says."""
     max_future_s: PositiveFloat = 3600.0
@@ -136,6 +151,14 @@ class ClickSettings(Section):
             if len(name.encode()) > MAX_ACTION_BYTES:
                 raise ValueError(f"action {name!r} has {len(name.encode())} bytes, expected {MAX_ACTION_BYTES} at most")
         return actions
+
+    @field_validator("default_action")
+    @classmethod
+    def _has_a_weight(cls, default: str, info: ValidationInfo) -> str:
+        actions = info.data.get("actions", {default: 1.0})  # not there where they were refused themselves
+        if default not in actions:
+            raise ValueError(f"found {default!r}, expected one of clicks.actions: {', '.join(actions)}")
+        return default
 
 
 class ItemFields(Section):
@@ -220,7 +243,7 @@ class RecommendationSettings(Section):
     resend_unchanged: bool = True
     """Send a list that has the same items as the user's last one: it knows newer clicks. A worker that was started anew
     sends each user's first list in any case."""
-    because: Annotated[int, Ge(0), Le(10)] = 3
+    reasons: Annotated[int, Ge(0), Le(10)] = 3
     """Clicks named as the reason behind each interest."""
 
 
@@ -231,10 +254,15 @@ class ReleaseSettings(Section):
     model: str = "two-hop"
     """Name of the model this worker follows."""
     folder: Path | None = None
-    """A folder to watch for releases (`headrace publish --folder`), beside or instead of the topic."""
+    """A folder to watch for releases, too (`headrace publish --folder`); the newest announcement there or on the topic
+    counts, and when one of the two cannot be read the other goes on."""
     path: Path | None = None
     """A bundle to start with, before anything is announced."""
     poll_interval_s: PositiveFloat = 1.0
+    load_timeout_s: PositiveFloat = 120.0
+    """A release is first loaded in a child process, its graphs run once; one that takes longer is refused."""
+    load_memory_gib: PositiveFloat = 8.0
+    """Address space of that child process; a release that needs more is refused."""
 
 
 class WorkerSettings(Section):

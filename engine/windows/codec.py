@@ -27,14 +27,13 @@ from engine.catalogue.id_table import IdTable
 from engine.catalogue.ids import Catalogue
 from engine.errors import ChangelogError
 from engine.windows import event_word
-from engine.windows.packed import PackedWindows
+from engine.windows.packed import PackedWindows, concatenate
 
 SCHEMA: Final = 1
 _WITH_HASHES: Final = 1
 _HEAD: Final = np.dtype([("schema", "u1"), ("flags", "u1"), ("events", "<u2"), ("legend", "<u2")])
 _PLAIN: Final = np.dtype([("low", "<u4"), ("high", "<u2"), ("id", "<u2")])
 _HASHED: Final = np.dtype([*_PLAIN.descr, ("hash", "<u4")])
-_COLUMNS: Final = ("counts", "items", "times_ms", "actions", "event_hashes")
 
 
 class WindowCodec:
@@ -82,7 +81,7 @@ class WindowCodec:
         if hashed.all() or not hashed.any():
             return self._decode(users, values, heads, where)
         halves = (np.flatnonzero(hashed).tolist(), np.flatnonzero(~hashed).tolist())
-        return _joined(
+        return concatenate(
             [
                 self._decode([users[row] for row in rows], [values[row] for row in rows], heads[rows], where)
                 for rows in halves
@@ -171,10 +170,3 @@ def _cut(data: bytes, ends: Int64) -> Iterator[bytes]:
     """The pieces of `data` between these places."""
     places = ends.tolist()
     return (data[start:end] for start, end in pairwise(places))
-
-
-def _joined(parts: list[PackedWindows]) -> PackedWindows:
-    return PackedWindows(
-        [user for part in parts for user in part.users],
-        *(np.concatenate([getattr(part, name) for part in parts]) for name in _COLUMNS),
-    )

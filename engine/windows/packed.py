@@ -1,6 +1,6 @@
 """Whole windows of many users without their empty places: the form in which they are written and read back."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,3 +39,12 @@ class PackedWindows:
                 actions=self.actions[events],
                 event_hashes=self.event_hashes[events],
             )
+
+
+def concatenate(parts: Sequence[PackedWindows]) -> PackedWindows:
+    """The windows of all parts, which share no user."""
+    columns = ("counts", "items", "times_ms", "actions", "event_hashes")
+    return PackedWindows(
+        [user for part in parts for user in part.users],
+        *(np.concatenate([getattr(part, name) for part in parts]) for name in columns),
+    )

@@ -9,7 +9,6 @@ knows before the group decides, so all of them are followed.
 """
 
 import logging
-import time
 from collections.abc import Collection, Iterator
 from typing import Final
 
@@ -17,9 +16,10 @@ from engine.errors import ChangelogError
 from engine.eventlog.base import EventLog, Partition, Reader, Records
 from engine.metrics import Metrics
 from engine.settings.sections import Settings
-from engine.windows.changelog import Changelog
+from engine.time_source import TimeSource
 from engine.windows.packed import PackedWindows
 from engine.windows.snapshots import Snapshots
+from engine.windows.users import UserWindows
 
 logger = logging.getLogger(__name__)
 
@@ -35,13 +35,20 @@ _REPORT_EVERY_S: Final = 5.0
 class Restorer:
     """Restores partitions step by step; belongs to the worker's thread, but for `begin`, `drop` and `progress`."""
 
-    def __init__(
-        self, settings: Settings, log: EventLog, changelog: Changelog, snapshots: Snapshots, metrics: Metrics
+    def __init__(  # noqa: PLR0913 - the last is for simulations
+        self,
+        settings: Settings,
+        log: EventLog,
+        windows: UserWindows,
+        snapshots: Snapshots,
+        metrics: Metrics,
+        time: TimeSource | None = None,
     ) -> None:
+        self.time = time or TimeSource()
         self._topic = settings.windows.topic
         self._keeps_warm = settings.windows.standby
         self._log = log
-        self._changelog = changelog
+        self._windows = windows
         self._snapshots = snapshots
         self._metrics = metrics
         self._waiting: set[int] = set()
@@ -68,7 +75,7 @@ class Restorer:
 
     def begin(self, partitions: Collection[int]) -> None:
         """Have these partitions restored by the steps to come."""
-        now_s = time.monotonic()
+        now_s = self.time.monotonic_s()
         self._began_s |= dict.fromkeys(partitions, now_s)
         self._end_abandoned_due_s = now_s
         # An open reader knows the ends of another moment: since then another worker may have written more.
@@ -121,7 +128,7 @@ class Restorer:
         if not self._waiting:
             self._keep_warm()
             return []
-        started_s = time.monotonic()
+        started_s = self.time.monotonic_s()
         if started_s >= self._end_abandoned_due_s:
             self._end_abandoned_due_s = started_s + _END_ABANDONED_EVERY_S
             self._log.end_abandoned([Partition(self._topic, number) for number in sorted(self._waiting)])
@@ -129,14 +136,16 @@ class Restorer:
         self._follow(reader, timeout_s, _RECORDS_AT_ONCE)
         done = [number for number in sorted(self._waiting) if self._at_end(reader, number)]
         for number in done:
-            logger.info("partition %d is restored after %.2f s", number, time.monotonic() - self._began_s.pop(number))
+            logger.info(
+                "partition %d is restored after %.2f s", number, self.time.monotonic_s() - self._began_s.pop(number)
+            )
         self._restored.update(done)
         self._set_waiting(self._waiting - set(done))
         if self._waiting:
             self._report(reader)
         else:
             self._close_reader()
-        self._metrics.restore_seconds.inc(time.monotonic() - started_s)
+        self._metrics.restore_seconds.inc(self.time.monotonic_s() - started_s)
         return done
 
     def _keep_warm(self) -> None:
@@ -157,14 +166,14 @@ class Restorer:
             partitions = [Partition(self._topic, number) for number in sorted(numbers)]
             self._reader = self._log.reader(partitions)
             for partition in partitions:
-                if partition.number in self._changelog.positions:
-                    self._reader.seek(partition, self._changelog.positions[partition.number])
+                if partition.number in self._windows.positions:
+                    self._reader.seek(partition, self._windows.positions[partition.number])
         return self._reader
 
     def _follow(self, reader: Reader, timeout_s: float, most: int) -> None:
         """One step with the partitions of this reader that are still wanted."""
         followed = self._waiting or self._standby
-        fresh = followed - self._changelog.positions.keys()
+        fresh = followed - self._windows.positions.keys()
         begun = followed & self._snapshot_parts.keys()
         if fresh:
             self._start(reader, min(fresh))
@@ -179,14 +188,14 @@ class Restorer:
         """Begin with the snapshot, to read on from there; with the changelog's start where there is none."""
         partition = Partition(self._topic, number)
         bounds = reader.bounds[partition]
-        found = self._snapshots.read(self.identity, number, bounds, time.time_ns() // 1_000_000)
+        found = self._snapshots.read(self.identity, number, bounds, self.time.now_ms())
         position = bounds.start
         if isinstance(found, str):
             self._metrics.refused_snapshots.labels(found).inc()
         elif found:
             position, self._snapshot_parts[number] = found
             reader.seek(partition, position)
-        self._changelog.positions[number] = position
+        self._windows.positions[number] = position
         logger.info("partition %d: reading the changelog from %d to %d", number, position, bounds.stop)
 
     def _load(self, number: int) -> None:
@@ -195,14 +204,14 @@ class Restorer:
         if packed is None:
             del self._snapshot_parts[number]
         else:
-            self._changelog.load(packed, number)
+            self._windows.load(packed, number)
             self._metrics.restored_users.labels("snapshot").inc(len(packed))
 
     def _take(self, records: Records) -> None:
         """Bring the windows of a partition to where these records lead."""
         number = records.partition.number
         try:
-            users = self._changelog.apply(records)
+            users = self._windows.apply(records)
         except ChangelogError as error:
             if number in self._waiting:
                 raise
@@ -211,29 +220,29 @@ class Restorer:
             self._drop_windows(number)
             self._set_standby(self._standby - {number})
             return
-        self._changelog.positions[number] = records.offsets[-1] + 1
+        self._windows.positions[number] = records.offsets[-1] + 1
         self._metrics.restored_users.labels("changelog" if number in self._waiting else "standby").inc(users)
 
     def _at_end(self, reader: Reader, number: int) -> bool:
-        if number not in self._changelog.positions or number in self._snapshot_parts:
+        if number not in self._windows.positions or number in self._snapshot_parts:
             return False
         partition = Partition(self._topic, number)
         return reader.position(partition) >= reader.bounds[partition].stop
 
     def _drop_windows(self, number: int) -> None:
         self._snapshot_parts.pop(number, None)
-        self._changelog.drop(number)
+        self._windows.drop(number)
 
     def _report(self, reader: Reader) -> None:
         """Say how far it is, by position."""
         told: list[str] = []
         for number in sorted(self._waiting):
             bounds = reader.bounds[Partition(self._topic, number)]
-            position = self._changelog.positions.get(number, bounds.start)
+            position = self._windows.positions.get(number, bounds.start)
             told.append(f"partition {number} at {position} of {bounds.stop}")
         self.progress = f"windows are being restored: {', '.join(told)}"
-        if time.monotonic() >= self._report_due_s:
-            self._report_due_s = time.monotonic() + _REPORT_EVERY_S
+        if self.time.monotonic_s() >= self._report_due_s:
+            self._report_due_s = self.time.monotonic_s() + _REPORT_EVERY_S
             logger.info(self.progress)
 
     def _set_waiting(self, partitions: set[int]) -> None:

@@ -1,25 +1,32 @@
 """Snapshots of all restored partitions, written on a schedule in the background and once more at an orderly stop."""
 
-import time
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 
 from engine.settings.sections import Settings
-from engine.windows.changelog import Changelog
 from engine.windows.restorer import Restorer, logger
 from engine.windows.snapshots import SnapshotHeader, Snapshots
+from engine.windows.users import UserWindows
 
 
 class Saver:
     """Writes snapshots of all restored partitions: now and then, one at a time, in the background, and at the end."""
 
-    def __init__(self, settings: Settings, changelog: Changelog, snapshots: Snapshots, restorer: Restorer) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        windows: UserWindows,
+        snapshots: Snapshots,
+        restorer: Restorer,
+        executor: Executor | None = None,
+    ) -> None:
+        self._time = restorer.time
         self._settings = settings.snapshots
-        self._changelog = changelog
+        self._windows = windows
         self._snapshots = snapshots
         self._restorer = restorer
         self._queue: list[int] = []
-        self._due_s = time.monotonic() + self._settings.interval_s
-        self._pool = ThreadPoolExecutor(1, "snapshots")
+        self._due_s = self._time.monotonic_s() + self._settings.interval_s
+        self._pool = executor or ThreadPoolExecutor(1, "snapshots")
         self._under_way: Future[None] | None = None
 
     def step(self, now_s: float) -> None:
@@ -29,7 +36,7 @@ class Saver:
         if now_s >= self._due_s:
             self._due_s = now_s + self._settings.interval_s
             self._queue = self._restorer.restored()
-            self._snapshots.sweep(time.time_ns() // 1_000_000)
+            self._snapshots.sweep(self._time.now_ms())
         if self._queue and (self._under_way is None or self._under_way.done()):
             self._settle()
             self._begin(self._queue.pop())
@@ -51,9 +58,9 @@ class Saver:
 
     def _begin(self, number: int) -> None:
         if number in self._restorer.restored():
-            now_ms = time.time_ns() // 1_000_000
-            header = SnapshotHeader(self._restorer.identity, number, self._changelog.positions[number], now_ms)
-            self._under_way = self._pool.submit(self._snapshots.write, header, self._changelog.pack(number))
+            now_ms = self._time.now_ms()
+            header = SnapshotHeader(self._restorer.identity, number, self._windows.positions[number], now_ms)
+            self._under_way = self._pool.submit(self._snapshots.write, header, self._windows.pack(number))
 
     def _settle(self) -> None:
         """Wait for the one under way; a failure costs only time at the next start."""

@@ -1,7 +1,7 @@
-"""The attic: windows of users who made room for others, on local disk until the users come back.
+"""The spill store: windows of evicted users, on local disk until the users come back.
 
-Only a scratch copy of what the changelog has: a database that the system deletes when the worker ends, so it is never
-read by another one and needs no care for crashes. A user is in the window store or here, never in both.
+It is a scratch copy of what the changelog holds: the system deletes the database when the worker ends, so no other
+worker ever reads it and it needs no care for crashes. A user is in the window store or here, never in both.
 """
 
 import sqlite3

@@ -16,9 +16,8 @@ Hence replaying a stream twice gives what replaying it once gives, unless a user
 same millisecond.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -29,11 +28,13 @@ from engine.errors import SettingsError
 from engine.settings.sections import WindowSettings
 from engine.windows import event_word
 from engine.windows.packed import PackedWindows
+from engine.windows.slots import NO_SLOT, LruSlots, SlotsFullError
 
 _DAY_MS = 86_400_000
 _USERS_AT_ONCE = 1 << 14
 _EVICT_SHARE = 100
-"""When the store is full, one hundredth of it makes room at once, so that making room is rarely done."""
+_FREE = -1
+"""Partition of a slot without a user."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,58 +87,57 @@ class WindowStore:
             self._low = np.zeros(shape, np.uint32)  # low half of the event word
             self._high = np.zeros(shape, np.uint16)  # and the high half
             self._hashes: UInt32 | None = None  # reserved at the first event that has an id
-            self._partitions = np.full(settings.max_users, -1, np.int32)  # -1: slot is free
-            self._used = np.zeros(settings.max_users, np.int64)  # turn of the user's last event
+            self._partitions = np.full(settings.max_users, _FREE, np.int32)
+            self.user_slots = LruSlots[str](settings.max_users, _EVICT_SHARE)
         except MemoryError as error:
             raise SettingsError(
                 f"windows.max_users = {settings.max_users} with windows.length = {settings.length} cannot be reserved:"
                 f" {error}; lower one of them"
             ) from error
-        self._turn = 0
-        self._slots: dict[str, int] = {}
-        self._users: list[str | None] = []
-        self._free: list[int] = []
-        self.evicted = 0
-        self.on_evict: Callable[[Int32], None] = lambda _slots: None
-        """Called with the slots of users who are about to make room, each with at least one event."""
+        self.user_slots.subscribe(released=self._clear_rows)
 
     def __len__(self) -> int:
-        return len(self._slots)
+        return len(self.user_slots)
 
     @property
     def nbytes(self) -> int:
         """Bytes of window columns that the users held take (the key index not counted)."""
         per_event = 10 if self._hashes is None else 14
-        return len(self._slots) * (self.length * per_event + 12)
+        return len(self.user_slots) * (self.length * per_event + 12)
 
     def slots(self, users: Sequence[str], partitions: Int32) -> Int32:
-        """[n] the slots of users; those not held yet start with an empty window that belongs to their partition [n]."""
-        self._turn += 1
-        return self._slots_of(users, partitions)
+        """[n] the slots of users; those not held yet start with an empty window that belongs to their partition [n].
+
+        Raises:
+            SettingsError: there are more users than `windows.max_users`.
+        """
+        self.user_slots.next_turn()
+        return self._assign(users, partitions)
 
     def absent(self, users: Sequence[str]) -> list[str]:
-        """Those of `users` who are not held, each once; the others make room for nobody until the next `slots`."""
-        self._turn += 1
-        slots = np.fromiter(map(self._slots.get, users, repeat(-1)), np.int32, len(users))
-        self._used[slots[slots >= 0]] = self._turn
-        return list(dict.fromkeys(users[index] for index in np.flatnonzero(slots < 0).tolist()))
-
-    def _slots_of(self, users: Sequence[str], partitions: Int32) -> Int32:
-        slots = np.fromiter(map(self._slots.get, users, repeat(-1)), np.int32, len(users))
-        absent = slots < 0
-        self._used[slots[~absent]] = self._turn
-        for index in np.flatnonzero(absent).tolist():
-            slots[index] = self._slot(users[index], int(partitions[index]))
-        return slots
+        """Those of `users` who are not held, each once; the others are not evicted before the next call of `slots`."""
+        self.user_slots.next_turn()
+        slots = self.user_slots.lookup(users)
+        return list(dict.fromkeys(users[index] for index in np.flatnonzero(slots == NO_SLOT).tolist()))
 
     def find(self, user: str) -> int | None:
         """The slot of a user, or None when not held."""
-        return self._slots.get(user)
+        return self.user_slots.find(user)
 
     def users(self, slots: Int32) -> list[str]:
         """The users of these slots."""
-        users = self._users
-        return [user for slot in slots.tolist() if (user := users[slot]) is not None]
+        return self.user_slots.keys(slots)
+
+    def _assign(self, users: Sequence[str], partitions: Int32) -> Int32:
+        try:
+            slots, new = self.user_slots.assign(users)
+        except SlotsFullError as error:
+            raise SettingsError(
+                f"windows.max_users = {self.max_users} is smaller than the users of one batch"
+                " (worker.max_batch_clicks); raise it"
+            ) from error
+        self._partitions[slots[new]] = partitions[new]
+        return slots
 
     def append(self, events: Events) -> Appended:
         """Add events to their users' windows by the rules above."""
@@ -169,10 +169,14 @@ class WindowStore:
         """The windows [B, L] of these slots."""
         words = self._words(slots)
         return Windows(
-            items=self._items[slots].astype(np.int32) + NO_ITEM,
+            items=self.items(slots),
             times_ms=event_word.times_ms(words),
             actions=event_word.actions(words),
         )
+
+    def items(self, slots: Int32) -> Int32:
+        """[B, L] item numbers of the windows of these slots; NO_ITEM where there is no event."""
+        return self._items[slots].astype(np.int32) + NO_ITEM
 
     def pack(self, slots: Int32) -> PackedWindows:
         """The windows of these slots, each with at least one event."""
@@ -193,7 +197,7 @@ class WindowStore:
         """Put whole windows in the place of what these users had; of longer ones the newest `windows.length` events."""
         if packed.event_hashes.any() and self._hashes is None:
             self._hashes = np.zeros((self.max_users, self.length), np.uint32)
-        slots = self._slots_of(packed.users, np.full(len(packed), partition, np.int32))
+        slots = self._assign(packed.users, np.full(len(packed), partition, np.int32))
         words = event_word.pack(packed.times_ms, packed.actions)
         low, high = event_word.halves(words)
         columns: list[tuple[npt.NDArray[Any] | None, npt.NDArray[Any]]] = [
@@ -224,6 +228,13 @@ class WindowStore:
         known: Bool = self._items[slots, -1] > 0
         return known
 
+    def holds_items(self, count: int) -> Bool:
+        """[count] whether any window has the item with that number."""
+        held = np.zeros(count + 1, np.bool_)
+        for rows in self._in_parts():
+            held[rows[rows <= FIRST_SEARCH]] = True  # an item's number + 1; 0 where there is no event
+        return held[1:]
+
     def searches(self, count: int) -> Int64:
         """Those of `count` searches that stand in any window, ascending."""
         held = np.zeros(count, np.bool_)
@@ -241,68 +252,33 @@ class WindowStore:
 
     def _in_parts(self) -> Iterator[UInt32]:
         """The items column [users, L], some users at a time."""
-        for start in range(0, len(self._users), _USERS_AT_ONCE):
-            yield self._items[start : min(start + _USERS_AT_ONCE, len(self._users))]
+        for start in range(0, self.user_slots.end, _USERS_AT_ONCE):
+            yield self._items[start : min(start + _USERS_AT_ONCE, self.user_slots.end)]
 
     def forget(self, user: str) -> bool:
         """Drop a user's window; False when the user was not held."""
-        slot = self._slots.get(user)
+        slot = self.user_slots.find(user)
         if slot is None:
             return False
-        self._release(np.array([slot], np.int32))
+        self.user_slots.release(np.array([slot], np.int32))
         return True
 
     def drop_partition(self, partition: int) -> int:
-        """Drop the windows of a partition that went to another worker; returns how many."""
+        """Drop the windows of a partition that went to another worker; returns their number."""
         slots = self.held(partition)
-        self._release(slots)
+        self.user_slots.release(slots)
         return len(slots)
 
     def clear(self) -> None:
         """Drop every window."""
-        self._release(np.flatnonzero(self._partitions >= 0).astype(np.int32))
+        self.user_slots.release(np.flatnonzero(self._partitions != _FREE).astype(np.int32))
 
-    def _slot(self, user: str, partition: int) -> int:
-        known = self._slots.get(user)  # an earlier click of the same batch may have made it
-        if known is not None:
-            return known
-        if not self._free and len(self._users) == self.max_users:
-            self._evict(max(1, self.max_users // _EVICT_SHARE))
-        if self._free:
-            slot = self._free.pop()
-            self._users[slot] = user
-        else:
-            slot = len(self._users)
-            self._users.append(user)
-        self._slots[user] = slot
-        self._partitions[slot] = partition
-        self._used[slot] = self._turn
-        return slot
-
-    def _evict(self, count: int) -> None:
-        idle = np.flatnonzero(self._used[: len(self._users)] < self._turn)  # never a user of the batch under way
-        if not len(idle):
-            raise SettingsError(
-                f"windows.max_users = {self.max_users} is smaller than the users of one batch"
-                " (worker.max_batch_clicks); raise it"
-            )
-        count = min(count, len(idle))
-        oldest = idle[np.argpartition(self._used[idle], count - 1)[:count]].astype(np.int32)
-        self.on_evict(oldest[self.known(oldest)])
-        self._release(oldest)
-        self.evicted += count
-
-    def _release(self, slots: Int32) -> None:
-        for slot, user in zip(slots.tolist(), self.users(slots), strict=True):
-            del self._slots[user]
-            self._users[slot] = None
-            self._free.append(slot)
-        self._partitions[slots] = -1
-        self._items[slots] = 0
-        self._low[slots] = 0
-        self._high[slots] = 0
-        if self._hashes is not None:
-            self._hashes[slots] = 0
+    def _clear_rows(self, slots: Int32) -> None:
+        self._partitions[slots] = _FREE
+        columns: list[npt.NDArray[Any] | None] = [self._items, self._low, self._high, self._hashes]
+        for column in columns:
+            if column is not None:
+                column[slots] = 0
 
     def _words(self, slots: Int32 | int) -> Int64:
         """Time and action of each event as one number; orders events by time."""

@@ -11,9 +11,8 @@ right: were positions recorded before the windows, a crash would lose clicks; we
 clicks that come again would change nothing and their lists would be lost.
 """
 
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import compress
 from typing import Final
 
@@ -28,31 +27,39 @@ from engine.ingest.dead_letters import DeadLetter
 from engine.ingest.decoder import ClickDecoder
 from engine.metrics import Metrics
 from engine.pipeline import Recommender
-from engine.quality.sent_lists import PublishedLists
+from engine.quality.next_click import NextClickJudge
+from engine.quality.sent_lists import SentLists
 from engine.ranking.encode import ListHeads, encode_recommendations
 from engine.ranking.lists import Lists
 from engine.ranking.popularity import Popularity
 from engine.releases.serving import LiveRelease
 from engine.retrieval import features
 from engine.settings.sections import Settings
-from engine.windows.changelog import Changelog
-from engine.windows.codec import WindowCodec
-from engine.windows.store import Appended, Events, WindowStore
+from engine.time_source import TimeSource
+from engine.windows.store import Appended, Events
+from engine.windows.users import UserWindows
 
-_REMEMBERED_LISTS: Final = 1 << 16
-_FIRST_SWEEP = 1 << 18
-"""Different searches, some 100 MB of them, before the first look for those that no window holds any more."""
+_SENT_LISTS: Final = 1 << 16
+"""Users whose last list is remembered, for next-click judgement and for finding unchanged lists."""
 
 
 @dataclass(frozen=True, slots=True)
 class BatchReport:
-    """What one batch did, for whoever watches."""
+    """Counts and freshness of one batch, for observers."""
 
     clicks: int
     lists: int
     dead_letters: int
     freshness_ms: Int64
     """[lists] from the append of each list's newest click to the list's delivery."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Serving:
+    """A release in use, and the recommender with the action weights of that release."""
+
+    live: LiveRelease
+    recommender: Recommender
 
 
 class Processor:
@@ -64,65 +71,69 @@ class Processor:
         catalogue: Catalogue,
         metrics: Metrics,
         observe: Callable[[BatchReport], None] = lambda _report: None,
+        time: TimeSource | None = None,
     ) -> None:
         self._settings = settings
+        self._time = time or TimeSource()
         self._catalogue = catalogue
         self._metrics = metrics
         self._observe = observe
         self._actions = Actions(settings.clicks)
         self._decoder = ClickDecoder(settings.clicks, self._actions)
-        self._windows = WindowStore(settings.windows)
-        self.changelog = Changelog(settings, self._windows, WindowCodec(catalogue, self._actions))
+        self.windows = UserWindows(settings, catalogue, self._actions)
         self._popularity = Popularity()
-        self._recommender = Recommender(settings.recommendations, self._actions.weights, self._popularity)
-        self._published = PublishedLists(_REMEMBERED_LISTS, settings.recommendations.count)
-        self._evicted = 0
-        self._sweep_at = _FIRST_SWEEP
-        self.live: LiveRelease | None = None
+        self._sent = SentLists(_SENT_LISTS, settings.recommendations.count)
+        self.windows.store.user_slots.subscribe(released=self._sent.forget)
+        self._judge = NextClickJudge(self._sent, self._popularity, exclude_seen=settings.recommendations.exclude_seen)
+        self._serving: _Serving | None = None
+
+    @property
+    def live(self) -> LiveRelease | None:
+        """The release in use; None before the first."""
+        return self._serving.live if self._serving else None
 
     def swap(self, release: LiveRelease) -> None:
         """Serve by this release from the next batch on."""
-        if self.live is None:
+        if self._serving is None:
             self._popularity.seed(release.numbers, release.popularity)
         else:
-            self._metrics.release.labels(self.live.manifest.model, self.live.manifest.version).set(0)
-        self.live = release
+            previous = self._serving.live.manifest
+            self._metrics.release.labels(previous.model, previous.version).set(0)
         learned = release.manifest.action_values
         weights = features.action_weights(self._actions.weights, self._actions.codes, learned)
-        self._recommender = replace(self._recommender, action_weights=weights)
+        recommender = Recommender(self._settings.recommendations, weights, self._popularity)
+        self._serving = _Serving(release, recommender)
         self._metrics.release.labels(release.manifest.model, release.manifest.version).set(1)
         self._metrics.release_swaps.inc()
         self._metrics.index_items.set(len(release.index))
 
-    def forget_lists(self) -> None:
-        """Judge no click by the lists published so far: other workers publish for their users from now on."""
-        self._published.clear()
+    def hand_over(self, partitions: Sequence[int]) -> None:
+        """Judge no click by the lists sent to users of these partitions: other workers send theirs from now on."""
+        for number in partitions:
+            self._sent.forget(self.windows.store.held(number))
 
     def clear(self) -> None:
         """Drop every window: they belong to a session, and the next one starts from the last commit."""
-        self.changelog.clear()
-        self.forget_lists()
+        self.windows.clear()
 
-    def sweep_searches(self) -> None:
-        """Drop the words that no window holds any more, when many have come since the last time.
+    def sweep(self) -> None:
+        """Free what the catalogue holds for no window and no release, when much has come since the last sweep.
 
-        All windows are looked through, so it is rarely done. Numbers of searches change: nobody may hold any but the
-        windows and the release in use.
+        Numbers change or go to other items, so nobody else may keep any: not a snapshot under way, nor a restore.
         """
-        if self._catalogue.searches < self._sweep_at:
-            return
-        held = self._windows.searches(self._catalogue.searches)
-        self._windows.renumber_searches(held)
-        self._catalogue.keep_searches(held)
-        if self.live is not None:
-            self.live.forget_searches()
-        self._sweep_at = max(_FIRST_SWEEP, 2 * len(held))
+        sweep = self.windows.sweep()
+        if sweep.searches and self._serving is not None:
+            self._serving.live.forget_searches()
+        if len(sweep.items):
+            self._popularity.forget(sweep.items)
+            self._sent.forget_items(sweep.items)
+            self._metrics.freed_items.inc(len(sweep.items))
 
     def set_gauges(self) -> None:
         """Bring the metrics of sizes up to date."""
-        self._metrics.users.set(len(self._windows))
-        self._metrics.window_bytes.set(self._windows.nbytes)
-        self._metrics.evicted_users.set(self._windows.evicted)
+        self._metrics.users.set(len(self.windows))
+        self._metrics.window_bytes.set(self.windows.store.nbytes)
+        self._metrics.evicted_users.set(self.windows.store.user_slots.evicted)
         self._metrics.items.set(len(self._catalogue))
         self._metrics.held_searches.set(self._catalogue.searches)
 
@@ -133,51 +144,37 @@ class Processor:
             EventLogError: the outputs could not be delivered or the positions not recorded.
         """
         stage = self._metrics.stage
-        now_ms = time.time_ns() // 1_000_000
+        now_ms = self._time.now_ms()
         with stage("decode"):
             clicks, dead = self._decoder.decode(polled, now_ms)
         with stage("windows"):
             gone = self._forget(clicks, polled)
-            events = self._events(clicks, polled)
+            events = self.windows.locate(clicks, _partitions(polled)[clicks.origins])
             self._judge_next_clicks(events)
-            appended = self._windows.append(events)
-            windows = self._windows.read(appended.changed)
-        live = self.live
-        if live is None:
+            appended = self.windows.update(events)
+            windows = self.windows.read(appended.changed)
+        if self._serving is None:
             raise RuntimeError("a batch was polled before any release was live")
-        lists = self._recommender.recommend(windows, live, stage)
+        live = self._serving.live
+        fallbacks = live.index.fallbacks
+        lists = self._serving.recommender.recommend(windows, live, stage)
+        self._metrics.exact_fallback_queries.inc(live.index.fallbacks - fallbacks)
         newest = _newest_click(events.slots, appended.changed)  # [B] index of each user's last click in the batch
         with stage("messages"):
-            heads = _heads(clicks, polled, newest, windows.times_ms[:, -1], live.name)
+            heads = self._heads(clicks, polled, newest, windows.times_ms[:, -1], live.name)
             sent = self._worth_sending(appended.changed, lists)
             outgoing = self._list_messages(lists, heads, sent, gone)
-            changes = self.changelog.changes(appended.changed, gone)
+            changes = self.windows.changes(appended.changed, gone)
         with stage("deliver"):
             session.send(outgoing)
             if dead:
                 session.send(self._dead_letter_messages(dead))
             ends = session.commit({records.partition: records.offsets[-1] + 1 for records in polled}, [changes])
-            self.changelog.wrote(ends)
-        self._published.put(appended.changed, lists.items)
+            self.windows.wrote(ends)
+        self._sent.put(appended.changed, lists.items, live.name)
         appends_ms = np.concatenate([records.timestamps_ms for records in polled])[clicks.origins[newest[sent]]]
         self._metrics.unchanged_lists.inc(int((~sent).sum()))
-        self._count(clicks, dead, appended, lists, time.time_ns() // 1_000_000 - appends_ms)
-
-    def _events(self, clicks: Clicks, polled: Sequence[Records]) -> Events:
-        """The clicks in numbers, users as slots and items as catalogue numbers."""
-        partitions = _partitions(polled)[clicks.origins]
-        self.changelog.reload(clicks.users)
-        events = Events(
-            slots=self._windows.slots(clicks.users, partitions),
-            items=self._catalogue.numbers(clicks.items),
-            times_ms=clicks.times_ms,
-            actions=clicks.actions,
-            event_hashes=clicks.event_hashes,
-        )
-        if self._windows.evicted != self._evicted:  # in this batch, or when windows were restored before it
-            self._evicted = self._windows.evicted
-            self._published.clear()  # slots have gone to other users
-        return events
+        self._count(clicks, dead, appended, lists, self._time.now_ms() - appends_ms)
 
     def _forget(self, clicks: Clicks, polled: Sequence[Records]) -> list[tuple[str, int]]:
         """Drop the windows of users who asked for it; returns who has no click since then, each with the partition."""
@@ -185,27 +182,39 @@ class Processor:
             return []
         partitions = _partitions(polled)
         for user in clicks.forgotten:
-            self.changelog.forget(user)
-        self._published.clear()
+            self.windows.forget(user)
         back = set(clicks.users)
         return [(user, int(partitions[origin])) for user, origin in clicks.forgotten.items() if user not in back]
 
     def _judge_next_clicks(self, events: Events) -> None:
-        """Was the clicked item in the list that was already published? And among as many popular ones?"""
-        wanted: Bool = (self._actions.weights[events.actions] > 0) & (events.items < FIRST_SEARCH)
-        slots, items = events.slots[wanted], events.items[wanted]
-        known, hits = self._published.hits(slots, items)
-        popular = np.isin(items[known], self._popularity.top(self._settings.recommendations.count))
-        self._metrics.next_clicks.inc(int(known.sum()))
-        self._metrics.next_click_hits.inc(int(hits.sum()))
-        self._metrics.next_click_popular_hits.inc(int(popular.sum()))
-        self._popularity.add(items, events.times_ms[wanted])
+        """Count whether clicked items were in the lists sent before, and then count the clicks towards popularity."""
+        positive: Bool = (self._actions.weights[events.actions] > 0) & (events.items < FIRST_SEARCH)
+        slots, items = events.slots[positive], events.items[positive]
+        for verdict in self._judge.judge(slots, items, self.windows.store.items(slots)):
+            self._metrics.next_clicks.labels(verdict.release).inc(verdict.clicks)
+            self._metrics.next_click_hits.labels(verdict.release).inc(verdict.hits)
+            self._metrics.next_click_popular_hits.labels(verdict.release).inc(verdict.popular_hits)
+        self._popularity.add(items, events.times_ms[positive])
+
+    def _heads(
+        self, clicks: Clicks, polled: Sequence[Records], newest: Int64, event_ms: Int64, release: str
+    ) -> ListHeads:
+        """Heads of B lists, each named after its user's newest click [B] in the batch."""
+        places = [(records.partition.number, offset) for records in polled for offset in records.offsets]
+        origins = [places[origin] for origin in clicks.origins[newest].tolist()]
+        return ListHeads(
+            ids=[f"{partition}-{offset}-{release}" for partition, offset in origins],
+            users=[clicks.users[index] for index in newest.tolist()],
+            event_ms=event_ms.tolist(),
+            release=release,
+            computed_ms=self._time.now_ms(),
+        )
 
     def _worth_sending(self, slots: Int32, lists: Lists) -> Bool:
         """[B] whether each list is to be sent."""
         if self._settings.recommendations.resend_unchanged:
             return np.ones(len(slots), np.bool_)
-        return ~self._published.same(slots, lists.items)
+        return ~self._sent.same(slots, lists.items)
 
     def _list_messages(self, lists: Lists, heads: ListHeads, sent: Bool, gone: list[tuple[str, int]]) -> Outgoing:
         """Lists to be sent, and nulls in the place of the last lists of users who are gone."""
@@ -260,16 +269,3 @@ def _newest_click(slots: Int32, changed: Int32) -> Int64:
     of_changed = np.flatnonzero(changed[place] == slots) if len(changed) else np.empty(0, np.int64)
     np.maximum.at(newest, place[of_changed], of_changed)
     return newest
-
-
-def _heads(clicks: Clicks, polled: Sequence[Records], newest: Int64, event_ms: Int64, release: str) -> ListHeads:
-    """Heads of B lists, each named after its user's newest click [B] in the batch."""
-    places = [(records.partition.number, offset) for records in polled for offset in records.offsets]
-    origins = [places[origin] for origin in clicks.origins[newest].tolist()]
-    return ListHeads(
-        ids=[f"{partition}-{offset}-{release}" for partition, offset in origins],
-        users=[clicks.users[index] for index in newest.tolist()],
-        event_ms=event_ms.tolist(),
-        release=release,
-        computed_ms=time.time_ns() // 1_000_000,
-    )

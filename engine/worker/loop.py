@@ -2,8 +2,9 @@
 
 import logging
 import threading
-import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import Final
 
 from threadpoolctl import threadpool_limits
@@ -13,9 +14,10 @@ from engine.catalogue.ids import Catalogue
 from engine.errors import EventLogError, SettingsError
 from engine.eventlog.base import EventLog, Partition, Rebalance, Session, TopicSpec
 from engine.metrics import Metrics
-from engine.releases.announcements import Feed, FolderFeed, TopicFeed
-from engine.releases.release_loader import ReleaseLoader
+from engine.releases.announcements import open_feed
+from engine.releases.release_loader import ReleaseLoader, ReleaseSource
 from engine.settings.sections import Settings
+from engine.time_source import TimeSource
 from engine.windows.restorer import Restorer
 from engine.windows.saver import Saver
 from engine.windows.snapshots import Snapshots
@@ -30,8 +32,23 @@ _SETTLED_S: Final = 30.0
 """After a session that lasted this long the pauses start again at the first."""
 
 
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """Time, releases and the background thread of a worker: what a simulation replaces."""
+
+    time: TimeSource = field(default_factory=TimeSource)
+    releases: Callable[[Catalogue], ReleaseSource] | None = None
+    """Opens the source of releases, whose items are numbered by the catalogue; the settings' own where None."""
+    executor: Callable[[], Executor] = lambda: ThreadPoolExecutor(1, "snapshots")
+    """Opens what writes snapshots beside the loop, once a session."""
+
+
 class Worker:
-    """One member of the consumer group."""
+    """One member of the consumer group.
+
+    `run` serves in the calling thread until it is told to stop. A scheduler that has several workers in one thread
+    calls `start`, then `step` again and again, and `close`.
+    """
 
     def __init__(
         self,
@@ -39,32 +56,31 @@ class Worker:
         log: EventLog,
         metrics: Metrics,
         observe: Callable[[BatchReport], None] = lambda _report: None,
+        environment: Environment | None = None,
     ) -> None:
         self._settings = settings
         self._log = log
         self._metrics = metrics
+        self._environment = environment or Environment()
+        self._time = self._environment.time
         catalogue = Catalogue()
-        self._processor = Processor(settings, catalogue, metrics, observe)
-        self._loader = ReleaseLoader(settings, catalogue, metrics, self._feeds)
+        self._processor = Processor(settings, catalogue, metrics, observe, self._time)
+        self._releases = self._open_releases(catalogue)
         self._snapshots = Snapshots(settings.snapshots, catalogue, Actions(settings.clicks))
-        self._restorer = Restorer(settings, log, self._processor.changelog, self._snapshots, metrics)
+        self._restorer = Restorer(settings, log, self._processor.windows, self._snapshots, metrics, self._time)
         self._session: Session | None = None
+        self._saver: Saver | None = None
+        self._joined_s = 0.0
+        self._pause_s = _FIRST_PAUSE_S
         self._gauges_due_s = 0.0
-        self.heartbeat_s = time.monotonic()
+        self.heartbeat_s = self._time.monotonic_s()
+        self.not_ready: str | None = "the worker has not started yet"
+        """Why this worker serves nobody at the moment; None when it does. Written by the loop, read by any thread."""
 
     @property
     def release_name(self) -> str | None:
         """The release in use, None before the first."""
         return self._processor.live.name if self._processor.live else None
-
-    @property
-    def not_ready(self) -> str | None:
-        """Why this worker serves nobody yet; None when it does."""
-        if self._processor.live is None:
-            return "no release is live yet"
-        if self._session is None or not self._session.assignment():
-            return "no partition is assigned yet"
-        return self._restorer.progress
 
     def run(self, stop: threading.Event) -> None:
         """Serve until `stop` is set. A failure of the log ends in a new session that starts from the last commit.
@@ -72,62 +88,114 @@ class Worker:
         Raises:
             ReleaseError: the release named in the settings cannot be used.
         """
-        self._loader.start()
         try:
+            self.start()
             # The matrices of a batch are small: more BLAS threads than asked for only wait for one another.
             with threadpool_limits(self._settings.worker.threads, user_api="blas"):
-                self._serve_again_and_again(stop)
+                while not stop.is_set():
+                    stop.wait(self.step())
         finally:
-            self._loader.close()
+            self.close()
 
-    def _serve_again_and_again(self, stop: threading.Event) -> None:
-        pause_s = _FIRST_PAUSE_S
-        while not stop.is_set():
-            self.heartbeat_s = started_s = time.monotonic()
-            try:
-                self._serve(stop)
-            except EventLogError as error:
-                self._metrics.restarts.inc()
-                lasted = time.monotonic() - started_s > _SETTLED_S
-                pause_s = _FIRST_PAUSE_S if lasted else min(2 * pause_s, _LONGEST_PAUSE_S)
-                logger.error("the event log failed, again in %.1f s from the last commit: %s", pause_s, error)
-                stop.wait(pause_s)
+    def start(self) -> None:
+        """Begin to look for releases.
 
-    def _serve(self, stop: threading.Event) -> None:
-        """One session, from joining the group to leaving it."""
-        while self._processor.live is None:
-            if stop.is_set():
-                return
-            self.heartbeat_s = time.monotonic()
-            self._loader.wait(self._settings.worker.poll_timeout_s)
+        Raises:
+            ReleaseError: the release named in the settings cannot be used.
+        """
+        self._releases.start()
+
+    def step(self) -> float:
+        """One turn of the loop; returns the seconds to pause before the next.
+
+        The first turn joins the group, and so does the one after a failure of the log.
+
+        Raises:
+            SettingsError: the topics do not fit one another.
+        """
+        self.heartbeat_s = self._time.monotonic_s()
+        try:
+            if self._session is None and not self._join():
+                return 0.0
+            self._serve()
+        except EventLogError as error:
+            return self._leave_after(error)
+        except BaseException:
+            self._leave(in_order=False)
+            raise
+        return 0.0
+
+    def close(self) -> None:
+        """Leave the group in order, write snapshots of all windows, and stop looking for releases."""
+        try:
+            self._leave(in_order=True)
+        finally:
+            self._releases.close()
+
+    def _open_releases(self, catalogue: Catalogue) -> ReleaseSource:
+        if self._environment.releases is not None:
+            return self._environment.releases(catalogue)
+        settings, log = self._settings, self._log
+        return ReleaseLoader(settings, catalogue, self._metrics, lambda: open_feed(settings.releases, log))
+
+    def _join(self) -> bool:
+        """Open a session as soon as there is a release to serve by; False while there is none."""
+        if self._processor.live is None:
+            self.not_ready = "no release is live yet"
+            self._releases.wait(self._settings.worker.poll_timeout_s)
             self._take_release()
+            return False
+        self._joined_s = self.heartbeat_s
+        self.not_ready = "no partition is assigned yet"
         partitions = self._prepare_topics()
         rebalance = Rebalance(assigned=self._assigned, revoked=self._given_up, lost=self._given_up)
         self._session = self._log.session([self._settings.clicks.topic], self._settings.kafka.group, rebalance)
         self._restorer.stand_by(range(partitions))
-        saver = Saver(self._settings, self._processor.changelog, self._snapshots, self._restorer)
-        in_order = False
+        windows, executor = self._processor.windows, self._environment.executor()
+        self._saver = Saver(self._settings, windows, self._snapshots, self._restorer, executor)
+        return True
+
+    def _serve(self) -> None:
+        session, saver = self._session, self._saver
+        if session is None or saver is None:
+            raise RuntimeError("a turn was taken outside any session")
+        self._turn(session)
+        saver.step(self.heartbeat_s)
+        if not (saver.writes() or self._restorer.reads_snapshots()):
+            self._processor.sweep()
+
+    def _leave_after(self, error: EventLogError) -> float:
+        """Throw the session away; returns the pause before a new one starts from the last commit."""
+        lasted = self._time.monotonic_s() - self._joined_s > _SETTLED_S
         try:
-            while not stop.is_set():
-                self._turn(self._session)
-                saver.step(self.heartbeat_s)
-                if not (saver.writes() or self._restorer.reads_snapshots()):
-                    self._processor.sweep_searches()
-            in_order = True
+            self._leave(in_order=False)
+        except EventLogError as close_error:
+            logger.debug("closing the session failed: %s", close_error)
+        self._metrics.restarts.inc()
+        self._pause_s = _FIRST_PAUSE_S if lasted else min(2 * self._pause_s, _LONGEST_PAUSE_S)
+        logger.error("the event log failed, again in %.1f s from the last commit: %s", self._pause_s, error)
+        self.not_ready = f"the event log failed: {error}"
+        return self._pause_s
+
+    def _leave(self, *, in_order: bool) -> None:
+        """Close the session; windows and snapshots under way are its own, and go with it."""
+        session, saver = self._session, self._saver
+        self._session = self._saver = None
+        if session is None:
+            return
+        self.not_ready = "the worker has left its group"
+        try:
+            session.close()  # first, so that the others can take over while this worker writes its snapshots
+            if in_order and saver is not None:
+                saver.finish()
         finally:
-            session, self._session = self._session, None
-            try:
-                session.close()  # first, so that the others can take over while this worker writes its snapshots
-                if in_order:
-                    saver.finish()
-            finally:
+            if saver is not None:
                 saver.close()
-                self._restorer.close()
-                self._processor.clear()
-                self._metrics.consumer_lag.clear()
+            self._restorer.close()
+            self._processor.clear()
+            self._metrics.consumer_lag.clear()
 
     def _turn(self, session: Session) -> None:
-        self.heartbeat_s = time.monotonic()
         settings = self._settings.worker
         polled = session.poll(0.0 if self._restorer.behind() else settings.poll_timeout_s, settings.max_batch_clicks)
         if polled:
@@ -136,6 +204,7 @@ class Worker:
         if restored:
             session.resume([Partition(self._settings.clicks.topic, number) for number in restored])
         self._take_release()
+        self.not_ready = self._restorer.progress if session.assignment() else "no partition is assigned yet"
         if self.heartbeat_s >= self._gauges_due_s:
             self._processor.set_gauges()
             for partition, lag in session.lag().items():
@@ -143,7 +212,7 @@ class Worker:
             self._gauges_due_s = self.heartbeat_s + _GAUGES_EVERY_S
 
     def _take_release(self) -> None:
-        release = self._loader.take()
+        release = self._releases.take()
         if release:
             self._processor.swap(release)
             logger.info("release %s is live", release.name)
@@ -157,18 +226,12 @@ class Worker:
 
     def _given_up(self, partitions: Sequence[Partition]) -> None:
         """Revoked or lost alike: every batch was committed before the poll in which this is called."""
-        self._restorer.drop([partition.number for partition in partitions])
-        self._processor.forget_lists()
+        numbers = [partition.number for partition in partitions]
+        self._processor.hand_over(numbers)
+        self._restorer.drop(numbers)
         for topic, number in map(_labels, partitions):
             self._metrics.consumer_lag.remove_by_labels({"topic": topic, "partition": number})
         logger.info("given up: %s", _names(partitions))
-
-    def _feeds(self) -> list[Feed]:
-        releases = self._settings.releases
-        if releases.folder:
-            return [FolderFeed(releases.folder, releases.model)]
-        self._log.ensure_topics([TopicSpec(releases.topic, compacted=True)])
-        return [TopicFeed(self._log.reader([releases.topic]), releases.model)]
 
     def _prepare_topics(self) -> int:
         """Create the topics that are missing; returns how many partitions there are to share.

@@ -1,1 +1,1 @@
-"""The verbs of the learning side."""
+"""The verbs of the command `headrace` that train, evaluate and publish releases."""

@@ -8,13 +8,13 @@ import click
 from rich.console import Console
 
 from engine.cli.options import config_option
+from engine.interactions.layout import Source
 from engine.settings import loader
 from models.cli import tables
 from models.cli.options import FOLDER, min_item_events_option
 from models.cli.source_options import source_options
-from models.cli.train import waiting_threads_sleep
+from models.cli.train import set_waiting_threads_to_sleep
 from models.data import dataset, item_content
-from models.data.archive import Source
 from models.evaluation.queries import EvalData
 from models.lab.comparison import compare as comparing
 from models.lab.comparison import systems, variants
@@ -37,22 +37,28 @@ def _seeds(_context: click.Context, _parameter: click.Parameter, text: str) -> l
     type=click.Choice(get_args(comparing.SplitName)),
     default="last",
     show_default=True,
-    help="What is asked: each user's last event, or the last tenth of time.",
+    help="Targets: each user's last event, or the last tenth of time.",
 )
-@click.option("--seeds", default="1,2,3", show_default=True, callback=_seeds, help="Each trains its own models.")
-@click.option("--minutes", type=click.FloatRange(0.0, min_open=True), default=5.0, show_default=True, help="For each.")
+@click.option("--seeds", default="1,2,3", show_default=True, callback=_seeds, help="Each seed trains all systems.")
+@click.option(
+    "--minutes",
+    type=click.FloatRange(0.0, min_open=True),
+    default=5.0,
+    show_default=True,
+    help="Training time of each system.",
+)
 @click.option(
     "--clock",
     type=click.Choice(get_args(comparing.ClockName)),
     default="wall",
     show_default=True,
-    help="What the minutes are: by the clock, or of computing (on a machine that is shared).",
+    help="Clock of the minutes: elapsed time, or CPU time (for a shared machine).",
 )
 @min_item_events_option
-@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="For each; 1 is repeatable.")
-@click.option("--only", multiple=True, metavar="NAME", help="Only this system or variant; may be given again.")
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Per system; 1 is repeatable.")
+@click.option("--only", multiple=True, metavar="NAME", help="Only this system or variant; can be repeated.")
 @click.option("--variants", "variants_file", type=click.Path(path_type=Path), help="TOML: training settings by name.")
-@click.option("--out", type=FOLDER, help="Folder for results.jsonl; started again, a comparison goes on from there.")
+@click.option("--out", type=FOLDER, help="Folder for results.jsonl, from which the same command resumes.")
 @click.option("--json", "as_json", is_flag=True, help="Print one object instead of a table.")
 def compare(  # noqa: PLR0913 - one for each option
     config: Path | None,
@@ -65,21 +71,23 @@ def compare(  # noqa: PLR0913 - one for each option
     as_json: bool,
     **terms: Any,
 ) -> None:
-    """Train and ask what others would use, and ours, in one run: same events, same time, same questions."""
+    """Train and evaluate the two-hop encoder and other systems in one run: same events, same time, same queries."""
     settings = loader.load(config)
-    recording = EvalData(dataset.read(source).without_searches(), settings)  # the others know none, so nobody gets any
+    eval_data = EvalData(
+        dataset.read(source, settings.clicks).without_searches(), settings
+    )  # baselines know no searches
     items = item_content.read(source.address, settings.items)
-    chosen = variants.read(variants_file) if variants_file else {}
-    ours = systems.two_hops(recording, terms["split"], chosen, items)
-    entered = systems.named([*systems.baselines(), *ours], only)
-    comparison = comparing.Comparison(recording, comparing.ComparisonTerms(**terms))
-    waiting_threads_sleep()
+    variant_settings = variants.read(variants_file) if variants_file else {}
+    two_hop_systems = systems.two_hop_systems(eval_data, terms["split"], variant_settings, items)
+    selected = systems.select([*systems.baselines(), *two_hop_systems], only)
+    comparison = comparing.Comparison(eval_data, comparing.ComparisonTerms(**terms))
+    set_waiting_threads_to_sleep()
     with Console(stderr=True).status("") as status:
 
-        def watch(name: str, seed: int) -> None:
-            status.update(f"{name}, seed {seed}: up to {terms['minutes']:g} minutes and its questions")
+        def on_start(name: str, seed: int) -> None:
+            status.update(f"{name}, seed {seed}: up to {terms['minutes']:g} minutes of training, then its evaluation")
 
-        report = comparing.run(comparison, entered, seeds, Results(out), watch)
+        report = comparing.run(comparison, selected, seeds, Results(out), on_start)
     if as_json:
         click.echo(json.dumps(report, indent=1))
     else:

@@ -15,25 +15,25 @@ min_item_events_option = click.option(
     type=click.IntRange(0),
     default=0,
     show_default=True,
-    help="Ask only for items with so many events to learn from, where most items have next to none.",
+    help="Evaluate only targets whose item has at least this many training events.",
 )
 
 
 @contextmanager
 def progress_bar(console: Console) -> Iterator[Progress]:
-    """A progress bar with the share that is done and the time that remains."""
+    """A progress bar with the completed share and the remaining time."""
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as progress:
         yield progress
 
 
-def watch_targets(progress: Progress) -> Callable[[str, int, int], None]:
-    """Shows how many of the targets of each kind have been asked."""
+def evaluation_callback(progress: Progress) -> Callable[[str, int, int], None]:
+    """A callback of evaluations: a bar for each kind of targets, at the number evaluated so far."""
     tasks: dict[str, Any] = {}
 
-    def watch(kind: str, asked: int, targets: int) -> None:
+    def on_targets(kind: str, evaluated: int, targets: int) -> None:
         if kind not in tasks:
             tasks[kind] = progress.add_task(kind, total=targets)
-        progress.update(tasks[kind], completed=asked)
+        progress.update(tasks[kind], completed=evaluated)
 
-    return watch
+    return on_targets

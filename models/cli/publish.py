@@ -17,7 +17,7 @@ from models.publishing import announce
 @click.argument("bundle", type=FOLDER)
 @click.option("--folder", type=FOLDER, help="Announce in this watched folder instead of on the topic.")
 def publish(config: Path | None, bundle: Path, folder: Path | None) -> None:
-    """Verify a release bundle and announce it to the workers, who go over to it without a pause."""
+    """Verify a release bundle and announce it to the workers, which switch to it without a pause."""
     settings, now_ms = loader.load(config), time.time_ns() // 1_000_000
     if folder:
         announcement = announce.to_folder(bundle, folder, now_ms)

@@ -1,4 +1,4 @@
-"""The verb `rescore`: target attention over a release's best candidates, trained and weighed against its cost."""
+"""The verb `rescore`: train target attention over a release's top candidates, and compare its gain with its cost."""
 
 import json
 from pathlib import Path
@@ -11,15 +11,15 @@ from rich.console import Console
 
 from engine.cli.options import config_option
 from engine.errors import MissingExtraError, SettingsError
+from engine.interactions.layout import Source
 from engine.releases import bundles
 from engine.settings import loader
 from models.cli import tables
 from models.cli.options import FOLDER
 from models.cli.source_options import source_options
-from models.cli.train import waiting_threads_sleep
+from models.cli.train import set_waiting_threads_to_sleep
 from models.data import dataset
-from models.data.archive import Source
-from models.settings import RescoreSettings
+from models.settings import RescoreSettings, refusal
 
 _OPTIONS: dict[str, type[int | float]] = {
     "candidates": int,
@@ -28,17 +28,17 @@ _OPTIONS: dict[str, type[int | float]] = {
     "dropout": float,
     "minutes": float,
     "seed": int,
-    "questions": int,
+    "examples": int,
     "negatives": int,
-    "batch_questions": int,
+    "batch_examples": int,
     "learning_rate": float,
-    "round_steps": int,
+    "validation_interval_steps": int,
     "patience": int,
 }
 
 
-def _plan_options(verb: Any) -> Any:
-    """Options for the settings of a re-scorer; what is not given keeps its default there."""
+def _setting_options(verb: Any) -> Any:
+    """Options for the settings of a re-scorer, with their defaults in the help."""
     for name, kind in reversed(_OPTIONS.items()):
         text = f"Default: {RescoreSettings.model_fields[name].default}."
         verb = click.option(f"--{name.replace('_', '-')}", type=kind, help=text)(verb)
@@ -51,15 +51,15 @@ def _plan_options(verb: Any) -> Any:
 @source_options
 @click.option("--out", type=FOLDER, help="Folder for the graphs of the re-scorer, and the report.")
 @click.option("--json", "as_json", is_flag=True, help="Print one object instead of tables.")
-@_plan_options
+@_setting_options
 def rescore(
-    config: Path | None, bundle: Path, source: Source, out: Path | None, *, as_json: bool, **chosen: Any
+    config: Path | None, bundle: Path, source: Source, out: Path | None, *, as_json: bool, **options: Any
 ) -> None:
-    """Train a re-scoring of a release's best candidates, and say what it gains, what it costs and whether it pays."""
-    settings, measuring, plan = loader.load(config), _measuring(), _plan(chosen)
-    verified, interactions = bundles.read(bundle), dataset.read(source)
+    """Train a re-scorer of a release's top candidates, and report its gain, its cost and whether it pays."""
+    settings, measurement, plan = loader.load(config), _measurement(), _rescore_settings(options)
+    verified, interactions = bundles.read(bundle), dataset.read(source, settings.clicks)
     with Console(stderr=True).status("") as status:
-        report, graphs = measuring.measure(verified, interactions, settings, plan, status.update)
+        report, graphs = measurement.measure(verified, interactions, settings, plan, status.update)
     if out:
         out.mkdir(parents=True, exist_ok=True)
         (out / "rescorer_items.onnx").write_bytes(graphs.items_onnx)
@@ -72,26 +72,25 @@ def rescore(
     click.echo(report["verdict"]["sentence"])
 
 
-def _plan(chosen: dict[str, Any]) -> RescoreSettings:
-    """The settings with what was chosen on the command line.
+def _rescore_settings(options: dict[str, Any]) -> RescoreSettings:
+    """The settings with the options that were given.
 
     Raises:
-        SettingsError: a choice is out of range.
+        SettingsError: an option is out of range.
     """
     try:
-        return RescoreSettings.model_validate({name: value for name, value in chosen.items() if value is not None})
+        return RescoreSettings.model_validate({name: value for name, value in options.items() if value is not None})
     except ValidationError as error:
-        problems = (f"{'.'.join(map(str, one['loc']))}: found {one['input']!r}, {one['msg']}" for one in error.errors())
-        raise SettingsError("; ".join(problems)) from error
+        raise SettingsError(refusal(error)) from error
 
 
-def _measuring() -> ModuleType:
-    """`models.lab.rescoring.measure`, which needs torch and onnx.
+def _measurement() -> ModuleType:
+    """The module `models.lab.rescoring.measure`, which needs torch and onnx.
 
     Raises:
         MissingExtraError: the extra is not installed.
     """
-    waiting_threads_sleep()
+    set_waiting_threads_to_sleep()
     try:
         from models.lab.rescoring import measure  # noqa: PLC0415 - the other verbs work without torch
     except ModuleNotFoundError as error:

@@ -1,14 +1,13 @@
-"""Options of every verb that reads recorded interactions: where they lie, and how."""
+"""Options of every verb of the learning side that reads recorded interactions."""
 
 from collections.abc import Callable
 from functools import wraps
-from typing import Any, get_args
+from typing import Any
 
 import click
 
-from models.data.archive import Layout, Source, TimeUnit
-
-_LAYOUT = Layout()
+from engine.cli.layout_options import layout_options
+from engine.interactions.layout import Layout, Source
 
 
 def source_options(verb: Callable[..., None]) -> Callable[..., None]:
@@ -17,21 +16,12 @@ def source_options(verb: Callable[..., None]) -> Callable[..., None]:
     @click.option(
         "--data",
         required=True,
-        help="A folder with interactions.csv.gz or Parquet files, one such file, or an address that fsspec knows.",
+        help="A folder with interactions.csv.gz, MovieLens' own files, Parquet files or one CSV file; one such file; or"
+        " an address that fsspec knows.",
     )
-    @click.option("--user-column", "user", default=_LAYOUT.user, show_default=True)
-    @click.option("--item-column", "item", default=_LAYOUT.item, show_default=True)
-    @click.option("--time-column", "time", default=_LAYOUT.time, show_default=True)
-    @click.option("--action-column", "action", help="Default: event, where there is such a column.")
-    @click.option(
-        "--search-column", "search", help="Words of rows without an item. Default: query, where there is one."
-    )
-    @click.option("--time-unit", type=click.Choice(get_args(TimeUnit)), default=_LAYOUT.time_unit, show_default=True)
+    @layout_options
     @wraps(verb)
-    def with_source(data: str, **chosen: Any) -> None:
-        layout = Layout(
-            **{field: chosen.pop(field) for field in ("user", "item", "time", "action", "search", "time_unit")}
-        )
-        verb(source=Source(data, layout), **chosen)
+    def with_source(data: str, layout: Layout, **options: Any) -> None:
+        verb(source=Source(data, layout), **options)
 
     return with_source

@@ -1,4 +1,4 @@
-"""What `headrace evaluate` and `headrace compare` print: figures with their intervals or their spread over seeds."""
+"""Tables of evaluations, comparisons and re-scorings: figures with their intervals or their spread over seeds."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
@@ -6,9 +6,9 @@ from typing import Any, Final
 from rich.box import SIMPLE
 from rich.table import Table
 
-from models.evaluation.ranking_metrics import ACCURACY, FIGURES, HEADINGS
+from models.evaluation.ranking_metrics import ACCURACY_METRICS, METRIC_TITLES, METRICS
 
-_LEAD: Final = "* a lead whose interval leaves out 0"
+_LEAD: Final = "* a lead whose interval does not contain 0"
 
 
 def evaluation(title: str, split: Mapping[str, Any]) -> Table:
@@ -17,60 +17,60 @@ def evaluation(title: str, split: Mapping[str, Any]) -> Table:
         return Table("", title=title, caption=f"no figures: {split['reason']}")
     caption = (
         f"{split['targets']} targets of {split['users']} users, {split['unknown_targets']} of them unknown to the"
-        f" release{_narrowed(split)}; ± 95 % over users; {_LEAD}"
+        f" release{_item_filter(split)}; ± 95 % over users; {_LEAD}"
     )
     table = _figures(title, caption)
-    table.add_row("release", *_values(split, FIGURES))
+    table.add_row("release", *_values(split, METRICS))
     for name, figures in split["baselines"].items():
         table.add_section()
-        table.add_row(name, *_values(figures, FIGURES))
-        table.add_row("  release leads by", *_values(figures["lead"], ACCURACY, star="*"))
+        table.add_row(name, *_values(figures, METRICS))
+        table.add_row("  release leads by", *_values(figures["lead"], ACCURACY_METRICS, star="*"))
     return table
 
 
 def comparison(report: Mapping[str, Any]) -> Table:
-    """A row for each system, and ours' lead over it."""
+    """A row for each system, and the lead of the reference over it."""
     rows = report["systems"]
-    asked = [f"{row['targets']} targets of {row['users']} users{_narrowed(report)}" for row in rows.values()][:1]
-    left_out = [f"{name} left out: {reason}" for name, reason in report["left_out"].items()]
+    asked = [f"{row['targets']} targets of {row['users']} users{_item_filter(report)}" for row in rows.values()][:1]
+    skipped = [f"{name} skipped: {reason}" for name, reason in report["skipped"].items()]
     times = "below the names: training by the clock and on the processor"
     read = f"± 95 % over users; of several seeds the mean, standard deviation σ, lowest and highest; {_LEAD}"  # noqa: RUF001
-    table = _figures("", "\n".join([*asked, times, read, *left_out]))
+    table = _figures("", "\n".join([*asked, times, read, *skipped]))
     for name, row in rows.items():
         seeds = f"\n  {len(row['seeds'])} seeds" if len(row["seeds"]) > 1 else ""
         trained = f"\n  {row['training_s']:.0f} s, CPU {row['training_cpu_s']:.0f} s"
         table.add_section()
-        table.add_row(name + seeds + trained, *(_over_seeds(row["figures"][figure]) for figure in FIGURES))
+        table.add_row(name + seeds + trained, *(_over_seeds(row["figures"][figure]) for figure in METRICS))
         if "lead" in row:
-            table.add_row(f"  {report['ours']} leads by", *_leads(row["lead"]))
+            table.add_row(f"  {report['reference']} leads by", *_leads(row["lead"]))
     return table
 
 
 def rescoring(report: Mapping[str, Any]) -> Table:
-    """A release without and with a re-scorer, and what the second gains."""
+    """A release without and with a re-scorer, and the lead of the second."""
     caption = f"{report['targets']} targets, {report['split'].replace('_', ' ')}; ± 95 % over users; {_LEAD}"
-    table = _figures(f"{report['release']}, its best {report['plan']['candidates']} scored anew", caption)
-    table.add_row("without", *_values(report["without"], FIGURES))
-    table.add_row("with", *_values(report["with"], FIGURES))
+    table = _figures(f"{report['release']}, its best {report['settings']['candidates']} candidates re-scored", caption)
+    table.add_row("without", *_values(report["without"], METRICS))
+    table.add_row("with", *_values(report["with"], METRICS))
     table.add_section()
-    table.add_row("  with leads by", *_values(report["lead"], ACCURACY, star="*"))
+    table.add_row("  with leads by", *_values(report["lead"], ACCURACY_METRICS, star="*"))
     return table
 
 
 def rescoring_cost(report: Mapping[str, Any]) -> Table:
-    """What a list costs without and with a re-scorer."""
-    table = Table("users in a batch", "µs a user without", "with", "times", title="Features to list, one thread")
+    """Time of a list without and with a re-scorer."""
+    table = Table("users in a batch", "µs per user without", "with", "ratio", title="Features to list, one thread")
     for users, row in report["cost"].items():
         table.add_row(users, f"{row['without_us']:.1f}", f"{row['with_us']:.1f}", f"{row['ratio']:.2f}")
     return table
 
 
 def _figures(title: str, caption: str) -> Table:
-    """A column for each figure."""
+    """An empty table with a column for each figure."""
     table = Table(title=title, caption=caption, box=SIMPLE, padding=0)
     table.add_column("", no_wrap=True)
-    for figure in FIGURES:
-        table.add_column(HEADINGS[figure].replace(" ", "\n"), justify="right", no_wrap=True)
+    for figure in METRICS:
+        table.add_column(METRIC_TITLES[figure].replace(" ", "\n"), justify="right", no_wrap=True)
     return table
 
 
@@ -80,27 +80,27 @@ def _values(figures: Mapping[str, Any], names: Sequence[str], star: str = "") ->
 
 def _leads(lead: Mapping[str, Any]) -> Iterable[str]:
     """A lead with its interval over users, and of several seeds how far apart they put it."""
-    cells = _values(lead, ACCURACY, star="*")
+    cells = _values(lead, ACCURACY_METRICS, star="*")
     if "deviations" not in lead:
         return cells
-    deviations = (lead["deviations"][figure] for figure in ACCURACY)
+    deviations = (lead["deviations"][figure] for figure in ACCURACY_METRICS)
     return (f"{cell}\nσ {deviation:.4f}" for cell, deviation in zip(cells, deviations, strict=True))  # noqa: RUF001
 
 
-def _narrowed(asked: Mapping[str, Any]) -> str:
-    least = asked.get("min_item_events")
-    return f", items with {least} events to learn from" if least else ""
+def _item_filter(report: Mapping[str, Any]) -> str:
+    least = report.get("min_item_events")
+    return f", items with {least} training events or more" if least else ""
 
 
 def _over_seeds(figure: Mapping[str, Any]) -> str:
-    """See `models.lab.comparison.compare.summary`."""
+    """A figure's mean, and below it its spread (`models.lab.comparison.compare.summary`)."""
     if "deviation" not in figure:
         return _cell(figure["mean"], figure["interval"])
     return f"{figure['mean']:.4f}\nσ {figure['deviation']:.4f}\n{figure['min']:.4f}\n..{figure['max']:.4f}"  # noqa: RUF001 - a sigma
 
 
 def _cell(value: float | None, interval: Sequence[float] | None, star: str = "") -> str:
-    """A value, and below it how far its interval reaches; the star where the interval leaves out 0."""
+    """A value, and below it the half-width of its interval; the star if the interval does not contain 0."""
     if value is None:
         return "-"
     if interval is None:

@@ -1,4 +1,4 @@
-"""The verb `train`, and what it shares with `tune`. Both need torch, which is imported when they are called."""
+"""The verb `train`, and the options that it shares with `tune`. Both import torch only when they are called."""
 
 import os
 import signal
@@ -18,15 +18,15 @@ from rich.text import Text
 
 from engine.cli.options import config_option
 from engine.errors import MissingExtraError, SettingsError
+from engine.interactions.layout import Source
 from engine.settings import loader
 from engine.settings.sections import Settings
 from models.cli.options import FOLDER
 from models.cli.source_options import source_options
 from models.data import item_content
-from models.data.archive import Source
 from models.lab.tuning import search_space
 from models.settings import (
-    ActionValues,
+    ActionValueMode,
     DeviceName,
     EncoderSettings,
     HoldoutName,
@@ -51,7 +51,7 @@ _OPTIONS: dict[str, Any] = {
     "window_length": int,
     "dropout": float,
     "seconds": bool,
-    "moment": bool,
+    "query_context": bool,
     "id_dropout": float,
     "minutes": float,
     "epochs": int,
@@ -65,12 +65,12 @@ _OPTIONS: dict[str, Any] = {
     "interest_choice": click.Choice(get_args(InterestChoice)),
     "interest_agreement": float,
     "skip_share": float,
-    "skip_most": int,
-    "action_values": click.Choice(get_args(ActionValues)),
+    "skip_max": int,
+    "action_values": click.Choice(get_args(ActionValueMode)),
     "full_softmax_up_to": int,
     "negatives": int,
     "patience": int,
-    "round_steps": int,
+    "validation_interval_steps": int,
     "validation_users": int,
     "holdout_items": float,
     "private_epsilon": float,
@@ -80,11 +80,11 @@ _OPTIONS: dict[str, Any] = {
     "checkpoint_s": float,
 }
 _UNSET = {"epochs": "no limit", "private_epsilon": "not private", "private_delta": "1 / users^1.1"}
-"""What it means not to choose, where there is no number for it."""
+"""Defaults that are no number, in words."""
 
 
 def setting_options(*names: str) -> Callable[[_Verb], _Verb]:
-    """Options for training settings; what is not given keeps its default there."""
+    """Options for training settings, with their defaults in the help."""
     fields = EncoderSettings.model_fields | TrainSettings.model_fields
 
     def with_options(verb: _Verb) -> _Verb:
@@ -101,10 +101,10 @@ holdout_option = click.option(
     type=click.Choice(get_args(HoldoutName)),
     default="both",
     show_default=True,
-    help="What training leaves out to be asked by `evaluate`: each user's last event, the last tenth of time, or both.",
+    help="Events left out of training for `evaluate`: each user's last event, the last tenth of time, or both.",
 )
 no_content_option = click.option(
-    "--no-content", is_flag=True, help="Learn from clicks alone, though an items file lies beside them."
+    "--no-content", is_flag=True, help="Train on clicks alone, even if there is an items file with them."
 )
 
 
@@ -117,70 +117,70 @@ no_content_option = click.option(
     "--run",
     "run_folder",
     type=FOLDER,
-    help="Folder of checkpoints and progress; a training that was cut off there goes on. Default: OUT/.runs/RELEASE.",
+    help="Folder of checkpoints and progress; an interrupted training is resumed. Default: OUT/.runs/RELEASE.",
 )
 @click.option(
     "--settings",
     "settings_file",
     type=_FILE,
-    help="TOML file of training settings, one value each; the options below win over it.",
+    help="TOML file of training settings, one value each; the options below take precedence.",
 )
 @holdout_option
 @no_content_option
 @setting_options(*_OPTIONS)
-def train(config: Path | None, source: Source, *, no_content: bool, **chosen: Any) -> None:
-    """Train the two-hop encoder on recorded clicks, and on what an items file says, and write a release bundle.
+def train(config: Path | None, source: Source, *, no_content: bool, **options: Any) -> None:
+    """Train the two-hop encoder on recorded clicks and on item content, and write a release bundle.
 
-    Ctrl-C ends training in order: the best weights so far become the release.
+    Ctrl-C stops training in order: the best weights so far become the release.
     """
     settings = loader.load(config)
-    out, version, run_folder, file = (chosen.pop(name) for name in ("out", "version", "run_folder", "settings_file"))
-    plan = training_settings(settings, chosen, file)
-    trainer, training_job = _training_side()
-    lessons = training_job.TrainingInput(
+    out, version, run_folder, file = (options.pop(name) for name in ("out", "version", "run_folder", "settings_file"))
+    plan = training_settings(settings, options, file)
+    trainer, training_job = _training_modules()
+    training_input = training_job.TrainingInput(
         source, {} if no_content else item_content.read(source.address, settings.items)
     )
-    with bar(Console(stderr=True)) as progress, interruptible() as interrupted:
+    with time_bar(Console(stderr=True)) as progress, interruptible() as is_interrupted:
         task = progress.add_task("training", total=1.0, visible=False, left_s=0.0)
 
-        def watch(now: "TrainingProgress") -> None:
-            done, left_s = trainer.outlook(now, plan)
+        def on_step(now: "TrainingProgress") -> None:
+            share, left_s = trainer.estimate_remaining(now, plan)
             text = f"epoch {now.epoch + 1}  loss {now.loss:.3f}"
             if not plan.private_epsilon:
                 text += f"  validation NDCG {now.ndcg:.4f}"
-            progress.update(task, completed=done, left_s=left_s, description=text, visible=True)
-            if interrupted():
-                progress.console.print("interrupted: the best weights so far become the release, a moment, please")
+            progress.update(task, completed=share, left_s=left_s, description=text, visible=True)
+            if is_interrupted():
+                progress.console.print("interrupted: the best weights so far become the release, please wait")
                 raise trainer.StopTraining
 
-        reports = training_job.Callbacks(say=progress.console.print, watch=watch)
-        goal = training_job.RunTarget(settings.releases.model, version, out, run_folder)
-        bundle = training_job.run(lessons, plan, goal, time.time_ns() // 1_000_000, reports)
+        callbacks = training_job.Callbacks(on_message=progress.console.print, on_step=on_step)
+        target = training_job.RunTarget(settings.releases.model, version, out, run_folder)
+        bundle = training_job.run(training_input, plan, target, time.time_ns() // 1_000_000, callbacks)
     if bundle:
         click.echo(bundle)
 
 
-def training_settings(settings: Settings, chosen: Mapping[str, Any], file: Path | None = None) -> TrainSettings:
-    """The training settings with what stands in a file, and over it what was chosen on the command line.
+def training_settings(settings: Settings, options: Mapping[str, Any], file: Path | None = None) -> TrainSettings:
+    """The training settings of a file and of the options that were given, which take precedence.
 
     Raises:
-        SettingsError: the file cannot be read, or a choice is unknown or out of range.
+        SettingsError: the file cannot be read, or a setting is unknown or out of range.
     """
-    before = search_space.read_settings(file) if file else {}
-    given = {name: value for name, value in chosen.items() if value is not None}
+    from_file = search_space.read_settings(file) if file else {}
+    given = {name: value for name, value in options.items() if value is not None}
     try:
-        return TrainSettings.model_validate({"clicks": settings.clicks} | search_space.nested({**before, **given}))
+        return TrainSettings.model_validate({"clicks": settings.clicks} | search_space.nested({**from_file, **given}))
     except ValidationError as error:
         raise SettingsError(refusal(error)) from error
 
 
-def _training_side() -> tuple[ModuleType, ModuleType]:
-    """What needs torch: the modules `models.training.trainer` and `models.jobs.training_job`.
+def _training_modules() -> tuple[ModuleType, ModuleType]:
+    """The modules `models.training.trainer` and `models.jobs.training_job`, which need torch.
 
     Raises:
         MissingExtraError: the extra is not installed.
     """
-    waiting_threads_sleep()
+    set_waiting_threads_to_sleep()
     try:
         from models.jobs import training_job  # noqa: PLC0415
         from models.training import trainer  # noqa: PLC0415 - the other verbs work without torch
@@ -191,40 +191,43 @@ def _training_side() -> tuple[ModuleType, ModuleType]:
     return trainer, training_job
 
 
-def waiting_threads_sleep() -> None:
-    """Spinning threads are slow beyond measure where they share cores; torch reads this when it loads."""
+def set_waiting_threads_to_sleep() -> None:
+    """Make OpenMP threads sleep while they wait; call it before torch loads, which reads the setting.
+
+    Spinning threads slow training down many times over where they share cores with other programs.
+    """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 @contextmanager
 def interruptible() -> Iterator[Callable[[], bool]]:
-    """What it gives says whether Ctrl-C was pressed; pressed once more, it ends the program as usual."""
-    pressed = False
+    """Count the first Ctrl-C, which the yielded function reports; a second one ends the program as usual."""
+    is_pressed = False
 
-    def note(number: int, frame: FrameType | None) -> None:
-        nonlocal pressed
+    def on_interrupt(number: int, frame: FrameType | None) -> None:
+        nonlocal is_pressed
         del number, frame
-        pressed = True
-        signal.signal(signal.SIGINT, usual)
+        is_pressed = True
+        signal.signal(signal.SIGINT, previous)
 
-    usual = signal.signal(signal.SIGINT, note)
+    previous = signal.signal(signal.SIGINT, on_interrupt)
     try:
-        yield lambda: pressed
+        yield lambda: is_pressed
     finally:
-        signal.signal(signal.SIGINT, usual)
+        signal.signal(signal.SIGINT, previous)
 
 
-class _Left(ProgressColumn):
-    """The time that it takes at most: a training may stop earlier, when it gets no better."""
+class _TimeLeftColumn(ProgressColumn):
+    """The longest time left: a training may stop earlier, when validations no longer improve."""
 
     def render(self, task: Task) -> Text:
-        """The text of the column."""
+        """The column's text."""
         return Text(f"{timedelta(seconds=round(task.fields['left_s']))} at most", style="progress.remaining")
 
 
 @contextmanager
-def bar(console: Console) -> Iterator[Progress]:
-    """A bar for tasks with a field `left_s`."""
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), _Left())
+def time_bar(console: Console) -> Iterator[Progress]:
+    """A progress bar for tasks with a field `left_s`."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), _TimeLeftColumn())
     with Progress(*columns, console=console) as progress:
         yield progress

@@ -1,9 +1,9 @@
-"""Recorded interactions, read into columns in order of time.
+"""Recorded interactions in memory, as columns in order of time.
 
 Events are sorted by time with a stable sort: the file's order decides ties. Ratings entered in one go share a second,
 and a sort that shuffles them would change a quarter of all next-item targets of MovieLens.
 
-All of it is in memory here, which evaluation needs. Training has a way past that (`models.data.histories`).
+Evaluation needs all of it in memory. Training does not (`models.data.histories`).
 """
 
 from dataclasses import dataclass, field, replace
@@ -13,9 +13,11 @@ from typing import Self
 import numpy as np
 
 from engine.arrays import FIRST_SEARCH, Bool, Int32, Int64
-from models.data import archive, histories
-from models.data.archive import Source
-from models.data.histories import Timelines
+from engine.interactions.layout import Source
+from engine.settings.sections import ClickSettings
+from models.data import histories
+from models.data.histories import RecordedHistories
+from models.data.numbering import NumberedInteractions
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,13 +31,13 @@ class Interactions:
     times_ms: Int64
     """[n] event times, Unix milliseconds, ascending."""
     actions: Int32
-    """[n] action numbers."""
+    """[n] numbers of the actions by name (`models.data.action_names` turns them into codes)."""
     user_ids: list[str]
     """U ids, by user number."""
     item_ids: list[str]
     """V ids, by item number."""
     action_names: list[str]
-    """Names, by action number; the empty name where the data has none."""
+    """Names, by action number; the empty name is that of events without an action."""
     search_ids: list[str] = field(default_factory=list)
     """Q ids (`engine.catalogue.searches`), by number less FIRST_SEARCH."""
 
@@ -62,16 +64,16 @@ class Interactions:
 
     def by_user(self) -> Int64:
         """[n] order that puts the events of each user together, oldest first."""
-        return np.argsort(self.users, kind="stable")
+        return histories.by_user(self.users, len(self.user_ids))[0]
 
-    def timelines(self) -> Timelines:
+    def histories(self) -> RecordedHistories:
         """The same events, user by user."""
-        order = self.by_user()
-        return Timelines(
+        order, starts = histories.by_user(self.users, len(self.user_ids))
+        return RecordedHistories(
             items=self.items[order],
             times_ms=self.times_ms[order],
             actions=self.actions[order].astype(np.uint8),
-            starts=np.searchsorted(self.users[order], np.arange(len(self.user_ids) + 1)),
+            starts=starts,
             item_ids=self.item_ids,
             action_names=self.action_names,
             users_digest=histories.digest(self.user_ids),
@@ -80,26 +82,27 @@ class Interactions:
 
     def fingerprint(self) -> str:
         """SHA-256 over all columns and ids: two datasets with the same one (and the same items file) train alike."""
-        return self.timelines().fingerprint()
+        return self.histories().fingerprint()
 
 
-def read(source: Source | Path) -> Interactions:
-    """Read the interactions of a source, or of a path with the usual layout.
+def read(source: Source | Path, clicks: ClickSettings = ClickSettings()) -> Interactions:  # noqa: B008 - frozen
+    """Read the interactions of a source.
 
     Raises:
         DataError: there is no such file, it cannot be parsed, lacks a column, has empty fields, or too little in it.
+        MissingExtraError: the address has a scheme, and what its file system needs is not installed.
     """
-    opened = archive.open_source(source)
-    chunks = list(opened.chunks())
-    times_ms = np.concatenate([chunk.times_ms for chunk in chunks])
+    archive = NumberedInteractions(source, clicks)
+    batches = list(archive.batches())
+    times_ms = np.concatenate([batch.times_ms for batch in batches])
     order = np.argsort(times_ms, kind="stable")
     return Interactions(
-        users=np.concatenate([chunk.users for chunk in chunks])[order],
-        items=np.concatenate([chunk.items for chunk in chunks])[order],
+        users=np.concatenate([batch.users for batch in batches])[order],
+        items=np.concatenate([batch.items for batch in batches])[order],
         times_ms=times_ms[order],
-        actions=np.concatenate([chunk.actions for chunk in chunks])[order].astype(np.int32),
-        user_ids=opened.users.ids(range(len(opened.users))),
-        item_ids=opened.items.ids(range(len(opened.items))),
-        action_names=opened.actions.ids(range(len(opened.actions))),
-        search_ids=opened.search_ids(),
+        actions=np.concatenate([batch.actions for batch in batches])[order].astype(np.int32),
+        user_ids=list(archive.users),
+        item_ids=archive.item_ids(),
+        action_names=list(archive.actions),
+        search_ids=archive.search_ids(),
     )

@@ -1,9 +1,9 @@
-"""Users' histories cut into sequences of at most L inputs, the last A of which are asked, and batches of them.
+"""Histories cut into sequences of at most L inputs, the last A of which have targets, and batches of them.
 
-Keys and values depend on the item alone, so an event may be seen by later ones without being asked itself. A long
-history is cut into parts of at most L/2 events, and each part is asked with all the L events that its newest one sees
-before it: every event is a target exactly once, and with at least L/2 events before it wherever there are so many, as
-it will be when the release serves.
+Keys and values depend on the item alone, so an event may be seen by later ones without having a target itself. A long
+history is cut into parts of at most L/2 events, and each part is learned with all the L events that its newest one sees
+before it: every event is a target exactly once, and with at least L/2 events before it wherever its user has as many,
+as it will be when the release serves.
 
 A search is an input and no target: what is learned about it is which click it led to.
 
@@ -11,8 +11,8 @@ An item that came before in the sequence is no target: the engine leaves out wha
 to repeat fills its candidates with what can't be shown.
 
 Hiding the newest m events before a target, so that lists hold what comes after the next click too: in one causal pass
-the window that ends m events earlier is a query already, so the target is asked there. A share of the sequences skips
-m events, from 1 up to a limit, at all their positions. Where that would lie beyond a part, its last target is asked,
+the window that ends m events earlier is a query already, so the target belongs there. A share of the sequences skips
+m events, from 1 up to a limit, at all their positions. Where that is beyond a part, its last target is taken,
 so that no skip reaches what is kept aside.
 """
 
@@ -21,60 +21,39 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from engine.arrays import FIRST_SEARCH, Bool, Float32, Int32, Int64, UInt8
+from engine.arrays import FIRST_SEARCH, NO_ACTION, Bool, Float32, Int32, Int64
 from engine.retrieval.features import log_ages
+from models.data.histories import Histories
 
 NO_TARGET = -1
-NO_ACTION = -1
 _NEXT = np.zeros(1, np.int64)
 _SHUFFLE_BATCHES = 32
 """Sequences are sorted by length within this many batches: little padding, and still a different mix every epoch."""
 
 
 @dataclass(frozen=True, slots=True)
-class Histories:
-    """The events of U users, one user after the other, each in order of time; all actions weigh more than 0.
-
-    No user's newest event is a search.
-    """
-
-    items: Int32
-    """[n] rows of the item table; rows of searches begin at FIRST_SEARCH."""
-    times_ms: Int64
-    """[n]"""
-    actions: UInt8
-    """[n] numbers of the actions (`models.network.action_values`)."""
-    starts: Int64
-    """[U + 1] where each user's events begin."""
-
-    def lengths(self) -> Int64:
-        """[U] events per user."""
-        return np.diff(self.starts)
-
-
-@dataclass(frozen=True, slots=True)
 class SequenceBatch:
-    """S sequences of up to L inputs, oldest first, padded on the left; the last A of each are asked."""
+    """S sequences of up to L inputs, oldest first, padded on the left; the last A of each may have targets."""
 
     items: Int32
     """[S, L] items and searches; 0 where padded."""
     ages: Float32
-    """[S, A, L] age of event j when the asked event i happened."""
+    """[S, A, L] age of event j when event i of the last A happened."""
     actions: Int32
-    """[S, L] NO_ACTION where padded."""
+    """[S, L] codes; NO_ACTION where padded."""
     targets: Int32
-    """[S, A] the item that came next; NO_TARGET where it is not asked here."""
+    """[S, A] the item that came next; NO_TARGET where it is no target here."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sequences:
-    """Where each sequence lies in the histories."""
+    """m sequences, as indices into the events of histories."""
 
     begins: Int64
     """[m] first input."""
     ends: Int64
     """[m] one past the last input."""
-    asked: Int64
+    target_begins: Int64
     """[m] first input whose successor is a target here."""
 
     def __len__(self) -> int:
@@ -91,14 +70,15 @@ def cut(lengths: Int64, starts: Int64, window_length: int) -> Sequences:
     counts = -(-inputs // part)  # [U] sequences
     owner = np.repeat(np.arange(len(inputs)), counts)  # [m]
     number = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)  # [m] 0, 1, ... within the user
-    asked, ends = (inputs[owner] * turn // counts[owner] for turn in (number, number + 1))  # parts of even length
+    target_begins = inputs[owner] * number // counts[owner]  # parts of even length
+    ends = inputs[owner] * (number + 1) // counts[owner]
     begins = np.maximum(ends - window_length, 0)
     offset = starts[owner]
-    return Sequences(begins=offset + begins, ends=offset + ends, asked=offset + asked)
+    return Sequences(begins=offset + begins, ends=offset + ends, target_begins=offset + target_begins)
 
 
 def parts(sequences: Sequences, size: int, rng: np.random.Generator) -> Iterator[Int64]:
-    """Which sequences stand in each batch of one epoch: every one once, `size` at a time, in random order."""
+    """Indices of the sequences in each batch of an epoch: every one once, `size` at a time, in random order."""
     order = rng.permutation(len(sequences))
     lengths = sequences.ends - sequences.begins
     blocks = np.array_split(order, range(size * _SHUFFLE_BATCHES, len(order), size * _SHUFFLE_BATCHES))
@@ -109,29 +89,28 @@ def parts(sequences: Sequences, size: int, rng: np.random.Generator) -> Iterator
             yield batches[batch]
 
 
-def gather(histories: Histories, sequences: Sequences, chosen: Int64, skips: Int64 = _NEXT) -> SequenceBatch:
-    """The batch of the `chosen` [S] sequences, whose targets come `skips` [S] events after the next one."""
-    begins, ends, asked = (
-        column[chosen, None] for column in (sequences.begins, sequences.ends, sequences.asked)
-    )  # [S, 1]
-    length, most = int((ends - begins).max()), int((ends - asked).max())  # L, A
-    places = ends + np.arange(-length, 0)  # [S, L]
-    real: Bool = places >= begins
-    places = np.maximum(places, begins)
-    items, times_ms = histories.items[places], histories.times_ms[places]
-    following = histories.items[np.minimum(places[:, -most:] + 1 + skips[:, None], ends)]  # [S, A]
-    wanted = (places[:, -most:] >= asked) & real[:, -most:] & (following < FIRST_SEARCH)
-    wanted &= ~_seen(np.where(real, items, NO_TARGET), following)
+def gather(histories: Histories, sequences: Sequences, batch: Int64, skips: Int64 = _NEXT) -> SequenceBatch:
+    """The sequences with the indices `batch` [S], whose targets come `skips` [S] events after the next one."""
+    begins, ends = sequences.begins[batch, None], sequences.ends[batch, None]  # [S, 1]
+    target_begins = sequences.target_begins[batch, None]  # [S, 1]
+    length, targets = int((ends - begins).max()), int((ends - target_begins).max())  # L, A
+    indices = ends + np.arange(-length, 0)  # [S, L]
+    is_event: Bool = indices >= begins
+    indices = np.maximum(indices, begins)
+    items, times_ms = histories.items[indices], histories.times_ms[indices]
+    following = histories.items[np.minimum(indices[:, -targets:] + 1 + skips[:, None], ends)]  # [S, A]
+    is_target = (indices[:, -targets:] >= target_begins) & is_event[:, -targets:] & (following < FIRST_SEARCH)
+    is_target &= ~_seen(np.where(is_event, items, NO_TARGET), following)
     return SequenceBatch(
-        items=np.where(real, items, np.int32(0)),
-        ages=log_ages(times_ms[:, None], times_ms[:, -most:, None]),
-        actions=np.where(real, histories.actions[places], np.int32(NO_ACTION)),
-        targets=np.where(wanted, following, np.int32(NO_TARGET)),
+        items=np.where(is_event, items, np.int32(0)),
+        ages=log_ages(times_ms[:, None], times_ms[:, -targets:, None]),
+        actions=np.where(is_event, histories.actions[indices], np.int32(NO_ACTION)),
+        targets=np.where(is_target, following, np.int32(NO_TARGET)),
     )
 
 
 def _seen(items: Int32, following: Int32) -> Bool:
-    """[S, A] whether the item that follows one of the last A inputs is among the inputs [S, L] up to there."""
+    """[S, A] marks the items following the last A inputs that are among the inputs [S, L] up to there."""
     same = items[:, None] == following[:, :, None]  # [S, A, L]
     seen: Bool = np.tril(same, items.shape[1] - following.shape[1]).any(axis=2)
     return seen

@@ -15,37 +15,37 @@ from engine.arrays import Bool, Int32, Int64
 from engine.errors import DataError
 from engine.releases.bundles import Holdout
 from models.data.dataset import Interactions
-from models.data.histories import Timelines
+from models.data.histories import Histories
 from models.settings import HoldoutName
 
 TRAINING_SHARE = 0.9
-"""Share of the events that lies before the time split."""
+"""Share of the events before the time split."""
 
 
-def holdout(timelines: Timelines, name: HoldoutName, items_share: float = 0.0, items_seed: int = 0) -> Holdout:
-    """The holdout called `name` for this data, with a share of the items beside it.
+def holdout(histories: Histories, name: HoldoutName, items_share: float = 0.0, items_seed: int = 0) -> Holdout:
+    """The holdout called `name` for these histories, with a share of the items added to it.
 
     Raises:
         DataError: there is no last tenth of time to hold out.
     """
     return Holdout(
         last_event=name in {"last", "both"},
-        from_ms=split_ms(timelines) if name in {"time", "both"} else None,
+        from_ms=split_ms(histories) if name in {"time", "both"} else None,
         items_share=items_share,
         items_seed=items_seed if items_share else 0,
     )
 
 
-def split_ms(timelines: Timelines) -> int:
-    """Where the time split begins: the event time that stands after the first 90 % of the events.
+def split_ms(histories: Histories) -> int:
+    """Beginning of the time split: the event time after the first 90 % of the events.
 
     Raises:
         DataError: nine tenths of the events share the earliest time, so that there is no last tenth.
     """
-    from_ms = timelines.quantile_ms(TRAINING_SHARE)
-    if from_ms == timelines.times_ms.min():
+    from_ms = histories.quantile_ms(TRAINING_SHARE)
+    if from_ms == histories.times_ms.min():
         raise DataError(
-            f"at least nine tenths of the {len(timelines)} events have the same time, {from_ms} ms, so that no last"
+            f"at least nine tenths of the {len(histories)} events have the same time, {from_ms} ms, so that no last"
             " tenth of time can be held out; mend the times, or say --holdout last to go by the order of the file"
         )
     return from_ms
@@ -54,7 +54,7 @@ def split_ms(timelines: Timelines) -> int:
 def newest(interactions: Interactions) -> Bool:
     """[n] marks the newest click of each user, and the searches that came after it."""
     users, clicks = interactions.users, np.flatnonzero(interactions.clicks())
-    last = np.full(len(interactions.user_ids), -1)
+    last = np.full(len(interactions.user_ids), -1)  # [U]
     np.maximum.at(last, users[clicks], clicks)
     marks: Bool = np.arange(len(users)) >= last[users]
     return marks
@@ -74,7 +74,7 @@ def held_out(interactions: Interactions, left_out: Holdout) -> Bool:
 
 
 def cold_items(item_ids: Sequence[str], left_out: Holdout) -> Bool:
-    """[V] marks the items that training must not see; who is one of them hangs on its id and the seed alone."""
+    """[V] marks the items that training must not see; only its id and the seed decide whether an item is one."""
     bound = int(left_out.items_share * 2**64)
     return np.array([_draw(item, left_out.items_seed) < bound for item in item_ids], np.bool_)
 
@@ -84,7 +84,7 @@ def _draw(item: str, seed: int) -> int:
 
 
 def earlier(users: Int32) -> Int64:
-    """[n] how many events of the same user come before each, of events in order of time."""
+    """[n] number of events of the same user before each, of events in order of time."""
     order = np.argsort(users, kind="stable")
     grouped = users[order]
     counts = np.empty(len(users), np.int64)

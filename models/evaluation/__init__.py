@@ -1,1 +1,1 @@
-"""How good a release is, asked through the engine's own path."""
+"""Evaluation of a release through the engine's own path: metrics, baselines, breakdowns, reports."""

@@ -1,4 +1,4 @@
-"""What stands behind a release's figures: for whom it is right, about which items, and how its lists came about."""
+"""Breakdowns of accuracy by user history and item age, interests in use, and recall of the index."""
 
 from collections.abc import Sequence
 from typing import Any, Final
@@ -14,7 +14,7 @@ from models.evaluation import ranking_metrics
 _HOUR_MS: Final = 3_600_000
 _DAY_MS: Final = 24 * _HOUR_MS
 _Bucket = tuple[int, str]
-"""The lowest value in it, and its name."""
+"""Lowest value, and label."""
 _HISTORY: Final[Sequence[_Bucket]] = (
     (0, "0"),
     (1, "1"),
@@ -36,110 +36,129 @@ _ITEM_AGE: Final[Sequence[_Bucket]] = (
     (365 * _DAY_MS, "1+ years"),
 )
 _RECALL_LISTS: Final = 500
-"""About so many lists, spread evenly, have their searches compared: an exact search of a large catalogue is slow."""
+"""Lists, roughly, whose searches are compared, evenly spread: an exact search of a large catalogue is slow."""
 
 
-def by_history(data: Interactions, targets: Int64, places: Int64) -> list[dict[str, Any]]:
-    """Accuracy by the number of the user's events before the target; `targets` [n] are events of `data`."""
-    return _accuracy_by(_HISTORY, splits.earlier(data.users)[targets], data.users[targets], places)
+def by_history(data: Interactions, targets: Int64, ranks: Int64) -> list[dict[str, Any]]:
+    """Accuracy by the number of the user's events before the target.
+
+    Args:
+        data: recorded interactions.
+        targets: [Q] indices of the target events.
+        ranks: [Q] ranks of the targets in their lists.
+    """
+    return _accuracy_by(_HISTORY, splits.earlier(data.users)[targets], data.users[targets], ranks)
 
 
-def by_item_age(data: Interactions, targets: Int64, places: Int64) -> list[dict[str, Any]]:
-    """Accuracy by the time since the item's first event in the data; new is an item that nobody had before."""
+def by_item_age(data: Interactions, targets: Int64, ranks: Int64) -> list[dict[str, Any]]:
+    """Accuracy by the time since the item's first event in the data, *new* being that event; as `by_history`."""
     items, first = np.unique(data.items, return_index=True)
     items, first = items[items < FIRST_SEARCH], first[items < FIRST_SEARCH]
     first_ms = np.zeros(len(data.item_ids), np.int64)
     first_ms[items] = data.times_ms[first]
     ages_ms = data.times_ms[targets] - first_ms[data.items[targets]]
-    return _accuracy_by(_ITEM_AGE, ages_ms, data.users[targets], places)
+    return _accuracy_by(_ITEM_AGE, ages_ms, data.users[targets], ranks)
 
 
-def _accuracy_by(buckets: Sequence[_Bucket], values: Int64, users: Int32, places: Int64) -> list[dict[str, Any]]:
-    """A row for each bucket that any of the n values falls into."""
+def _accuracy_by(buckets: Sequence[_Bucket], values: Int64, users: Int32, ranks: Int64) -> list[dict[str, Any]]:
+    """A row for each bucket that any of the values [Q] falls into."""
     bucket = np.searchsorted([lowest for lowest, _ in buckets], values, side="right") - 1
     rows = []
     for number in np.unique(bucket).tolist():
-        mine = bucket == number
+        in_bucket = bucket == number
         rows.append(
             {
                 "label": buckets[number][1],
-                "targets": int(mine.sum()),
-                "users": len(np.unique(users[mine])),
-                **ranking_metrics.named(ranking_metrics.accuracy(places[mine], users[mine])),
+                "targets": int(in_bucket.sum()),
+                "users": len(np.unique(users[in_bucket])),
+                **ranking_metrics.as_figures(ranking_metrics.accuracy(ranks[in_bucket], users[in_bucket])),
             }
         )
     return rows
 
 
 class InterestsInUse:
-    """How many of a release's interests stand behind the first ten places of its lists.
+    """Number of interests that the first ten positions of a release's lists come from.
 
-    The effective number of a list is the perplexity of its interests' shares of the places (the Hill number of order 1:
-    Hill, "Diversity and Evenness: A Unifying Notation and Its Consequences", 1973): 1 where one interest found them
-    all, K where each found as many.
+    The effective number of a list is the perplexity of the interests' shares of its positions (the Hill number of
+    order 1: Hill, "Diversity and Evenness: A Unifying Notation and Its Consequences", 1973): 1 where one interest
+    found every item, K where each found as many.
     """
 
     def __init__(self, interests: int) -> None:
         """`interests`: K."""
         self._lists = np.zeros(interests + 1, np.int64)  # by number of interests in use
-        self._places = np.zeros(interests, np.int64)
+        self._positions = np.zeros(interests, np.int64)  # by interest
         self._effective = 0.0
 
     def add(self, interests: Int32) -> None:
-        """The interests [B, N] that found the items of B lists; -1 where none did."""
+        """The interests [B, N] that found the items of B lists; -1 for an item that none found."""
         top = interests[:, :10]
-        counts = (top[:, :, None] == np.arange(len(self._places))).sum(axis=1)  # [B, K]
+        counts = (top[:, :, None] == np.arange(len(self._positions))).sum(axis=1)  # [B, K]
         self._lists += np.bincount((counts > 0).sum(axis=1), minlength=len(self._lists))
-        self._places += counts.sum(axis=0)
+        self._positions += counts.sum(axis=0)
         counts = counts[counts.any(axis=1)]
         shares = counts / counts.sum(axis=1, keepdims=True)
         entropy = -(shares * np.log(np.where(shares > 0.0, shares, 1.0))).sum(axis=1)
         self._effective += float(np.exp(entropy).sum())
 
     def report(self) -> dict[str, Any]:
-        """Mean effective number, over lists that any interest is in; lists by interests in use; places by interest."""
-        warm = int(self._lists[1:].sum())
+        """Mean effective number over lists with any interest, `lists` by interests in use, `positions` by interest."""
+        with_interests = int(self._lists[1:].sum())
         return {
-            "effective": self._effective / warm if warm else None,
+            "effective": self._effective / with_interests if with_interests else None,
             "lists": self._lists.tolist(),
-            "places": self._places.tolist(),
+            "positions": self._positions.tolist(),
         }
 
 
 class MeasuredIndex:
-    """An index that compares some of its answers with those of its exact twin."""
+    """An index whose recall is measured on a sample of its searches, against an exact index of the same vectors."""
 
     def __init__(self, index: Index, exact: Index, interests: int, lists: int, depth: int) -> None:
-        """Measure searches for `depth` items near each of `interests` (K) interests of about `lists` lists."""
+        """Measure searches of `index`.
+
+        Args:
+            index: serves.
+            exact: the reference.
+            interests: K, searches per list.
+            lists: how many lists the searches are for, roughly.
+            depth: items per search; searches for another number of items are not measured.
+        """
         self._index, self._exact, self._interests = index, exact, interests
         self._stride = max(1, lists // _RECALL_LISTS)
-        self._lists = self._asked = 0
-        self._found = np.zeros(depth, np.int64)
+        self._lists = self._searches = 0
+        self._hits = np.zeros(depth, np.int64)  # by rank in the exact search
+
+    @property
+    def fallbacks(self) -> int:
+        """See `Index.fallbacks`."""
+        return self._index.fallbacks
 
     def __len__(self) -> int:
         return len(self._index)
 
     def search(self, queries: Float32, count: int) -> tuple[Int32, Float32]:
-        """See `Index.search`; every so many lists are compared, and a search deeper than the usual one is not."""
+        """See `Index.search`."""
         rows, scores = self._index.search(queries, count)
-        if count == len(self._found):
+        if count == len(self._hits):
             lists = self._lists + np.arange(len(queries)) // self._interests
             self._lists = int(lists[-1]) + 1
             self._compare(queries, rows, np.flatnonzero(lists % self._stride == 0))
         return rows, scores
 
     def report(self) -> dict[str, Any]:
-        """Share of the nearest items that was found, over all and by how near they are; None without any search."""
-        shares = (self._found / max(self._asked, 1)).tolist()
+        """Share of the nearest items that the index finds, over all ranks and by rank; None without any search."""
+        shares = (self._hits / max(self._searches, 1)).tolist()
         return {
             "kind": "hnsw",
-            "searches": self._asked,
-            "recall": sum(shares) / len(shares) if self._asked else None,
-            "recall_by_rank": shares if self._asked else [],
+            "searches": self._searches,
+            "recall": sum(shares) / len(shares) if self._searches else None,
+            "recall_by_rank": shares if self._searches else [],
         }
 
-    def _compare(self, queries: Float32, rows: Int32, chosen: Int64) -> None:
-        nearest = self._exact.search(queries[chosen], len(self._found))[0].astype(np.int64)  # [Q', C]
-        apart = np.arange(len(chosen))[:, None] * len(self)  # what one query found is no answer to another
-        self._found += np.isin(nearest + apart, rows[chosen] + apart).sum(axis=0)
-        self._asked += len(chosen)
+    def _compare(self, queries: Float32, rows: Int32, sample: Int64) -> None:
+        nearest = self._exact.search(queries[sample], len(self._hits))[0].astype(np.int64)  # [S, C]
+        offsets = np.arange(len(sample))[:, None] * len(self)  # keeps the rows of one query apart from another's
+        self._hits += np.isin(nearest + offsets, rows[sample] + offsets).sum(axis=0)
+        self._searches += len(sample)

@@ -1,9 +1,9 @@
-"""How sure a figure is: 95 % intervals over users.
+"""95 % confidence intervals with users as clusters.
 
-A user's answers resemble one another, so the users are the sample, not the answers. A figure over n answers is a ratio
-of sums, and its variance is that of the ratio estimator with users as clusters (Cochran, "Sampling Techniques", 1977,
-6.4 and 9A.1; for means the cluster-robust variance of Liang and Zeger, "Longitudinal Data Analysis Using Generalized
-Linear Models", 1986). In closed form: no draws, so the same answers give the same interval.
+The lists of one user are correlated, so the users are the sample, not the lists. A metric over n lists is a ratio of
+sums, and its variance is that of the ratio estimator with users as clusters (Cochran, "Sampling Techniques", 1977, 6.4
+and 9A.1; for means the cluster-robust variance of Liang and Zeger, "Longitudinal Data Analysis Using Generalized Linear
+Models", 1986). In closed form: no random draws, so the same lists give the same interval.
 """
 
 from dataclasses import dataclass
@@ -15,34 +15,34 @@ import numpy as np
 from engine.arrays import Float64, Int32
 
 _Z: Final = NormalDist().inv_cdf(0.975)
-"""1.96: the normal interval holds 95 % between its two ends."""
+"""1.96: a standard normal variable is within this of 0 in 95 % of cases."""
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A figure and its interval."""
+    """A value and its confidence interval."""
 
     value: float | None
-    """None where there is nothing to divide by."""
+    """None where the denominator is 0."""
     interval: tuple[float, float] | None
-    """Both ends; None where one user, or none, says nothing about others."""
+    """Lower and upper end; None with fewer than two users, as one user shows no variance."""
 
-    def within(self, lowest: float, highest: float) -> "Estimate":
-        """The same, for a figure that cannot lie outside: few users may give a normal interval that does."""
+    def clipped(self, lowest: float, highest: float) -> "Estimate":
+        """The same value, its interval cut to a metric's range: with few users the normal interval may exceed it."""
         ends = self.interval and (max(self.interval[0], lowest), min(self.interval[1], highest))
         return Estimate(self.value, ends)
 
 
-def ratio(above: Float64, below: Float64, users: Int32) -> Estimate:
-    """Sum of `above` [n] over sum of `below` [n], entries of `users` [n]."""
-    total = float(below.sum())
+def ratio(numerators: Float64, denominators: Float64, users: Int32) -> Estimate:
+    """Sum of `numerators` [n] over sum of `denominators` [n], entries of `users` [n]."""
+    total = float(denominators.sum())
     if total == 0.0:
         return Estimate(None, None)
-    value = float(above.sum()) / total
+    value = float(numerators.sum()) / total
     count = np.count_nonzero(np.bincount(users))
-    if count < 2:  # noqa: PLR2004 - two are needed to differ
+    if count < 2:  # noqa: PLR2004 - one user shows no variance
         return Estimate(value, None)
-    residuals = np.bincount(users, above - value * below)  # a user's part of the error; 0 for numbers of no user
+    residuals = np.bincount(users, numerators - value * denominators)  # by user number; 0 for numbers without entries
     margin = _Z * float(np.sqrt(count / (count - 1) * np.square(residuals).sum())) / abs(total)
     return Estimate(value, (value - margin, value + margin))
 

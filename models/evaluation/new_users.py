@@ -1,7 +1,7 @@
-"""How good a release is about users whom it saw no event of: those who came after the time split.
+"""Evaluation on users of whom the release was trained on no event: those whose first event is after its time split.
 
-The second, third, fourth and sixth event of each is asked for: a full ranking of the release's catalogue from 1, 2, 3
-and 5 clicks. Beside the release stand the baselines of every evaluation and item-kNN, tuned as in a comparison.
+Targets are the second, third, fourth and sixth event of each, ranked in the release's whole catalogue from windows of
+1, 2, 3 and 5 clicks. The baselines are those of every evaluation, and item-kNN, tuned as in `headrace compare`.
 """
 
 import time
@@ -13,61 +13,60 @@ import numpy as np
 from engine.arrays import Int64
 from engine.errors import DataError, MissingExtraError
 from models.data import splits
-from models.evaluation import queries
 from models.evaluation.baselines import Baseline, extras
 from models.evaluation.baselines.task import Task
-from models.evaluation.queries import EvalQueries
-from models.evaluation.release_under_test import RELEASE, BaselineComparison, Engine, ReleaseUnderTest, Watch
+from models.evaluation.list_evaluation import RELEASE, OnProgress
+from models.evaluation.queries import EvalQueries, event_queries
+from models.evaluation.release_under_test import BaselineComparison, ReleaseRecommender, ReleaseUnderTest
 
 CLICKS: Final = (1, 2, 3, 5)
-"""How many clicks of a new user the lists are made from."""
+"""Clicks in the windows that lists are made from."""
 _ITEM_KNN: Final = "item_knn"
 _TUNING_MINUTES: Final = 5.0
-"""On the processor, for the settings of item-kNN."""
+"""Processor time for the hyperparameters of item-kNN."""
 
 
-def new_users(under_test: ReleaseUnderTest, watch: Watch) -> dict[str, Any]:
-    """Figures of everyone by how many clicks the lists are made from, or why there are none."""
+def new_users(under_test: ReleaseUnderTest, on_progress: OnProgress) -> dict[str, Any]:
+    """Figures of the release and its baselines by number of clicks, or the reason why there are none."""
     from_ms = under_test.bundle.manifest.holdout.from_ms
     if from_ms is None:
-        return {"reason": "the release was trained on all of time; train with --holdout time or both"}
-    steps = _events_after(under_test, from_ms)
-    everything = queries.chosen(under_test, np.sort(np.concatenate(list(steps.values()))))
-    if not len(everything.targets):
-        return {"reason": "nobody came after the time that the release was trained on"}
-    systems, left_out = {RELEASE: Engine(under_test.live, under_test), **under_test.baselines(everything)}, {}
+        return {"reason": "the release was trained on events of all times; train with --holdout time or both"}
+    targets_by_clicks = _events_of_new_users(under_test, from_ms)
+    all_queries = event_queries(under_test, np.sort(np.concatenate(list(targets_by_clicks.values()))))
+    if not len(all_queries.targets):
+        return {"reason": "no user's first event is after the time that the release was trained on"}
+    systems: dict[str, Baseline] = {RELEASE: ReleaseRecommender(under_test.live, under_test)}
+    systems |= under_test.baselines(all_queries)
+    skipped = {}
     try:
-        systems[_ITEM_KNN] = _item_knn(under_test, everything)
+        systems[_ITEM_KNN] = _item_knn(under_test, all_queries)
     except (DataError, MissingExtraError) as error:
-        left_out[_ITEM_KNN] = str(error)
-    rows, done = {}, 0
-    for clicks, targets in steps.items():
-        contest = BaselineComparison(under_test, systems)
-        for windows, part in queries.chosen(under_test, targets).ask():
-            contest.ask(windows, part)
-            watch("new users", done + contest.asked, len(everything.targets))
-        done += contest.asked
-        rows[str(clicks)] = contest.figures()
-    return {"from_ms": from_ms, "clicks": rows, "left_out": left_out}
+        skipped[_ITEM_KNN] = str(error)
+    rows = {}
+    for clicks, targets in targets_by_clicks.items():
+        comparison = BaselineComparison(under_test, systems)
+        comparison.run(event_queries(under_test, targets), f"new users, clicks so far: {clicks}", on_progress)
+        rows[str(clicks)] = comparison.figures()
+    return {"from_ms": from_ms, "clicks": rows, "skipped": skipped}
 
 
-def _events_after(under_test: ReleaseUnderTest, from_ms: int) -> dict[int, Int64]:
-    """Places of the events of new users by how many came before them."""
+def _events_of_new_users(under_test: ReleaseUnderTest, from_ms: int) -> dict[int, Int64]:
+    """Indices of the target events of new users, by number of the user's events before (`CLICKS`)."""
     data = under_test.interactions
-    old = np.zeros(len(data.user_ids), np.bool_)
-    old[data.users[data.times_ms < from_ms]] = True
-    asked, before = under_test.wanted & ~old[data.users], splits.earlier(data.users)
-    return {clicks: np.flatnonzero(asked & (before == clicks)) for clicks in CLICKS}
+    known_users = np.zeros(len(data.user_ids), np.bool_)  # [U]
+    known_users[data.users[data.times_ms < from_ms]] = True
+    of_new_users, earlier = under_test.target_mask & ~known_users[data.users], splits.earlier(data.users)
+    return {clicks: np.flatnonzero(of_new_users & (earlier == clicks)) for clicks in CLICKS}
 
 
-def _item_knn(under_test: ReleaseUnderTest, asked: EvalQueries) -> Baseline:
-    """Item-kNN that has learned what the release has.
+def _item_knn(under_test: ReleaseUnderTest, queries: EvalQueries) -> Baseline:
+    """Item-kNN, fitted on the release's training events.
 
     Raises:
         MissingExtraError: it needs an extra that is not installed.
-        DataError: there is too little for it to learn from.
+        DataError: there are too few events to fit it on.
     """
-    with extras.needed("compare"):
+    with extras.required("compare"):
         from models.evaluation.baselines import item_knn  # noqa: PLC0415 - only where the extra is installed
-    task = Task.of(under_test, under_test.learned, asked)
+    task = Task.of(under_test, under_test.training_mask, queries)
     return item_knn.fit(replace(task, minutes=_TUNING_MINUTES, clock_s=time.process_time)).baseline

@@ -1,45 +1,54 @@
-"""What is asked: recorded events as the engine would meet them, and the windows before each event asked for.
+"""Evaluation queries: recorded events as targets, each with the window of its user's events before it.
 
-    last event       the newest click of every user, from the window of all before it
+    last events      the newest click of every user, from the window of all events before it
     since a time     every click from then on, from the window of all the user's events before it
-    chosen events    these, from the windows of all their users' events before them, in order of time
+    given events     any events, in order of time, from the windows of all their users' events before them
 
-Searches stand in windows, and are not asked for. Item numbers are those of the interactions, in the engine's catalogue
-too, so that a release and a baseline speak of the same item.
+Searches are part of windows and never targets. Item numbers are those of the interactions, in the engine's catalogue
+too, so that a release and a baseline mean the same item by a number.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeAlias
 
 import numpy as np
 
 from engine.arrays import FIRST_SEARCH, NO_ACTION, NO_ITEM, Bool, Float32, Int32, Int64, UInt8, Windows
 from engine.catalogue.actions import Actions
 from engine.catalogue.ids import Catalogue
-from engine.releases.bundles import Manifest
+from engine.releases.bundles import Holdout, Manifest
 from engine.retrieval import features
 from engine.settings.sections import Settings
 from engine.windows.store import Events, WindowStore
-from models.data import splits
-from models.data.action_names import warn_of_unnamed
+from models.data import histories, splits
+from models.data.action_names import ActionCodes, warn_of_unnamed
 from models.data.dataset import Interactions
-from models.evaluation.event_windows import UserEvents
+from models.data.histories import Histories
 
-LISTED: Final = 20
-"""N: items per list asked for."""
-_BATCH_USERS: Final = 256
+LIST_LENGTH: Final = 20
+"""N: items in every list of an evaluation."""
+_BATCH_QUERIES: Final = 256
+
+QueryBatches: TypeAlias = Iterator[tuple[Windows, Int64]]
+"""Windows of B users, and the indices [B] of their target events."""
 
 
 class EvalData:
     """Recorded interactions in the engine's terms: catalogue numbers, action codes and windows."""
 
     def __init__(self, interactions: Interactions, settings: Settings) -> None:
-        """`settings`: how clicks count and windows are kept; lists are `LISTED` long and every user has room."""
+        """Number items, searches and actions as the engine does.
+
+        Args:
+            interactions: the n recorded events.
+            settings: action weights, window length, index and lists; the length of lists is set to `LIST_LENGTH`, and
+                the window store has a slot for every user.
+        """
         self.interactions = interactions
         self.settings = settings.model_copy(
             update={
-                "recommendations": settings.recommendations.model_copy(update={"count": LISTED}),
+                "recommendations": settings.recommendations.model_copy(update={"count": LIST_LENGTH}),
                 "windows": settings.windows.model_copy(update={"max_users": len(interactions.user_ids)}),
             }
         )
@@ -49,119 +58,126 @@ class EvalData:
         self.items: Int32 = interactions.items  # [n] a new catalogue numbers them in the same way
         warn_of_unnamed(interactions.action_names, [interactions.actions], settings.clicks)
         actions = Actions(settings.clicks)
-        codes = np.array([actions.code(name) for name in interactions.action_names], np.uint8)
-        clicks = interactions.clicks()
-        self.actions: UInt8 = np.where(clicks, codes[interactions.actions], np.uint8(actions.search))  # [n]
-        self.weights, self._codes = actions.weights, actions.codes
-        self.wanted: Bool = clicks & (actions.weights[self.actions] > 0.0)  # [n] what a list should have held
+        codes = ActionCodes(interactions.action_names, actions)
+        self.actions: UInt8 = codes.of(interactions.actions, interactions.items)  # [n]
+        self.action_weights, self._action_codes = actions.weights, actions.codes  # [256] by code; code by name
+        self.target_mask: Bool = interactions.clicks() & (
+            actions.weights[self.actions] > 0.0
+        )  # [n] clicks that a list should predict
 
     def weights_for(self, release: Manifest) -> Float32:
         """[256] weight by action code when this release serves."""
-        return features.action_weights(self.weights, self._codes, release.action_values)
+        return features.action_weights(self.action_weights, self._action_codes, release.action_values)
 
-    def by_user(self, mask: Bool) -> UserEvents:
+    def by_user(self, mask: Bool) -> Histories:
         """The events under `mask` [n], user by user."""
-        places = self.interactions.by_user()
-        places = places[mask[places]]
-        return UserEvents(
-            users=self.interactions.users[places],
-            items=self.items[places],
-            times_ms=self.interactions.times_ms[places],
-            actions=self.actions[places],
-            item_count=len(self.interactions.item_ids),
-        )
+        order, starts = histories.by_user(self.interactions.users, len(self.interactions.user_ids))
+        every_event = Histories(self.items[order], self.interactions.times_ms[order], self.actions[order], starts)
+        return every_event.select(mask[order])
 
-    def store(self, until: Int64) -> WindowStore:
-        """Windows of all users, slot by user number, as they are after the events at `until` (places, ascending)."""
+    def window_store(self, events: Int64) -> WindowStore:
+        """A store of all users' windows, slot by user number, after the events at these indices (ascending)."""
         store = WindowStore(self.settings.windows)
         store.slots(self.interactions.user_ids, np.zeros(len(self.interactions.user_ids), np.int32))
-        store.append(self.events(until[_newest_of_each(self.interactions.users[until], store.length)]))
+        store.append(self.store_events(events[_newest_of_each(self.interactions.users[events], store.length)]))
         return store
 
-    def events(self, places: Int64) -> Events:
-        """The events at these places, for a store of `store`."""
+    def store_events(self, events: Int64) -> Events:
+        """The events at these indices, as a store from `window_store` takes them."""
         return Events(
-            slots=self.interactions.users[places],
-            items=self.items[places],
-            times_ms=self.interactions.times_ms[places],
-            actions=self.actions[places],
-            event_hashes=np.zeros(len(places), np.uint32),
+            slots=self.interactions.users[events],
+            items=self.items[events],
+            times_ms=self.interactions.times_ms[events],
+            actions=self.actions[events],
+            event_hashes=np.zeros(len(events), np.uint32),
         )
 
 
 @dataclass(frozen=True, slots=True)
 class EvalQueries:
-    """Events to ask for, and the windows to ask from."""
+    """Q target events and the windows before them."""
 
     targets: Int64
-    """Places of the events asked for, ascending."""
-    counted: Bool
-    """[n] events that popularity may count in their time."""
-    ask: Callable[[], Iterator[tuple[Windows, Int64]]]
-    """Windows [B] and the places [B] of their targets, until every target was asked for."""
+    """[Q] indices of the target events, ascending."""
+    popularity_mask: Bool
+    """[n] events that a popularity baseline may count, each from its own time on."""
+    batches: Callable[[], QueryBatches]
+    """Starts a pass over all queries, in an order of its own."""
 
 
-def last_event(recording: EvalData) -> EvalQueries:
+def last_event_queries(eval_data: EvalData) -> EvalQueries:
     """Each user's newest click, where there is an event before it."""
-    data = recording.interactions
+    data = eval_data.interactions
     last = splits.newest(data)
-    history = splits.earlier(data.users) > 0
-    targets = np.flatnonzero(last & history & recording.wanted)
+    has_history = splits.earlier(data.users) > 0
+    targets = np.flatnonzero(last & has_history & eval_data.target_mask)
 
-    def ask() -> Iterator[tuple[Windows, Int64]]:
-        store = recording.store(np.flatnonzero(~last))
-        for part in _parts(targets):
-            yield store.read(data.users[part]), part
+    def batches() -> QueryBatches:
+        store = eval_data.window_store(np.flatnonzero(~last))
+        for batch in split_batches(targets):
+            yield store.read(data.users[batch]), batch
 
-    return EvalQueries(targets, ~last & data.clicks(), ask)
-
-
-def since(recording: EvalData, from_ms: int) -> EvalQueries:
-    """Every event from then on, the k-th of every user at once, k = 1, 2, ...: users do not know of one another."""
-    data = recording.interactions
-    before = data.times_ms < from_ms
-
-    def ask() -> Iterator[tuple[Windows, Int64]]:
-        store = recording.store(np.flatnonzero(before))
-        for places in _steps(data.users, np.flatnonzero(~before)):
-            for part in _parts(places[recording.wanted[places]]):
-                yield store.read(data.users[part]), part
-            store.append(recording.events(places))
-
-    return EvalQueries(np.flatnonzero(~before & recording.wanted), recording.wanted, ask)
+    return EvalQueries(targets, ~last & data.clicks(), batches)
 
 
-def chosen(recording: EvalData, targets: Int64) -> EvalQueries:
-    """The events at these places (ascending), oldest first."""
-    data, length = recording.interactions, recording.settings.windows.length
-    events = recording.by_user(np.ones(len(data), np.bool_))
-    by_user = np.empty(len(data), np.int64)  # [n] where each event stands among `events`
-    by_user[data.by_user()] = np.arange(len(data))
+def queries_since(eval_data: EvalData, from_ms: int) -> EvalQueries:
+    """Every click from then on: first those that are their users' first event since, then the second ones, and so on.
 
-    def ask() -> Iterator[tuple[Windows, Int64]]:
-        for part in _parts(targets):
-            yield events.windows(by_user[part], length), part
+    A window depends on its own user alone, so the k-th events of all users share their batches.
+    """
+    data = eval_data.interactions
+    past = data.times_ms < from_ms
 
-    return EvalQueries(targets, recording.wanted, ask)
+    def batches() -> QueryBatches:
+        store = eval_data.window_store(np.flatnonzero(past))
+        for events in _by_turn(data.users, np.flatnonzero(~past)):
+            for batch in split_batches(events[eval_data.target_mask[events]]):
+                yield store.read(data.users[batch]), batch
+            store.append(eval_data.store_events(events))
+
+    return EvalQueries(np.flatnonzero(~past & eval_data.target_mask), eval_data.target_mask, batches)
 
 
-def about_frequent_items(asked: EvalQueries, recording: EvalData, learned: Bool, least: int) -> EvalQueries:
-    """Those about items with at least so many of the events that were `learned` [n]."""
-    counts = np.bincount(recording.items[learned], minlength=len(recording.catalogue))  # [V]
-    frequent = recording.wanted.copy()  # [n]
-    frequent[frequent] = counts[recording.items[frequent]] >= least
+def holdout_queries(eval_data: EvalData, holdout: Holdout) -> EvalQueries:
+    """The last events where `holdout` leaves them out, otherwise the events since its time split."""
+    if holdout.last_event or holdout.from_ms is None:
+        return last_event_queries(eval_data)
+    return queries_since(eval_data, holdout.from_ms)
 
-    def ask() -> Iterator[tuple[Windows, Int64]]:
-        for windows, targets in asked.ask():
+
+def event_queries(eval_data: EvalData, targets: Int64) -> EvalQueries:
+    """The events at these indices (ascending), oldest first."""
+    data, length = eval_data.interactions, eval_data.settings.windows.length
+    events = eval_data.by_user(np.ones(len(data), np.bool_))
+    rows = np.empty(len(data), np.int64)  # [n] row of each event in `events`
+    rows[data.by_user()] = np.arange(len(data))
+
+    def batches() -> QueryBatches:
+        for batch in split_batches(targets):
+            yield events.windows(rows[batch], length), batch
+
+    return EvalQueries(targets, eval_data.target_mask, batches)
+
+
+def frequent_item_queries(
+    queries: EvalQueries, eval_data: EvalData, training_mask: Bool, min_item_events: int
+) -> EvalQueries:
+    """The queries whose target item has at least `min_item_events` events under `training_mask` [n]."""
+    counts = np.bincount(eval_data.items[training_mask], minlength=len(eval_data.catalogue))  # [V]
+    frequent = eval_data.target_mask.copy()  # [n]
+    frequent[frequent] = counts[eval_data.items[frequent]] >= min_item_events
+
+    def batches() -> QueryBatches:
+        for windows, targets in queries.batches():
             kept = np.flatnonzero(frequent[targets])
             if len(kept):
                 yield windows.take(kept), targets[kept]
 
-    return EvalQueries(asked.targets[frequent[asked.targets]], asked.counted, ask)
+    return EvalQueries(queries.targets[frequent[queries.targets]], queries.popularity_mask, batches)
 
 
 def without_searches(windows: Windows) -> Windows:
-    """The same windows with nothing but their clicks, which stand at the right as ever."""
+    """The same windows with their clicks alone, aligned to the right."""
     searched = windows.items >= FIRST_SEARCH
     if not searched.any():
         return windows
@@ -173,17 +189,18 @@ def without_searches(windows: Windows) -> Windows:
     )
 
 
-def _parts(places: Int64) -> list[Int64]:
-    return np.split(places, range(_BATCH_USERS, len(places), _BATCH_USERS)) if len(places) else []
+def split_batches(indices: Int64, size: int = _BATCH_QUERIES) -> list[Int64]:
+    """The indices in batches of `size`, in order; no batch where there are no indices."""
+    return np.split(indices, range(size, len(indices), size)) if len(indices) else []
 
 
-def _steps(users: Int32, places: Int64) -> Iterator[Int64]:
-    """The places by turn: every user's first, then every user's second, and so on."""
-    turns = splits.earlier(users[places])
-    by_turn = np.argsort(turns, kind="stable")
-    yield from np.split(places[by_turn], np.flatnonzero(np.diff(turns[by_turn])) + 1)
+def _by_turn(users: Int32, events: Int64) -> Iterator[Int64]:
+    """The events by turn: every user's first, then every user's second, and so on."""
+    turns = splits.earlier(users[events])
+    order = np.argsort(turns, kind="stable")
+    yield from np.split(events[order], np.flatnonzero(np.diff(turns[order])) + 1)
 
 
 def _newest_of_each(users: Int32, count: int) -> Int64:
-    """Places of the newest `count` events of each user, of events in order of time."""
+    """Rows of the newest `count` events of each user, of events in order of time."""
     return np.flatnonzero(splits.earlier(users[::-1])[::-1] < count)

@@ -1,32 +1,28 @@
-"""A release on trial: warm, asked through the engine's own path, with those beside it that must be beaten."""
+"""A warm release with recorded interactions, its lists through the engine's own pipeline, and baselines for them."""
 
-from collections.abc import Callable, Mapping
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import Any
 
+import msgspec
 import numpy as np
 
+from engine import contract
 from engine.arrays import NO_ITEM, Bool, Int32, Int64, Windows
 from engine.pipeline import Recommender
 from engine.ranking.lists import Lists
-from engine.ranking.popularity import Popularity
 from engine.releases import serving
 from engine.releases.bundles import Bundle
 from engine.releases.serving import LiveRelease
 from engine.settings.sections import RecommendationSettings, Settings
 from models.data import splits
 from models.data.dataset import Interactions
-from models.evaluation import queries
 from models.evaluation.baselines import Baseline, Neighbours, PopularityBaseline
-from models.evaluation.queries import LISTED, EvalData, EvalQueries
-from models.evaluation.ranking_metrics import Tally
-
-RELEASE: Final = "release"
-Watch = Callable[[str, int, int], None]
-"""Called with the name of what is asked, targets asked so far and targets in all."""
+from models.evaluation.list_evaluation import RELEASE, ListEvaluation, with_baselines
+from models.evaluation.queries import EvalData, EvalQueries, frequent_item_queries
 
 
 class ReleaseUnderTest(EvalData):
-    """One release, warm, and the interactions it is asked about."""
+    """A warm release, and the interactions it is evaluated on."""
 
     def __init__(
         self, bundle: Bundle, interactions: Interactions, settings: Settings, min_item_events: int = 0
@@ -35,9 +31,9 @@ class ReleaseUnderTest(EvalData):
 
         Args:
             bundle: the release.
-            interactions: what it is asked about.
-            settings: how clicks count, windows are kept and lists are made.
-            min_item_events: see `fair`.
+            interactions: n recorded events.
+            settings: action weights, windows, index and lists.
+            min_item_events: see `frequent_only`.
 
         Raises:
             ReleaseError: it cannot be warmed.
@@ -45,45 +41,38 @@ class ReleaseUnderTest(EvalData):
         super().__init__(interactions, settings)
         self.bundle, self.min_item_events = bundle, min_item_events
         self.live = serving.warm(bundle, self.catalogue, settings.index, settings.worker.threads)
-        self.learned: Bool = self.wanted & ~splits.held_out(interactions, bundle.manifest.holdout)  # [n]
-        self.popularity: Int64 = np.bincount(self.items[self.learned], minlength=len(self.catalogue))  # by item number
+        self.training_mask: Bool = self.target_mask & ~splits.held_out(interactions, bundle.manifest.holdout)  # [n]
+        self.popularity: Int64 = np.bincount(
+            self.items[self.training_mask], minlength=len(self.catalogue)
+        )  # training events by item number
 
-    def fair(self, asked: EvalQueries) -> EvalQueries:
-        """Those about items that the release could learn from at least `min_item_events` events."""
-        return queries.about_frequent_items(asked, self, self.learned, self.min_item_events)
+    def frequent_only(self, queries: EvalQueries) -> EvalQueries:
+        """The queries whose target item has at least `min_item_events` training events."""
+        return frequent_item_queries(queries, self, self.training_mask, self.min_item_events)
 
-    def unknown(self, targets: Int64) -> int:
-        """How many of these events have an item that the release does not know."""
+    def unknown_targets(self, targets: Int64) -> int:
+        """Number of the events at these indices whose item the release does not know."""
         return int((self.live.rows(self.items[targets]) == NO_ITEM).sum())
 
-    def baselines(self, asked: EvalQueries) -> dict[str, Baseline]:
-        """Those that need nothing but numpy, ready for these questions."""
-        times_ms, depth = self.interactions.times_ms, LISTED + self.settings.windows.length
-        counted, learned = asked.counted, self.by_user(self.learned)
-        popularity = PopularityBaseline(self.items[counted], times_ms[counted], times_ms[asked.targets], depth)
+    def baselines(self, queries: EvalQueries) -> dict[str, Baseline]:
+        """The baselines that need nothing but numpy, fitted for these queries."""
+        popularity, training = PopularityBaseline.of(self, queries), self.by_user(self.training_mask)
         return {
             "popularity_7d": popularity,
-            "last_item_neighbours": Neighbours(learned.users, learned.items, popularity),
+            "last_item_neighbours": Neighbours(training.users, training.items, popularity),
         }
 
 
-def recommender(release: LiveRelease, recording: EvalData, lists: RecommendationSettings) -> Recommender:
-    """The engine's way from this recording's windows to such lists, when this release serves."""
-    popularity = Popularity()
-    popularity.seed(release.numbers, release.popularity)
-    return Recommender(lists, recording.weights_for(release.manifest), popularity)
+class ReleaseRecommender:
+    """A release as a `Baseline`: its lists through the engine's own pipeline."""
 
-
-class Engine:
-    """The engine as a system."""
-
-    def __init__(self, release: LiveRelease, recording: EvalData) -> None:
-        """A release that is asked about this recording."""
-        self._recommender = recommender(release, recording, recording.settings.recommendations)
+    def __init__(self, release: LiveRelease, eval_data: EvalData) -> None:
+        """Serve `release` with the settings of `eval_data`."""
+        self._recommender = recommender(release, eval_data, eval_data.settings.recommendations)
         self._live = release
 
     def lists(self, windows: Windows, times_ms: Int64, count: int) -> Int32:
-        """See `Baseline.lists`; the engine knows no clock, and its settings say how long lists are."""
+        """See `Baseline.lists`; the engine reads no clock, and its settings decide how long lists are."""
         del times_ms, count
         return self._recommend(windows).items
 
@@ -91,52 +80,37 @@ class Engine:
         return self._recommender.recommend(windows, self._live)
 
 
-class BaselineComparison:
-    """The release and the baselines, asked for the same targets."""
+class BaselineComparison(ListEvaluation):
+    """A release and baselines, scored on the same queries."""
 
     def __init__(self, under_test: ReleaseUnderTest, systems: Mapping[str, Baseline]) -> None:
-        """Everyone by name, the release among them as `RELEASE`."""
-        self._trial, self._contestants = under_test, systems
-        self._tallies = {name: Tally(under_test.live.numbers, under_test.popularity) for name in systems}
-        self._targets = [np.zeros(0, np.int64)]
-        self.asked = self._seen = 0
-
-    def ask(self, windows: Windows, targets: Int64) -> None:
-        """Ask everyone for lists for these windows [B], and score them by the events at `targets` [B]."""
-        data, items = self._trial.interactions, self._trial.items[targets]
-        clicks = queries.without_searches(windows)  # all that baselines know of
-        for name, system in self._contestants.items():
-            lists = system.lists(windows if name == RELEASE else clicks, data.times_ms[targets], LISTED)
-            self._tallies[name].add(data.users[targets], lists, items)
-        self._targets.append(targets)
-        self.asked += len(targets)
-        self._seen += int((windows.items == items[:, None]).any(axis=1).sum())
+        """`systems` by name, the release among them as `RELEASE`."""
+        super().__init__(under_test, systems, under_test.live.numbers, under_test.popularity)
+        self._under_test = under_test
 
     @property
-    def targets(self) -> Int64:
-        """[n] places of the events asked for, in the order of asking."""
-        return np.concatenate(self._targets)
-
-    @property
-    def places(self) -> Int64:
-        """[n] places of these in the release's lists."""
-        return self._tallies[RELEASE].places
+    def ranks(self) -> Int64:
+        """[Q] ranks of the targets in the release's lists."""
+        return self.accumulators[RELEASE].ranks
 
     def figures(self) -> dict[str, Any]:
-        """Ours, how many were asked, and the baselines' with our lead over each."""
+        """Numbers of users and targets, the release's figures, and `baselines` with the release's lead over each."""
         targets = self.targets
         return {
-            "users": len(np.unique(self._trial.interactions.users[targets])),
+            "users": len(np.unique(self._under_test.interactions.users[targets])),
             "targets": len(targets),
-            "min_item_events": self._trial.min_item_events,
-            "unknown_targets": self._trial.unknown(targets),
-            "seen_targets": self._seen,
-            **beside(self._tallies),
+            "min_item_events": self._under_test.min_item_events,
+            "unknown_targets": self._under_test.unknown_targets(targets),
+            "seen_targets": self.seen_targets,
+            **with_baselines(self.accumulators),
         }
 
 
-def beside(tallies: Mapping[str, Tally], others: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The release's figures, and those of the others with its lead over each."""
-    ours = tallies[RELEASE]
-    scored = {name: {**tally.figures(), "lead": ours.lead(tally)} for name, tally in tallies.items() if name != RELEASE}
-    return {**ours.figures(), "baselines": {**(others or {}), **scored}}
+def recommender(release: LiveRelease, eval_data: EvalData, settings: RecommendationSettings) -> Recommender:
+    """The engine's pipeline from windows of `eval_data` to lists by `settings`, for this release."""
+    return Recommender.starting(settings, eval_data.weights_for(release.manifest), release)
+
+
+def training_report(bundle: Bundle) -> dict[str, Any]:
+    """The report that training wrote into the release's bundle; no key in it is guaranteed."""
+    return msgspec.json.decode((bundle.folder / contract.REPORT_FILE).read_bytes(), type=dict[str, Any])

@@ -1,18 +1,19 @@
-"""`headrace train` from beginning to end: data to material, training, and the bundle, all in one run folder.
+"""`headrace train` from end to end: training data, training and release bundle, all in one run folder.
 
-Under torchrun every process goes through here; the first reads the data, writes and reports, the others wait for it.
+Under torchrun every process runs this; rank 0 reads the data, writes and reports, the others wait for it.
 """
 
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from engine.catalogue.content import Item
 from engine.errors import ReleaseError
-from models.data import action_names, archive, histories, item_content
-from models.data.archive import Archive, Source
+from engine.interactions.layout import Source
+from models.data import action_names, histories, item_content
+from models.data.numbering import NumberedInteractions
 from models.publishing import export
 from models.settings import TrainSettings
 from models.training import devices, distributed, private, training_data
@@ -22,98 +23,102 @@ from models.training.trainer import TrainingProgress
 from models.training.training_data import TrainingData
 
 RUNS = ".runs"
-"""Beside the releases: here lie their run folders, each under its release's name."""
+"""Folder of run folders next to the releases, each under its release's name."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingInput:
-    """What is learned from."""
+    """Recorded clicks, and content of their items."""
 
     source: Source
     items: Mapping[str, Item]
-    """What is known of each by its id; empty where training is to go by clicks alone."""
+    """Content by item id; empty to train on clicks alone."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunTarget:
-    """What is to come out, and where it is worked on."""
+    """Name and folder of the release, and the run folder."""
 
     model: str
     version: str | None
-    """None takes the one that the run folder's training was begun with, or else the time, to the second."""
+    """None takes the version recorded in the run folder, or else the time, to the second."""
     releases: Path
     run: Path | None
-    """The run folder; None takes one beside the releases."""
+    """The run folder; None takes one next to the releases."""
 
 
 @dataclass(frozen=True, slots=True)
 class Callbacks:
-    """What a training tells whoever started it."""
+    """Reports from a training."""
 
-    say: Callable[[str], None]
-    """A sentence now and then."""
-    watch: Callable[[TrainingProgress], None]
-    """Told after every step; may raise `models.training.trainer.StopTraining`."""
+    on_message: Callable[[str], None]
+    """Called with a line for the user."""
+    on_step: Callable[[TrainingProgress], None]
+    """Called after every step; may raise `models.training.trainer.StopTraining`."""
 
 
 def run(
-    lessons: TrainingInput, settings: TrainSettings, goal: RunTarget, created_ms: int, reports: Callbacks
+    training_input: TrainingInput, settings: TrainSettings, target: RunTarget, created_ms: int, callbacks: Callbacks
 ) -> Path | None:
-    """Train on `lessons`, or go on where the run folder's training was cut off; returns the new bundle's folder.
+    """Start the training of the run folder, or resume it, and write the release; returns the bundle's folder.
 
-    All processes but the first return None.
+    Under torchrun all ranks but 0 return None.
 
     Raises:
-        ReleaseError: that bundle is there already.
-        RunFolderError: the run folder holds another training, one that has ended, or one that is under way.
-        DataError: the data cannot be read, or is unfit to learn from.
-        SettingsError: there is no such device, or a setting that a private training cannot keep its promise with.
+        ReleaseError: that bundle exists already.
+        RunFolderError: the run folder holds another training, one that has ended, or one that is running.
+        DataError: the data cannot be read, or is unfit to train on.
+        SettingsError: there is no such device, or a private training cannot keep its promise with a setting.
         MissingExtraError: a private training needs an extra that is not installed.
     """
-    with distributed.joined(devices.choose(settings.device)) as group:
+    with distributed.process_group(devices.choose(settings.device)) as group:
         private.refuse_unfit(settings, group.size)
         now = f"{datetime.fromtimestamp(created_ms / 1000, UTC):%Y%m%d%H%M%S}"
-        folder = RunFolder(group.broadcast(goal.run or goal.releases / RUNS / f"{goal.model}-{goal.version or now}"))
-        if not group.first:
-            train(
-                group.rank_zero_first(lambda: training_data.load(folder.material)),
-                settings,
-                items=lessons.items,
-                keeper=folder,
-            )
+        default_run = target.releases / RUNS / f"{target.model}-{target.version or now}"
+        folder = RunFolder(group.broadcast(target.run or default_run))
+        if not group.is_rank_zero:
+            data = group.rank_zero_first(lambda: training_data.load(folder.training_data))
+            train(data, settings, items=training_input.items, checkpointer=folder)
             return None
-        opened = archive.open_source(lessons.source)
+        opened = NumberedInteractions(training_input.source, settings.clicks)
         with folder.locked():
-            version = folder.begin(settings, group.size, goal.version, now)
-            bundle = goal.releases / f"{goal.model}-{version}"
+            version = folder.begin(settings, group.size, target.version, now)
+            bundle = target.releases / f"{target.model}-{version}"
             if bundle.exists():
                 raise ReleaseError(f"release {bundle} exists already; releases are immutable, choose another --version")
-            learned = group.rank_zero_first(lambda: _material(lessons, opened, settings, folder, reports.say))
-            trained = train(learned, settings, reports.watch, items=lessons.items, keeper=folder)
-            export.write(trained, settings, (goal.model, version), created_ms, goal.releases)
-            folder.end(bundle)
+            data = group.rank_zero_first(
+                lambda: _training_data(training_input, opened, settings, folder, callbacks.on_message)
+            )
+            trained = train(data, settings, callbacks.on_step, items=training_input.items, checkpointer=folder)
+            export.write(trained, settings, (target.model, version), created_ms, target.releases)
+            folder.finish(bundle)
         return bundle
 
 
-def _material(
-    lessons: TrainingInput, opened: Archive, settings: TrainSettings, folder: RunFolder, say: Callable[[str], None]
+def _training_data(
+    training_input: TrainingInput,
+    opened: NumberedInteractions,
+    settings: TrainSettings,
+    folder: RunFolder,
+    on_message: Callable[[str], None],
 ) -> TrainingData:
-    """What was made of this archive before, if neither its files nor its layout changed; or else it is read."""
-    searches = bool(lessons.items)
-    stamp, scratch = [opened.stamp(), asdict(lessons.source.layout), searches], folder.folder / "timelines"
-    if not training_data.saved_for(folder.material, stamp):
-        say(f"reading {opened.address}")
+    """The run folder's training data, prepared again only if the archive's files or layout have changed."""
+    with_searches = bool(training_input.items)
+    stamp = [opened.stamp(), with_searches]
+    if not training_data.is_saved_for(folder.training_data, stamp):
+        on_message(f"reading {opened.address}")
+        scratch = folder.folder / "histories"
         try:
-            found = histories.sort(opened, scratch)
-            every_action = (found.actions[events] for _, events in found.parts())
-            action_names.warn_of_unnamed(found.action_names, every_action, settings.clicks)
-            made = training_data.prepare(found, settings, folder.material, searches=searches)
-            training_data.save(made, folder.material, stamp)
+            recorded = histories.sort(opened, scratch)
+            actions = (recorded.actions[events] for _, events in recorded.parts())
+            action_names.warn_of_unnamed(recorded.action_names, actions, settings.clicks)
+            prepared = training_data.prepare(recorded, settings, folder.training_data, searches=with_searches)
+            training_data.save(prepared, folder.training_data, stamp)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
-    learned = training_data.load(folder.material)
-    of_items = item_content.fingerprint(lessons.items) if lessons.items else None
-    folder.add_data(opened.address, stamp, {"data": learned.fingerprint, "content": of_items})
-    goes_on = "begins anew" if settings.private_epsilon else "goes on"
-    say(f"run folder {folder.folder}: a training that was cut off {goes_on} with --run and the same options")
-    return learned
+    data = training_data.load(folder.training_data)
+    content_fingerprint = item_content.fingerprint(training_input.items) if training_input.items else None
+    folder.record_data(opened.address, stamp, {"data": data.fingerprint, "content": content_fingerprint})
+    on_rerun = "starts over" if settings.private_epsilon else "is resumed"
+    on_message(f"run folder {folder.folder}: an interrupted training {on_rerun} with --run and the same options")
+    return data

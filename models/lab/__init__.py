@@ -1,1 +1,1 @@
-"""Experiments that the road from clicks to a release never needs: compression, comparison, tuning, re-scoring."""
+"""Experiments outside the path from clicks to a release: compression, comparison, tuning, re-scoring."""

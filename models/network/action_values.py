@@ -1,18 +1,18 @@
-"""What an action is worth: how many times an event with it counts in the attention, set or learned.
+"""The value of an action: how many times an event with it counts in the attention, fixed or learned.
 
-A worth enters the attention as its logarithm, beside rank and age, so its gradient is that of a bias per action (a
+A value enters the attention as its logarithm, like rank and age, so its gradient is that of a bias per action (a
 learned weight per kind of behaviour, as in Jin et al. 2020, "Multi-behavior Recommendation with Graph Convolutional
-Networks"). Only ratios count: the softmax forgets a common factor.
+Networks"). Only ratios count: the softmax cancels a common factor.
 """
 
 from torch import Tensor, nn
 
-from models.data.sequences import NO_ACTION
+from engine.arrays import NO_ACTION
 from models.network.attention import TINY_WEIGHT
 
 
 class ActionValues(nn.Module):
-    """Values of the actions by number; they start as they were set, and stay so unless they are learned."""
+    """Values of the actions by code, from 1; training changes them only if they are learned."""
 
     def __init__(self, values: Tensor, *, learned: bool) -> None:
         super().__init__()
@@ -20,9 +20,9 @@ class ActionValues(nn.Module):
 
     def forward(self, actions: Tensor) -> Tensor:
         """[S, L] values of the events' actions; 0 where there is NO_ACTION."""
-        return self.logs.exp()[actions.clamp(min=0)].masked_fill(actions == NO_ACTION, 0.0)
+        return self.logs.exp()[(actions - 1).clamp(min=0)].masked_fill(actions == NO_ACTION, 0.0)
 
     def by_number(self) -> list[float]:
-        """The values as they are now."""
+        """The current values."""
         values: list[float] = self.logs.detach().exp().tolist()
         return values

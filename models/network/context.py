@@ -1,10 +1,11 @@
-"""The moment of a query: how much the window holds, and how long before the newest event the one before it came.
+"""The context of a query: how many events the window holds, and the gap between the newest event and the one before.
 
-Attention is blind to both: it weighs the events of a window against one another, whatever their number, and an event
-is as old as it is whether a visit has just begun or goes on. Each is a number on a logarithmic scale, and stands for a
-vector that is learned at the powers of two and interpolated between them, so that nothing jumps where rounding differs.
+Attention cannot see either: it weighs the events of a window against one another, whatever their number, and an event
+has the same age whether a visit has just begun or continues. Each of the two numbers, on a logarithmic scale, selects a
+vector that is learned at the powers of two (the knots) and interpolated between them, so that nothing jumps where
+rounding differs.
 
-Letters: S sequences, A asked positions, L events, N knots, D dimensions.
+Letters: S sequences, A query positions, L events, N knots, D dimensions.
 """
 
 import math
@@ -23,28 +24,29 @@ GAP_KNOTS: Final = 26
 
 
 class QueryContext(nn.Module):
-    """What is added to the newest item's vector before it asks; nothing, until something is learned."""
+    """Vectors of event count and gap, added to the newest item's vector to make the first query; they start at 0."""
 
     def __init__(self, dimensions: int) -> None:
         super().__init__()
         self.count = nn.Parameter(torch.zeros(COUNT_KNOTS, dimensions))
         self.gap = nn.Parameter(torch.zeros(GAP_KNOTS, dimensions))
 
-    def forward(self, sight: AttentionBias, weights: Tensor) -> Tensor:
-        """[S, A, D] from how the asked positions see the events, and the events' weights [S, L]."""
-        asked, length = sight.ranks.shape
-        there = weights > 0.0
-        counts = there.cumsum(1)[:, length - asked :].clamp(min=1)  # [S, A]
-        gaps = sight.seconds.diagonal(length - asked - 1, 1, 2)  # [S, A], or one less where the first event asks too
-        gaps = functional.pad(gaps, (asked - gaps.shape[1], 0)) / math.log(2.0)
-        followed = functional.pad(there, (1, 0))[:, length - asked : length]  # [S, A] an event stands before it
+    def forward(self, bias: AttentionBias, weights: Tensor) -> Tensor:
+        """Context vectors [S, A, D] of the query positions, from `bias` and the events' weights [S, L]."""
+        queries, length = bias.ranks.shape
+        present = weights > 0.0
+        counts = present.cumsum(1)[:, length - queries :].clamp(min=1)  # [S, A]
+        gaps = bias.seconds.diagonal(length - queries - 1, 1, 2)  # [S, A], or one less where event 0 is a query too
+        gaps = functional.pad(gaps, (queries - gaps.shape[1], 0)) / math.log(2.0)
+        has_previous = functional.pad(present, (1, 0))[:, length - queries : length]  # [S, A]
         return (
-            _hats(counts.log2(), COUNT_KNOTS) @ self.count + (_hats(gaps, GAP_KNOTS) * followed[..., None]) @ self.gap
+            _hats(counts.log2(), COUNT_KNOTS) @ self.count
+            + (_hats(gaps, GAP_KNOTS) * has_previous[..., None]) @ self.gap
         )
 
 
 def _hats(values: Tensor, knots: int) -> Tensor:
-    """[..., N] weights of the knots 0, 1, 2, ...: linear between two, the last one beyond it."""
-    places = torch.arange(knots, device=values.device)
-    distances = (values.clamp(max=knots - 1)[..., None] - places).abs()
+    """Hat functions (linear B-splines): weights [..., N] of the knots 0, 1, 2, ...; the last one beyond it."""
+    positions = torch.arange(knots, device=values.device)
+    distances = (values.clamp(max=knots - 1)[..., None] - positions).abs()
     return functional.relu(1.0 - distances)

@@ -1,11 +1,11 @@
-"""The two-hop encoder, as it is trained: many events of every sequence are queries, in one causal pass.
+"""The two-hop encoder, for training: many events of every sequence are queries, in one causal pass.
 
-Hop 1 asks the window about its newest item and the moment, hop 2 asks it once per interest. Keys and values of both
-hops depend on the item alone, so that a release ships them as tables and serving computes one query per hop
+Hop 1 attends to the window with the newest item and the query's context, hop 2 once per interest. Keys and values of
+both hops depend on the item alone, so that a release ships them as tables and serving computes one query per hop
 (`publishing.graphs`). The serving graph and this module share parameters and equations; `publishing.export` compares
 them before it writes anything.
 
-Letters: S sequences, L events (the window), A asked positions, H heads, K interests, D dimensions, V items.
+Letters: S sequences, L events (the window), A query positions, H heads, K interests, D dimensions, V items.
 """
 
 import torch
@@ -21,14 +21,14 @@ from models.settings import EncoderSettings
 
 
 class Dropout(nn.Module):
-    """Dropout [S, A, ..., D] with one mask for all axes between A and D: drawing numbers is what costs on a CPU."""
+    """Dropout [S, A, ..., D] with one mask for all axes between A and D: on a CPU, most of its cost is drawing it."""
 
     def __init__(self, share: float) -> None:
         super().__init__()
         self.share = share
 
     def forward(self, state: Tensor) -> Tensor:
-        """The state, in training with some dimensions of each position silenced and the others raised for it."""
+        """The state; in training, some dimensions of each position are 0 and the others are scaled up to make up."""
         if not self.training or self.share == 0.0:
             return state
         between = [1] * (state.dim() - 3)
@@ -37,7 +37,7 @@ class Dropout(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Two linear layers with a rectifier between them."""
+    """Two linear layers with a ReLU between them."""
 
     def __init__(self, settings: EncoderSettings) -> None:
         super().__init__()
@@ -53,32 +53,32 @@ class FeedForward(nn.Module):
 
 
 class TwoHopEncoder(nn.Module):
-    """Sequences of events in, K interests at every asked position out."""
+    """Sequences of events in, K interests at every query position out."""
 
     def __init__(
         self,
-        items: int,
+        num_items: int,
         settings: EncoderSettings,
         content: Content | None = None,
         actions: ActionValues | None = None,
     ) -> None:
-        """An encoder that knows nothing yet.
+        """An untrained encoder.
 
         Args:
-            items: V.
+            num_items: V.
             settings: sizes.
-            content: what the items' content says, where there is any.
-            actions: what the actions are worth to whoever makes the weights for `forward`.
+            content: features of the items, if they have any.
+            actions: values of the actions, from which `encode` computes the weights for `forward`.
         """
         super().__init__()
         dimensions = settings.dimensions
         self.settings = settings
         self.actions = actions or ActionValues(torch.ones(1), learned=False)
-        self.items = ItemVectors(items, dimensions, content, settings.id_dropout)  # tied: the keys are made from them
-        self.moment = QueryContext(dimensions).requires_grad_(settings.moment)  # adds nothing where it learns nothing
+        self.items = ItemVectors(num_items, dimensions, content, settings.id_dropout)  # tied: keys are made from them
+        self.query_context = QueryContext(dimensions).requires_grad_(settings.query_context)  # untrained it adds 0
         self.item_norm = nn.LayerNorm(dimensions)
         self.hop1 = Hop(settings, settings.heads, dimensions // settings.heads)
-        self.mix = nn.Linear(dimensions, dimensions)
+        self.output = nn.Linear(dimensions, dimensions)  # O, the output projection of the heads
         self.feed1_norm = nn.LayerNorm(dimensions)
         self.feed1 = FeedForward(settings)
         self.hop2 = Hop(settings, settings.interests, dimensions)
@@ -91,27 +91,29 @@ class TwoHopEncoder(nn.Module):
 
         Args:
             items: int [S, L] rows of the item table; any row where the weight is 0.
-            ages: float [S, A, L] age of event j when the asked event i happened (`engine.retrieval.features.log_ages`).
+            ages: float [S, A, L] age of event j at query event i (`engine.retrieval.features.log_ages`).
             weights: float [S, L] weight of the event's action; 0 hides the event from all others.
 
         Returns:
-            interests [S, A, K, D] and the second hop's attention [S, K, A, L]; what stands at an asked position is what
-            serving computes from the window that ends with its event, which must have a weight above 0.
+            interests [S, A, K, D] and the second hop's attention [S, K, A, L]. At a query position they equal those
+            that serving computes from the window that ends with its event, if that event has a weight above 0.
         """
-        sight = AttentionBias.of(ages, weights)
+        bias = AttentionBias.of(ages, weights)
         vectors = self.dropout(self.items(items))  # [S, L, D]
-        keyed = self.item_norm(vectors)
-        asked = vectors[:, -ages.shape[1] :] + self.moment(sight, weights)  # [S, A, D]
-        context = self.hop1(asked, keyed, sight)[0].flatten(2)  # [S, A, D]
-        state = asked + self.dropout(self.mix(context))
+        normed = self.item_norm(vectors)
+        query = vectors[:, -ages.shape[1] :] + self.query_context(bias, weights)  # [S, A, D]
+        heads = self.hop1(query, normed, bias)[0].flatten(2)  # [S, A, D]
+        state = query + self.dropout(self.output(heads))
         state = state + self.feed1(self.feed1_norm(state))
-        found, attention = self.hop2(state, keyed, sight)  # [S, A, K, D]
-        interests = found + state[:, :, None]
+        attended, attention = self.hop2(state, normed, bias)  # [S, A, K, D]
+        interests = attended + state[:, :, None]
         return self.interest_norm(interests + self.feed2(interests)), attention
 
     def encode(self, batch: SequenceBatch) -> Tensor:
-        """Interests [S, A, K, D] of a batch's asked positions."""
+        """Interests [S, A, K, D] of a batch's query positions."""
         device = self.items.ids.weight.device
-        items, ages, actions = (torch.from_numpy(one).to(device) for one in (batch.items, batch.ages, batch.actions))
+        items, ages, actions = (
+            torch.from_numpy(column).to(device) for column in (batch.items, batch.ages, batch.actions)
+        )
         interests: Tensor = self(items, ages, self.actions(actions))[0]
         return interests

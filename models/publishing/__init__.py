@@ -1,1 +1,1 @@
-"""From trained weights to a release bundle, and its announcement."""
+"""ONNX graphs and release bundles from trained weights, and the announcement of a release."""

@@ -1,4 +1,4 @@
-"""Announcing a release to the workers: in a watched folder, or on the topic `releases`."""
+"""Announcement of a release to the workers: in a watched folder, or on the topic `releases`."""
 
 from pathlib import Path
 
@@ -12,25 +12,26 @@ def to_folder(bundle: Path, folder: Path, now_ms: int) -> Announcement:
     """Copy a bundle into a watched folder and announce it there as live.
 
     Raises:
-        ReleaseError: the bundle is damaged or does not fit, or another of its name lies in the folder already.
+        ReleaseError: the bundle is damaged or does not fit, or the folder has another bundle of its name.
     """
     original = announcements.announce(bundle, "live", now_ms)
     folder.mkdir(parents=True, exist_ok=True)
     copied = announcements.announce(announcements.copy_bundle(bundle, folder), "live", now_ms)
     if copied.manifest_checksum != original.manifest_checksum:
         raise ReleaseError(
-            f"{copied.bundle} holds another bundle of the same name; releases are immutable, give yours a new version"
+            f"{copied.bundle} holds another bundle of the same name; releases are immutable, so publish this one under"
+            " a new version"
         )
     announcements.write(copied, folder)
     return copied
 
 
 def to_topic(bundle: Path, log: EventLog, topic: str, now_ms: int) -> Announcement:
-    """Announce a bundle as live on a topic; its folder must be one that the workers can read.
+    """Announce a bundle as live on a topic; the workers must be able to read its folder.
 
     Raises:
         ReleaseError: the bundle is damaged or does not fit.
-        EventLogError: the announcement was not accepted.
+        EventLogError: the broker did not accept the announcement.
     """
     announcement = announcements.announce(bundle, "live", now_ms)
     log.ensure_topics([TopicSpec(topic, compacted=True)])

@@ -1,4 +1,4 @@
-"""From a trained encoder to a release bundle: torch must agree with onnxruntime, or nothing is written."""
+"""Export of a trained encoder to a release bundle: torch must agree with onnxruntime, or nothing is written."""
 
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -18,16 +18,18 @@ from models.network.item_vectors import Content
 from models.network.two_hop import TwoHopEncoder
 from models.publishing import graphs
 from models.settings import TrainSettings
-from models.training.fit import Trained
+from models.training.fit import TrainingResult
 from models.training.private import PROMISE
 
-_TRIAL_BATCHES = ((1, 1), (3, 2), (16, 17), (8, None))
-"""Users and window length of each comparison; None stands for the full window."""
-_TRIAL_SPAN_MS = 10**11
-"""Three years: windows as old as they get."""
+_PARITY_BATCHES = ((1, 1), (3, 2), (16, 17), (8, None))
+"""Users and window length of each comparison; None is the full window."""
+_PARITY_SPAN_MS = 10**11
+"""Three years, the greatest age of an event in a window."""
 
 
-def write(trained: Trained, settings: TrainSettings, name: tuple[str, str], created_ms: int, releases: Path) -> Path:
+def write(
+    trained: TrainingResult, settings: TrainSettings, name: tuple[str, str], created_ms: int, releases: Path
+) -> Path:
     """Export, compare, and write the bundle `name` = (model, version) below `releases`; returns its folder.
 
     Raises:
@@ -41,8 +43,8 @@ def write(trained: Trained, settings: TrainSettings, name: tuple[str, str], crea
     if content:
         sizes = replace(sizes, content=content.sizes)
         content_onnx = graphs.content_graph(trained.encoder, content)
-        served = ContentEncoder(content_onnx, content.sizes, sizes.dimensions)
-        difference = max(difference, largest_content_difference(content, served), key=_worse)
+        exported = ContentEncoder(content_onnx, content.sizes, sizes.dimensions)
+        difference = max(difference, largest_content_difference(content, exported), key=_nan_last)
     refuse_difference(difference, sizes)
     bundle = NewRelease(
         model=name[0],
@@ -64,15 +66,15 @@ def write(trained: Trained, settings: TrainSettings, name: tuple[str, str], crea
 
 
 def refuse_difference(difference: float, sizes: Contract) -> None:
-    """Refuse to go on when torch and onnxruntime differ by more than the contract allows, or by NaN.
+    """Refuse a difference between torch and onnxruntime that is larger than the contract's tolerance, or NaN.
 
     Raises:
-        UnfitReleaseError: they do.
+        UnfitReleaseError: it is.
     """
     if not difference <= sizes.tolerance:
         raise UnfitReleaseError(
             f"torch and onnxruntime differ by {difference:.2g}, at most {sizes.tolerance:.2g} is allowed; nothing was"
-            " written: a smaller learning rate or another seed gives weights of a more usual size"
+            " written: train with a smaller learning rate or another seed, which gives weights of a more usual size"
         )
 
 
@@ -87,60 +89,61 @@ def largest_difference(encoder: TwoHopEncoder, exported: Encoder, seed: int = 0)
     """Largest absolute difference between torch and onnxruntime on any output, over random windows."""
     rng, table = np.random.default_rng(seed), vectors(encoder)
     tables = exported.tables(table)
-    worst = 0.0
-    for users, length in _TRIAL_BATCHES:
+    largest = 0.0
+    for users, length in _PARITY_BATCHES:
         items, times_ms, weights = _random_windows(rng, (users, length or exported.sizes.window_length), len(table))
-        found = exported.encode(tables, items, log_ages(times_ms, times_ms[:, -1:]), weights)
-        for ours, theirs in zip(newest(encoder, items, times_ms, weights), found, strict=True):
-            worst = max(worst, float(np.abs(ours - theirs).max()), key=_worse)
-    return worst
+        onnx_outputs = exported.encode(tables, items, log_ages(times_ms, times_ms[:, -1:]), weights)
+        torch_outputs = encode_windows(encoder, items, times_ms, weights)
+        for torch_output, onnx_output in zip(torch_outputs, onnx_outputs, strict=True):
+            largest = max(largest, float(np.abs(torch_output - onnx_output).max()), key=_nan_last)
+    return largest
 
 
 @torch.no_grad()
 def largest_content_difference(content: Content, exported: ContentEncoder) -> float:
     """Largest absolute difference between torch and onnxruntime on the content vectors of the release's own items."""
-    ours = content(torch.arange(len(content.features), device=content.table.device)).cpu().numpy()
-    return float(np.abs(ours - exported.vectors(content.features)).max())
+    in_torch = content(torch.arange(len(content.features), device=content.table.device)).cpu().numpy()
+    return float(np.abs(in_torch - exported.vectors(content.features)).max())
 
 
-def _worse(difference: float) -> tuple[bool, float]:
-    """For `max`: NaN is worse than any number."""
+def _nan_last(difference: float) -> tuple[bool, float]:
+    """Sort key, by which NaN is larger than any number."""
     return bool(np.isnan(difference)), difference
 
 
 @torch.no_grad()
-def newest(encoder: TwoHopEncoder, items: Int32, times_ms: Int64, weights: Float32) -> tuple[Float32, Float32]:
-    """What the training pass has at the newest event of B windows [B, L]: interests [B, K, D], attention [B, K, L]."""
+def encode_windows(encoder: TwoHopEncoder, items: Int32, times_ms: Int64, weights: Float32) -> tuple[Float32, Float32]:
+    """Interests [B, K, D] and attention [B, K, L] of the training pass at the newest event of windows [B, L]."""
     ages = log_ages(times_ms, times_ms[:, -1:])[:, None]  # [B, 1, L]
     interests, attention = encoder(*map(torch.from_numpy, (items, ages, weights)))
     return interests[:, -1].numpy(), attention[:, :, -1].numpy()
 
 
 def _random_windows(rng: np.random.Generator, shape: tuple[int, int], items: int) -> tuple[Int32, Int64, Float32]:
-    """Windows with events of every weight, hidden ones among them; the newest is always visible."""
-    times_ms = np.sort(rng.integers(0, _TRIAL_SPAN_MS, shape), axis=1)
+    """Windows with events of every weight, 0 included, which hides an event; the newest event has weight 1."""
+    times_ms = np.sort(rng.integers(0, _PARITY_SPAN_MS, shape), axis=1)
     weights = rng.choice(np.array([0.0, 0.5, 1.0, 3.0], np.float32), shape)
     weights[:, -1] = 1.0
     return rng.integers(0, items, shape, dtype=np.int32), times_ms, weights
 
 
-def _items_with_content(trained: Trained) -> int:
-    """How many of the release's items had a feature or a given vector to learn from."""
-    content, items = trained.encoder.items.content, len(trained.ids)
+def _items_with_content(trained: TrainingResult) -> int:
+    """Number of the release's items with a feature or a given vector."""
+    content = trained.encoder.items.content
     if content is None:
         return 0
-    hashed, dense = np.diff(content.features.starts) > 0, content.features.dense.any(axis=1)
-    return int((hashed | dense)[:items].sum())
+    has_features, has_vector = np.diff(content.features.starts) > 0, content.features.dense.any(axis=1)
+    return int((has_features | has_vector)[: len(trained.ids)].sum())
 
 
-def _figures(trained: Trained) -> dict[str, float]:
+def _figures(trained: TrainingResult) -> dict[str, float]:
     if trained.privacy:
         return {"epsilon": trained.privacy.epsilon, "delta": trained.privacy.delta}
-    return {"validation_ndcg": trained.rounds[-1].best_ndcg}
+    return {"validation_ndcg": trained.validations[-1].best_ndcg}
 
 
-def _report(trained: Trained, settings: TrainSettings) -> dict[str, Any]:
-    """How the release was trained; of a private training nothing that is exact about its users' data."""
+def _report(trained: TrainingResult, settings: TrainSettings) -> dict[str, Any]:
+    """The release's training: its settings, data and progress; of a private one nothing exact about its users."""
     report: dict[str, Any] = {
         "settings": settings.model_dump(),
         "items_with_content": _items_with_content(trained),
@@ -150,5 +153,5 @@ def _report(trained: Trained, settings: TrainSettings) -> dict[str, Any]:
     return report | {
         "newest_training_event_ms": trained.newest_ms,
         "data_fingerprint": trained.fingerprint,
-        "rounds": [asdict(progress) for progress in trained.rounds],
+        "validations": [asdict(progress) for progress in trained.validations],
     }

@@ -1,1 +1,1 @@
-"""From what is left to learn from to the best weights found."""
+"""Training, from training data to the best weights."""

@@ -1,4 +1,4 @@
-"""Where the tensors of a training live, and what that machine may do to them."""
+"""The device of a training, its random generators, and the precision of its matrix products."""
 
 import os
 from collections.abc import Iterator
@@ -14,17 +14,17 @@ def choose(name: DeviceName) -> torch.device:
     """The device called `name`; under torchrun each process takes its own GPU.
 
     Raises:
-        SettingsError: a GPU was asked for and there is none, or fewer than there are processes on this machine.
+        SettingsError: `name` is cuda and there is no GPU, or this machine has fewer GPUs than processes.
     """
     if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
-    found, number = torch.cuda.device_count(), int(os.environ.get("LOCAL_RANK", "0"))
-    if number >= found:
+    gpus, local_rank = torch.cuda.device_count(), int(os.environ.get("LOCAL_RANK", "0"))
+    if local_rank >= gpus:
         raise SettingsError(
-            f"device {name}: found {found} GPUs that torch can use, expected at least {number + 1}; start as many"
+            f"device {name}: found {gpus} GPUs that torch can use, expected at least {local_rank + 1}; start as many"
             " processes as there are GPUs, or say --device cpu"
         )
-    return torch.device("cuda", number)
+    return torch.device("cuda", local_rank)
 
 
 def random_state(device: torch.device) -> list[torch.Tensor]:
@@ -33,7 +33,7 @@ def random_state(device: torch.device) -> list[torch.Tensor]:
 
 
 def set_random_state(device: torch.device, state: list[torch.Tensor]) -> None:
-    """Go on drawing where `random_state` was taken."""
+    """Set the generators back to a `random_state`."""
     torch.set_rng_state(state[0].cpu())
     if device.type == "cuda":
         torch.cuda.set_rng_state(state[1].cpu(), device)
@@ -41,10 +41,10 @@ def set_random_state(device: torch.device, state: list[torch.Tensor]) -> None:
 
 @contextmanager
 def matmul_precision(precision: MatmulPrecision) -> Iterator[None]:
-    """Let torch round the factors of matrix products inside; machines without such arithmetic do nothing else."""
-    before = torch.get_float32_matmul_precision()
+    """Let torch round the factors of matrix products in this block; no effect on machines without such arithmetic."""
+    previous = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("medium" if precision == "bfloat16" else "highest")
     try:
         yield
     finally:
-        torch.set_float32_matmul_precision(before)
+        torch.set_float32_matmul_precision(previous)

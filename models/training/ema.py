@@ -1,4 +1,4 @@
-"""A moving average of the weights, which is what is validated and exported in place of the newest ones.
+"""A moving average of the weights, which is validated and exported in place of the newest ones.
 
 Polyak and Juditsky 1992, "Acceleration of Stochastic Approximation by Averaging". The average starts as the weights
 themselves and forgets them fast at first: after n steps it keeps no more than (1 + n) / (10 + n) of its old value.
@@ -19,7 +19,7 @@ class WeightAverage:
 
     def __init__(self, encoder: TwoHopEncoder, decay: float) -> None:
         self._trained = encoder
-        self._averaged = AveragedModel(encoder, multi_avg_fn=_towards(decay)) if decay > 0.0 else None
+        self._averaged = AveragedModel(encoder, multi_avg_fn=_ema_update(decay)) if decay > 0.0 else None
 
     @property
     def encoder(self) -> TwoHopEncoder:
@@ -27,25 +27,25 @@ class WeightAverage:
         return self._trained if self._averaged is None else cast("TwoHopEncoder", self._averaged.module)
 
     def update(self) -> None:
-        """Take in the weights as they are after a step."""
+        """Average in the encoder's current weights, after a step."""
         if self._averaged is not None:
             self._averaged.update_parameters(self._trained)
 
     def state(self) -> dict[str, Any]:
-        """All that the next update stands on."""
+        """The average and its number of updates, for a checkpoint."""
         return {} if self._averaged is None else self._averaged.state_dict()
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from a `state`."""
+        """Continue from a `state`."""
         if self._averaged is not None:
             self._averaged.load_state_dict(state)
 
 
-def _towards(decay: float) -> Callable[[Sequence[Tensor], Sequence[Tensor], Tensor | int], None]:
+def _ema_update(decay: float) -> Callable[[Sequence[Tensor], Sequence[Tensor], Tensor | int], None]:
     @torch.no_grad()
-    def move(averaged: Sequence[Tensor], newest: Sequence[Tensor], steps: Tensor | int) -> None:
-        kept = min(decay, (1.0 + float(steps)) / (10.0 + float(steps)))
-        for average, weight in zip(averaged, newest, strict=True):
-            average.lerp_(weight, 1.0 - kept)
+    def update(averages: Sequence[Tensor], weights: Sequence[Tensor], steps: Tensor | int) -> None:
+        kept_share = min(decay, (1.0 + float(steps)) / (10.0 + float(steps)))
+        for average, weight in zip(averages, weights, strict=True):
+            average.lerp_(weight, 1.0 - kept_share)
 
-    return move
+    return update

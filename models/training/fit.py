@@ -1,8 +1,8 @@
-"""Training: recorded interactions in, the best encoder found within the time limit out.
+"""Training: recorded interactions in, the best encoder within the time limit out.
 
-Every event of every history is a target once per epoch (`data.sequences`). Some users' newest training events are
-kept aside to tell when to stop (`validation`); what an evaluation will ask is left out altogether
-(`material`). A step stands in `learner`, the course of many in `course`; a private training has both in `private`.
+Every event of every history is a target once per epoch (`models.data.sequences`). Some users' newest training events
+are held out for validation, which decides when to stop (`validation`); the holdout of a later evaluation is left out
+altogether (`training_data`). One step is in `step`, the loop in `trainer`; a private training has both in `private`.
 """
 
 import time
@@ -24,52 +24,52 @@ from models.settings import TrainSettings
 from models.training import devices, private, validation
 from models.training.distributed import Group
 from models.training.private import Privacy
-from models.training.step import Learner
+from models.training.step import Stepper
 from models.training.trainer import Checkpointer, NullCheckpointer, Trainer, TrainingClock, TrainingProgress
 from models.training.training_data import TrainingData, prepare
 
 
 @dataclass(frozen=True, slots=True)
-class Trained:
-    """What training found."""
+class TrainingResult:
+    """A trained encoder, with all of its training that a release contains."""
 
     encoder: TwoHopEncoder
     """In evaluation mode, on the CPU."""
     ids: list[str]
     """[V] ids of the items with a training event, by row."""
     action_values: dict[str, float]
-    """By name, where they were learned; else none."""
+    """By name, if they were learned; else empty."""
     popularity: Float32
     """[V] events in the last seven days of the training data; 0 after a private training."""
     holdout: Holdout
     newest_ms: int
-    """Newest event trained on."""
+    """Time of the newest training event."""
     fingerprint: str
-    """Of the data, what was left out included."""
-    rounds: list[TrainingProgress]
-    """Where training stood after each validation; a private training has none."""
+    """Of all the data, the holdout included."""
+    validations: list[TrainingProgress]
+    """Progress at each validation; a private training has none."""
     privacy: Privacy | None
-    """What a private training promises its users."""
+    """Guarantee of a private training."""
 
 
-def train(  # noqa: PLR0913 - the last four are for those who want them
+def train(  # noqa: PLR0913 - four of them have defaults
     data: Interactions | TrainingData,
     settings: TrainSettings,
-    watch: Callable[[TrainingProgress], None] = lambda _progress: None,
+    on_step: Callable[[TrainingProgress], None] = lambda _progress: None,
     clock_s: Callable[[], float] = time.monotonic,
     *,
     items: Mapping[str, Item] | None = None,
-    keeper: Checkpointer | None = None,
-) -> Trained:
-    """Train an encoder on `data`, less what `settings.holdout` and `settings.holdout_items` leave out.
+    checkpointer: Checkpointer | None = None,
+) -> TrainingResult:
+    """Train an encoder on `data` without the holdout of `settings.holdout` and `settings.holdout_items`.
 
     Args:
-        data: interactions in memory, or what was made of larger ones (with searches only where there are `items`).
-        settings: how.
-        watch: told after every step; it may raise StopTraining. Processes that torchrun started listen to the first's.
+        data: interactions, or training data prepared from them (with searches only if there are `items`).
+        settings: of the training.
+        on_step: called after every step; it may raise StopTraining. Under torchrun only rank 0's can stop training.
         clock_s: the time.
-        items: what is known of each by its id; with them the encoder learns from their content too.
-        keeper: has the checkpoint to go on from, and takes new ones.
+        items: content by item id; the encoder learns from it.
+        checkpointer: of the checkpoint to resume from, and of new ones.
 
     Raises:
         DataError: too little is left to train on.
@@ -77,70 +77,72 @@ def train(  # noqa: PLR0913 - the last four are for those who want them
         MissingExtraError: a private training needs an extra that is not installed.
     """
     private.refuse_unfit(settings, Group.current().size)
-    material = data if isinstance(data, TrainingData) else prepare(data.timelines(), settings, searches=bool(items))
+    if not isinstance(data, TrainingData):
+        data = prepare(data.histories(), settings, searches=bool(items))
     if settings.private_epsilon:
-        material = private.blind(material)
+        data = private.redact(data)
     device, clock = devices.choose(settings.device), TrainingClock(clock_s)
     generators = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
     with generators, devices.matmul_precision(settings.matmul_precision):
         torch.manual_seed(settings.seed)
-        encoder, privacy, rounds = _encoder(material, items or {}, settings).to(device), None, list[TrainingProgress]()
+        encoder, privacy = _encoder(data, items or {}, settings).to(device), None
+        validations: list[TrainingProgress] = []
         if settings.private_epsilon:
-            encoder, privacy = private.train(encoder, material.histories, settings, clock, watch)
+            encoder, privacy = private.train(encoder, data.histories, settings, clock, on_step)
         else:
-            encoder, rounds = _train(encoder, material, settings, clock, keeper or NullCheckpointer(), watch)
+            encoder, validations = _train(encoder, data, settings, clock, checkpointer or NullCheckpointer(), on_step)
     encoder = encoder.cpu().eval()
-    return Trained(
+    return TrainingResult(
         encoder=encoder,
-        ids=material.ids,
+        ids=data.ids,
         action_values=_learned_values(encoder, settings),
-        popularity=material.popularity,
-        holdout=material.holdout,
-        newest_ms=material.newest_ms,
-        fingerprint=material.fingerprint,
-        rounds=rounds,
+        popularity=data.popularity,
+        holdout=data.holdout,
+        newest_ms=data.newest_ms,
+        fingerprint=data.fingerprint,
+        validations=validations,
         privacy=privacy,
     )
 
 
 def _train(  # noqa: PLR0913 - all of a training
     encoder: TwoHopEncoder,
-    material: TrainingData,
+    data: TrainingData,
     settings: TrainSettings,
     clock: TrainingClock,
-    keeper: Checkpointer,
-    watch: Callable[[TrainingProgress], None],
+    checkpointer: Checkpointer,
+    on_step: Callable[[TrainingProgress], None],
 ) -> tuple[TwoHopEncoder, list[TrainingProgress]]:
-    """The best encoder found, and where training stood after each validation."""
+    """The encoder with its best weights, and the progress at each validation."""
     group = Group.current()
-    training, kept_aside = validation.cut(material.histories, settings)
-    learner = Learner(encoder, material, training, settings, group)
-    if not group.first:  # the same weights to begin with, but dropout and negatives of its own
+    training, held_out = validation.split(data.histories, settings)
+    stepper = Stepper(encoder, data, training, settings, group)
+    if not group.is_rank_zero:  # equal initial weights, but dropout and negatives of its own
         torch.manual_seed(settings.seed + (group.rank << 32))
-    rounds = Trainer(learner, (training, kept_aside), settings, group, clock).run(keeper, watch)
-    return learner.encoder, rounds
+    validations = Trainer(stepper, (training, held_out), settings, group, clock).run(checkpointer, on_step)
+    return stepper.encoder, validations
 
 
-def _encoder(material: TrainingData, items: Mapping[str, Item], settings: TrainSettings) -> TwoHopEncoder:
-    """A new encoder of the items and searches that are learned from, with what is known of their content."""
+def _encoder(data: TrainingData, items: Mapping[str, Item], settings: TrainSettings) -> TwoHopEncoder:
+    """An untrained encoder of the items and searches in the training data, with their content."""
     weights = torch.tensor(list(settings.clicks.actions.values()))
     actions = ActionValues(weights, learned=settings.action_values == "learned")
-    return TwoHopEncoder(len(material.ids), settings.encoder, _content(material, items, settings), actions)
+    return TwoHopEncoder(len(data.ids), settings.encoder, _content(data, items, settings), actions)
 
 
-def _content(material: TrainingData, items: Mapping[str, Item], settings: TrainSettings) -> Content | None:
-    """The content of items, some of which may have none, and of searches; None where there is no content at all."""
+def _content(data: TrainingData, items: Mapping[str, Item], settings: TrainSettings) -> Content | None:
+    """The content of items, some of which may have none, and of searches; None if no item has any."""
     if not items:
         return None
     sizes = item_content.sizes(items, settings.encoder.content_buckets)
-    known = [items.get(item) or Item(id=item) for item in material.ids]
-    known += map(searches.as_item, material.searches)
-    return Content(features(known, sizes), sizes, settings.encoder.dimensions, material.search_counts)
+    contents = [items.get(item) or Item(id=item) for item in data.ids]
+    contents += map(searches.as_item, data.searches)
+    return Content(features(contents, sizes), sizes, settings.encoder.dimensions, data.search_counts)
 
 
 def _learned_values(encoder: TwoHopEncoder, settings: TrainSettings) -> dict[str, float]:
-    """Values of the actions that the encoder sees, if they were learned."""
-    if settings.action_values == "set":
+    """Learned values of the actions with a weight above 0; empty if they are fixed."""
+    if settings.action_values == "fixed":
         return {}
     named = zip(settings.clicks.actions.items(), encoder.actions.by_number(), strict=True)
     return {name: value for (name, weight), value in named if weight > 0.0}

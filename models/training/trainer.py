@@ -1,8 +1,8 @@
-"""The course of a training: round after round until a limit is reached, each judged, the best weights kept.
+"""The training loop: steps until a limit is reached, a validation now and then, the best weights kept.
 
-On CPU the same data, settings and number of rounds give the same weights, whether training went through in one go or
-went on from checkpoints: the order of an epoch is a function of seed and epoch, all else is drawn from torch's
-generator, and a checkpoint has that generator's state.
+On CPU the same data, settings and number of steps give the same weights, whether training ran through or was resumed
+from checkpoints: the order of an epoch is a function of seed and epoch, all else is drawn from torch's generator, and a
+checkpoint has that generator's state.
 """
 
 import itertools
@@ -13,22 +13,23 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from engine.arrays import Int64
 from models.data import sequences
 from models.data.sequences import Sequences
 from models.settings import TrainSettings
 from models.training.distributed import Group
 from models.training.schedule import learning_rate
-from models.training.step import Learner
+from models.training.step import Stepper
 from models.training.validation import Validation
 
 
-class StopTraining(Exception):  # noqa: N818 - a wish, not an error
-    """Raised by who watches: training ends in order, with the best weights it has found."""
+class StopTraining(Exception):  # noqa: N818 - a request, not an error
+    """Raised by an `on_step` callback: training stops in order, with its best weights."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingProgress:
-    """Where training stands after a step."""
+    """State of a training after a step."""
 
     epoch: int = 0
     step: int = 0
@@ -45,62 +46,62 @@ class TrainingProgress:
 
 
 class Checkpointer(Protocol):
-    """Where a training is written down, so that it can go on after a kill (`models.training.checkpoints`)."""
+    """Log and checkpoints of a training, to resume it after a kill (`models.training.checkpoints`)."""
 
-    def log(self, rounds: list[TrainingProgress]) -> None:
-        """Write where training stood after each validation."""
+    def log(self, validations: list[TrainingProgress]) -> None:
+        """Write the progress at each validation so far."""
         ...
 
-    def due(self, interval_s: float) -> bool:
-        """Whether the last checkpoint is so old."""
+    def is_due(self, interval_s: float) -> bool:
+        """Whether the last checkpoint is `interval_s` old or older."""
         ...
 
     def save(self, step: int, state: Mapping[str, Any]) -> None:
         """Write a checkpoint."""
         ...
 
-    def newest(self, device: torch.device) -> dict[str, Any] | None:
+    def load_newest(self, device: torch.device) -> dict[str, Any] | None:
         """The newest checkpoint, if there is one."""
         ...
 
 
 class NullCheckpointer:
-    """Keeps nothing."""
+    """A checkpointer that writes nothing."""
 
-    def log(self, rounds: list[TrainingProgress]) -> None:
+    def log(self, validations: list[TrainingProgress]) -> None:
         """See `Checkpointer.log`."""
 
-    def due(self, interval_s: float) -> bool:
-        """See `Checkpointer.due`."""
+    def is_due(self, interval_s: float) -> bool:
+        """See `Checkpointer.is_due`."""
         del interval_s
         return False
 
     def save(self, step: int, state: Mapping[str, Any]) -> None:
         """See `Checkpointer.save`."""
 
-    def newest(self, device: torch.device) -> dict[str, Any] | None:
-        """See `Checkpointer.newest`."""
+    def load_newest(self, device: torch.device) -> dict[str, Any] | None:
+        """See `Checkpointer.load_newest`."""
         del device
         return None
 
 
 class TrainingClock:
-    """The seconds that a training has taken, those before it was cut off included."""
+    """The duration of a training, over all the processes that it was resumed in."""
 
     def __init__(self, clock_s: Callable[[], float]) -> None:
-        self._clock_s, self._began_s = clock_s, clock_s()
+        self._clock_s, self._start_s = clock_s, clock_s()
 
     def elapsed_s(self) -> float:
-        """Seconds until now."""
-        return self._clock_s() - self._began_s
+        """Seconds of training until now."""
+        return self._clock_s() - self._start_s
 
-    def go_on_from(self, elapsed_s: float) -> None:
-        """So many seconds had been taken when it was cut off."""
-        self._began_s = self._clock_s() - elapsed_s
+    def resume_from(self, elapsed_s: float) -> None:
+        """Set the seconds of training until now."""
+        self._start_s = self._clock_s() - elapsed_s
 
 
-def outlook(progress: TrainingProgress, settings: TrainSettings) -> tuple[float, float]:
-    """The share of training that is done and the seconds that are left at most: the nearer one of its two limits."""
+def estimate_remaining(progress: TrainingProgress, settings: TrainSettings) -> tuple[float, float]:
+    """The share of training that is done, and the seconds left at most, by the nearer of its two limits."""
     left_s = 60.0 * settings.minutes - progress.elapsed_s
     if settings.epochs:
         steps = settings.epochs * progress.epoch_steps - progress.step
@@ -110,115 +111,118 @@ def outlook(progress: TrainingProgress, settings: TrainSettings) -> tuple[float,
 
 
 class Trainer:
-    """One training: who learns, from which sequences, and what it is tried on."""
+    """The loop of one training, over its stepper, sequences and validation."""
 
     def __init__(
         self,
-        learner: Learner,
+        stepper: Stepper,
         parts: tuple[Sequences, Validation],
         settings: TrainSettings,
         group: Group,
         clock: TrainingClock,
     ) -> None:
-        self._learner, self._settings, self._group, self._clock = learner, settings, group, clock
+        self._stepper, self._settings, self._group, self._clock = stepper, settings, group, clock
         self._training, self._validation = parts
-        self._best = {name: value.clone() for name, value in learner.encoder.state_dict().items()}
-        self._falls = settings.learning_rate_decay != "none"
-        self._told_to_end = self._ending = False
-        self._place = 0  # batches of this epoch that are done
-        self._stale, self._rounds = 0, list[TrainingProgress]()
+        self._best = {name: value.clone() for name, value in stepper.encoder.state_dict().items()}
+        self._decays = settings.learning_rate_decay != "none"
+        self._stop_requested = self._stopping = False
+        self._epoch_batches = 0  # batches of the current epoch that are done
+        self._stale_validations, self._validations = 0, list[TrainingProgress]()
         self._progress = TrainingProgress(epoch_steps=-(-len(self._training) // settings.batch_sequences))
 
-    def run(self, keeper: Checkpointer, watch: Callable[[TrainingProgress], None]) -> list[TrainingProgress]:
-        """Train until a limit is reached, then take back the best weights found.
+    def run(self, checkpointer: Checkpointer, on_step: Callable[[TrainingProgress], None]) -> list[TrainingProgress]:
+        """Train until a limit is reached, then load the best weights; returns the progress at each validation.
 
-        Under a falling rate it goes on to the end, and the newest count: weights from before the rate has fallen look
-        better by chance alone.
+        Under a decaying rate training runs to its end, and the newest weights count: weights from before the decay that
+        validate better do so by chance alone.
         """
-        encoder = self._learner.encoder
+        encoder = self._stepper.encoder
         device = encoder.items.ids.weight.device
-        if state := self._group.rank_zero_first(lambda: keeper.newest(device)):
+        if state := self._group.rank_zero_first(lambda: checkpointer.load_newest(device)):
             self._restore(state)
-        for losses in self._learned(watch):
-            wishes = self._validate(losses, keeper, watch) if self._group.first else (False, False, False)
-            better, ended, due = self._group.broadcast(wishes)
-            if better or self._falls:
+        for losses in self._intervals(on_step):
+            decisions = (False, False, False)
+            if self._group.is_rank_zero:
+                decisions = self._validate(losses, checkpointer, on_step)
+            is_best, is_over, is_checkpoint_due = self._group.broadcast(decisions)
+            if is_best or self._decays:
                 for name, value in encoder.state_dict().items():
                     self._best[name].copy_(value)
-            if due:
+            if is_checkpoint_due:
                 state = self._state()
-                if self._group.first:
-                    keeper.save(self._progress.step, state)
-            if ended:
+                if self._group.is_rank_zero:
+                    checkpointer.save(self._progress.step, state)
+            if is_over:
                 break
         encoder.load_state_dict(self._best)
-        return self._rounds
+        return self._validations
 
-    def _learned(self, watch: Callable[[TrainingProgress], None]) -> Iterator[list[float]]:
-        """Losses of each round: an epoch, or `round_steps` of a longer one."""
+    def _intervals(self, on_step: Callable[[TrainingProgress], None]) -> Iterator[list[float]]:
+        """Train; yields the losses of each interval between validations: an epoch, or a part of a long one."""
         settings = self._settings
         while self._progress.epoch != settings.epochs:
             rng = np.random.default_rng((settings.seed, self._progress.epoch))
-            parts = sequences.parts(self._training, settings.batch_sequences, rng)
+            batches = sequences.parts(self._training, settings.batch_sequences, rng)
             losses: list[float] = []
-            for chosen in itertools.islice(parts, self._place, None):
-                losses.append(self._learn(chosen))
-                self._place += 1
-                self._advance(losses, watch, step=self._progress.step + 1)
-                if self._ending:
+            for batch in itertools.islice(batches, self._epoch_batches, None):
+                losses.append(self._step(batch))
+                self._epoch_batches += 1
+                self._advance(losses, on_step, step=self._progress.step + 1)
+                if self._stopping:
                     yield losses
                     return
-                if len(losses) == settings.round_steps:
+                if len(losses) == settings.validation_interval_steps:
                     yield losses
                     losses = []
             if losses:
                 yield losses
-            self._place = 0
+            self._epoch_batches = 0
             self._progress = replace(self._progress, epoch=self._progress.epoch + 1)
 
-    def _learn(self, chosen: np.ndarray[Any, Any]) -> float:
-        ending = self._told_to_end or self._clock.elapsed_s() > 60.0 * self._settings.minutes
+    def _step(self, batch: Int64) -> float:
+        stop = self._stop_requested or self._clock.elapsed_s() > 60.0 * self._settings.minutes
         rate = learning_rate(self._settings, self._progress.step, self._progress.epoch_steps)
-        step = self._learner.learn(chosen, rate, ending=ending)
-        self._ending = step.ending
-        return step.loss
+        result = self._stepper.step(batch, rate, stop=stop)
+        self._stopping = result.stop
+        return result.loss
 
     def _validate(
-        self, losses: list[float], keeper: Checkpointer, watch: Callable[[TrainingProgress], None]
+        self, losses: list[float], checkpointer: Checkpointer, on_step: Callable[[TrainingProgress], None]
     ) -> tuple[bool, bool, bool]:
-        """Validate: are these the best weights so far, is training at its end, is a checkpoint due?"""
-        found, best_ndcg = self._validation.run(self._learner.encoder), self._progress.best_ndcg
-        better = found.ndcg > best_ndcg or not self._rounds
-        self._stale = 0 if better else self._stale + 1
-        self._advance(losses, watch, **asdict(found), best_ndcg=max(found.ndcg, best_ndcg))
-        self._rounds.append(self._progress)
-        keeper.log(self._rounds)
-        ended = self._stale >= self._settings.patience and not self._falls
-        return better, ended, not (ended or self._ending) and keeper.due(self._settings.checkpoint_s)
+        """Validate; returns whether these are the best weights, training is over, a checkpoint is due."""
+        result, best_ndcg = self._validation.run(self._stepper.encoder), self._progress.best_ndcg
+        is_best = result.ndcg > best_ndcg or not self._validations
+        self._stale_validations = 0 if is_best else self._stale_validations + 1
+        self._advance(losses, on_step, **asdict(result), best_ndcg=max(result.ndcg, best_ndcg))
+        self._validations.append(self._progress)
+        checkpointer.log(self._validations)
+        is_over = self._stale_validations >= self._settings.patience and not self._decays
+        is_resumable = not (is_over or self._stopping)
+        return is_best, is_over, is_resumable and checkpointer.is_due(self._settings.checkpoint_s)
 
-    def _advance(self, losses: list[float], watch: Callable[[TrainingProgress], None], **changes: Any) -> None:
+    def _advance(self, losses: list[float], on_step: Callable[[TrainingProgress], None], **changes: Any) -> None:
         loss, elapsed_s = sum(losses) / len(losses), self._clock.elapsed_s()
         self._progress = replace(self._progress, loss=loss, elapsed_s=elapsed_s, **changes)
         try:
-            watch(self._progress)
+            on_step(self._progress)
         except StopTraining:
-            self._told_to_end = True
+            self._stop_requested = True
 
     def _state(self) -> dict[str, Any]:
-        """All that a training needs to go on as if nothing had happened; every process takes part."""
+        """All that a resumed training needs to reach the same weights; every process must call this."""
         return {
-            "learner": self._learner.state(),
+            "stepper": self._stepper.state(),
             "best": self._best,
             "progress": asdict(self._progress),
-            "rounds": [asdict(progress) for progress in self._rounds],
-            "place": self._place,
-            "stale": self._stale,
+            "validations": [asdict(progress) for progress in self._validations],
+            "epoch_batches": self._epoch_batches,
+            "stale_validations": self._stale_validations,
         }
 
     def _restore(self, state: Mapping[str, Any]) -> None:
-        self._learner.restore(state["learner"])
+        self._stepper.restore(state["stepper"])
         self._best = state["best"]
         self._progress = TrainingProgress(**state["progress"])
-        self._rounds = [TrainingProgress(**progress) for progress in state["rounds"]]
-        self._place, self._stale = state["place"], state["stale"]
-        self._clock.go_on_from(self._progress.elapsed_s)
+        self._validations = [TrainingProgress(**progress) for progress in state["validations"]]
+        self._epoch_batches, self._stale_validations = state["epoch_batches"], state["stale_validations"]
+        self._clock.resume_from(self._progress.elapsed_s)

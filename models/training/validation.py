@@ -1,4 +1,4 @@
-"""What a training is tried on: some users' newest events, kept aside before it begins."""
+"""Validation during training: the newest training event of some users, held out before training begins."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,10 +7,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engine.arrays import FIRST_SEARCH, NO_ITEM, Bool, Int64
+from engine.arrays import FIRST_SEARCH, NO_ACTION, NO_ITEM, Bool, Int64
 from engine.errors import DataError
 from models.data import sequences
-from models.data.sequences import Histories, SequenceBatch, Sequences
+from models.data.histories import Histories
+from models.data.sequences import SequenceBatch, Sequences
 from models.network.loss import interests_in_use
 from models.network.two_hop import TwoHopEncoder
 from models.settings import TrainSettings
@@ -20,85 +21,86 @@ _SCORES = 1 << 25
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """How well an encoder finds the events kept aside."""
+class ValidationResult:
+    """An encoder's accuracy on the validation events."""
 
     ndcg: float
     """Mean of 1 / log2(1 + rank) of the next item among all unseen ones."""
     interests_in_use: float
-    """How many interests find the next items, from 1 to K (`models.network.loss`)."""
+    """Effective number of interests, from 1 to K (`models.network.loss`)."""
 
 
 class Validation:
-    """The events kept aside, and the windows before them."""
+    """The validation events, and the windows before them."""
 
-    def __init__(self, histories: Histories, asked: Sequences, batch_sequences: int) -> None:
-        """Args: histories; the sequences that end before the events kept aside; how many are asked at once."""
-        self._histories, self.asked, self._size = histories, asked, batch_sequences
+    def __init__(self, histories: Histories, queries: Sequences, batch_sequences: int) -> None:
+        """Args: histories; the sequences that end before the validation events; how many are encoded at once."""
+        self._histories, self.queries, self._batch_sequences = histories, queries, batch_sequences
 
     @torch.no_grad()
-    def run(self, encoder: TwoHopEncoder) -> Found:
-        """Try an encoder."""
+    def run(self, encoder: TwoHopEncoder) -> ValidationResult:
+        """Rank the next item of every query; leaves the encoder in evaluation mode."""
         encoder.eval()
         vectors = encoder.items.table()  # [V, D]
-        chosen = np.arange(len(self.asked))
-        found = [(vectors.new_zeros(0), vectors.new_zeros(0, encoder.settings.interests))]
-        for part in np.array_split(chosen, range(self._size, len(chosen), self._size)):
-            found += _found(encoder, vectors, sequences.gather(self._histories, self.asked, part))
-        gains, own = (torch.cat(column) for column in zip(*found, strict=True))
-        return Found(float(gains.mean()), interests_in_use(own)) if len(gains) else Found(0.0, 0.0)
+        numbers, size = np.arange(len(self.queries)), self._batch_sequences
+        results = [(vectors.new_zeros(0), vectors.new_zeros(0, encoder.settings.interests))]
+        for part in np.array_split(numbers, range(size, len(numbers), size)):
+            results += _rank_targets(encoder, vectors, sequences.gather(self._histories, self.queries, part))
+        gains, target_scores = (torch.cat(column) for column in zip(*results, strict=True))
+        if not len(gains):
+            return ValidationResult(0.0, 0.0)
+        return ValidationResult(float(gains.mean()), interests_in_use(target_scores))
 
 
-def cut(histories: Histories, settings: TrainSettings) -> tuple[Sequences, Validation]:
-    """What is learned, and what is kept aside to tell when to stop.
+def split(histories: Histories, settings: TrainSettings) -> tuple[Sequences, Validation]:
+    """Training sequences, and the validation that decides when to stop.
 
     Raises:
-        DataError: too little is left to learn from.
+        DataError: too little is left to train on.
     """
     length = settings.encoder.window_length
-    aside = _users(histories.lengths(), settings)
-    training = sequences.cut(histories.lengths() - aside, histories.starts[:-1], length)
-    if len(training) == 0 or not aside.any():
+    held_out = _validation_users(histories.lengths(), settings)
+    training = sequences.cut(histories.lengths() - held_out, histories.starts[:-1], length)
+    if len(training) == 0 or not held_out.any():
         raise DataError(
             f"{len(histories.starts) - 1} users with {len(histories.items)} events are left to train on, too few"
             " with two events or more; give more data or a smaller --holdout"
         )
-    ends = histories.starts[1:][aside] - 1
-    begins = np.maximum(histories.starts[:-1][aside], ends - length)
-    asked = Sequences(begins=begins, ends=ends, asked=ends - 1)
-    return training, Validation(histories, asked, settings.batch_sequences)
+    ends = histories.starts[1:][held_out] - 1
+    begins = np.maximum(histories.starts[:-1][held_out], ends - length)
+    return training, Validation(histories, Sequences(begins, ends, ends - 1), settings.batch_sequences)
 
 
-def _users(lengths: Int64, settings: TrainSettings) -> Bool:
-    """[U] marks the users whose newest training event is kept aside; they keep at least one event to learn from."""
-    able = np.flatnonzero(lengths >= 2)  # noqa: PLR2004 - an input and a target
+def _validation_users(lengths: Int64, settings: TrainSettings) -> Bool:
+    """Mask [U] of the users whose newest training event is held out; each keeps at least one event to train on."""
+    eligible = np.flatnonzero(lengths >= 2)  # noqa: PLR2004 - an input and a target
     rng = np.random.default_rng(settings.seed)
-    chosen = rng.choice(able, min(settings.validation_users, (len(able) + 1) // 2), replace=False)
-    marks = np.zeros(len(lengths), np.bool_)
-    marks[chosen] = True
-    return marks
+    drawn = rng.choice(eligible, min(settings.validation_users, (len(eligible) + 1) // 2), replace=False)
+    mask = np.zeros(len(lengths), np.bool_)
+    mask[drawn] = True
+    return mask
 
 
-def _found(encoder: TwoHopEncoder, vectors: Tensor, batch: SequenceBatch) -> Iterator[tuple[Tensor, Tensor]]:
+def _rank_targets(encoder: TwoHopEncoder, vectors: Tensor, batch: SequenceBatch) -> Iterator[tuple[Tensor, Tensor]]:
     """1 / log2(1 + rank) of each target [s], and its score by each interest [s, K].
 
-    There is one target a user, or none. Some users are asked at a time: they have K * V scores each.
+    There is one target per user, or none. Users are scored a few at a time: each has K * V scores.
     """
     device = vectors.device
-    users, places = np.nonzero(batch.targets != sequences.NO_TARGET)
-    clicks = (batch.actions != sequences.NO_ACTION) & (batch.items < FIRST_SEARCH)
-    shown = np.where(clicks, batch.items, np.int32(NO_ITEM))[users]  # [S', L]
+    users, positions = np.nonzero(batch.targets != sequences.NO_TARGET)
+    is_click = (batch.actions != NO_ACTION) & (batch.items < FIRST_SEARCH)
+    seen_items = np.where(is_click, batch.items, np.int32(NO_ITEM))[users]  # [S', L]
     columns = (
-        encoder.encode(batch)[users, places],  # [S', K, D]
-        torch.from_numpy(batch.targets[users, places]).to(device).long(),
-        torch.from_numpy(shown).to(device).long(),
+        encoder.encode(batch)[users, positions],  # [S', K, D]
+        torch.from_numpy(batch.targets[users, positions]).to(device).long(),
+        torch.from_numpy(seen_items).to(device).long(),
     )
-    rows = max(1, _SCORES // (encoder.settings.interests * len(vectors)))
-    for interests, targets, seen in zip(*(torch.split(one, rows) for one in columns), strict=True):
+    size = max(1, _SCORES // (encoder.settings.interests * len(vectors)))
+    for interests, targets, seen in zip(*(torch.split(column, size) for column in columns), strict=True):
         by_interest = interests @ vectors.T  # [s, K, V]
         scores = by_interest.amax(1)  # [s, V]
-        own = scores.gather(1, targets[:, None])
-        whose, which = torch.nonzero(seen != NO_ITEM, as_tuple=True)
-        scores[whose, seen[whose, which]] = -torch.inf
-        above = (~(scores <= own)).sum(1)  # of scores that are not numbers, all stand above: such weights are the worst
+        target_scores = scores.gather(1, targets[:, None])
+        user, position = torch.nonzero(seen != NO_ITEM, as_tuple=True)
+        scores[user, seen[user, position]] = -torch.inf
+        above = (~(scores <= target_scores)).sum(1)  # NaN scores all count as above: such weights are the worst
         yield 1.0 / torch.log2(2.0 + above), by_interest[torch.arange(len(targets), device=device), :, targets]

@@ -1,1 +1,1 @@
-"""Benchmarks of the engine against its floor."""
+"""Benchmarks of the engine, compared with its floor."""

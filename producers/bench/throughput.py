@@ -1,8 +1,8 @@
-"""`headrace bench`: the engine beside its floor, in one run.
+"""`headrace bench throughput`: CPU time of the engine compared with its floor, in one run.
 
-The floor is what a fresh list cannot do without, called back to back on prepared arrays: poll, decode, encode, search,
-encode the message, send. Both see the same clicks, windows and release on the in-process log, one batch of each in
-turn, so that a machine that changes its pace changes it for both.
+The floor is the bare kernels that no fresh list can do without, called back to back on prepared arrays: poll, decode,
+encode, search, encode the message, send. Engine and floor get the same clicks, windows and release on the in-process
+log and take batches in turn, so that a change in the machine's speed affects both.
 """
 
 import tempfile
@@ -27,7 +27,6 @@ from engine.metrics import Metrics
 from engine.pipeline import Recommender
 from engine.ranking.encode import ListHeads, encode_recommendations
 from engine.ranking.lists import Lists
-from engine.ranking.popularity import Popularity
 from engine.releases import bundles, serving
 from engine.releases.bundles import Bundle, NewRelease
 from engine.retrieval import features
@@ -36,8 +35,10 @@ from engine.settings.sections import Settings, WindowSettings, WorkerSettings
 from engine.worker.batch import Processor
 
 _JITTER: Final = 0.5
-"""Spread of a made-up item around the trained one it is made from, in standard deviations of the trained vectors."""
-_INTERESTS_PER_USER: Final = 5
+"""Spread of synthetic items around the trained item each is drawn from, in standard deviations of the vectors."""
+_NEIGHBOURHOODS: Final = 5
+"""Neighbourhoods of the catalogue that a user's clicks come from."""
+_NEIGHBOURHOOD_ITEMS: Final = 50
 _FIRST_MS: Final = 1_700_000_000_000
 _STEP_MS: Final = 60_000
 _WARM_UP_BATCHES: Final = 3
@@ -46,7 +47,7 @@ _ACTION: Final = "view"
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """How much is thrown at the engine."""
+    """Size of a measurement; `producers.cli.bench` describes the fields."""
 
     items: int
     users: int
@@ -57,7 +58,7 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """What the floor works on: one batch, everything between the kernels done beforehand."""
+    """Inputs of the floor's kernels for one batch, computed before the clock starts."""
 
     features: Features
     interests: Float32
@@ -68,36 +69,50 @@ class Prepared:
 
 
 class _FloorClick(msgspec.Struct):
+    """The message that `_clicks` encodes."""
+
     user: str
     item: str
     ts: int
     action: str
 
 
-def measure(load: Load, base: Path) -> dict[str, Any]:
-    """Run engine and floor in turn and compare them; every figure is a median over batches.
+def measure(load: Load, release: Path) -> dict[str, Any]:
+    """Figures of engine and floor by name; times and ratios are medians over batches.
 
     Raises:
-        ReleaseError: `base` cannot be used.
+        ReleaseError: the bundle `release` cannot be used.
     """
-    return measure_runs(load, base, 1)[0]
+    return measure_runs(load, release, 1)[0]
 
 
-def measure_runs(load: Load, base: Path, runs: int) -> list[dict[str, Any]]:
+def measure_runs(load: Load, release: Path, runs: int) -> list[dict[str, Any]]:
     """Figures of several runs one after the other, as `measure` gives them, on windows that are filled once.
 
     Raises:
-        ReleaseError: `base` cannot be used.
+        ReleaseError: the bundle `release` cannot be used.
     """
     with tempfile.TemporaryDirectory(prefix="headrace-bench-") as folder:
-        bundle = bundles.read(_enlarged(bundles.read(base), load, Path(folder)))
+        bundle = bundles.read(_enlarged(bundles.read(release), load, Path(folder)))
     with threadpool_limits(WorkerSettings().threads, user_api="blas"):
         bench = _Bench(load, bundle)
         return [bench.run() for _ in range(runs)]
 
 
+@dataclass(frozen=True, slots=True)
+class _Times:
+    """Seconds that one batch took."""
+
+    wall_s: float
+    """Of the engine, wall clock."""
+    engine_s: float
+    """Of the engine, CPU."""
+    floor_s: float
+    """Of the floor, CPU."""
+
+
 class _Bench:
-    """One release, one log, two readers of the same clicks: the engine and its floor."""
+    """One release and one log with two readers of the same clicks, the engine and its floor."""
 
     def __init__(self, load: Load, bundle: Bundle) -> None:
         self.load = load
@@ -117,43 +132,43 @@ class _Bench:
         self.engine = self.log.session([topic], "engine", Rebalance())
         self.floor = self.log.session([topic], "floor", Rebalance())
         self.rng = np.random.default_rng(load.seed)
-        self.windows = self._history()
+        self.item_windows = self._random_windows()
         self.batches_sent = 0
-        self._fill()
+        self._fill_windows()
 
     def run(self) -> dict[str, Any]:
+        """Measure batch after batch, and return the figures by name."""
         stages_before: dict[str, float] = {}
-        engine_s, floor_s, wall_s = [], [], []
+        times: list[_Times] = []
         for number, users in enumerate(self._batches()):
             prepared = self._prepare(users)
             self._send_clicks(users)
             if number == _WARM_UP_BATCHES:
-                stages_before = self._stages()
-            wall, used = _timed(self._turn)
-            _, floor = _timed(self._floor, prepared)
-            engine_s.append(used)
-            floor_s.append(floor)
-            wall_s.append(wall)
-        counted = slice(_WARM_UP_BATCHES, None)
-        pairs = list(zip(engine_s[counted], floor_s[counted], strict=True))
-        stages = {name: seconds - stages_before.get(name, 0.0) for name, seconds in self._stages().items()}
-        per_list = 1e6 / self.load.batch
+                stages_before = self._stage_seconds()
+            wall_s, engine_s = _timed(self._run_engine)
+            _, floor_s = _timed(self._run_floor, prepared)
+            times.append(_Times(wall_s, engine_s, floor_s))
+        times = times[_WARM_UP_BATCHES:]
+        stages = {name: seconds - stages_before.get(name, 0.0) for name, seconds in self._stage_seconds().items()}
+        us_per_list = 1e6 / self.load.batch
         return {
             "items": self.load.items,
             "users": self.load.users,
             "batch": self.load.batch,
-            "batches": len(pairs),
-            "cpu_us_per_list": median(used for used, _ in pairs) * per_list,
-            "floor_cpu_us_per_list": median(floor for _, floor in pairs) * per_list,
-            "ratio": median(used / floor for used, floor in pairs),
-            "lists_per_s": self.load.batch / median(wall_s[counted]),
+            "batches": len(times),
+            "cpu_us_per_list": median(batch.engine_s for batch in times) * us_per_list,
+            "floor_cpu_us_per_list": median(batch.floor_s for batch in times) * us_per_list,
+            "ratio": median(batch.engine_s / batch.floor_s for batch in times),
+            "lists_per_s": self.load.batch / median(batch.wall_s for batch in times),
             "stage_shares": {name: seconds / sum(stages.values()) for name, seconds in stages.items()},
         }
 
-    def _turn(self) -> None:
+    def _run_engine(self) -> None:
+        """One batch through the engine."""
         self.processor.process(self._poll(self.engine), self.engine)
 
-    def _floor(self, prepared: Prepared) -> None:
+    def _run_floor(self, prepared: Prepared) -> None:
+        """One batch through the bare kernels."""
         polled = self._poll(self.floor)
         decode = msgspec.json.Decoder(_FloorClick).decode
         for records in polled:
@@ -165,15 +180,15 @@ class _Bench:
         self.floor.send(Outgoing(self.settings.recommendations.topic, prepared.keys, values))
         self.floor.commit({records.partition: records.offsets[-1] + 1 for records in polled})
 
-    def _history(self) -> Int32:
+    def _random_windows(self) -> Int32:
         """[users, L] item numbers: each user's clicks come from a few neighbourhoods of the catalogue."""
         load, length = self.load, self.settings.windows.length
-        homes = self.rng.integers(0, load.items, (load.users, _INTERESTS_PER_USER))
-        chosen = np.take_along_axis(homes, self.rng.integers(0, _INTERESTS_PER_USER, (load.users, length)), axis=1)
-        # Made-up items stand as far apart as the trained catalogue is long: steps of that size stay near.
-        return ((chosen + self.rng.integers(0, 50, chosen.shape)) % load.items).astype(np.int32)
+        starts = self.rng.integers(0, load.items, (load.users, _NEIGHBOURHOODS))
+        start = np.take_along_axis(starts, self.rng.integers(0, _NEIGHBOURHOODS, (load.users, length)), axis=1)
+        # Items are in the order of the trained items that they were drawn from, so those with near numbers are alike.
+        return ((start + self.rng.integers(0, _NEIGHBOURHOOD_ITEMS, start.shape)) % load.items).astype(np.int32)
 
-    def _fill(self) -> None:
+    def _fill_windows(self) -> None:
         """Bring every window to its full length through the engine's own path."""
         length = self.settings.windows.length
         for start in range(0, self.load.users, self.load.batch):
@@ -183,7 +198,7 @@ class _Bench:
                 _clicks(
                     self.settings.clicks.topic,
                     np.repeat(users, length),
-                    self.windows[users].ravel(),
+                    self.item_windows[users].ravel(),
                     np.tile(_FIRST_MS + _STEP_MS * np.arange(length), len(users)),
                 )
             )
@@ -191,25 +206,27 @@ class _Bench:
             self.floor.commit({r.partition: r.offsets[-1] + 1 for r in self._poll(self.floor, len(users) * length)})
 
     def _batches(self) -> Iterator[Int64]:
+        """Users of each batch, those for warming up first."""
         for _ in range(_WARM_UP_BATCHES + self.load.batches):
             yield self.rng.choice(self.load.users, self.load.batch, replace=False)
 
     def _send_clicks(self, users: Int64) -> None:
         length = self.settings.windows.length
-        items = self.windows[users, self.rng.integers(0, length, len(users))]
+        items = self.item_windows[users, self.rng.integers(0, length, len(users))]
         times_ms = np.full(len(users), _FIRST_MS + _STEP_MS * (length + self.batches_sent))
         self.batches_sent += 1
         self.log.producer().send(_clicks(self.settings.clicks.topic, users, items, times_ms))
 
     def _prepare(self, users: Int64) -> Prepared:
+        """Inputs of the floor's kernels for a batch of these users."""
         length = self.settings.windows.length
         times_ms = np.broadcast_to(_FIRST_MS + _STEP_MS * np.arange(length), (len(users), length))
         actions = Actions(self.settings.clicks)
         codes: UInt8 = np.full(times_ms.shape, actions.code(_ACTION), np.uint8)
-        windows = Windows(self.windows[users], times_ms, codes)
+        windows = Windows(self.item_windows[users], times_ms, codes)
         inputs = features.make(windows, self.live.rows(windows.items), actions.weights, length)
         interests, _ = self.live.encode(inputs)
-        recommender = Recommender(self.settings.recommendations, actions.weights, Popularity())
+        recommender = Recommender.starting(self.settings.recommendations, actions.weights, self.live)
         names = [_user(user) for user in users.tolist()]
         return Prepared(
             features=inputs,
@@ -222,17 +239,18 @@ class _Bench:
     def _poll(self, session: Session, count: int | None = None) -> list[Records]:
         return session.poll(0.0, count or self.load.batch)
 
-    def _stages(self) -> dict[str, float]:
+    def _stage_seconds(self) -> dict[str, float]:
+        """Seconds spent in each stage so far, by name."""
         samples = next(iter(self.metrics.stage_seconds.collect())).samples
         return {sample.labels["stage"]: sample.value for sample in samples if sample.name.endswith("_total")}
 
 
 def _enlarged(bundle: Bundle, load: Load, folder: Path) -> Path:
-    """A bundle of `load.items` items made from a trained one: each made-up item lies near a trained one."""
+    """A bundle with the graphs of a trained one and `load.items` synthetic items, each near a trained item."""
     rng = np.random.default_rng(load.seed)
     spread = _JITTER * float(bundle.vectors.std())
-    near = np.sort(rng.integers(0, len(bundle.vectors), load.items))
-    vectors = bundle.vectors[near] + rng.normal(0.0, spread, (load.items, bundle.vectors.shape[1]))
+    trained = np.sort(rng.integers(0, len(bundle.vectors), load.items))
+    vectors = bundle.vectors[trained] + rng.normal(0.0, spread, (load.items, bundle.vectors.shape[1]))
     return bundles.write(
         NewRelease(
             model=bundle.manifest.model,
@@ -251,6 +269,7 @@ def _enlarged(bundle: Bundle, load: Load, folder: Path) -> Path:
 
 
 def _clicks(topic: str, users: Int64, items: npt.NDArray[Any], times_ms: Int64) -> Outgoing:
+    """Records of n clicks."""
     encode = msgspec.json.encode
     names = [_user(user) for user in users.tolist()]
     values: list[bytes | None] = [

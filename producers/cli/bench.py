@@ -22,7 +22,10 @@ def bench() -> None:
 @click.option("--batch", default=256, show_default=True, help="Clicks in a micro-batch.")
 @click.option("--batches", default=60, show_default=True, help="Batches measured.")
 @click.option(
-    "--release", "base", type=click.Path(path_type=Path), default=DEMO_RELEASE, help="Trained bundle to start from."
+    "--release",
+    type=click.Path(path_type=Path),
+    default=DEMO_RELEASE,
+    help="Bundle whose graphs are used and whose vectors the items of the benchmark resemble.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one object instead of a table.")
 @click.option(
@@ -31,22 +34,22 @@ def bench() -> None:
     type=click.Path(path_type=Path, dir_okay=False),
     help="File to add the figures to, one JSON row.",
 )
-def throughput(base: Path, as_json: bool, row_file: Path | None, **load: int) -> None:
-    """CPU time per list on the in-process log, beside the floor."""
+def throughput(release: Path, as_json: bool, row_file: Path | None, **load: int) -> None:
+    """CPU time per list on the in-process log, compared with the bare kernels."""
     if load["batch"] > load["users"]:
         raise click.UsageError(f"--batch {load['batch']} needs as many --users, found {load['users']}")
-    result = measure(Load(**load), base)
+    figures = measure(Load(**load), release)
     if row_file:
-        rows.append(row_file, _command(base, load), result)
+        rows.append(row_file, _command(release, load), figures)
     if as_json:
-        click.echo(json.dumps(result))
+        click.echo(json.dumps(figures))
         return
-    for name, value in result.items():
+    for name, value in figures.items():
         click.echo(f"{name:24} {value if isinstance(value, dict) else f'{value:,.2f}'}")
 
 
-def _command(base: Path, load: dict[str, int]) -> str:
-    """What gives the same figures again."""
+def _command(release: Path, load: dict[str, int]) -> str:
+    """The command that gives the same figures again."""
     options = [word for name, value in load.items() for word in (f"--{name}", str(value))]
-    release = [] if base == DEMO_RELEASE else ["--release", str(base)]
-    return shlex.join(["headrace", "bench", "throughput", *options, *release])
+    options += [] if release == DEMO_RELEASE else ["--release", str(release)]
+    return shlex.join(["headrace", "bench", "throughput", *options])

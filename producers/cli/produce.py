@@ -8,18 +8,19 @@ from typing import Any
 
 import click
 
+from engine.cli.layout_options import layout_options
 from engine.cli.options import config_option
 from engine.errors import SettingsError
 from engine.eventlog.base import TopicSpec
 from engine.eventlog.kafka import KafkaLog
+from engine.interactions.layout import Layout, Source
 from engine.settings.sections import Settings
-from producers.cli.demo import end_on_sigterm, settings_for
-from producers.cli.options import kafka_option, simulation_option, with_options
+from producers.cli.options import end_on_sigterm, kafka_option, settings_for, simulation_option, with_options
 from producers.cli.progress_bar import bar, spell_time
 from producers.clock import REAL_CLOCK
 from producers.replay.click_encoder import ClickEncoder, ProducedEvents
 from producers.replay.plan import ReplayPlan, ReplayRate, play
-from producers.replay.readers import RecordedLayout, read
+from producers.replay.recorded_events import read
 from producers.simulation.recording import record
 from producers.simulation.shoppers import Simulation, SimulationSettings
 from producers.simulation.stream import stream
@@ -37,14 +38,6 @@ simulation_options = with_options(
     simulation_option("drift", "Probability, per session, that one interest gives way to another."),
     simulation_option("searches", "Share of the clicks after a turn to an interest that a search comes before."),
 )
-layout_options = with_options(
-    click.option("--user-column", "user", help="Column of user ids, in a file that is not known by its name."),
-    click.option("--item-column", "item", help="Column of item ids."),
-    click.option("--time-column", "time", help="Column of times."),
-    click.option("--action-column", "action", help="Column of action names."),
-    click.option("--search-column", "search", help="Column of the words of searches, which have no item."),
-    click.option("--time-unit", type=click.Choice(["s", "ms", "iso8601"]), help="How times are written."),
-)
 partitions_option = click.option(
     "--partitions", type=click.IntRange(min=1), default=1, show_default=True, help="Of the topic, if it is missing."
 )
@@ -56,27 +49,33 @@ def produce() -> None:
 
 
 @produce.command()
-@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("source", metavar="SOURCE")
 @click.option("--speed", type=float, help="Times the speed at which it was recorded.")
 @click.option(
     "--rate", type=float, help="Clicks per second, evenly spaced. Without speed or rate: as fast as possible."
 )
 @click.option("--limit", type=click.IntRange(min=1), help="Play only the first so many clicks.")
 @click.option("--shift-to-now", is_flag=True, help="Move event times to now, instead of keeping them.")
-@click.option("--event-ids", is_flag=True, help="Send the row number as event id, so that a repeat changes nothing.")
+@click.option(
+    "--event-ids",
+    is_flag=True,
+    help="Send event ids, so that a repeat changes nothing: those of the file, or row numbers where it has none.",
+)
 @layout_options
 @partitions_option
 @kafka_option
 @config_option
-def replay(source: Path, speed: float | None, rate: float | None, limit: int | None, **options: Any) -> None:
+def replay(
+    source: str, layout: Layout, speed: float | None, rate: float | None, limit: int | None, **options: Any
+) -> None:
     """Play recorded clicks from SOURCE in order of event time.
 
-    SOURCE is a folder with interactions.csv.gz or with MovieLens' ratings.dat, u.data or ratings.csv, one of these
-    files, or any CSV or Parquet file whose columns are named with the options below.
+    SOURCE is a folder with interactions.csv.gz, MovieLens' ratings.dat, u.data or ratings.csv, Parquet files or one CSV
+    file; one such file; or an address that fsspec knows. All of it is held in memory.
     """
     settings = settings_for(options["config"], options["kafka"])
     pace = ReplayRate(speed, rate)
-    recording = read(source, _layout(options)).select(slice(limit))
+    recording = read(Source(source, layout), settings.clicks, event_ids=options["event_ids"]).select(slice(limit))
     with _sending(settings, options["partitions"], len(recording)) as send:
         plan = ReplayPlan.of(recording.times_ms, pace, REAL_CLOCK.now_ms() if options["shift_to_now"] else None)
         play(recording, plan, send, event_ids=options["event_ids"])
@@ -84,7 +83,7 @@ def replay(source: Path, speed: float | None, rate: float | None, limit: int | N
 
 @produce.command()
 @simulation_options
-@click.option("--rate", type=float, help="Clicks per second of all shoppers; without it, hours lie between sessions.")
+@click.option("--rate", type=float, help="Clicks per second of all shoppers; without it, sessions are hours apart.")
 @click.option("--seconds", type=click.FloatRange(min=0), help="How long; without it, until Ctrl-C.")
 @click.option("--out", type=click.Path(path_type=Path), help="Write a data folder instead of sending.")
 @click.option("--events", type=click.IntRange(min=1), help="With --out: how many clicks to write.")
@@ -97,19 +96,12 @@ def simulate(rate: float | None, seconds: float | None, out: Path | None, events
         raise SettingsError("to write a folder, give --out FOLDER and --events N, without --seconds")
     settings = settings_for(options.pop("config"), options.pop("kafka"))
     partitions = options.pop("partitions")
-    chosen = SimulationSettings(clicks_per_s=rate, **options)
+    simulation = SimulationSettings(clicks_per_s=rate, **options)
     if out is not None and events is not None:
-        _write(Simulation(chosen), out, events)
+        _write(Simulation(simulation), out, events)
         return
     with _sending(settings, partitions, None) as send:
-        stream(Simulation(dataclasses.replace(chosen, start_ms=REAL_CLOCK.now_ms())), send, seconds)
-
-
-def _layout(options: dict[str, Any]) -> RecordedLayout | None:
-    """The layout named on the command line, None where nothing was named."""
-    named = ("user", "item", "time", "action", "search", "time_unit")
-    chosen = {name: options[name] for name in named if options[name] is not None}
-    return RecordedLayout(**chosen) if chosen else None
+        stream(Simulation(dataclasses.replace(simulation, start_ms=REAL_CLOCK.now_ms())), send, seconds)
 
 
 def _write(simulation: Simulation, folder: Path, clicks: int) -> None:

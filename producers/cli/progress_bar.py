@@ -1,4 +1,4 @@
-"""What the producing commands show while they work: a bar on standard error, so that output can be piped."""
+"""Progress bar of the producing commands, on standard error so that output can be piped."""
 
 import datetime as dt
 from collections.abc import Callable, Iterator
@@ -10,7 +10,7 @@ from rich.text import Text
 
 
 class _RateColumn(ProgressColumn):
-    """Events per second, over the last half minute."""
+    """Rate in events per second, over the last half minute."""
 
     def render(self, task: Task) -> Text:
         rate = task.finished_speed or task.speed
@@ -18,11 +18,12 @@ class _RateColumn(ProgressColumn):
 
 
 @contextmanager
-def bar(what: str, total: int | None) -> Iterator[Callable[[int, int], None]]:
-    """Show a bar of `total` events while the block runs.
+def bar(label: str, total: int | None) -> Iterator[Callable[[int, int], None]]:
+    """Show a bar of `total` events while the block runs; without a total, a count.
 
-    What it gives is called after each step with the count of its events and the event time of the last one, in Unix
-    milliseconds.
+    Yields:
+        A function to call after each batch, with its number of events and the event time of its last event in Unix
+        milliseconds.
     """
     columns = (
         TextColumn("{task.description}"),
@@ -33,10 +34,10 @@ def bar(what: str, total: int | None) -> Iterator[Callable[[int, int], None]]:
         TimeRemainingColumn(compact=True),
     )
     with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task(what, total=total, at="")
+        task = progress.add_task(label, total=total, at="")
         yield lambda count, time_ms: progress.update(task, advance=count, at=spell_time(time_ms))
 
 
 def spell_time(time_ms: int) -> str:
-    """A time as people read it, UTC."""
+    """A time as text, in UTC: '2023-11-14 22:13:20'."""
     return f"{dt.datetime.fromtimestamp(time_ms / 1000, dt.UTC):%Y-%m-%d %H:%M:%S}"

@@ -1,1 +1,1 @@
-"""The demo: shoppers, engine and screen in one process."""
+"""The demo: simulated shoppers, the engine and a screen in one process."""

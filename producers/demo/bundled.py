@@ -1,6 +1,6 @@
 """The small release that ships with the package, trained for the simulated catalogue.
 
-`deploy/train_demo_release` makes it anew.
+`deploy/train_demo_release` trains it again.
 """
 
 from pathlib import Path

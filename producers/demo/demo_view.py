@@ -1,4 +1,4 @@
-"""Takes the pictures of the demo: what the scoreboard and the simulation say at one moment, as a `Frame`."""
+"""View model of the demo: the state of the scoreboard and the simulation at one moment, as a `Frame`."""
 
 from collections import deque
 from operator import itemgetter
@@ -10,77 +10,79 @@ from producers.simulation.shoppers import Simulation, shopper_number
 from producers.simulation.simulated_catalogue import CATEGORIES, TOPICS_PER_CATEGORY
 
 SPOTLIGHT_S: Final = 12.0
-"""A shopper is on show for this long."""
+"""Seconds for which one shopper is shown."""
 SPOTLIGHT_CLICKS: Final = 4
 """A shopper with fewer clicks is not shown: there is little to see yet."""
 _RATE_SPAN_S: Final = 5.0
+"""Rates are those of the last seconds."""
 
 
 class DemoView:
-    """Remembers what it takes to tell rates, and which shopper is on show since when."""
+    """Frames of a run; holds the counts that rates need, and the shopper shown now."""
 
-    def __init__(self, simulation: Simulation, board: Scoreboard, where: str) -> None:
+    def __init__(self, simulation: Simulation, scoreboard: Scoreboard, transport: str) -> None:
         self._simulation = simulation
-        self._board = board
-        self._where = where
+        self._scoreboard = scoreboard
+        self._transport = transport
         self._categories = dict(zip(simulation.catalogue.ids, simulation.catalogue.categories, strict=True))
-        self._past: deque[tuple[float, int, int]] = deque([(0.0, 0, 0)])  # elapsed seconds, clicks, lists
+        self._counts: deque[tuple[float, int, int]] = deque([(0.0, 0, 0)])  # elapsed seconds, clicks, lists
         self._user: str | None = None
         self._shown_since_s = 0.0
 
     def frame(self, elapsed_s: float) -> Frame:
-        """The picture `elapsed_s` after the beginning."""
-        board = self._board
+        """The frame at `elapsed_s` seconds after the start."""
+        scoreboard = self._scoreboard
         clicks_per_s, lists_per_s = self._rates(elapsed_s)
         return Frame(
             elapsed_s=elapsed_s,
-            clicks=board.clicks,
+            clicks=scoreboard.clicks,
             clicks_per_s=clicks_per_s,
             lists_per_s=lists_per_s,
-            freshness_p50_ms=board.freshness_ms(0.5),
-            freshness_p99_ms=board.freshness_ms(0.99),
-            hit_rate=board.hit_rate,
-            popularity_hit_rate=board.popularity_hit_rate,
-            dead_letters=board.dead_letters,
-            release=board.release,
-            where=self._where,
+            freshness_p50_ms=scoreboard.freshness_ms(0.5),
+            freshness_p99_ms=scoreboard.freshness_ms(0.99),
+            hit_rate=scoreboard.hit_rate,
+            popularity_hit_rate=scoreboard.popularity_hit_rate,
+            dead_letters=scoreboard.dead_letters,
+            release=scoreboard.release,
+            transport=self._transport,
             spotlight=self._spotlight(elapsed_s),
         )
 
     def _rates(self, elapsed_s: float) -> tuple[float, float]:
         """Clicks and lists per second, over the last seconds."""
-        self._past.append((elapsed_s, self._board.clicks, self._board.lists))
-        while self._past[0][0] < elapsed_s - _RATE_SPAN_S:
-            self._past.popleft()
-        since_s, clicks, lists = self._past[0]
+        scoreboard = self._scoreboard
+        self._counts.append((elapsed_s, scoreboard.clicks, scoreboard.lists))
+        while self._counts[0][0] < elapsed_s - _RATE_SPAN_S:
+            self._counts.popleft()
+        since_s, clicks, lists = self._counts[0]
         span_s = max(elapsed_s - since_s, 1e-3)
-        return (self._board.clicks - clicks) / span_s, (self._board.lists - lists) / span_s
+        return (scoreboard.clicks - clicks) / span_s, (scoreboard.lists - lists) / span_s
 
     def _spotlight(self, elapsed_s: float) -> Spotlight | None:
-        """The shopper on show; when its time is over, whoever clicked last and has clicked enough."""
-        newest = self._board.newest_user
+        """The shopper shown now; after SPOTLIGHT_S the one who clicked last, given a list and enough clicks."""
+        newest = self._scoreboard.newest_user
         if newest and (self._user is None or elapsed_s - self._shown_since_s >= SPOTLIGHT_S):
-            candidate = self._board.shoppers[newest]
+            candidate = self._scoreboard.shoppers[newest]
             if candidate.recommendation is not None and len(candidate.window) >= SPOTLIGHT_CLICKS:
                 self._user, self._shown_since_s = newest, elapsed_s
-        return self._of(self._user) if self._user else None
+        return self._spotlight_on(self._user) if self._user else None
 
-    def _of(self, user: str) -> Spotlight | None:
-        shopper, number = self._board.shoppers[user], shopper_number(user)
+    def _spotlight_on(self, user: str) -> Spotlight | None:
+        shopper, number = self._scoreboard.shoppers[user], shopper_number(user)
         if shopper.recommendation is None:
             return None
         chances = zip(self._simulation.catalogue.ids, self._simulation.relevance(number).tolist(), strict=True)
         return Spotlight(
             user=user,
-            truth=self._truth(number),
+            interests=self._interests(number),
             window=list(shopper.window),
             recommendation=shopper.recommendation,
             chances=dict(chances),
             categories=self._categories,
         )
 
-    def _truth(self, shopper: int) -> list[tuple[str, float]]:
-        """The categories that the shopper is interested in, and how much, the foremost first."""
+    def _interests(self, shopper: int) -> list[tuple[str, float]]:
+        """Categories that the shopper is interested in, each with its weight, the heaviest first."""
         weights: dict[str, float] = {}
         topics, shares = self._simulation.interests(shopper)
         for topic, share in zip(topics.tolist(), shares.tolist(), strict=True):

@@ -1,4 +1,4 @@
-"""The demo's screen, drawn from a `Frame`: figures of all shoppers on top, one shopper below."""
+"""Screen of the demo, rendered from a `Frame`: figures of all shoppers on top, one shopper below."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -12,42 +12,43 @@ from rich.table import Table
 from rich.text import Text
 
 from engine.messages.recommendation import Recommendation
-from producers.demo.scoreboard import JUDGED, Judged
+from engine.quality.next_click import PLACES
+from producers.demo.scoreboard import RankedClick
 
 ROWS_SHOWN: Final = 10
-"""Of clicks and of the list; the picture then fits a terminal of 80 by 24."""
-_BECAUSE_SHOWN = 2
+"""Clicks, and items of the list, on the screen, which so fits a terminal of 80 by 24."""
+_REASONS_SHOWN = 2
 _BAR_LENGTH = 8
 _COLOURS = ("cyan", "magenta", "yellow", "green", "blue", "red")
 _LIKELY, _POSSIBLE = 0.02, 0.002
-"""True chances from which an item of a list is shown bright, or at all."""
+"""True probabilities of the next click from which an item of a list is shown bright, and not dim."""
 
 
 @dataclass(frozen=True, slots=True)
 class Spotlight:
-    """The shopper on show."""
+    """The shopper shown."""
 
     user: str
-    truth: Sequence[tuple[str, float]]
+    interests: Sequence[tuple[str, float]]
     """Hidden interests: category and weight, the heaviest first."""
-    window: Sequence[Judged]
+    window: Sequence[RankedClick]
     """Clicks, oldest first."""
     recommendation: Recommendation
     chances: Mapping[str, float]
-    """Probability, by item, that the shopper's next click falls on it: the truth that the engine does not know."""
+    """True probability, by item id, that the shopper's next click is on it; hidden from the engine."""
     categories: Mapping[str, str]
-    """By item."""
+    """Category by item id."""
 
     def colours(self) -> dict[str, str]:
-        """A colour for each category that matters to the shopper, the same in every column."""
-        clicked = Counter(self.categories[judged.click.item] for judged in self.window)
-        names = dict.fromkeys([*(name for name, _ in self.truth), *(name for name, _ in clicked.most_common())])
+        """Colours of the shopper's categories, the same in every column: hidden interests first, then clicks."""
+        clicked = Counter(self.categories[ranked.click.item] for ranked in self.window)
+        names = dict.fromkeys([*(name for name, _ in self.interests), *(name for name, _ in clicked.most_common())])
         return dict(zip(names, _COLOURS, strict=False))
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """Everything that one picture shows."""
+    """The content of the screen at one moment."""
 
     elapsed_s: float
     clicks: int
@@ -59,18 +60,18 @@ class Frame:
     popularity_hit_rate: float
     dead_letters: int
     release: str
-    where: str
-    """What the clicks go through."""
+    transport: str
+    """The log that clicks and lists go through, in words: 'through Kafka at HOST:PORT'."""
     spotlight: Spotlight | None
 
 
 def render(frame: Frame) -> RenderableType:
-    """One picture."""
+    """The screen for a frame."""
     shopper: RenderableType = Text(" waiting for the first lists ...", style="dim")
     if frame.spotlight:
         shopper = _shopper(frame.spotlight)
     footer = Text(
-        f" {frame.elapsed_s:.0f} s {frame.where}, release {frame.release}. Ctrl-C ends the demo.", style="dim"
+        f" {frame.elapsed_s:.0f} s {frame.transport}, release {frame.release}. Ctrl-C ends the demo.", style="dim"
     )
     return Group(_figures(frame), shopper, footer)
 
@@ -78,7 +79,7 @@ def render(frame: Frame) -> RenderableType:
 def _figures(frame: Frame) -> RenderableType:
     title = "[bold]HEADRACE[/]  clicks in, fresh lists out"
     table = Table(box=box.ROUNDED, expand=True, header_style="dim", title=title, title_style="")
-    for heading in ("clicks/s", "lists/s", "freshness", f"next click in top {JUDGED}", "dead letters"):
+    for heading in ("clicks/s", "lists/s", "freshness", f"next click in top {PLACES}", "dead letters"):
         table.add_column(heading, justify="center", no_wrap=True)
     table.add_row(
         f"[bold]{frame.clicks_per_s:,.0f}[/]\n[dim]of {frame.clicks:,}[/]",
@@ -91,7 +92,7 @@ def _figures(frame: Frame) -> RenderableType:
 
 
 def _rates(frame: Frame) -> Text:
-    """Two bars on one scale, the better one full."""
+    """The two hit rates as bars on one scale, the higher one at full length."""
     best = max(frame.hit_rate, frame.popularity_hit_rate, 1e-9)
     lines = ((frame.hit_rate, "lists", "bold green"), (frame.popularity_hit_rate, "popular", "dim"))
     bars = [
@@ -101,66 +102,67 @@ def _rates(frame: Frame) -> Text:
     return Text("\n").join(bars)
 
 
-def _shopper(shown: Spotlight) -> RenderableType:
-    colours = shown.colours()
+def _shopper(spotlight: Spotlight) -> RenderableType:
+    colours = spotlight.colours()
     columns = Table.grid(expand=True, padding=(0, 1))
     for _ in range(3):
         columns.add_column(ratio=1)
     columns.add_row(
-        Group(Text("latest clicks", "dim"), _clicks(shown, colours)),
-        Group(Text("interests, because of", "dim"), _interests(shown, colours)),
-        Group(Text("list now, true chances", "dim"), _list(shown, colours)),
+        Group(Text("latest clicks", "dim"), _clicks(spotlight, colours)),
+        Group(Text("interests, because of", "dim"), _interests(spotlight, colours)),
+        Group(Text("list now, true chances", "dim"), _list(spotlight, colours)),
     )
-    truth = "   ".join(f"[{colours[name]}]{name}[/] {weight:.0%}" for name, weight in shown.truth)
-    return Panel(columns, title=f"[bold]{shown.user}[/]", subtitle=f"hidden interests: {truth}", box=box.ROUNDED)
+    weights = "   ".join(f"[{colours[name]}]{name}[/] {weight:.0%}" for name, weight in spotlight.interests)
+    return Panel(columns, title=f"[bold]{spotlight.user}[/]", subtitle=f"hidden interests: {weights}", box=box.ROUNDED)
 
 
-def _clicks(shown: Spotlight, colours: Mapping[str, str]) -> Table:
-    """The newest on top; a click whose item the list held shows its place there."""
-    table = _rows(2)
-    for judged in reversed(shown.window[-ROWS_SHOWN:]):
-        place, action = judged.place, judged.click.action
-        mark = Text(action if action != "view" else "", "dim")
-        if place is not None:
-            mark = Text(f"was no. {place}", "bold green" if place <= JUDGED else "green")
-        table.add_row(_item(judged.click.item, shown, colours), mark)
+def _clicks(spotlight: Spotlight, colours: Mapping[str, str]) -> Table:
+    """Latest clicks, the newest on top, each with its rank in the list before it or else its action."""
+    table = _grid(2)
+    for ranked in reversed(spotlight.window[-ROWS_SHOWN:]):
+        rank, action = ranked.rank, ranked.click.action
+        note = Text(action if action != "view" else "", "dim")
+        if rank is not None:
+            note = Text(f"was no. {rank}", "bold green" if rank <= PLACES else "green")
+        table.add_row(_item(ranked.click.item, spotlight, colours), note)
     return table
 
 
-def _interests(shown: Spotlight, colours: Mapping[str, str]) -> Table:
-    """The clicks that weigh most in each interest, and how much of the list it found, the most fruitful first."""
-    found = Counter(place.interest for place in shown.recommendation.items)
-    table = _rows(2)
-    for number, because in sorted(enumerate(shown.recommendation.interests), key=lambda pair: -found[pair[0]]):
-        if because:
-            table.add_row(Text(f"{found[number]} of {found.total()} places", "" if found[number] else "dim"), "")
-        for click in because[:_BECAUSE_SHOWN]:
-            what = Text(f'"{click.item}"') if click.kind == "search" else _item(click.item, shown, colours)
-            table.add_row(Text("  ").append(what), Text(f"{click.share:.0%}", "dim"))
+def _interests(spotlight: Spotlight, colours: Mapping[str, str]) -> Table:
+    """Interests by their number of items in the list, each with the clicks that have most of its attention."""
+    counts = Counter(listed.interest for listed in spotlight.recommendation.items)
+    table = _grid(2)
+    for number, reasons in sorted(enumerate(spotlight.recommendation.interests), key=lambda pair: -counts[pair[0]]):
+        if reasons:
+            table.add_row(Text(f"{counts[number]} of {counts.total()} items", "" if counts[number] else "dim"), "")
+        for reason in reasons[:_REASONS_SHOWN]:
+            name = Text(f'"{reason.item}"') if reason.kind == "search" else _item(reason.item, spotlight, colours)
+            table.add_row(Text("  ").append(name), Text(f"{reason.share:.0%}", "dim"))
     return table
 
 
-def _list(shown: Spotlight, colours: Mapping[str, str]) -> Table:
-    table = _rows(3)
-    items = [place.item for place in shown.recommendation.items]
-    for number, item in enumerate(items[:ROWS_SHOWN], start=1):
-        chance = shown.chances[item]
+def _list(spotlight: Spotlight, colours: Mapping[str, str]) -> Table:
+    """The list with the true probability of a click on each item, their sum, and the sum of the best list."""
+    table = _grid(3)
+    items = [listed.item for listed in spotlight.recommendation.items]
+    for rank, item in enumerate(items[:ROWS_SHOWN], start=1):
+        chance = spotlight.chances[item]
         style = "bold green" if chance >= _LIKELY else "" if chance >= _POSSIBLE else "dim"
-        table.add_row(Text(f"{number:>2}", "dim"), _item(item, shown, colours), Text(f"{chance:.1%}", style))
-    held = sum(shown.chances[item] for item in items[:JUDGED])
-    best = sum(sorted(shown.chances.values(), reverse=True)[:JUDGED])
-    table.add_row("", f"top {JUDGED}: {held:.0%}", Text(f"best {best:.0%}", "dim"))
+        table.add_row(Text(f"{rank:>2}", "dim"), _item(item, spotlight, colours), Text(f"{chance:.1%}", style))
+    listed_chance = sum(spotlight.chances[item] for item in items[:PLACES])
+    best_chance = sum(sorted(spotlight.chances.values(), reverse=True)[:PLACES])
+    table.add_row("", f"top {PLACES}: {listed_chance:.0%}", Text(f"best {best_chance:.0%}", "dim"))
     return table
 
 
-def _item(item: str, shown: Spotlight, colours: Mapping[str, str]) -> Text:
-    """Category and number, in the category's colour."""
-    name = shown.categories[item]
+def _item(item: str, spotlight: Spotlight, colours: Mapping[str, str]) -> Text:
+    """Category and number of an item, in the category's colour."""
+    name = spotlight.categories[item]
     return Text(f"{name} {item.removeprefix('item-')}", colours.get(name, "white"))
 
 
-def _rows(columns: int) -> Table:
-    """A grid whose columns keep their words on one line."""
+def _grid(columns: int) -> Table:
+    """A table without lines whose cells do not wrap."""
     table = Table.grid(padding=(0, 1))
     for _ in range(columns):
         table.add_column(no_wrap=True)

@@ -1,7 +1,7 @@
-"""Events on their way to the topic of clicks: columns of them, and their encoding as the user's own messages.
+"""Events as columns, and their encoding as messages for the topic of clicks.
 
-The field names, their nesting and the unit of time are those of the settings, so that what is produced here is read
-by `headrace run` with the same settings.
+Field names, nesting and the unit of time are those of the settings, so `headrace run` with the same settings decodes
+these messages.
 """
 
 from collections.abc import Sequence
@@ -16,6 +16,7 @@ from engine.catalogue.actions import Actions
 from engine.errors import SettingsError
 from engine.eventlog.base import Outgoing
 from engine.ingest.decoder import ClickDecoder
+from engine.ingest.fields import Step, parse_path
 from engine.settings.sections import ClickSettings
 
 _encode = msgspec.json.Encoder().encode
@@ -31,40 +32,41 @@ class ProducedEvents:
     times_ms: Int64
     """[n] event time, Unix milliseconds."""
     actions: list[str] | None
-    """Names; None leaves the action out of the messages."""
+    """Action names; None sends messages without an action."""
     ids: list[str] | None = None
-    """None leaves the event id out of the messages."""
+    """Event ids; None sends messages without one."""
     words: list[str | None] | None = None
-    """Of searches; None leaves them out of the messages."""
+    """Words of searches, None for a click; None in place of the list where no event is a search."""
 
     def __len__(self) -> int:
         return len(self.users)
 
 
 class ClickEncoder:
-    """Encodes events as JSON, keyed by user.
+    """Encoder of events as JSON records, keyed by user.
 
-    A batch's messages differ in their values only, so each is a template filled: nesting costs nothing per event.
+    The messages of a batch differ in their values alone, so all are made from one template: nesting costs nothing per
+    event.
     """
 
     def __init__(self, settings: ClickSettings) -> None:
         """Check the settings.
 
         Raises:
-            SettingsError: the field names do not fit together.
+            SettingsError: the field names contradict each other.
         """
-        ClickDecoder(settings, Actions(settings))  # what nobody could read is refused by who reads it
+        ClickDecoder(settings, Actions(settings))  # raises for settings with which no click could be decoded
         self._settings = settings
 
     def encode(self, events: ProducedEvents) -> Outgoing:
-        """Records for the topic of clicks; without a field for the time, the record's own timestamp is the event time.
+        """Records for the topic of clicks; without a field for the time, a record's timestamp is the event time.
 
         Raises:
             SettingsError: there are event ids or searches, but no field for them.
         """
         fields = self._settings.fields
         if events.ids is not None and not fields.event_id:
-            raise SettingsError("event ids were asked for, but clicks.fields.event_id is empty; name a field for them")
+            raise SettingsError("the events have ids, but clicks.fields.event_id is empty; name a field for them")
         if None in events.items and not fields.search:
             raise SettingsError("there are searches, but clicks.fields.search is empty; name a field for their words")
         optional = {fields.action: events.actions, fields.event_id: events.ids, fields.search: events.words}
@@ -87,25 +89,33 @@ class ClickEncoder:
             return list(map(_encode, text.tolist()))
         if self._settings.time_unit == "s":
             return list(map(_encode, (times_ms / 1000).tolist()))
+        if self._settings.time_unit == "us":
+            return list(map(_encode, (times_ms * 1000).tolist()))
         return list(map(_encode, times_ms.tolist()))
 
 
 def _template(paths: list[str]) -> tuple[bytes, list[str]]:
-    """A message with a hole for the value at each dotted path, and the paths in the order of the holes."""
-    tree: dict[str, Any] = {}
+    """A message with `%b` in place of the value at each path, and the paths in the order of the values."""
+    tree: dict[Step, Any] = {}
     for path in paths:
-        *parents, name = path.split(".")
-        inner = tree
+        *parents, last = parse_path(path)
+        node = tree
         for parent in parents:
-            inner = inner.setdefault(parent, {})
-        inner[name] = path
+            node = node.setdefault(parent, {})
+        node[last] = path
     order: list[str] = []
     return _render(tree, order), order
 
 
-def _render(tree: dict[str, Any] | str, order: list[str]) -> bytes:
-    if isinstance(tree, str):
-        order.append(tree)
+def _render(node: dict[Step, Any] | str | None, order: list[str]) -> bytes:
+    """The template of a node: a path, which is appended to `order`, an object, or an array with null for the rest."""
+    if node is None:
+        return b"null"
+    if isinstance(node, str):
+        order.append(node)
         return b"%b"
-    members = [_encode(name).replace(b"%", b"%%") + b":" + _render(inner, order) for name, inner in tree.items()]
+    if all(isinstance(step, int) for step in node):
+        length = max(int(step) for step in node) + 1
+        return b"[" + b",".join(_render(node.get(index), order) for index in range(length)) + b"]"
+    members = [_encode(name).replace(b"%", b"%%") + b":" + _render(child, order) for name, child in node.items()]
     return b"{" + b",".join(members) + b"}"

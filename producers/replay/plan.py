@@ -1,7 +1,6 @@
-"""Plays recorded events as if they happened now.
+"""Replay of recorded events: when each is due and with which event time, and a loop that sends those that are due.
 
-`ReplayPlan` is pure: when each event is due, and which event time it carries. `play` sends, in small batches, what
-is due by its clock.
+`ReplayRate` and `ReplayPlan` are pure; `play` reads a clock and sends in small batches.
 """
 
 from collections.abc import Callable
@@ -11,21 +10,26 @@ from typing import Final
 import numpy as np
 
 from engine.arrays import Float64, Int64
+from engine.catalogue import searches
 from engine.errors import SettingsError
 from producers.clock import REAL_CLOCK, TICK_S, Clock
 from producers.replay.click_encoder import ProducedEvents
-from producers.replay.readers import Recording
+from producers.replay.recorded_events import Recording
 
 MAX_BATCH: Final = 2_000
-"""Events sent at once when more are due; keeps the progress bar moving."""
+"""Events sent at once, however many are due: the progress bar moves batch by batch."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReplayRate:
-    """How fast to play: at most one of the two is given; neither means as fast as possible."""
+    """Speed of a replay, by at most one of the two fields; with neither, as fast as possible.
+
+    Raises:
+        SettingsError: both are given, or a value is not above 0.
+    """
 
     speed: float | None = None
-    """Times the speed at which it was recorded."""
+    """Multiple of the speed at which the events were recorded."""
     rate: float | None = None
     """Events per second, evenly spaced."""
 
@@ -37,7 +41,7 @@ class ReplayRate:
                 raise SettingsError(f"{name}: found {value}, expected a number above 0")
 
     def due_s(self, times_ms: Int64) -> Float64:
-        """[n] seconds after the beginning at which the events of `times_ms` [n] are due; never falling."""
+        """[n] seconds after the start at which events of these times [n], ascending, are due; ascending too."""
         due_s: Float64 = np.zeros(len(times_ms))
         if self.rate is not None:
             due_s = np.arange(len(times_ms)) / self.rate
@@ -48,32 +52,33 @@ class ReplayRate:
 
 @dataclass(frozen=True, slots=True)
 class ReplayPlan:
-    """Which event goes out when, and with which event time."""
+    """Due time and event time of each of n events."""
 
     due_s: Float64
-    """[n] seconds after the beginning, never falling."""
+    """[n] seconds after the start, ascending."""
     times_ms: Int64
-    """[n] event times to send, never falling."""
+    """[n] event times to send, Unix milliseconds, ascending."""
 
     @classmethod
-    def of(cls, times_ms: Int64, pace: ReplayRate, now_ms: int | None) -> "ReplayPlan":
-        """Plan events of `times_ms` [n], ascending.
+    def of(cls, times_ms: Int64, rate: ReplayRate, now_ms: int | None) -> "ReplayPlan":
+        """The plan of n recorded events.
 
         Args:
-            times_ms: recorded event times, Unix milliseconds.
-            pace: how fast.
-            now_ms: shift event times to begin now, each the time at which it is due; without a pace the recording
-                moves as a whole and ends now, for times far ahead of now would be refused. None keeps them.
+            times_ms: [n] recorded event times, Unix milliseconds, ascending.
+            rate: speed of the replay.
+            now_ms: None keeps the recorded event times. A time in Unix milliseconds shifts each event time to the
+                time at which the event is due, counted from it; as fast as possible, all are moved by the same time so
+                that the last is now, as the engine refuses event times far ahead of now.
         """
-        due_s = pace.due_s(times_ms)
+        due_s = rate.due_s(times_ms)
         if now_ms is None:
             return cls(due_s, times_ms)
-        if pace == ReplayRate():
+        if rate == ReplayRate():
             return cls(due_s, times_ms + (now_ms - times_ms[-1]))
         return cls(due_s, now_ms + (due_s * 1000.0).astype(np.int64))
 
     def due(self, elapsed_s: float) -> int:
-        """How many of the events are due when so much time has passed."""
+        """Number of events due after this time."""
         return int(np.searchsorted(self.due_s, elapsed_s, side="right"))
 
 
@@ -85,7 +90,15 @@ def play(
     *,
     event_ids: bool = False,
 ) -> None:
-    """Send the recording by the plan; ends with its last event, or with whatever `send` raises."""
+    """Send a recording by its plan, and return after its last event.
+
+    Args:
+        recording: n events.
+        plan: when each is due.
+        send: called with the events of each batch; an error that it raises ends the replay.
+        clock: the time.
+        event_ids: send event ids: the recorded ones, and row numbers where there are none.
+    """
     started_s = clock.elapsed_s()
     sent = 0
     while sent < len(recording):
@@ -99,12 +112,20 @@ def play(
 
 
 def _events(recording: Recording, plan: ReplayPlan, part: slice, *, event_ids: bool) -> ProducedEvents:
-    chosen = recording.select(part)
+    batch = recording.select(part)
     return ProducedEvents(
-        users=chosen.users.spelled(),
-        items=[item or None for item in chosen.items.spelled()],
+        users=batch.users.spelled(),
+        items=[None if searches.is_search(item) else item for item in batch.items.spelled()],
         times_ms=plan.times_ms[part],
-        actions=None if chosen.actions is None else chosen.actions.spelled(),
-        words=None if chosen.words is None else [words or None for words in chosen.words.spelled()],
-        ids=list(map(str, chosen.rows.tolist())) if event_ids else None,
+        actions=None if batch.actions is None else batch.actions.spelled(),
+        words=None if batch.words is None else [words or None for words in batch.words.spelled()],
+        ids=_event_ids(batch) if event_ids else None,
     )
+
+
+def _event_ids(batch: Recording) -> list[str]:
+    """Recorded ids, or row numbers where there are none."""
+    rows = list(map(str, batch.rows.tolist()))
+    if batch.event_ids is None:
+        return rows
+    return [event_id or row for event_id, row in zip(batch.event_ids.spelled(), rows, strict=True)]

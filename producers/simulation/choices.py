@@ -1,8 +1,8 @@
-"""What simulated shoppers choose, as probabilities: tables to draw from, and the exact distribution of a click.
+"""Choice model of simulated shoppers: the exact distribution of a click over the items, and draws from it.
 
-A click comes from one of three sources: an impulse (what is popular with everybody), the interest of the session, or
-a successor of the item at which the session stands. A shopper who remembers the item that comes to mind tries again,
-a few times.
+A click has one of three sources: an impulse (a popular item, whatever the shopper's interests), the topic of the
+session, or a successor of the session's current item. When the item drawn is one that the shopper remembers, the
+shopper draws again, up to TRIES times in all.
 """
 
 from dataclasses import dataclass
@@ -14,108 +14,115 @@ from engine.arrays import Bool, Float32, Float64, Int32, Int64
 from producers.simulation.simulated_catalogue import SUCCESSORS, TOPICS, SimulatedCatalogue
 
 IMPULSE: Final = 0.08
-FASHION: Final = 1.5
-"""Exponent of what everybody looks at: above 1, impulses favour the popular items over their share."""
+"""Probability that a click is an impulse."""
+IMPULSE_EXPONENT: Final = 1.5
+"""Exponent of popularity in impulses: above 1, they favour popular items more than their share."""
 JUMP: Final = 0.25
-"""Probability that a click that is no impulse goes elsewhere within the interest instead of to a successor."""
+"""Probability that a click which is no impulse is any item of the topic instead of a successor."""
 TRIES: Final = 4
 
 _TINY = np.finfo(np.float64).tiny
 
 
 @dataclass(frozen=True, slots=True)
-class Draws:
-    """Many distributions to draw from at once, each a row of the same width."""
+class Distributions:
+    """R categorical distributions over W columns each, to draw from many of them at once."""
 
     shares: Float64
-    """[R, W] rows sum to 1, or to 0 where nothing can be drawn."""
+    """[R, W] probabilities; rows sum to 1, or to 0 where nothing can be drawn."""
     steps: Float64
-    """[R * W] row number plus cumulative share: rising throughout, so that one search serves all rows."""
+    """[R * W] row number plus cumulative probability: ascending throughout, so that one search serves all rows."""
+
+    @classmethod
+    def in_proportion_to(cls, weights: Float64) -> "Distributions":
+        """Distributions proportional to the rows of `weights` [R, W]."""
+        shares = weights / np.maximum(weights.sum(1, keepdims=True), _TINY)
+        steps: Float64 = np.cumsum(shares, axis=1)
+        steps /= np.maximum(steps[:, -1:], _TINY)  # the last step is exactly 1, whatever was rounded
+        return cls(shares, (steps + np.arange(len(steps))[:, None]).ravel())
 
     def draw(self, rows: Int32, uniform: Float64) -> Int64:
-        """Columns drawn from `rows`, one for each number of `uniform` in [0, 1); the shapes broadcast."""
+        """Columns drawn from the distributions `rows`, one for each number `uniform` in [0, 1); shapes broadcast."""
         below_one = np.minimum(uniform, 1.0 - 1e-9)  # else row + uniform could round up into the next row
-        found = np.searchsorted(self.steps, rows + below_one, side="right")
-        columns: Int64 = found - rows.astype(np.int64) * self.shares.shape[1]
+        positions = np.searchsorted(self.steps, rows + below_one, side="right")
+        columns: Int64 = positions - rows.astype(np.int64) * self.shares.shape[1]
         return columns
 
 
-def draws(weights: Float64) -> Draws:
-    """Distributions in proportion to the rows of `weights` [R, W]."""
-    shares = weights / np.maximum(weights.sum(1, keepdims=True), _TINY)
-    steps: Float64 = np.cumsum(shares, axis=1)
-    steps /= np.maximum(steps[:, -1:], _TINY)  # ends at exactly 1, whatever was rounded
-    return Draws(shares, (steps + np.arange(len(steps))[:, None]).ravel())
-
-
 @dataclass(frozen=True, slots=True)
-class Choices:
-    """Where a click may go, and how likely, as the catalogue stands at one time."""
+class ChoiceModel:
+    """Distributions of the next click, for the items on sale at one time."""
 
-    interest: Draws
-    """[T + 1, V] by topic; the last row is what is popular with everybody."""
-    follow: Draws
-    """[V + 1, SUCCESSORS] by item; the last row, for sessions that stand nowhere yet, is empty."""
-    can_follow: Bool
-    """[V + 1] one of the successors is on sale."""
+    by_topic: Distributions
+    """[T + 1, V] items by topic; the last row is that of impulses."""
+    by_item: Distributions
+    """[V + 1, SUCCESSORS] successors by current item; the last row, for a session without a current item, is empty."""
+    has_successor: Bool
+    """[V + 1] a successor of the item is on sale."""
     successors: Int32
-    """[V + 1, SUCCESSORS]"""
+    """[V + 1, SUCCESSORS] items."""
 
-    def pick(self, rng: np.random.Generator, topics: Int32, places: Int32, memory: Int32) -> tuple[Int32, Bool]:
-        """Items [B] clicked, and whether each was an impulse [B], by shoppers who remember `memory` [B, R]."""
-        size = (len(topics), TRIES)
-        source, which, step = rng.random((3, *size))
+    def draw(self, rng: np.random.Generator, topics: Int32, current: Int32, memory: Int32) -> tuple[Int32, Bool]:
+        """Items [B] clicked, and a mask [B] of the impulses among them.
+
+        Args:
+            rng: source of randomness.
+            topics: [B] topic of each session.
+            current: [B] current item of each session, V where there is none.
+            memory: [B, R] items that each shopper remembers.
+        """
+        shape = (len(topics), TRIES)
+        source, item_uniform, successor_uniform = rng.random((3, *shape))
         impulse = source < IMPULSE
-        follows = (source >= IMPULSE + (1 - IMPULSE) * JUMP) & self.can_follow[places][:, None]
+        is_successor = (source >= IMPULSE + (1 - IMPULSE) * JUMP) & self.has_successor[current][:, None]
         rows = np.where(impulse, np.int32(TOPICS), topics[:, None])
-        items = self.interest.draw(rows, which).astype(np.int32)
-        shopper, attempt = np.nonzero(follows)
-        stand = places[shopper]
-        items[shopper, attempt] = self.successors[stand, self.follow.draw(stand, step[shopper, attempt])]
+        items = self.by_topic.draw(rows, item_uniform).astype(np.int32)  # [B, TRIES]
+        shopper, attempt = np.nonzero(is_successor)
+        columns = self.by_item.draw(current[shopper], successor_uniform[shopper, attempt])
+        items[shopper, attempt] = self.successors[current[shopper], columns]
         fresh = ~(memory[:, None, :] == items[:, :, None]).any(2)
-        taken = np.where(fresh.any(1), fresh.argmax(1), TRIES - 1)
+        last_try = np.where(fresh.any(1), fresh.argmax(1), TRIES - 1)
         shoppers = np.arange(len(topics))
-        return items[shoppers, taken], impulse[shoppers, taken]
+        return items[shoppers, last_try], impulse[shoppers, last_try]
 
-    def opening(self, topics: int | slice) -> Float64:
-        """[..., V] distribution of one try of a shopper whose session about each of `topics` stands nowhere."""
-        impulse, interest = self.interest.shares[TOPICS], self.interest.shares[topics]
-        shares: Float64 = IMPULSE * impulse + (1 - IMPULSE) * interest
+    def without_current_item(self, topics: int | slice) -> Float64:
+        """[..., V] distribution of one try in sessions about `topics` that have no current item."""
+        shares: Float64 = IMPULSE * self.by_topic.shares[TOPICS] + (1 - IMPULSE) * self.by_topic.shares[topics]
         return shares
 
-    def going_on(self, topic: int, place: int) -> Float64:
-        """[V] distribution of one try of a shopper whose session about `topic` stands at the item `place`."""
-        if not self.can_follow[place]:
-            return self.opening(topic)
-        impulse, interest = self.interest.shares[TOPICS], self.interest.shares[topic]
-        shares: Float64 = IMPULSE * impulse + (1 - IMPULSE) * JUMP * interest
-        shares[self.successors[place]] += (1 - IMPULSE) * (1 - JUMP) * self.follow.shares[place]
+    def with_current_item(self, topic: int, item: int) -> Float64:
+        """[V] distribution of one try in a session about `topic` whose current item is `item`."""
+        if not self.has_successor[item]:
+            return self.without_current_item(topic)
+        impulse, jump = self.by_topic.shares[TOPICS], self.by_topic.shares[topic]
+        shares: Float64 = IMPULSE * impulse + (1 - IMPULSE) * JUMP * jump
+        shares[self.successors[item]] += (1 - IMPULSE) * (1 - JUMP) * self.by_item.shares[item]
         return shares
 
 
-def after_tries(shares: Float64, remembered: Bool) -> Float64:
-    """The distribution of a click when that of one try is `shares` [..., V] and `remembered` [V] items are avoided.
+def with_retries(shares: Float64, remembered: Bool) -> Float64:
+    """[..., V] distribution of a click, from that of one try `shares` [..., V] and the items remembered [V].
 
-    With s the share of the remembered items, n tries give q(y) (1 - s^n) / (1 - s) to an item that is not
-    remembered, and q(y) s^(n - 1), the last try, to one that is.
+    With q the distribution of one try and s its share of the remembered items, n tries give q(y) (1 - s^n) / (1 - s) to
+    an item that is not remembered, and q(y) s^(n - 1), the last try, to one that is.
     """
-    again = shares[..., remembered].sum(-1, keepdims=True)
-    fresh = sum(again**attempt for attempt in range(TRIES))  # the geometric series, without dividing by 1 - s = 0
-    clicked: Float64 = shares * np.where(remembered, again ** (TRIES - 1), fresh)
+    repeat_share = shares[..., remembered].sum(-1, keepdims=True)
+    series = sum(repeat_share**attempt for attempt in range(TRIES))  # geometric, without dividing by 1 - s = 0
+    clicked: Float64 = shares * np.where(remembered, repeat_share ** (TRIES - 1), series)
     return clicked
 
 
-def choices(catalogue: SimulatedCatalogue, attention: Float32) -> Choices:
-    """The choices when each item attracts `attention` [V] times what it usually does; 0 is not on sale."""
-    interest = catalogue.appeal.astype(np.float64) * attention
-    interest /= interest.sum(1, keepdims=True)
-    everybody = (catalogue.topic_popularity @ interest) ** FASHION
-    nowhere = np.zeros((1, SUCCESSORS), np.int32)
+def choice_model(catalogue: SimulatedCatalogue, attention: Float32) -> ChoiceModel:
+    """The choice model when each item attracts `attention` [V] times what it usually does; 0 is not on sale."""
+    topic_shares = catalogue.appeal.astype(np.float64) * attention
+    topic_shares /= topic_shares.sum(1, keepdims=True)
+    impulse = (catalogue.topic_popularity @ topic_shares) ** IMPULSE_EXPONENT
+    no_successors = np.zeros((1, SUCCESSORS), np.int32)
     odds = np.minimum(attention[catalogue.successors], 1.0) / np.arange(1, SUCCESSORS + 1)  # Zipf's law
-    follow = draws(np.vstack([odds, nowhere]))
-    return Choices(
-        interest=draws(np.vstack([interest, everybody])),
-        follow=follow,
-        can_follow=follow.shares.sum(1) > 0,
-        successors=np.vstack([catalogue.successors, nowhere]),
+    by_item = Distributions.in_proportion_to(np.vstack([odds, no_successors]))
+    return ChoiceModel(
+        by_topic=Distributions.in_proportion_to(np.vstack([topic_shares, impulse])),
+        by_item=by_item,
+        has_successor=by_item.shares.sum(1) > 0,
+        successors=np.vstack([catalogue.successors, no_successors]),
     )

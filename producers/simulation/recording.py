@@ -1,4 +1,4 @@
-"""Writes simulated clicks as a folder of recorded interactions, for training and for replay.
+"""Simulated clicks as a folder of recorded interactions, for training and for replay.
 
 The folder gets `interactions.csv.gz` (user,item,ts,weight,event and, where shoppers search, query; ts in Unix seconds)
 and `items.csv` (item,item_raw,category,n_events).
@@ -32,12 +32,12 @@ def record(simulation: Simulation, folder: Path, clicks: int) -> Iterator[ClickB
     """
     path = folder / _INTERACTIONS
     if path.exists():
-        raise DataError(f"{path} is there already; name another folder, or remove it")
-    unfinished = folder / f".{_INTERACTIONS}"  # takes its name when it is whole
+        raise DataError(f"{path} exists already; name another folder, or remove the file")
+    partial = folder / f".{_INTERACTIONS}"  # renamed when it is complete
     counts = np.zeros(len(simulation.catalogue), np.int64)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with pa.CompressedOutputStream(str(unfinished), "gzip") as stream:
+        with pa.CompressedOutputStream(str(partial), "gzip") as stream:
             for start in range(0, clicks, CHUNK_CLICKS):
                 batch = simulation.advance(min(CHUNK_CLICKS, clicks - start))
                 _append(stream, _interactions(simulation, batch), header=start == 0)
@@ -45,28 +45,28 @@ def record(simulation: Simulation, folder: Path, clicks: int) -> Iterator[ClickB
                 yield batch
         with pa.OSFile(str(folder / _ITEMS), "wb") as stream:
             _append(stream, _items(simulation.catalogue, counts), header=True)
-        unfinished.rename(path)
+        partial.rename(path)
     except OSError as error:
         raise DataError(f"folder {folder} cannot be written: {error}") from error
 
 
 def _append(stream: pa.NativeFile, table: pa.Table, *, header: bool) -> None:
-    if header:  # ours, because pyarrow quotes every name
+    if header:  # not pyarrow's, which quotes every name
         stream.write((",".join(table.column_names) + "\n").encode())
     csv.write_csv(table, stream, csv.WriteOptions(include_header=False, quoting_style="none"))
 
 
 def _interactions(simulation: Simulation, batch: ClickBatch) -> pa.Table:
-    weights, found = ClickSettings().actions, events(simulation, batch)
+    weights, produced = ClickSettings().actions, events(simulation, batch)
     columns: dict[str, Any] = {
-        "user": found.users,
-        "item": pa.array(found.items, pa.string()),
-        "ts": found.times_ms / 1000.0,
-        "weight": [weights[action] for action in found.actions or []],
-        "event": found.actions,
+        "user": produced.users,
+        "item": pa.array(produced.items, pa.string()),
+        "ts": produced.times_ms / 1000.0,
+        "weight": [weights[action] for action in produced.actions or []],
+        "event": produced.actions,
     }
     if simulation.settings.searches:
-        columns["query"] = pa.array(found.words or [None] * len(found), pa.string())
+        columns["query"] = pa.array(produced.words or [None] * len(produced), pa.string())
     return pa.table(columns)
 
 

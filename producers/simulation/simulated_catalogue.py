@@ -1,11 +1,11 @@
-"""The shop that the simulated shoppers visit: items, how they resemble each other, and what leads on to what.
+"""Catalogue of the simulated shop: items, their similarity, and the successors that shoppers go on to.
 
-Everything follows from `seed` and the number of items, never from who shops there: a release trained on one
-population of shoppers knows the items that any other population will click.
+It follows from a seed and the number of items alone, never from the shoppers: a release trained on the clicks of one
+population of shoppers has the items that any other population clicks.
 
     category -> topics (sub-clusters of a category) -> items, scattered around their topic's centre
     attractiveness   log-normal: a few items are popular, most are not
-    successors       per item, the few that shoppers go on to: near it, attractive, and a good part of chance
+    successors       per item, the few that shoppers go on to: near it, attractive, and partly random
 """
 
 from dataclasses import dataclass
@@ -24,13 +24,13 @@ TOPICS_PER_CATEGORY: Final = 2
 TOPICS: Final = len(CATEGORIES) * TOPICS_PER_CATEGORY
 SUCCESSORS: Final = 12
 MIN_ITEMS: Final = 20 * len(CATEGORIES)
-"""Fewer, and a category could not offer every item its successors."""
+"""With fewer, a category could have too few items for the successors of each."""
 
 _LATENT_DIMENSIONS = 16
 _CATEGORY_SPREAD, _TOPIC_SPREAD, _ITEM_SPREAD = 1.0, 0.6, 0.35
-"""Standard deviations of the latent vectors: items of a topic lie closer together than topics of a category."""
-_WIDTH = 1.5
-"""Distance over which likeness falls to 1/√e: about 1 pick in 15 leaves its topic, nearly always for its sibling."""
+"""Standard deviations of the latent vectors: items of a topic are closer together than topics of a category."""
+_KERNEL_WIDTH = 1.5
+"""Distance at which similarity is 1/√e: about 1 draw in 15 leaves its topic, nearly always for its sibling."""
 _ATTRACTIVENESS_SIGMA = 1.3
 _TOPIC_SIGMA = 0.8
 
@@ -46,28 +46,28 @@ class SimulatedCatalogue:
     topics: Int32
     """[V] topic of each item; topic // TOPICS_PER_CATEGORY is its category."""
     appeal: Float32
-    """[T, V] likeness of item and topic times the item's attractiveness; not normalised."""
+    """[T, V] similarity of item and topic times the item's attractiveness; not normalised."""
     attractiveness: Float32
     """[V] above 0, median 1."""
     topic_popularity: Float32
-    """[T] share of the shoppers' interests that fall on each topic, sums to 1."""
+    """[T] share of each topic in the interests of all shoppers; sums to 1."""
     successors: Int32
-    """[V, SUCCESSORS] the items that shoppers go on to, the likeliest first."""
+    """[V, SUCCESSORS] items that shoppers go on to, the likeliest first."""
     launch_order: Float32
-    """[V] in 0..1: those nearest to 1 are launched last."""
+    """[V] in 0..1; items with the highest values are launched last."""
 
     def __len__(self) -> int:
         return len(self.ids)
 
 
-def make(seed: int, items: int) -> SimulatedCatalogue:
-    """The catalogue of `items` items that belongs to `seed`.
+def make_catalogue(seed: int, items: int) -> SimulatedCatalogue:
+    """The catalogue of a seed and a number of items.
 
     Raises:
-        SettingsError: fewer than MIN_ITEMS items.
+        SettingsError: there are fewer than MIN_ITEMS items.
     """
     if items < MIN_ITEMS:
-        raise SettingsError(f"items: found {items}, a simulated catalogue needs {MIN_ITEMS} or more")
+        raise SettingsError(f"items: found {items}, expected {MIN_ITEMS} or more for a simulated catalogue")
     rng = np.random.default_rng([seed, items])
     topics = rng.permutation(np.arange(items) % TOPICS).astype(np.int32)
     centres = _centres(rng)
@@ -78,7 +78,7 @@ def make(seed: int, items: int) -> SimulatedCatalogue:
         ids=tuple(f"item-{number:05d}" for number in range(items)),
         categories=tuple(CATEGORIES[topic // TOPICS_PER_CATEGORY] for topic in topics),
         topics=topics,
-        appeal=(_likeness(centres, latents) * attractiveness).astype(np.float32),
+        appeal=(_similarity(centres, latents) * attractiveness).astype(np.float32),
         attractiveness=attractiveness.astype(np.float32),
         topic_popularity=(topic_popularity / topic_popularity.sum()).astype(np.float32),
         successors=_successors(rng, topics // TOPICS_PER_CATEGORY, latents, attractiveness),
@@ -87,28 +87,28 @@ def make(seed: int, items: int) -> SimulatedCatalogue:
 
 
 def _centres(rng: np.random.Generator) -> Float64:
-    """[T, latent] one centre per topic, those of a category near each other."""
+    """[T, latent] centres of topics; those of one category are near each other."""
     categories = rng.normal(0.0, _CATEGORY_SPREAD, (len(CATEGORIES), 1, _LATENT_DIMENSIONS))
     offsets = rng.normal(0.0, _TOPIC_SPREAD, (len(CATEGORIES), TOPICS_PER_CATEGORY, _LATENT_DIMENSIONS))
     return (categories + offsets).reshape(TOPICS, _LATENT_DIMENSIONS)
 
 
-def _likeness(left: Float64, right: Float64) -> Float64:
+def _similarity(left: Float64, right: Float64) -> Float64:
     """[left, right] Gaussian kernel of the distance between latent vectors, in 0..1."""
     squares = (left**2).sum(1)[:, None] + (right**2).sum(1) - 2.0 * left @ right.T
-    kernel: Float64 = np.exp(-np.maximum(squares, 0.0) / (2.0 * _WIDTH**2))
+    kernel: Float64 = np.exp(-np.maximum(squares, 0.0) / (2.0 * _KERNEL_WIDTH**2))
     return kernel
 
 
 def _successors(rng: np.random.Generator, categories: Int32, latents: Float64, attractiveness: Float64) -> Int32:
-    """[V, SUCCESSORS] drawn without replacement, likeness times root of attractiveness as odds (Gumbel top-k).
+    """[V, SUCCESSORS] drawn without replacement, with similarity times root of attractiveness as odds (Gumbel top-k).
 
-    The root keeps the popular items from being everybody's successors, which popularity alone could then predict.
+    The root keeps popular items from being successors of most others, which popularity alone could then predict.
     """
     successors = np.empty((len(latents), SUCCESSORS), np.int32)
     for category in range(len(CATEGORIES)):
         members = np.flatnonzero(categories == category)
-        odds = np.log(_likeness(latents[members], latents[members]) + 1e-12) + 0.5 * np.log(attractiveness[members])
+        odds = np.log(_similarity(latents[members], latents[members]) + 1e-12) + 0.5 * np.log(attractiveness[members])
         odds += rng.gumbel(size=odds.shape)
         np.fill_diagonal(odds, -np.inf)
         successors[members] = members[np.argsort(-odds, axis=1)[:, :SUCCESSORS]]

@@ -1,4 +1,4 @@
-"""Lets simulated shoppers click in real time."""
+"""Simulated clicks in real time, and as events to be sent."""
 
 from collections.abc import Callable
 
@@ -13,9 +13,9 @@ def stream(
     seconds: float | None = None,
     clock: Clock = REAL_CLOCK,
 ) -> None:
-    """Send the simulation's clicks as their event time comes, for so many seconds or, without a number, for ever.
+    """Send the simulation's clicks as their event times come, for `seconds` or, where that is None, for ever.
 
-    The simulation should start now. One that started earlier first catches up.
+    The simulation should start now; one that started earlier first sends what is overdue.
     """
     started_s = clock.elapsed_s()
     while seconds is None or clock.elapsed_s() - started_s < seconds:
@@ -26,17 +26,14 @@ def stream(
 
 
 def events(simulation: Simulation, batch: ClickBatch) -> ProducedEvents:
-    """Simulated clicks and searches as a user's own would look."""
-    rows, searches = batch.with_searches()
-    items, categories = simulation.catalogue.ids, simulation.catalogue.categories
-    clicked = list(zip(batch.items[rows].tolist(), searches.tolist(), strict=True))
+    """The clicks of a batch, and the searches before some of them, as events with ids and names."""
+    clicks, is_search = batch.with_searches()
+    ids, categories = simulation.catalogue.ids, simulation.catalogue.categories
+    rows = list(zip(batch.items[clicks].tolist(), batch.actions[clicks].tolist(), is_search.tolist(), strict=True))
     return ProducedEvents(
-        users=list(map(shopper_id, batch.shoppers[rows].tolist())),
-        items=[None if search else items[item] for item, search in clicked],
-        times_ms=batch.times_ms[rows],
-        actions=[
-            "search" if search else ACTIONS[action]
-            for search, action in zip(searches, batch.actions[rows], strict=True)
-        ],
-        words=[categories[item] if search else None for item, search in clicked] if searches.any() else None,
+        users=list(map(shopper_id, batch.shoppers[clicks].tolist())),
+        items=[None if search else ids[item] for item, _, search in rows],
+        times_ms=batch.times_ms[clicks],
+        actions=["search" if search else ACTIONS[action] for _, action, search in rows],
+        words=[categories[item] if search else None for item, _, search in rows] if is_search.any() else None,
     )

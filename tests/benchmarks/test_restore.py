@@ -23,11 +23,9 @@ from engine.eventlog.kafka import KafkaLog
 from engine.eventlog.memory.log import MemoryLog
 from engine.metrics import Metrics
 from engine.settings.sections import KafkaSettings, Settings, SnapshotSettings, WindowSettings
-from engine.windows.changelog import Changelog
-from engine.windows.codec import WindowCodec
 from engine.windows.restorer import Restorer
 from engine.windows.snapshots import SnapshotHeader, Snapshots
-from engine.windows.store import WindowStore
+from engine.windows.users import UserWindows
 from tests.benchmarks.full_windows import LENGTH, fill, name, window
 from tests.conftest import Report
 from tests.integration.conftest import kafka_bootstrap, kafka_log, kafka_settings, topic_names
@@ -63,10 +61,10 @@ class Holder:
     def __init__(self, settings: Settings, log: EventLog) -> None:
         catalogue, actions = Catalogue(), Actions(settings.clicks)
         self.catalogue = catalogue
-        self.windows = WindowStore(settings.windows)
-        self.changelog = Changelog(settings, self.windows, WindowCodec(catalogue, actions))
+        self.user_windows = UserWindows(settings, catalogue, actions)
+        self.windows = self.user_windows.store
         self.snapshots = Snapshots(settings.snapshots, catalogue, actions)
-        self.restorer = Restorer(settings, log, self.changelog, self.snapshots, Metrics())
+        self.restorer = Restorer(settings, log, self.user_windows, self.snapshots, Metrics())
 
     def restore(self) -> Restored:
         """Restore every partition, as a worker that has just been assigned all of them."""
@@ -80,8 +78,8 @@ class Holder:
         """Write a snapshot of every partition."""
         now_ms = time.time_ns() // 1_000_000
         for number in range(PARTITIONS):
-            header = SnapshotHeader(self.restorer.identity, number, self.changelog.positions[number], now_ms)
-            self.snapshots.write(header, self.changelog.pack(number))
+            header = SnapshotHeader(self.restorer.identity, number, self.user_windows.positions[number], now_ms)
+            self.snapshots.write(header, self.user_windows.pack(number))
 
     def window(self, user: int) -> tuple[list[str], list[int]]:
         """Items and times of a user, oldest first."""

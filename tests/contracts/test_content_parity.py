@@ -1,4 +1,4 @@
-"""torch and onnxruntime agree about content; a release whose content graph is damaged or does not fit is refused."""
+"""The content graph computes what torch does; a release whose content graph is damaged or does not fit is refused."""
 
 import shutil
 from dataclasses import replace
@@ -37,12 +37,12 @@ def items(dense: int) -> list[Item]:
             bags={"genres": GENRES[: number % 4]},
             vector=rng.normal(size=dense) if dense and number % 3 else None,
         )
-        for number in range(600)  # more than one part of the look-up
+        for number in range(600)  # more than one run of the graph holds
     ]
 
 
 def content_with(dense: int) -> tuple[TwoHopEncoder, Content]:
-    """An encoder whose content parameters are all unlike 0."""
+    """An encoder without a content parameter of 0."""
     sizes = ContentSizes(buckets=1 << 10, dense=dense)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
@@ -58,40 +58,40 @@ def served(encoder: TwoHopEncoder, content: Content) -> ContentEncoder:
 
 
 @pytest.fixture(scope="module")
-def made() -> tuple[TwoHopEncoder, Content, ContentEncoder]:
+def exported() -> tuple[TwoHopEncoder, Content, ContentEncoder]:
     encoder, content = content_with(dense=3)
     return encoder, content, served(encoder, content)
 
 
 @pytest.mark.parametrize("dense", [0, 3], ids=["bags alone", "with given vectors"])
-def test_training_and_graph_agree(dense: int) -> None:
+def test_torch_and_the_graph_agree(dense: int) -> None:
     encoder, content = content_with(dense)
     assert export.largest_content_difference(content, served(encoder, content)) <= 1e-5
 
 
-def test_another_graph_is_seen_to_differ() -> None:
+def test_a_graph_of_other_weights_differs() -> None:
     encoder, content = content_with(dense=3)
-    exported = served(encoder, content)
+    graph = served(encoder, content)
     with torch.no_grad():
         content.table.add_(0.01)
-    assert export.largest_content_difference(content, exported) > SETTINGS.contract.tolerance
+    assert export.largest_content_difference(content, graph) > SETTINGS.contract.tolerance
 
 
 @given(st.lists(st.text(max_size=30), min_size=1, max_size=4))
 def test_an_item_has_the_same_vector_alone_and_among_others(
-    made: tuple[TwoHopEncoder, Content, ContentEncoder], titles: list[str]
+    exported: tuple[TwoHopEncoder, Content, ContentEncoder], titles: list[str]
 ) -> None:
-    _, content, exported = made
+    _, content, graph = exported
     new = [Item(id=str(number), title=title) for number, title in enumerate(titles)]
-    together = exported.vectors(features(new, content.sizes))
-    alone = [exported.vectors(features([item], content.sizes))[0] for item in new]
+    together = graph.vectors(features(new, content.sizes))
+    alone = [graph.vectors(features([item], content.sizes))[0] for item in new]
     np.testing.assert_allclose(together, alone, atol=1e-5)
 
 
-def test_what_training_never_saw_adds_nothing(made: tuple[TwoHopEncoder, Content, ContentEncoder]) -> None:
-    """Buckets that no two items of the training data have are 0 in the graph, whoever falls into them."""
-    _, content, exported = made
-    buckets = np.setdiff1d(np.arange(content.sizes.buckets), content.learned)
+def test_features_that_training_never_saw_add_nothing(exported: tuple[TwoHopEncoder, Content, ContentEncoder]) -> None:
+    """The graph holds 0 for a bucket that fewer than two items of the training data have."""
+    _, content, graph = exported
+    buckets = np.setdiff1d(np.arange(content.sizes.buckets), content.trained_buckets)
     unseen = features([Item(id="x")] * len(buckets), content.sizes)
     unseen = replace(
         unseen,
@@ -99,17 +99,17 @@ def test_what_training_never_saw_adds_nothing(made: tuple[TwoHopEncoder, Content
         weights=np.ones(len(buckets), np.float32),
         starts=np.arange(len(buckets) + 1),
     )
-    assert not exported.vectors(unseen).any()
+    assert not graph.vectors(unseen).any()
 
 
-def test_features_of_another_recipe_are_refused(made: tuple[TwoHopEncoder, Content, ContentEncoder]) -> None:
-    encoder, content, _ = made
-    with pytest.raises(UnfitReleaseError, match="recipe 99, this engine makes those of recipe 1; train"):
+def test_features_of_another_recipe_are_refused(exported: tuple[TwoHopEncoder, Content, ContentEncoder]) -> None:
+    encoder, content, _ = exported
+    with pytest.raises(UnfitReleaseError, match="recipe 99, this engine computes those of recipe 1; train"):
         ContentEncoder(graphs.content_graph(encoder, content), replace(content.sizes, recipe=99), SETTINGS.dimensions)
 
 
-def test_a_graph_of_other_sizes_is_refused(made: tuple[TwoHopEncoder, Content, ContentEncoder]) -> None:
-    encoder, content, _ = made
+def test_a_graph_of_other_sizes_is_refused(exported: tuple[TwoHopEncoder, Content, ContentEncoder]) -> None:
+    encoder, content, _ = exported
     graph = graphs.content_graph(encoder, content)
     with pytest.raises(UnfitReleaseError, match=r"content\.onnx input 'dense' has shape \['V', 3\]"):
         ContentEncoder(graph, replace(content.sizes, dense=4), SETTINGS.dimensions)
@@ -118,8 +118,8 @@ def test_a_graph_of_other_sizes_is_refused(made: tuple[TwoHopEncoder, Content, C
 
 
 @pytest.fixture
-def bundle(made: tuple[TwoHopEncoder, Content, ContentEncoder], tmp_path: Path) -> Path:
-    encoder, content, _ = made
+def bundle(exported: tuple[TwoHopEncoder, Content, ContentEncoder], tmp_path: Path) -> Path:
+    encoder, content, _ = exported
     return bundles.write(
         NewRelease(
             model="two-hop",
@@ -163,6 +163,6 @@ def test_a_missing_or_changed_content_graph_is_named(bundle: Path, tmp_path: Pat
         bundles.read(damaged.parent)
 
 
-def test_a_content_graph_that_is_none_is_refused(bundle: Path) -> None:
+def test_bytes_that_are_no_content_graph_are_refused(bundle: Path) -> None:
     with pytest.raises(UnfitReleaseError, match=r"content\.onnx: onnxruntime cannot load it"):
         warm(replace(bundles.read(bundle), content_onnx=b"no graph"))

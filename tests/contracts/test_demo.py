@@ -1,4 +1,4 @@
-"""What `headrace demo` promises: the command itself, in a process of its own, on the release that ships with it."""
+"""Promises of `headrace demo`, tested on the command itself, in a process of its own, with the bundled release."""
 
 import json
 import os
@@ -65,23 +65,23 @@ def test_a_worker_that_fails_ends_the_demo(monkeypatch: pytest.MonkeyPatch) -> N
         Demo(settings, SimulationSettings(shoppers=5), MemoryLog()).run(seconds=None)
 
 
-def test_on_a_real_broker_it_keeps_to_topics_and_a_group_of_its_own() -> None:
-    real, ours = Settings(), demo_settings(Settings())
+def test_the_demo_has_topics_and_a_group_of_its_own() -> None:
+    shop, demo = Settings(), demo_settings(Settings())
 
-    assert {*demo_topics(ours), ours.releases.topic}.isdisjoint({*demo_topics(real), real.releases.topic})
-    assert ours.kafka.group != real.kafka.group
+    assert {*demo_topics(demo), demo.releases.topic}.isdisjoint({*demo_topics(shop), shop.releases.topic})
+    assert demo.kafka.group != shop.kafka.group
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_it_ends_in_order_when_interrupted(number: signal.Signals) -> None:
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in a shell's background inherits none
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background of a shell ignores SIGINT
     terminal, screen = os.openpty()
     with os.fdopen(terminal, "rb", buffering=0) as shown, start("--rate", "50", stdout=screen) as process:
         os.close(screen)
         while b"HEADRACE" not in shown.read(4_096):
             pass
         process.send_signal(number)
-        with suppress(OSError):  # how a terminal says that nobody writes to it any more
+        with suppress(OSError):  # raised when the last writer has closed the terminal
             while shown.read(4_096):
                 pass
 

@@ -1,4 +1,4 @@
-"""HNSW against its exact twin, on trained vectors and the interests of real windows."""
+"""HNSW compared with exact search, on trained vectors and interests."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from engine.arrays import NO_ITEM, Float32, Int32, Windows
 from engine.catalogue.ids import Catalogue
 from engine.releases import bundles, serving
 from engine.retrieval import features
-from engine.retrieval.index import ExactIndex, HnswIndex, Index, build
+from engine.retrieval.index import ExactIndex, HnswIndex, Index, build, grow
 from engine.settings.sections import IndexSettings
 from producers.demo.bundled import DEMO_RELEASE
 
@@ -31,16 +31,17 @@ def trained() -> tuple[Float32, Float32]:
     return served.vectors, interests.reshape(-1, interests.shape[2])
 
 
-def recall(found: Int32, expected: Int32) -> float:
-    shared = [len(np.intersect1d(ours, theirs)) for ours, theirs in zip(found, expected, strict=True)]
-    return sum(shared) / expected.size
+def recall(approximate: Int32, exact: Int32) -> float:
+    """Share of the exact results [Q, C] that are among the approximate ones of the same query."""
+    hits = [len(np.intersect1d(*pair)) for pair in zip(approximate, exact, strict=True)]
+    return sum(hits) / exact.size
 
 
-def test_hnsw_finds_what_exact_search_finds(trained: tuple[Float32, Float32]) -> None:
+def test_the_recall_of_hnsw_is_high(trained: tuple[Float32, Float32]) -> None:
     vectors, interests = trained
-    expected, _ = ExactIndex(vectors).search(interests, COUNT)
-    found, _ = HnswIndex(vectors, IndexSettings(), threads=1).search(interests, COUNT)
-    assert recall(found, expected) >= 0.98
+    exact, _ = ExactIndex(vectors).search(interests, COUNT)
+    approximate, _ = HnswIndex(vectors, IndexSettings(), threads=1).search(interests, COUNT)
+    assert recall(approximate, exact) >= 0.98
 
 
 @pytest.mark.parametrize("kind", ["exact", "hnsw"])
@@ -63,14 +64,60 @@ def test_exact_search_is_a_full_sort() -> None:
 
 
 @pytest.mark.parametrize("kind", ["exact", "hnsw"])
-def test_everything_can_be_asked_for(kind: str) -> None:
+def test_a_search_can_return_every_item(kind: str) -> None:
     vectors = np.random.default_rng(1).normal(size=(300, 8)).astype(np.float32)
     index = build(vectors, IndexSettings(kind=kind, m=2, ef_construction=2, ef_search=1), threads=1)  # type: ignore[arg-type]
     rows, _ = index.search(vectors[:5], len(vectors))
     assert [sorted(row) for row in rows.tolist()] == [list(range(300))] * 5
 
 
-def test_the_catalogue_decides_between_the_two() -> None:
+@pytest.fixture
+def poor_graph() -> tuple[HnswIndex, Float32]:
+    """A graph with so few links that some queries [Q, D] reach fewer than COUNT items, and those queries."""
+    vectors = np.random.default_rng(2).normal(size=(3000, 4)).astype(np.float32)
+    settings = IndexSettings(kind="hnsw", m=2, ef_construction=5, ef_search=1)
+    return HnswIndex(vectors, settings, threads=1), vectors[:100]
+
+
+def test_only_queries_that_the_graph_cannot_answer_are_scanned(
+    poor_graph: tuple[HnswIndex, Float32], caplog: pytest.LogCaptureFixture
+) -> None:
+    index, queries = poor_graph
+    rows, scores = index.search(queries, COUNT)
+    scanned = index.fallbacks
+    assert 0 < scanned < len(queries)
+    exact = ExactIndex(index._vectors)
+    for query in range(len(queries)):
+        before = index.fallbacks
+        one = slice(query, query + 1)
+        alone, alone_scores = index.search(queries[one], COUNT)
+        assert rows[query].tolist() == alone[0].tolist()
+        np.testing.assert_allclose(scores[query], alone_scores[0], rtol=1e-5)
+        if index.fallbacks > before:
+            assert rows[query].tolist() == exact.search(queries[one], COUNT)[0][0].tolist()
+    assert index.fallbacks == 2 * scanned
+    (record,) = caplog.records  # once, however many queries there were
+    assert record.levelname == "WARNING"
+    assert "reaches fewer than the 40 items" in record.getMessage()
+
+
+def test_an_index_that_grew_counts_what_its_graph_counts(poor_graph: tuple[HnswIndex, Float32]) -> None:
+    index, queries = poor_graph
+    grown = grow(index, np.concatenate([index._vectors, queries]))
+    grown.search(queries, COUNT)
+    assert grown.fallbacks == index.fallbacks > 0
+    assert grow(ExactIndex(queries), queries).fallbacks == 0
+
+
+def test_a_sound_graph_needs_no_scan(trained: tuple[Float32, Float32], caplog: pytest.LogCaptureFixture) -> None:
+    vectors, interests = trained
+    index = HnswIndex(vectors, IndexSettings(), threads=1)
+    index.search(interests, COUNT)
+    assert index.fallbacks == 0
+    assert not caplog.records
+
+
+def test_the_size_of_the_catalogue_decides_between_the_two() -> None:
     vectors = np.random.default_rng(1).normal(size=(50, 4)).astype(np.float32)
     assert isinstance(build(vectors, IndexSettings(exact_up_to=50), threads=1), ExactIndex)
     assert isinstance(build(vectors, IndexSettings(exact_up_to=49), threads=1), HnswIndex)

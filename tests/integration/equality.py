@@ -266,5 +266,5 @@ def place(one: Recommendation) -> Place:
 
 def _content(one: Recommendation) -> tuple[object, ...]:
     """What a list says, but for the time of its making and the last digits of its scores."""
-    reasons = [[because.item for because in interest] for interest in one.interests]
+    reasons = [[reason.item for reason in interest] for interest in one.interests]
     return one.user, one.release, one.event_ms, [(place.item, place.source) for place in one.items], reasons

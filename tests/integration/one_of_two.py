@@ -1,6 +1,6 @@
-"""One process of a training under torchrun: the command `headrace train`, and then a note of the weights it ended with.
+"""One process of a training under torchrun: `headrace train`, which writes a digest of its final weights to a file.
 
-torchrun --nproc-per-node 2 one_of_two.py NOTES OPTION...
+torchrun --nproc-per-node 2 one_of_two.py FOLDER OPTION...
 """
 
 import hashlib
@@ -12,23 +12,22 @@ from pathlib import Path
 import torch
 
 from models.cli import train as train_command
-from models.jobs import training_job as training_run
-from models.training import fit as training
+from models.jobs import training_job
+from models.training import fit
 
 torch.set_num_threads(1)
-original = training.train
 
 
-def noted(*arguments: object, **named: object) -> training.Trained:
-    trained = original(*arguments, **named)  # type: ignore[arg-type] # handed on as it came
-    found = hashlib.sha256()
+def train_and_record(*arguments: object, **named: object) -> fit.TrainingResult:
+    trained = fit.train(*arguments, **named)  # type: ignore[arg-type] # passed through
+    digest = hashlib.sha256()
     for parameter in trained.encoder.parameters():
-        found.update(parameter.detach().numpy().tobytes())
-    ndcg = [progress.ndcg for progress in trained.rounds]
-    note = Path(sys.argv[1]) / f"{os.environ['RANK']}.json"
-    note.write_text(json.dumps({"weights": found.hexdigest(), "ndcg": ndcg}))
+        digest.update(parameter.detach().numpy().tobytes())
+    ndcg = [progress.ndcg for progress in trained.validations]
+    file = Path(sys.argv[1]) / f"{os.environ['RANK']}.json"
+    file.write_text(json.dumps({"weights": digest.hexdigest(), "ndcg": ndcg}))
     return trained
 
 
-training_run.train = noted  # type: ignore[attr-defined] # it is imported there, and called from there
+training_job.train = train_and_record  # type: ignore[attr-defined] # the name that `run` calls
 train_command.train(sys.argv[2:])

@@ -15,9 +15,9 @@ from engine.errors import EventLogError
 from engine.eventlog.base import EventLog, Outgoing, Partition, TopicSpec
 from engine.eventlog.memory.log import MemoryLog
 from engine.ingest import dead_letters
-from engine.ingest.dead_letters import Choice
+from engine.ingest.dead_letters import LetterFilter
 from engine.ingest.decoder import ClickDecoder
-from engine.settings.sections import ClickSettings, KafkaSettings
+from engine.settings.sections import ClickFields, ClickSettings, KafkaSettings
 from tests.integration.equality import NO_SETTINGS
 from tests.integration.site import PARTITIONS
 
@@ -71,7 +71,7 @@ def test_letters_say_where_they_came_from_and_why(log: EventLog, topic_names: Na
     with log.reader([dead]) as reader:
         stamps_ms = [stamp_ms for records in reader.poll(5.0, 100) for stamp_ms in records.timestamps_ms]
     assert min(stamps_ms) > START_MS + 60_000 * len(BAD)  # when it was buried: the broker's retention counts from there
-    letters = list(dead_letters.read(log, dead, Choice()))
+    letters = list(dead_letters.read(log, dead, LetterFilter()))
     assert [letter.reason for letter in letters] == REASONS
     assert [letter.value for letter in letters] == BAD
     assert [(letter.origin, letter.origin_offset) for letter in letters] == [
@@ -83,13 +83,13 @@ def test_letters_say_where_they_came_from_and_why(log: EventLog, topic_names: Na
 @pytest.mark.parametrize(
     ("choice", "chosen"),
     [
-        (Choice(reason="unparsable"), [0, 3]),
-        (Choice(since_ms=START_MS + 60_000), [1, 2, 3]),
-        (Choice(until_ms=START_MS + 60_000), [0]),
-        (Choice("unparsable", START_MS + 1, START_MS + 180_000), []),
+        (LetterFilter(reason="unparsable"), [0, 3]),
+        (LetterFilter(since_ms=START_MS + 60_000), [1, 2, 3]),
+        (LetterFilter(until_ms=START_MS + 60_000), [0]),
+        (LetterFilter("unparsable", START_MS + 1, START_MS + 180_000), []),
     ],
 )
-def test_letters_are_chosen_by_reason_and_time(choice: Choice, chosen: list[int]) -> None:
+def test_letters_are_chosen_by_reason_and_time(choice: LetterFilter, chosen: list[int]) -> None:
     log = MemoryLog()
     bury(log, "clicks", "dead")
     assert [letter.offset for letter in dead_letters.read(log, "dead", choice)] == chosen
@@ -98,7 +98,7 @@ def test_letters_are_chosen_by_reason_and_time(choice: Choice, chosen: list[int]
 def test_a_replay_keeps_partition_key_headers_and_time(log: EventLog, topic_names: Names) -> None:
     clicks, dead = topic_names("clicks"), topic_names("dead")
     bury(log, clicks, dead)
-    assert dead_letters.replay(log, dead_letters.read(log, dead, Choice(reason="unparsable"))) == 2
+    assert dead_letters.replay(log, dead_letters.read(log, dead, LetterFilter(reason="unparsable"))).sent == 2
     with log.reader([clicks]) as reader:
         batches = []
         while not reader.at_end():
@@ -119,10 +119,27 @@ def test_a_letter_of_unknown_origin_is_not_replayed_anywhere() -> None:
     log = MemoryLog()
     bury(log, "clicks", "dead")
     log.producer().send(Outgoing("dead", [b"k"], [b"v"]))
-    with pytest.raises(EventLogError, match=r"0/4 does not say where it came from"):
-        dead_letters.replay(log, dead_letters.read(log, "dead", Choice(reason="unknown")))
+    with pytest.raises(EventLogError, match=r"0/4 does not name its origin"):
+        dead_letters.replay(log, dead_letters.read(log, "dead", LetterFilter(reason="unknown")))
     with pytest.raises(EventLogError, match=r"no dead letter at 0/9"):
         dead_letters.find(log, Partition("dead", 0), 9)
+
+
+def test_a_letter_without_its_value_is_not_sent_as_a_request_to_forget() -> None:
+    log = MemoryLog()
+    clicks = ClickSettings(fields=ClickFields(consent="ok"))
+    log.ensure_topics([TopicSpec("clicks"), TopicSpec("dead")])
+    bad = [b'{"user":"ann","item":"i","ts":"soon","ok":%s}' % consent for consent in (b"true", b"false")]
+    with log.producer() as producer:
+        producer.send(Outgoing("clicks", [b"ann", b"ann"], [*bad]))
+    with log.reader(["clicks"]) as reader, log.producer() as producer:
+        _, letters = ClickDecoder(clicks, Actions(clicks)).decode(reader.poll(0.2, 100), START_MS)
+        headers = [letter.as_headers() for letter in letters]
+        producer.send(Outgoing("dead", [b"ann", b"ann"], [letter.value for letter in letters], headers=headers))
+    assert [letter.value for letter in dead_letters.read(log, "dead", LetterFilter())] == [bad[0], None]
+    assert dead_letters.replay(log, dead_letters.read(log, "dead", LetterFilter())) == (1, 1)
+    with log.reader(["clicks"]) as reader:
+        assert [value for records in reader.poll(0.2, 100) for value in records.values] == [*bad, bad[0]]
 
 
 @pytest.mark.kafka

@@ -1,4 +1,4 @@
-"""Two processes under torchrun train one encoder: the same weights in both, and they have learned."""
+"""Two processes under torchrun train one encoder: both end with the same weights, better than the first ones."""
 
 import json
 import os
@@ -15,7 +15,7 @@ SMALL = ["--dimensions", "8", "--interests", "2", "--heads", "2", "--window-leng
 
 
 def torchrun(data: Path, folder: Path, *options: str) -> list[dict[str, object]]:
-    """What both processes noted."""
+    """The records of both processes, by rank."""
     folder.mkdir()
     arguments = ["--data", str(data), "--out", str(folder), "--version", "1", *SMALL, "--learning-rate", "5e-3"]
     done = subprocess.run(
@@ -36,16 +36,16 @@ def torchrun(data: Path, folder: Path, *options: str) -> list[dict[str, object]]
 
 
 def test_two_processes_learn_and_end_with_the_same_weights(tiny_interactions: Path, tmp_path: Path) -> None:
-    """The item table's gradient has some rows from each, all others are dense."""
+    """The item table's gradient is sparse, with rows from both processes; all others are dense."""
     limits = ["--epochs", "20", "--full-softmax-up-to", "0", "--negatives", "40", "--checkpoint-s", "0"]
     first, second = torchrun(tiny_interactions, tmp_path / "out", *limits)
     assert first["weights"] == second["weights"]
     ndcg = first["ndcg"]
     assert isinstance(ndcg, list)
     assert max(ndcg) > 1.5 * ndcg[0]
-    assert second["ndcg"] == []  # the first validates
+    assert second["ndcg"] == []  # rank 0 validates
 
 
-def test_the_first_decides_when_the_time_is_up(tiny_interactions: Path, tmp_path: Path) -> None:
+def test_rank_zero_stops_both_when_the_time_is_up(tiny_interactions: Path, tmp_path: Path) -> None:
     first, second = torchrun(tiny_interactions, tmp_path / "out", "--minutes", "0.02", "--patience", "100000")
     assert first["weights"] == second["weights"]

@@ -9,13 +9,17 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
-from engine.arrays import Clicks
+from engine.arrays import FIRST_SEARCH, Clicks
 from engine.catalogue.actions import Actions
 from engine.eventlog.kafka import KafkaLog
 from engine.ingest.decoder import ClickDecoder
+from engine.settings import loader
 from engine.settings.sections import ClickSettings
+from models.data import dataset
 
 pytestmark = pytest.mark.kafka
 
@@ -48,8 +52,8 @@ def recorded(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def read_all(log: KafkaLog, topic: str) -> Clicks:
-    decoder = ClickDecoder(ClickSettings(), Actions(ClickSettings()))
+def read_all(log: KafkaLog, topic: str, settings: ClickSettings = ClickSettings()) -> Clicks:  # noqa: B008 - frozen
+    decoder = ClickDecoder(settings, Actions(settings))
     polled = []
     with log.reader([topic]) as reader:
         while not reader.at_end():
@@ -72,6 +76,34 @@ def test_a_replay_arrives_whole_and_in_order_for_every_user(
     for user in range(7):
         mine = [item for who, item in zip(clicks.users, clicks.items, strict=True) if who == f"u{user}"]
         assert mine == [f"i{number}" for number in range(user, 500, 7)]
+
+
+def test_what_arrives_is_what_training_reads_when_the_settings_name_the_columns(
+    produce: Callable[..., subprocess.Popen[str]], tmp_path: Path, kafka_log: KafkaLog, topic: str
+) -> None:
+    columns = {
+        "visitor": [{"id": f"u{number % 7}"} for number in range(200)],
+        "product": [{"sku": None if number % 10 == 9 else number} for number in range(200)],
+        "at": [f"2024-05-01 10:{number // 60:02d}:{number % 60:02d} UTC" for number in range(200)],
+        "typed": [f"shoe {number}" if number % 10 == 9 else None for number in range(200)],
+    }
+    parquet.write_table(pa.table(columns), tmp_path / "export.parquet")
+    config = tmp_path / "headrace.toml"
+    config.write_text(
+        '[clicks]\ntime_unit = "iso8601"\n[clicks.fields]\nuser = "visitor.id"\nitem = "product.sku"\ntime = "at"\n'
+        'search = "typed"\n'
+    )
+    settings = loader.load(config, {}).clicks
+
+    produce("replay", str(tmp_path), "--config", str(config)).communicate(timeout=60)
+
+    clicks, learned = read_all(kafka_log, topic, settings), dataset.read(tmp_path, settings)
+    assert clicks.users == [learned.user_ids[user] for user in learned.users]
+    assert clicks.items == [
+        learned.item_ids[item] if item < FIRST_SEARCH else learned.search_ids[item - FIRST_SEARCH]
+        for item in learned.items.tolist()
+    ]
+    assert clicks.times_ms.tolist() == learned.times_ms.tolist()
 
 
 def test_a_paced_replay_shifted_to_now_is_on_time(
@@ -103,7 +135,7 @@ def test_interrupted_a_replay_delivers_what_it_sent_and_says_how_much(
     assert process.returncode == 0
     sent = len(read_all(kafka_log, topic))
     assert 0 < sent < 500
-    assert f"sent {sent} clicks" in shown
+    assert f"sent {sent:,} clicks" in shown
 
 
 def test_simulated_shoppers_keep_their_pace(
@@ -112,6 +144,6 @@ def test_simulated_shoppers_keep_their_pace(
     _, shown = produce("simulate", "--rate", "300", "--seconds", "3", "--new-shoppers", "0").communicate(timeout=60)
 
     clicks = read_all(kafka_log, topic)
-    assert f"sent {len(clicks)} clicks" in shown
+    assert f"sent {len(clicks):,} clicks" in shown
     assert 600 < len(clicks) < 1_200
     assert abs(int(clicks.times_ms[-1]) - time.time_ns() // 1_000_000) < 30_000

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from producers.replay.readers import read
+from producers.replay.recorded_events import read
 
 pytestmark = pytest.mark.data
 

@@ -15,12 +15,11 @@ from engine.eventlog.memory.log import MemoryLog
 from engine.messages.recommendation import decode_recommendation
 from engine.metrics import Metrics
 from engine.settings.sections import ReleaseSettings, Settings, SnapshotSettings, TelemetrySettings, WindowSettings
-from engine.windows.changelog import Changelog
-from engine.windows.codec import WindowCodec
 from engine.windows.restorer import Restorer
 from engine.windows.saver import Saver
 from engine.windows.snapshots import Snapshots
-from engine.windows.store import Events, WindowStore
+from engine.windows.store import Events
+from engine.windows.users import UserWindows
 from engine.worker.loop import Worker
 
 LIMIT_S = 20.0
@@ -34,12 +33,12 @@ class Copy:
     def __init__(self, log: MemoryLog, settings: Settings) -> None:
         actions = Actions(settings.clicks)
         self.catalogue = Catalogue()
-        self.store = WindowStore(settings.windows)
-        self.changelog = Changelog(settings, self.store, WindowCodec(self.catalogue, actions))
+        self.user_windows = UserWindows(settings, self.catalogue, actions)
+        self.store = self.user_windows.store
         self.metrics = Metrics()
         self.snapshots = Snapshots(settings.snapshots, self.catalogue, actions)
-        self.restorer = Restorer(settings, log, self.changelog, self.snapshots, self.metrics)
-        self.saver = Saver(settings, self.changelog, self.snapshots, self.restorer)
+        self.restorer = Restorer(settings, log, self.user_windows, self.snapshots, self.metrics)
+        self.saver = Saver(settings, self.user_windows, self.snapshots, self.restorer)
         self._log = log
 
     def click(self, user: str, item: str, partition: int = 0) -> None:
@@ -53,15 +52,15 @@ class Copy:
             actions=np.ones(1, np.uint8),
             event_hashes=np.zeros(1, np.uint32),
         )
-        changes = self.changelog.changes(self.store.append(event).changed, [])
+        changes = self.user_windows.changes(self.store.append(event).changed, [])
         self._log.producer().send(changes)
-        self.changelog.positions[partition] += 1
+        self.user_windows.positions[partition] += 1
 
     def forget(self, user: str, partition: int = 0) -> None:
         """No window any more, nor one on the changelog."""
-        self.changelog.forget(user)
-        self._log.producer().send(self.changelog.changes(np.empty(0, np.int32), [(user, partition)]))
-        self.changelog.positions[partition] += 1
+        self.user_windows.forget(user)
+        self._log.producer().send(self.user_windows.changes(np.empty(0, np.int32), [(user, partition)]))
+        self.user_windows.positions[partition] += 1
 
     def items(self, user: str) -> list[str]:
         slot = self.store.find(user)
@@ -116,7 +115,7 @@ def test_windows_come_back_from_the_changelog(log: MemoryLog, settings: Settings
     first.click("bob", "c", partition=1)
     second.restore(0, 1)
     assert (second.items("ann"), second.items("bob")) == (["a", "b"], ["c"])
-    assert second.changelog.positions == {0: 2, 1: 1}
+    assert second.user_windows.positions == {0: 2, 1: 1}
     assert second.restored_from("snapshot") == 0
 
 

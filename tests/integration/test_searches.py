@@ -34,7 +34,8 @@ from engine.settings.sections import (
     WindowSettings,
     WorkerSettings,
 )
-from engine.worker import batch, loop
+from engine.windows import users
+from engine.worker import loop
 from models.data import dataset, item_content
 from models.evaluation.evaluate import evaluate
 from models.publishing import export
@@ -45,7 +46,7 @@ from tests.integration import equality
 KINDS = ("shoes", "novel", "teapot", "guitar", "lamp", "tent")
 """The first ones are the popular ones."""
 STYLES = ("red", "green", "small", "large", "cheap", "fancy", "old", "modern")
-LISTED = 20
+LIST_LENGTH = 20
 ONE_BY_ONE = WorkerSettings(max_batch_clicks=1)
 START_MS = 1_700_000_000_000
 
@@ -84,7 +85,7 @@ class Site:
     """A log and the worker on it, which comes and goes."""
 
     def __init__(self, bundle: Path, **sections: object) -> None:
-        recommendations = RecommendationSettings(count=LISTED)
+        recommendations = RecommendationSettings(count=LIST_LENGTH)
         self.chosen: Settings = equality.settings(bundle, recommendations=recommendations, **sections)
         self.log = MemoryLog()
         self.log.ensure_topics(equality.topics(self.chosen))
@@ -119,9 +120,9 @@ def test_a_list_follows_the_words_of_a_search(bundle: Path, shop: Path) -> None:
     lists = site.serve(4)
     tents, lamps, popular = (kinds(lists[user]) for user in ("ann", "bob", "eve"))
     assert {place.source for place in lists["eve"].items} == {"popular"}
-    assert popular["tent"] + popular["lamp"] <= LISTED / 5
-    assert tents["tent"] >= 0.8 * LISTED
-    assert lamps["lamp"] >= popular["lamp"] + LISTED / 5
+    assert popular["tent"] + popular["lamp"] <= LIST_LENGTH / 5
+    assert tents["tent"] >= 0.8 * LIST_LENGTH
+    assert lamps["lamp"] >= popular["lamp"] + LIST_LENGTH / 5
     assert lamps["tent"] < tents["tent"]
     assert {place.item for each in lists.values() for place in each.items} <= set(bundles.read(bundle).ids)
     named = {(reason.kind, reason.item) for interest in lists["bob"].interests for reason in interest}
@@ -137,7 +138,7 @@ def test_a_search_after_clicks_turns_the_list_at_once(bundle: Path) -> None:
         site.send("bob", query="teapot")
         lists = site.serve(3)
         assert kinds(lists["ann"])["teapot"] <= 2
-        assert kinds(lists["bob"])["teapot"] >= LISTED / 3
+        assert kinds(lists["bob"])["teapot"] >= LIST_LENGTH / 3
 
 
 def test_a_search_outlives_the_worker_and_is_forgotten_with_its_user(bundle: Path, tmp_path: Path) -> None:
@@ -176,7 +177,7 @@ def test_words_that_no_window_holds_are_dropped_and_nothing_else_changes(
 
     monkeypatch.setattr(loop, "_GAUGES_EVERY_S", 0.0)
     windows, lists, held = run()
-    monkeypatch.setattr(batch, "_FIRST_SWEEP", 3)
+    monkeypatch.setattr(users, "_FIRST_SEARCH_SWEEP", 3)
     swept_windows, swept_lists, swept_held = run()
     assert (swept_windows, swept_lists) == (windows, lists)
     assert held is not None
@@ -185,12 +186,39 @@ def test_words_that_no_window_holds_are_dropped_and_nothing_else_changes(
     assert swept_held <= 8  # twice those of two users, and some more until the next look
 
 
+def test_items_that_no_window_holds_are_dropped_and_nothing_else_changes(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every second click is on an item that never comes again, as where a session id is mapped to the item."""
+
+    def run() -> tuple[dict[str, list[str]], list[tuple[str, Any, Any]], float, float]:
+        site, metrics = Site(bundle, windows=WindowSettings(max_users=2, length=3), worker=ONE_BY_ONE), Metrics()
+        for number in range(120):
+            item = f"{KINDS[number % 5]}-old-1" if number % 2 else f"never again {number}"
+            site.send(f"u{number % 3}", item=item)
+        equality.serve(site.log, site.chosen, 120, metrics)
+        lists = [(one.user, one.items, one.interests) for one in equality.outcome(site.log, site.chosen).lists]
+        sample = metrics.registry.get_sample_value
+        return site.windows(), lists, sample("headrace_catalogue_items") or 0, sample("headrace_freed_items_total") or 0
+
+    monkeypatch.setattr(loop, "_GAUGES_EVERY_S", 0.0)
+    windows, lists, held, freed = run()
+    of_release = len(bundles.read(bundle).ids)
+    assert (held, freed) == (of_release + 60, 0)
+    monkeypatch.setattr(users, "_FIRST_ITEM_SWEEP", of_release + 5)
+    monkeypatch.setattr(users, "_GROWTH", 1)
+    swept_windows, swept_lists, swept_held, swept_freed = run()
+    assert (swept_windows, swept_lists) == (windows, lists)
+    assert swept_held <= of_release + 7  # those of two users, and one more until the next look
+    assert swept_freed >= 60 - 7  # more, as evicted windows that are reloaded bring theirs back
+
+
 def test_a_search_that_was_refused_can_be_sent_again(bundle: Path) -> None:
     strict = Site(bundle, clicks=ClickSettings(max_id_bytes=8), worker=WorkerSettings(max_batch_clicks=2))
     strict.send("ann", query="red tent for two")
     strict.send("ann", item="tent-old-1"[:8])
     strict.serve(1)
-    (letter,) = dead_letters.read(strict.log, "clicks.dead", dead_letters.Choice())
+    (letter,) = dead_letters.read(strict.log, "clicks.dead", dead_letters.LetterFilter())
     assert letter.reason == "long_search"
     mended = strict.chosen.model_copy(update={"clicks": ClickSettings()})
     dead_letters.replay(strict.log, [letter])
@@ -207,7 +235,7 @@ def test_a_search_is_no_next_click_and_makes_nothing_popular(bundle: Path) -> No
     site.send("eve", query="xyzzy")
     lists = site.serve(2)
     sample = metrics.registry.get_sample_value
-    assert sample("headrace_next_clicks_total") == 0
+    assert not [one for family in metrics.next_clicks.collect() for one in family.samples]
     assert sample("headrace_searches_total") == sample("headrace_clicks_total") == 4
     assert all(place.item in set(bundles.read(bundle).ids) for place in lists["eve"].items)
 

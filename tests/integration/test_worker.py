@@ -203,8 +203,9 @@ def test_next_clicks_are_judged_by_the_list_that_was_published(running: Running)
     running.wait_for_lists(bool)
     running.click(("ann", "never recommended"))
     running.wait_for_lists(bool)
-    _until(lambda: "headrace_next_clicks_total 2.0" in _scrape(running.metrics, "headrace_next_clicks_total"))
-    assert "headrace_next_click_hits_total 1.0" in _scrape(running.metrics, "headrace_next_click_hits_total")
+    name = running.worker.release_name
+    _until(lambda: f'_total{{release="{name}"}} 2.0' in _scrape(running.metrics, "headrace_next_clicks_total"))
+    assert f'_total{{release="{name}"}} 1.0' in _scrape(running.metrics, "headrace_next_click_hits_total")
 
 
 def _ids(bundle: Path) -> list[str]:

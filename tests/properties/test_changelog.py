@@ -1,4 +1,4 @@
-"""The changelog: what is encoded decodes, in another process with other numbers, and what is damaged is refused."""
+"""The changelog: encoded windows decode in a process with other item numbers, and damaged records are refused."""
 
 import numpy as np
 import pytest
@@ -12,10 +12,10 @@ from engine.catalogue.ids import Catalogue
 from engine.errors import ChangelogError
 from engine.eventlog.base import Outgoing, Partition, Records
 from engine.settings.sections import ClickSettings, Settings, WindowSettings
-from engine.windows.changelog import Changelog
 from engine.windows.codec import SCHEMA, WindowCodec
 from engine.windows.packed import PackedWindows
-from engine.windows.store import Events, WindowStore
+from engine.windows.store import Events
+from engine.windows.users import UserWindows
 
 LENGTH = 5
 ITEMS = ["a", "b", "long-" * 50, "ünï¢ode", "7", searches.id_of("Größe b"), searches.id_of("b")]
@@ -36,7 +36,7 @@ events = st.lists(
 
 
 class Process:
-    """A window store and its changelog, with numbers of items and codes of actions that are its own."""
+    """A window store and its changelog, with item numbers and action codes of its own."""
 
     def __init__(self, items: list[str], actions: dict[str, float]) -> None:
         settings = Settings(windows=WindowSettings(length=LENGTH, max_users=8), clicks=ClickSettings(actions=actions))
@@ -44,8 +44,8 @@ class Process:
         self.catalogue.numbers(items)
         self.actions = Actions(settings.clicks)
         self.codec = WindowCodec(self.catalogue, self.actions)
-        self.store = WindowStore(settings.windows)
-        self.changelog = Changelog(settings, self.store, self.codec)
+        self.user_windows = UserWindows(settings, self.catalogue, self.actions)
+        self.store = self.user_windows.store
 
     def append(self, clicks: list[Event]) -> Int32:
         """Add clicks; returns the slots that changed."""
@@ -60,7 +60,7 @@ class Process:
         return self.store.append(columns).changed
 
     def windows(self) -> dict[str, list[tuple[str, int, str, int]]]:
-        """Every user's events by name, oldest first."""
+        """Every user's events with item ids and action names, oldest first."""
         packed = self.store.pack(self.store.held(0))
         rows = zip(
             self.catalogue.ids(packed.items.tolist()),
@@ -90,53 +90,53 @@ def as_records(outgoing: Outgoing) -> Records:
 
 
 @given(st.lists(events, max_size=4))
-def test_what_is_encoded_decodes(batches: list[list[Event]]) -> None:
-    ours, theirs = writer(), reader()
+def test_encoded_windows_decode_in_another_process(batches: list[list[Event]]) -> None:
+    source, copy = writer(), reader()
     for batch in batches:
-        changes = ours.changelog.changes(ours.append(batch), [])
+        changes = source.user_windows.changes(source.append(batch), [])
         assert len(set(changes.keys)) == len(changes)
         if len(changes):
-            theirs.changelog.apply(as_records(changes))
-    assert theirs.windows() == ours.windows()
+            copy.user_windows.apply(as_records(changes))
+    assert copy.windows() == source.windows()
 
 
 @given(st.lists(events.filter(bool), min_size=1, max_size=4))
-def test_records_of_many_batches_can_be_applied_at_once(batches: list[list[Event]]) -> None:
-    ours, theirs = writer(), reader()
+def test_records_of_many_batches_can_be_applied_together(batches: list[list[Event]]) -> None:
+    source, copy = writer(), reader()
     keys: list[bytes | None] = []
     values: list[bytes | None] = []
     for batch in batches:
-        changes = ours.changelog.changes(ours.append(batch), [])
+        changes = source.user_windows.changes(source.append(batch), [])
         keys += changes.keys
         values += changes.values
-    theirs.changelog.apply(as_records(Outgoing("windows", keys, values)))
-    assert theirs.windows() == ours.windows()
+    copy.user_windows.apply(as_records(Outgoing("windows", keys, values)))
+    assert copy.windows() == source.windows()
 
 
 @given(events.filter(bool), st.data())
-def test_a_value_cut_short_is_refused(clicks: list[Event], data: st.DataObject) -> None:
-    ours = writer()
-    packed = ours.store.pack(ours.append(clicks))
-    values = ours.codec.encode(packed)
+def test_a_truncated_value_is_refused(clicks: list[Event], data: st.DataObject) -> None:
+    process = writer()
+    packed = process.store.pack(process.append(clicks))
+    values = process.codec.encode(packed)
     row = data.draw(st.integers(0, len(values) - 1))
-    cut = data.draw(st.integers(0, len(values[row]) - 1))
-    values[row] = values[row][:cut]
+    length = data.draw(st.integers(0, len(values[row]) - 1))
+    values[row] = values[row][:length]
     with pytest.raises(ChangelogError):
         reader().codec.decode(packed.users, values, "here")
 
 
-def test_a_forgotten_user_is_gone_from_every_copy() -> None:
-    ours, theirs = writer(), reader()
-    theirs.changelog.apply(as_records(ours.changelog.changes(ours.append([("ann", "a", 1, "view", 0)]), [])))
-    ours.store.forget("ann")
-    gone = ours.changelog.changes(np.empty(0, np.int32), [("ann", 0)])
-    assert (gone.keys, gone.values, gone.partitions) == ([b"ann"], [None], [0])
-    theirs.changelog.apply(as_records(gone))
-    assert theirs.windows() == ours.windows() == {}
+def test_a_forgotten_user_is_removed_from_every_copy() -> None:
+    source, copy = writer(), reader()
+    copy.user_windows.apply(as_records(source.user_windows.changes(source.append([("ann", "a", 1, "view", 0)]), [])))
+    source.store.forget("ann")
+    tombstone = source.user_windows.changes(np.empty(0, np.int32), [("ann", 0)])
+    assert (tombstone.keys, tombstone.values, tombstone.partitions) == ([b"ann"], [None], [0])
+    copy.user_windows.apply(as_records(tombstone))
+    assert copy.windows() == source.windows() == {}
 
 
-def test_the_newest_events_of_a_longer_window_are_kept() -> None:
-    ours = writer()
+def test_of_a_longer_window_the_newest_events_are_kept() -> None:
+    process = writer()
     count = LENGTH + 2
     packed = PackedWindows(
         users=["ann"],
@@ -146,9 +146,9 @@ def test_the_newest_events_of_a_longer_window_are_kept() -> None:
         actions=np.ones(count, np.uint8),
         event_hashes=np.zeros(count, np.uint32),
     )
-    ours.catalogue.numbers(["a"])
-    ours.store.load(packed, 0)
-    assert [time_ms for _, time_ms, _, _ in ours.windows()["ann"]] == list(range(count))[-LENGTH:]
+    process.catalogue.numbers(["a"])
+    process.store.load(packed, 0)
+    assert [time_ms for _, time_ms, _, _ in process.windows()["ann"]] == list(range(count))[-LENGTH:]
 
 
 GOLDEN_1 = (
@@ -165,18 +165,18 @@ def test_golden_bytes_of_version_1() -> None:
     slots = process.append([("ann", "a", 1, "view", 7), ("ann", "aé", 2**32, "buy", 0)])
     assert process.codec.encode(process.store.pack(slots)) == [GOLDEN_1]
     other = reader()
-    other.changelog.apply(Records(Partition("windows", 0), [9], [0], [b"ann"], [GOLDEN_1], [()]))
+    other.user_windows.apply(Records(Partition("windows", 0), [9], [0], [b"ann"], [GOLDEN_1], [()]))
     assert other.windows() == {"ann": [("a", 1, "view", 7), ("aé", 2**32, "buy", 0)]}
 
 
-def test_a_key_that_is_no_text_is_refused() -> None:
+def test_a_key_that_is_not_utf_8_is_refused() -> None:
     with pytest.raises(ChangelogError, match="is no user id"):
-        reader().changelog.apply(Records(Partition("windows", 0), [9], [0], [b"\xff"], [GOLDEN_1], [()]))
+        reader().user_windows.apply(Records(Partition("windows", 0), [9], [0], [b"\xff"], [GOLDEN_1], [()]))
 
 
-def test_more_users_than_the_store_may_hold_leave_the_ones_that_came_last() -> None:
-    ours, count = writer(), 20
-    ours.catalogue.numbers(["a"])
+def test_of_more_users_than_the_store_may_hold_the_last_ones_stay() -> None:
+    process, count = writer(), 20
+    process.catalogue.numbers(["a"])
     packed = PackedWindows(
         users=[f"user-{number}" for number in range(count)],
         counts=np.ones(count, np.int64),
@@ -185,12 +185,12 @@ def test_more_users_than_the_store_may_hold_leave_the_ones_that_came_last() -> N
         actions=np.ones(count, np.uint8),
         event_hashes=np.zeros(count, np.uint32),
     )
-    ours.changelog.load(packed, 0)
-    assert set(ours.windows()) == {f"user-{number}" for number in range(count)[-8:]}
-    assert ours.store.evicted == count - 8
+    process.user_windows.load(packed, 0)
+    assert set(process.windows()) == {f"user-{number}" for number in range(count)[-8:]}
+    assert process.store.user_slots.evicted == count - 8
 
 
 def test_a_newer_version_is_refused_and_says_so() -> None:
     newer = bytes([SCHEMA + 1]) + GOLDEN_1[1:]
     with pytest.raises(ChangelogError, match=f"topic windows.*version {SCHEMA + 1}.*upgrade"):
-        reader().changelog.apply(Records(Partition("windows", 0), [9], [0], [b"ann"], [newer], [()]))
+        reader().user_windows.apply(Records(Partition("windows", 0), [9], [0], [b"ann"], [newer], [()]))

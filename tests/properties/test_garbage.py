@@ -1,11 +1,11 @@
-"""Garbage in: clicks of several field mappings, damaged at random. Each is decoded or dead-lettered, and none stalls.
+"""Randomly damaged clicks of several field mappings: each is decoded or dead-lettered, and none stalls the decoder.
 
-20,000 messages, or 100,000 with LONG_TESTS=1; GARBAGE_SEED chooses others:
+20,000 messages, or 100,000 with LONG_TESTS=1; GARBAGE_SEED changes them:
 
     GARBAGE_SEED=7 LONG_TESTS=1 pytest tests/properties/test_garbage.py
 
-What is decoded goes on into windows, their changelog and a copy made from it, and what is not becomes headers: a text
-that can be read and not written would stop the stream just as well.
+Decoded clicks go on into windows, their changelog and a copy of the windows, and dead letters become headers: a text
+that can be read but not written would stop the stream too.
 """
 
 import os
@@ -23,15 +23,14 @@ from engine.eventlog.base import Outgoing, Partition, Records
 from engine.ingest.dead_letters import DeadLetter
 from engine.ingest.decoder import ClickDecoder
 from engine.settings.sections import ClickFields, ClickSettings, Settings, WindowSettings
-from engine.windows.changelog import Changelog
-from engine.windows.codec import WindowCodec
-from engine.windows.store import Events, WindowStore
+from engine.windows.store import Events
+from engine.windows.users import UserWindows
 
 SEED = int(os.environ.get("GARBAGE_SEED", "1"))
 MESSAGES = 100_000 if os.environ.get("LONG_TESTS") else 20_000
 BATCH = 500
 BATCH_LIMIT_S = 5.0
-"""CPU time of one batch, which takes some ten milliseconds: far above what a slow machine needs, far below a stall."""
+"""CPU time of one batch, which takes some ten milliseconds: far above that of a slow machine, far below a stall."""
 NOW_MS = 1_700_000_000_000
 USERS, ITEMS, SPREAD_MS, LENGTH = 300, 50, 5_000, 20
 
@@ -42,6 +41,9 @@ MAPPINGS = {
             user="who.id", item="what.sku.id", time="at", action="what.kind", event_id="meta.id", consent="who.consent"
         ),
         time_unit="iso8601",
+    ),
+    "consent required": ClickSettings(
+        fields=ClickFields(search="a.b", action="a.c.d", event_id="a.e", consent="f.g"), require_consent=True
     ),
     "log's own time": ClickSettings(fields=ClickFields(user="u", item="i", time="", action="", event_id="")),
     "seconds": ClickSettings(fields=ClickFields(event_id="e.i.d"), time_unit="s", max_id_bytes=20, max_bytes=2_000),
@@ -76,12 +78,12 @@ ODD_BYTES = [
 
 
 class Mutator:
-    """Makes clicks by a mapping and damages them, always the same way for one seed."""
+    """Generator of damaged clicks for one field mapping; the same seed gives the same clicks."""
 
     def __init__(self, settings: ClickSettings, rng: np.random.Generator) -> None:
         self._settings = settings
         self._rng = rng
-        self._damages: list[Callable[[bytearray], None]] = [
+        self._byte_mutations: list[Callable[[bytearray], None]] = [
             self._flip_bit,
             self._cut,
             self._double,
@@ -90,19 +92,19 @@ class Mutator:
         ]
 
     def message(self) -> bytes:
-        """A click with one to three damages, to its values or to its bytes."""
+        """A click with one to three mutations, of its values or of its bytes."""
         fields = self._click()
-        damages = self._below(3) + 1
-        odd = self._below(damages + 1)
-        for _ in range(odd):
-            self._spoil(fields)
+        mutations = self._below(3) + 1
+        value_mutations = self._below(mutations + 1)
+        for _ in range(value_mutations):
+            self._mutate_value(fields)
         raw = bytearray(_assembled(fields))
-        for _ in range(damages - odd):
-            self._damages[self._below(len(self._damages))](raw)
+        for _ in range(mutations - value_mutations):
+            self._byte_mutations[self._below(len(self._byte_mutations))](raw)
         return bytes(raw)
 
     def _click(self) -> dict[str, bytes]:
-        """Raw values of a good click, by path."""
+        """Raw values of a valid click, by path."""
         names = self._settings.fields
         values = {
             names.user: b'"u%d"' % self._below(USERS),
@@ -116,19 +118,19 @@ class Mutator:
         return {path: value for path, value in values.items() if path}
 
     def _time(self, time_ms: int) -> bytes:
-        written = {
+        by_unit = {
             "ms": str(time_ms),
             "s": str(time_ms / 1000),
             "iso8601": f'"{np.datetime64(time_ms, "ms")}Z"',
         }
-        return written[self._settings.time_unit].encode()
+        return by_unit[self._settings.time_unit].encode()
 
-    def _spoil(self, fields: dict[str, bytes]) -> None:
-        """One value becomes an odd one, or goes."""
+    def _mutate_value(self, fields: dict[str, bytes]) -> None:
+        """Replace a value by an odd one, or remove it."""
         path = list(fields)[self._below(len(fields))]
-        odd = self._below(len(ODD_VALUES) + 5)
-        if odd < len(ODD_VALUES):
-            fields[path] = ODD_VALUES[odd]
+        number = self._below(len(ODD_VALUES) + 5)
+        if number < len(ODD_VALUES):
+            fields[path] = ODD_VALUES[number]
         elif len(fields) > 1:
             del fields[path]
 
@@ -144,13 +146,13 @@ class Mutator:
         raw[piece] = raw[piece] * 2
 
     def _splice(self, raw: bytearray) -> None:
-        """It goes on as another click."""
+        """Replace the end of the message by the end of another."""
         other = _assembled(self._click())
         raw[self._below(len(raw) + 1) :] = other[self._below(len(other)) :]
 
     def _insert(self, raw: bytearray) -> None:
-        place = self._below(len(raw) + 1)
-        raw[place:place] = ODD_BYTES[self._below(len(ODD_BYTES))]
+        start = self._below(len(raw) + 1)
+        raw[start:start] = ODD_BYTES[self._below(len(ODD_BYTES))]
 
     def _piece(self, raw: bytearray) -> slice:
         start = self._below(len(raw) + 1)
@@ -161,13 +163,13 @@ class Mutator:
 
 
 class Process:
-    """Windows and their changelog, with item numbers of their own."""
+    """A window store and its changelog, with item numbers of its own."""
 
     def __init__(self, clicks: ClickSettings) -> None:
         settings = Settings(clicks=clicks, windows=WindowSettings(length=LENGTH, max_users=MESSAGES))
         self.catalogue, self.actions = Catalogue(), Actions(clicks)
-        self.store = WindowStore(settings.windows)
-        self.changelog = Changelog(settings, self.store, WindowCodec(self.catalogue, self.actions))
+        self.user_windows = UserWindows(settings, self.catalogue, self.actions)
+        self.store = self.user_windows.store
 
     def append(self, clicks: Clicks) -> Int32:
         """Add clicks; returns the slots that changed."""
@@ -215,22 +217,22 @@ def test_garbage_is_decoded_or_dead_lettered() -> None:
 
 
 def _survives(settings: ClickSettings, mutator: Mutator, count: int) -> Counter[str]:
-    """What became of so many messages; fails when one is lost or a batch takes too long."""
+    """Numbers of messages by outcome; fails when a message is lost or a batch takes too long."""
     decoder = ClickDecoder(settings, Actions(settings))
-    ours, copy = Process(settings), Process(settings)
+    source, copy = Process(settings), Process(settings)
     reasons = Counter[str]()
     for start in range(0, count, BATCH):
         records = _records([mutator.message() for _ in range(min(BATCH, count - start))])
-        began_s = time.thread_time()
-        clicks, dead = decoder.decode([records], NOW_MS)
-        changes = ours.changelog.changes(ours.append(clicks), [])
-        copy.changelog.apply(_as_records(changes))
-        assert time.thread_time() - began_s < BATCH_LIMIT_S
-        _check_nothing_is_lost(records, clicks, dead)
+        started_s = time.thread_time()
+        clicks, dead_letters = decoder.decode([records], NOW_MS)
+        changes = source.user_windows.changes(source.append(clicks), [])
+        copy.user_windows.apply(_as_records(changes))
+        assert time.thread_time() - started_s < BATCH_LIMIT_S
+        _check_nothing_is_lost(records, clicks, dead_letters)
         reasons["decoded"] += len(clicks) + clicks.without_consent
-        reasons += Counter(letter.reason for letter in dead)
+        reasons += Counter(letter.reason for letter in dead_letters)
     assert reasons.total() == count
-    windows = ours.windows()
+    windows = source.windows()
     assert windows == copy.windows()
     for events in windows.values():
         times_ms = [time_ms for _, time_ms, _, _ in events]
@@ -239,12 +241,13 @@ def _survives(settings: ClickSettings, mutator: Mutator, count: int) -> Counter[
     return reasons
 
 
-def _check_nothing_is_lost(records: Records, clicks: Clicks, dead: list[DeadLetter]) -> None:
-    found = [*clicks.origins.tolist(), *(letter.offset for letter in dead)]
-    assert len(set(found)) == len(found) == len(records) - clicks.without_consent
-    assert all(letter.value == records.values[letter.offset] for letter in dead)
-    headers = [dict(letter.as_headers()) for letter in dead]
-    assert all(each["headrace.reason"] and each["headrace.offset"] for each in headers)
+def _check_nothing_is_lost(records: Records, clicks: Clicks, dead_letters: list[DeadLetter]) -> None:
+    offsets = [*clicks.origins.tolist(), *(letter.offset for letter in dead_letters)]
+    assert len(set(offsets)) == len(offsets) == len(records) - clicks.without_consent
+    for letter in dead_letters:
+        assert letter.value == (None if letter.withheld else records.values[letter.offset])
+    letter_headers = [dict(letter.as_headers()) for letter in dead_letters]
+    assert all(headers["headrace.reason"] and headers["headrace.offset"] for headers in letter_headers)
 
 
 def _records(values: list[bytes]) -> Records:
@@ -262,10 +265,10 @@ def _as_records(outgoing: Outgoing) -> Records:
 
 
 def _assembled(fields: dict[str, bytes]) -> bytes:
-    """An object of raw values by path, in which a dot steps into a nested object."""
-    inner: dict[str, dict[str, bytes]] = {}
+    """A JSON object of raw values by path, where a dot separates the keys of nested objects."""
+    members: dict[str, dict[str, bytes]] = {}
     for path, value in fields.items():
         key, _, rest = path.partition(".")
-        inner.setdefault(key, {})[rest] = value
-    members = [b'"%s":%s' % (key.encode(), below.get("") or _assembled(below)) for key, below in inner.items()]
-    return b"{%s}" % b",".join(members)
+        members.setdefault(key, {})[rest] = value
+    encoded = [b'"%s":%s' % (key.encode(), nested.get("") or _assembled(nested)) for key, nested in members.items()]
+    return b"{%s}" % b",".join(encoded)

@@ -1,4 +1,4 @@
-"""The table of item ids against the catalogue itself, which asks a dictionary about one id at a time."""
+"""The table of item ids compared with the catalogue, which looks up one id at a time in a dictionary."""
 
 import numpy as np
 import pytest
@@ -15,31 +15,32 @@ ids = (
     | st.integers(0, 200).map("item-{:09d}".format)
     | st.integers(0, 200).map("words {}".format).map(searches.id_of)
 )
-batches = st.lists(st.lists(ids, max_size=30), max_size=5)
+id_batches = st.lists(st.lists(ids, max_size=30), max_size=5)
 
 
 def numbers(table: IdTable, items: list[str]) -> list[int]:
     texts = [item.encode() for item in items]
-    found = table.numbers(np.array(list(map(len, texts)), np.int64), b"".join(texts))
-    return [*map(int, found)]
+    item_numbers = table.numbers(np.array(list(map(len, texts)), np.int64), b"".join(texts))
+    return [*map(int, item_numbers)]
 
 
-@given(batches, batches)
-def test_texts_and_numbers_are_the_catalogue_s(asked: list[list[str]], met_elsewhere: list[list[str]]) -> None:
+@given(id_batches, id_batches)
+def test_texts_and_numbers_are_those_of_the_catalogue(batches: list[list[str]], other_ids: list[list[str]]) -> None:
+    """The catalogue also gets ids that the table does not look up, before each batch."""
     catalogue = Catalogue()
     table = IdTable(catalogue)
-    for batch, others in zip(asked, [*met_elsewhere, *[[]] * len(asked)], strict=False):
+    for batch, others in zip(batches, [*other_ids, *[[]] * len(batches)], strict=False):
         catalogue.numbers(others)
-        found = numbers(table, batch)
-        assert found == catalogue.numbers(batch).tolist()
-        assert catalogue.ids(found) == batch
-        lengths, texts = table.take(np.array(found, np.int32))
+        item_numbers = numbers(table, batch)
+        assert item_numbers == catalogue.numbers(batch).tolist()
+        assert catalogue.ids(item_numbers) == batch
+        lengths, texts = table.take(np.array(item_numbers, np.int32))
         assert lengths.tolist() == [len(item.encode()) for item in batch]
         assert texts == "".join(batch).encode()
 
 
-@given(batches)
-def test_ids_that_share_a_hash_stay_apart(asked: list[list[str]]) -> None:
+@given(id_batches)
+def test_ids_with_the_same_hash_have_different_numbers(batches: list[list[str]]) -> None:
     def coarse(_texts: object, _starts: Int64, lengths: Int64) -> UInt64:
         return (lengths % 3).astype(np.uint64)
 
@@ -47,7 +48,7 @@ def test_ids_that_share_a_hash_stay_apart(asked: list[list[str]]) -> None:
         patch.setattr(id_table, "_hashes", coarse)
         catalogue = Catalogue()
         table = IdTable(catalogue)
-        for batch in asked:
+        for batch in batches:
             assert catalogue.ids(numbers(table, batch)) == batch
 
 
@@ -60,7 +61,7 @@ def test_many_ids_in_a_growing_table() -> None:
     assert len(catalogue) == 21_000
 
 
-def test_an_id_that_is_no_text_is_refused() -> None:
+def test_an_id_that_is_not_utf_8_is_refused() -> None:
     table = IdTable(Catalogue())
     with pytest.raises(UnicodeDecodeError):
         table.numbers(np.array([1]), b"\xff")

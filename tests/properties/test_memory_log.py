@@ -1,4 +1,4 @@
-"""The in-process log under any order of events: nothing is lost, nothing is read twice, shares stay even."""
+"""The in-process log under any order of calls: no record is lost or read twice, and shares stay even."""
 
 from collections import Counter
 
@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.eventlog.base import Outgoing, Partition, Rebalance, TopicSpec
-from engine.eventlog.memory.log import MemoryLog, MemorySession
+from engine.eventlog.memory.log import MemoryLog
+from engine.eventlog.memory.session import MemorySession
 
 ACTIONS = st.lists(
     st.tuples(st.sampled_from(["put", "join", "leave", "poll"]), st.integers(0, 7)), min_size=1, max_size=60
@@ -14,7 +15,7 @@ ACTIONS = st.lists(
 
 
 class Group:
-    """Members of one group that commit whatever they read, and note it."""
+    """Members of one group that commit every record they read and count it."""
 
     def __init__(self, partitions: int) -> None:
         self.log = MemoryLog()
@@ -22,7 +23,7 @@ class Group:
         self.members: list[MemorySession] = []
         self.sent = 0
         self.read: Counter[bytes | None] = Counter()
-        self.held: Counter[Partition] = Counter()
+        self.owners: Counter[Partition] = Counter()
 
     def put(self, count: int) -> None:
         values: list[bytes | None] = [b"%d" % (self.sent + number) for number in range(count)]
@@ -30,12 +31,12 @@ class Group:
         self.log.producer().send(Outgoing("clicks", values, values))
 
     def join(self) -> None:
-        rebalance = Rebalance(assigned=self.held.update, revoked=self.held.subtract)
+        rebalance = Rebalance(assigned=self.owners.update, revoked=self.owners.subtract)
         self.members.append(self.log.session(["clicks"], "group", rebalance))
 
     def leave(self, member: MemorySession) -> None:
         self.members.remove(member)
-        self.held.subtract(member.assignment())
+        self.owners.subtract(member.assignment())
         member.close()
 
     def poll(self, member: MemorySession, max_records: int) -> None:
@@ -45,14 +46,14 @@ class Group:
         member.commit({records.partition: records.offsets[-1] + 1 for records in batch})
 
     def settle(self) -> None:
-        """One round to give up, one to take over, one to read."""
+        """Three rounds of polls: one to revoke, one to assign, one to read."""
         for _ in range(3):
             for member in self.members:
                 self.poll(member, 1_000)
 
 
 @given(partitions=st.integers(1, 6), actions=ACTIONS)
-def test_every_record_is_read_exactly_once_whoever_comes_and_goes(
+def test_every_record_is_read_exactly_once_as_members_join_and_leave(
     partitions: int, actions: list[tuple[str, int]]
 ) -> None:
     group = Group(partitions)
@@ -64,7 +65,7 @@ def test_every_record_is_read_exactly_once_whoever_comes_and_goes(
         elif group.members:
             member = group.members[number % len(group.members)]
             group.leave(member) if action == "leave" else group.poll(member, number + 1)
-        assert all(holders <= 1 for holders in group.held.values()), "a partition with two holders"
+        assert all(owners <= 1 for owners in group.owners.values()), "a partition with two owners"
     group.join()
     group.settle()
     assert group.read == Counter(b"%d" % number for number in range(group.sent))

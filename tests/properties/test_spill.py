@@ -1,4 +1,4 @@
-"""Room for few: users who make room and come back have the window they would have had with room for all."""
+"""Spilled windows: evicted users who come back have the window that they would have had without eviction."""
 
 import numpy as np
 import pytest
@@ -10,18 +10,17 @@ from engine.catalogue.actions import Actions
 from engine.catalogue.ids import Catalogue
 from engine.errors import SettingsError
 from engine.settings.sections import Settings, WindowSettings
-from engine.windows.changelog import Changelog
-from engine.windows.codec import WindowCodec
-from engine.windows.store import Events, WindowStore
+from engine.windows.store import Events
+from engine.windows.users import UserWindows
 
 USERS = [f"user-{number}" for number in range(7)]
-ROOM = 3
+MAX_USERS = 3
 
 Windows = dict[str, list[tuple[int, int]]]
 
 steps = st.lists(
     st.one_of(
-        st.tuples(st.just("click"), st.lists(st.sampled_from(USERS), min_size=1, max_size=ROOM)),
+        st.tuples(st.just("click"), st.lists(st.sampled_from(USERS), min_size=1, max_size=MAX_USERS)),
         st.tuples(st.just("forget"), st.lists(st.sampled_from(USERS), min_size=1, max_size=1)),
         st.tuples(st.just("reload"), st.just([])),
     ),
@@ -30,7 +29,7 @@ steps = st.lists(
 
 
 class Worker:
-    """A window store with so much room, and its changelog."""
+    """A window store of at most `max_users` users, and its changelog."""
 
     def __init__(self, max_users: int, on_return: str = "restore") -> None:
         settings = Settings(
@@ -38,13 +37,13 @@ class Worker:
         )
         catalogue = Catalogue()
         catalogue.numbers(["only"])
-        self.store = WindowStore(settings.windows)
-        self.changelog = Changelog(settings, self.store, WindowCodec(catalogue, Actions(settings.clicks)))
+        self.user_windows = UserWindows(settings, catalogue, Actions(settings.clicks))
+        self.store = self.user_windows.store
         self._clock_ms = 0
 
     def click(self, users: list[str]) -> None:
-        """One click of each, in one batch, as the processor does it; partitions by the number in the name."""
-        self.changelog.reload(users)
+        """One click of each user in one batch, as the processor adds them; users are in partitions by their number."""
+        self.user_windows.reload(users)
         count = len(users)
         self._clock_ms += count
         events = Events(
@@ -57,41 +56,41 @@ class Worker:
         self.store.append(events)
 
     def windows(self) -> Windows:
-        """Every user's events with their partition, wherever they are kept."""
-        found: Windows = {}
+        """Every user's events with their partition, in memory or spilled."""
+        windows: Windows = {}
         for partition in (0, 1):
-            packed = self.changelog.pack(partition)
+            packed = self.user_windows.pack(partition)
             times = iter(packed.times_ms.tolist())
             assert NO_ITEM not in packed.items
             for user, count in zip(packed.users, packed.counts, strict=True):
-                assert user not in found
-                found[user] = [(partition, next(times)) for _ in range(count)]
-        return found
+                assert user not in windows
+                windows[user] = [(partition, next(times)) for _ in range(count)]
+        return windows
 
     def reload(self) -> None:
-        """Take a copy of everything, drop everything, and load the copy."""
-        copies = [self.changelog.pack(partition) for partition in (0, 1)]
+        """Copy all windows, drop them, and load the copy."""
+        copies = [self.user_windows.pack(partition) for partition in (0, 1)]
         for partition, packed in enumerate(copies):
-            self.changelog.drop(partition)
-            self.changelog.load(packed, partition)
+            self.user_windows.drop(partition)
+            self.user_windows.load(packed, partition)
 
 
 @given(steps)
-def test_little_room_changes_nothing(taken: list[tuple[str, list[str]]]) -> None:
-    little, much = Worker(ROOM), Worker(len(USERS))
-    for step, users in taken:
-        for worker in (little, much):
+def test_eviction_changes_no_window(script: list[tuple[str, list[str]]]) -> None:
+    evicting, plain = Worker(MAX_USERS), Worker(len(USERS))
+    for step, users in script:
+        for worker in (evicting, plain):
             if step == "click":
                 worker.click(users)
             elif step == "forget":
-                worker.changelog.forget(users[0])
+                worker.user_windows.forget(users[0])
             else:
                 worker.reload()
-        assert len(little.store) <= ROOM
-    assert little.windows() == much.windows()
+        assert len(evicting.store) <= MAX_USERS
+    assert evicting.windows() == plain.windows()
 
 
-def test_users_come_back_as_new_where_that_is_set() -> None:
+def test_evicted_users_come_back_without_a_window_where_the_settings_say_so() -> None:
     worker = Worker(1, on_return="new")
     worker.click(["user-0"])
     worker.click(["user-1"])
@@ -99,8 +98,8 @@ def test_users_come_back_as_new_where_that_is_set() -> None:
     assert worker.windows() == {"user-0": [(0, 2)]}
 
 
-def test_a_batch_of_more_users_than_there_is_room_for_is_refused() -> None:
-    worker = Worker(ROOM)
-    worker.click(USERS[:ROOM])
+def test_a_batch_of_more_than_max_users_is_refused() -> None:
+    worker = Worker(MAX_USERS)
+    worker.click(USERS[:MAX_USERS])
     with pytest.raises(SettingsError, match=r"windows.max_users = 3 is smaller than the users of one batch"):
-        worker.click(USERS[: ROOM + 1])
+        worker.click(USERS[: MAX_USERS + 1])

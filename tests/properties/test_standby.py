@@ -1,4 +1,4 @@
-"""Whatever moves where: a partition's owner has the windows that were written last, and in the end its standby, too."""
+"""Standby: wherever a partition moves, its owner has the latest windows, and its standby has them in the end."""
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,7 +14,7 @@ from tests.integration.test_recovery import Copy
 
 PARTITIONS = 2
 USERS = 3
-"""Of each partition."""
+"""Users of each partition."""
 LENGTH = 3
 
 partitions, users, workers = st.integers(0, PARTITIONS - 1), st.integers(0, USERS - 1), st.integers(0, 1)
@@ -26,7 +26,7 @@ save = st.tuples(st.just("save"), workers)
 
 
 class Shop:
-    """Two workers, and what each window should hold."""
+    """Two workers, and the expected windows."""
 
     def __init__(self, folder: Path, *, standby: bool) -> None:
         settings = Settings(
@@ -38,7 +38,7 @@ class Shop:
         log.ensure_topics([TopicSpec(settings.windows.topic, PARTITIONS, compacted=True)])
         self.workers = [Copy(log, settings), Copy(log, settings)]
         self.owners = [0] * PARTITIONS
-        self.written: dict[str, list[str]] = {}
+        self.expected: dict[str, list[str]] = {}
         self._clicks = 0
         for worker in self.workers:
             worker.restorer.stand_by(range(PARTITIONS))
@@ -50,12 +50,12 @@ class Shop:
             item = searches.id_of(f"words {self._clicks}")
         self._clicks += 1
         self.workers[self.owners[partition]].click(user, item, partition)
-        self.written[user] = [*self.written.get(user, []), item][-LENGTH:]
+        self.expected[user] = [*self.expected.get(user, []), item][-LENGTH:]
 
     def forget(self, partition: int, number: int) -> None:
         user = f"{partition}-{number}"
         self.workers[self.owners[partition]].forget(user, partition)
-        self.written.pop(user, None)
+        self.expected.pop(user, None)
 
     def move(self, partition: int) -> None:
         self.workers[self.owners[partition]].restorer.drop([partition])
@@ -75,17 +75,17 @@ class Shop:
 
 
 @given(st.lists(st.one_of(click, click, forget, move, step, save), max_size=40), st.booleans())
-def test_windows_follow_their_partition(happenings: list[tuple[str, int]], standby: bool) -> None:
+def test_windows_follow_their_partition(script: list[tuple[str, int]], standby: bool) -> None:
     with TemporaryDirectory() as folder:
         shop = Shop(Path(folder), standby=standby)
-        for what, *details in happenings:
-            getattr(shop, what)(*details)
+        for method, *arguments in script:
+            getattr(shop, method)(*arguments)
         for worker in shop.workers:
             worker.keep_warm()
         for partition, owner in enumerate(shop.owners):
             names = [f"{partition}-{number}" for number in range(USERS)]
-            wanted = [shop.written.get(user, []) for user in names]
-            assert [shop.workers[owner].items(user) for user in names] == wanted
+            expected = [shop.expected.get(user, []) for user in names]
+            assert [shop.workers[owner].items(user) for user in names] == expected
             other = [shop.workers[1 - owner].items(user) for user in names]
-            assert other == (wanted if standby else [[] for _ in names])
+            assert other == (expected if standby else [[] for _ in names])
         shop.close()

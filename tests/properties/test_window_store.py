@@ -1,4 +1,4 @@
-"""The vectorised window store against a model of it that anyone can check: one list per user, one event at a time."""
+"""The vectorised window store compared with a plain model of it: one list per user, one event at a time."""
 
 from collections import defaultdict
 from typing import NamedTuple
@@ -80,9 +80,9 @@ def read(store: WindowStore, user: str) -> list[tuple[int, int, int]]:
     window = list(
         zip(windows.items[0].tolist(), windows.times_ms[0].tolist(), windows.actions[0].tolist(), strict=True)
     )
-    empty = [place for place in window if place[2] == NO_ACTION]
+    empty = [event for event in window if event[2] == NO_ACTION]
     assert all(item == NO_ITEM for item, _, _ in empty)
-    return [place for place in window if place[2] != NO_ACTION]
+    return [event for event in window if event[2] != NO_ACTION]
 
 
 def expected(model: Model, user: str) -> list[tuple[int, int, int]]:
@@ -95,7 +95,7 @@ def new_store(ttl_days: float | None = None) -> WindowStore:
 
 @given(batches)
 @settings(max_examples=150)
-def test_batches_give_what_one_event_at_a_time_gives(stream: list[list[Event]]) -> None:
+def test_batches_give_the_same_as_one_event_at_a_time(stream: list[list[Event]]) -> None:
     store, model = new_store(), Model()
     for batch in stream:
         before = {user: expected(model, user) for user in ("ann", "bob", "cem")}
@@ -110,7 +110,7 @@ def test_batches_give_what_one_event_at_a_time_gives(stream: list[list[Event]]) 
 
 @given(batches)
 @settings(max_examples=80)
-def test_time_to_live_drops_what_is_too_old(stream: list[list[Event]]) -> None:
+def test_time_to_live_drops_events_that_are_too_old(stream: list[list[Event]]) -> None:
     ttl_ms = 3_000
     store, model = new_store(ttl_days=ttl_ms / DAY_MS), Model(ttl_ms)
     for batch in stream:

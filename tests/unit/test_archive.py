@@ -14,10 +14,11 @@ from pyarrow import dataset as ds
 from pyarrow import parquet
 
 from engine.errors import DataError
-from engine.settings.sections import ItemSettings
-from models.data import archive, dataset, histories, item_content
-from models.data.archive import Layout, Source
+from engine.interactions.layout import Layout, Source
+from engine.settings.sections import ItemSettings, TimeUnit
+from models.data import dataset, histories, item_content
 from models.data.dataset import Interactions
+from models.data.numbering import NumberedInteractions
 from models.settings import TrainSettings
 from models.training import training_data
 
@@ -99,7 +100,7 @@ def test_an_items_file_beside_the_interactions_is_none_of_them(tmp_path: Path) -
     ],
     ids=["milliseconds", "timestamps", "microseconds in a zone", "fractions"],
 )
-def test_times_of_every_kind(tmp_path: Path, times: pa.Array, unit: archive.TimeUnit) -> None:
+def test_times_of_every_kind(tmp_path: Path, times: pa.Array, unit: TimeUnit) -> None:
     path = written(tmp_path, {**EVENTS, "ts": times})
     assert spelled(dataset.read(Source(str(path), Layout(time_unit=unit)))) == EXPECTED
 
@@ -123,16 +124,24 @@ SECONDS, MILLISECONDS = 1_700_000_000, 1_700_000_000_000
 @pytest.mark.parametrize(
     ("changed", "unit", "said"),
     [
-        ({"ts": [1.0, np.nan, 2.0, 3.0]}, "s", "row 2: column ts holds what is no number; mend or remove the row"),
+        (
+            {"ts": [1.0, np.nan, 2.0, 3.0]},
+            "s",
+            "row 2: column ts holds nan; expected Unix seconds: mend or remove",
+        ),
         ({"ts": [1, None, 2, 3]}, "s", "row 2: column ts holds nothing"),
         ({"ts": [1, 2, -5, 3]}, "s", "row 3: column ts holds -5, which is before 1970"),
-        ({"ts": ["1", "2", "3", "4"]}, "s", "row 1: column ts holds '1'; expected Unix seconds"),
+        ({"ts": ["1", " 2 ", "soon", "4"]}, "s", "row 3: column ts holds 'soon'; expected Unix seconds"),
         ({"ts": [SECONDS, SECONDS, MILLISECONDS, SECONDS]}, "s", "row 3: .* is the year 55840; .* --time-unit ms"),
-        ({"ts": [MILLISECONDS, SECONDS, MILLISECONDS, MILLISECONDS]}, "ms", "row 2: .*; some rows are in seconds"),
-        ({"ts": [MILLISECONDS * 1000] * 4}, "ms", "row 1: .* must be divided down to milliseconds"),
+        (
+            {"ts": [MILLISECONDS, SECONDS, MILLISECONDS, MILLISECONDS]},
+            "ms",
+            "row 2: .*; some rows are in another unit",
+        ),
+        ({"ts": [MILLISECONDS * 1000] * 4}, "ms", "row 1: .* is the year 55840; .* --time-unit us"),
         ({"user": ["a", None, "b", "c"]}, "s", "row 2: column user holds nothing"),
         ({"item": ["a", "b", "", "c"]}, "s", "row 3: column item holds nothing"),
-        ({"item": [1.0, 2.0, 3.0, 4.0]}, "s", "column item holds fractional numbers; ids are text or whole numbers"),
+        ({"item": [1.0, 2.0, 3.5, 4.0]}, "s", "row 3: column item holds 3.5; expected text or whole numbers"),
     ],
     ids=[
         "NaN",
@@ -147,9 +156,7 @@ SECONDS, MILLISECONDS = 1_700_000_000, 1_700_000_000_000
         "fractions as ids",
     ],
 )
-def test_bad_values_end_with_a_sentence(
-    tmp_path: Path, changed: dict[str, Any], unit: archive.TimeUnit, said: str
-) -> None:
+def test_bad_values_end_with_a_sentence(tmp_path: Path, changed: dict[str, Any], unit: TimeUnit, said: str) -> None:
     with pytest.raises(DataError, match=said):
         dataset.read(Source(str(written(tmp_path, EVENTS | changed)), Layout(time_unit=unit)))
 
@@ -193,7 +200,7 @@ def test_all_ties_go_by_the_order_of_the_file_and_have_no_last_tenth(
 ) -> None:
     path = written(tmp_path, {"user": ["a", "b"] * 3, "item": list("uvwxyz"), "ts": [7] * 6})
     with caplog.at_level(logging.WARNING):
-        found = histories.sort(archive.open_source(path), tmp_path / "sorted")
+        found = histories.sort(NumberedInteractions(path), tmp_path / "sorted")
     assert "all 6 events have the same time; the order of the file decides" in caplog.text
     learned = training_data.prepare(found, TrainSettings(holdout="last"))
     assert [learned.ids[row] for row in learned.histories.items] == ["u", "w", "v", "x"]
@@ -209,7 +216,7 @@ def test_a_user_with_millions_of_events_is_named_and_read(tmp_path: Path, caplog
         "ts": np.arange(many + 4),
     }
     with caplog.at_level(logging.WARNING):
-        found = histories.sort(archive.open_source(written(tmp_path, columns)), tmp_path / "sorted")
+        found = histories.sort(NumberedInteractions(written(tmp_path, columns)), tmp_path / "sorted")
     assert f"user '0' has {many} of {many + 4} events; if that is a program" in caplog.text
     learned = training_data.prepare(found, TrainSettings())
     assert learned.histories.lengths()[0] == int(0.9 * (many + 4))  # the last tenth of time is left out

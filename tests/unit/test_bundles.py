@@ -1,4 +1,4 @@
-"""A bundle is verified file by file; what is damaged or does not fit is refused by name."""
+"""A bundle is verified file by file; one that is damaged or does not fit is refused, and the error names the file."""
 
 import json
 import shutil
@@ -21,7 +21,7 @@ def bundle(tiny_release: Path, tmp_path: Path) -> Path:
 
 
 def rewritten(bundle: Path, releases: Path, **changes: object) -> Path:
-    """A bundle like this one with some parts changed and checksums that fit."""
+    """A copy of a bundle with some parts changed, and matching checksums."""
     read = bundles.read(bundle)
     parts: dict[str, object] = {
         "model": read.manifest.model,
@@ -42,7 +42,7 @@ def warm(read: Bundle) -> serving.LiveRelease:
     return serving.warm(read, Catalogue(), IndexSettings(), threads=1)
 
 
-def test_written_is_read_back(bundle: Path, tmp_path: Path) -> None:
+def test_a_bundle_reads_back_as_it_was_written(bundle: Path, tmp_path: Path) -> None:
     before = bundles.read(bundle)
     after = bundles.read(rewritten(bundle, tmp_path / "new"))
     np.testing.assert_array_equal(after.vectors, before.vectors)
@@ -66,7 +66,7 @@ def test_a_missing_file_is_named(bundle: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", bundles.REQUIRED_FILES)
-def test_one_changed_bit_is_found(bundle: Path, name: str) -> None:
+def test_one_changed_bit_is_detected(bundle: Path, name: str) -> None:
     raw = bytearray((bundle / name).read_bytes())
     raw[len(raw) // 2] ^= 1
     (bundle / name).write_bytes(raw)
@@ -74,7 +74,7 @@ def test_one_changed_bit_is_found(bundle: Path, name: str) -> None:
         bundles.read(bundle)
 
 
-def test_a_manifest_cut_short_is_found(bundle: Path) -> None:
+def test_a_truncated_manifest_is_refused(bundle: Path) -> None:
     path = bundle / contract.MANIFEST_FILE
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(DamagedReleaseError, match="not a manifest"):
@@ -106,7 +106,7 @@ def test_learned_values_of_actions_are_part_of_a_release(bundle: Path, tmp_path:
         bundles.read(rewritten(bundle, tmp_path / "b", action_values={"buy": 0.0}))
 
 
-def test_a_graph_that_is_none_is_refused(bundle: Path, tmp_path: Path) -> None:
+def test_bytes_that_are_no_graph_are_refused(bundle: Path, tmp_path: Path) -> None:
     with pytest.raises(UnfitReleaseError, match=r"encoder\.onnx: onnxruntime cannot load it"):
         warm(bundles.read(rewritten(bundle, tmp_path / "a", encoder_onnx=b"no graph")))
 
@@ -117,7 +117,7 @@ def test_a_graph_that_breaks_the_contract_is_refused(bundle: Path, tmp_path: Pat
         warm(bundles.read(rewritten(bundle, tmp_path / "a", encoder_onnx=read.items_onnx)))
 
 
-def test_warm_release_knows_its_items(tiny_release: Path) -> None:
+def test_a_warm_release_maps_its_items_to_rows_and_others_to_no_row(tiny_release: Path) -> None:
     catalogue = Catalogue()
     catalogue.numbers(["met before"])
     read = bundles.read(tiny_release)

@@ -45,14 +45,14 @@ def test_plain_csv_is_read_too(tmp_path: Path) -> None:
 
 def learned_actions(data: Interactions, weights: dict[str, float], default: str) -> list[int]:
     clicks = ClickSettings(actions=weights, default_action=default)
-    learned = training_data.prepare(data.timelines(), TrainSettings(clicks=clicks, holdout="none"))
+    learned = training_data.prepare(data.histories(), TrainSettings(clicks=clicks, holdout="none"))
     return list(map(int, learned.histories.actions))
 
 
 def test_weights_come_from_the_action_and_not_from_the_rating(tmp_path: Path) -> None:
     lines = ("a,x,1,9,buy", "a,y,2,9,view", "b,x,3,9,unheard-of")
     found = dataset.read(folder_with(tmp_path, HEADER + ",event", *lines))
-    assert learned_actions(found, {"view": 1.0, "buy": 3.0}, "view") == [1, 0, 0]
+    assert learned_actions(found, {"view": 1.0, "buy": 3.0}, "view") == [2, 1, 1]
 
 
 def test_actions_without_a_weight_are_told_and_not_left_to_chance(
@@ -79,7 +79,7 @@ def test_where_every_action_is_named_or_there_is_none_nothing_is_said(
 
 def test_data_without_actions_has_the_default_one(tmp_path: Path) -> None:
     found = dataset.read(folder_with(tmp_path, HEADER, "a,x,1,9", "b,y,2,9"))
-    assert learned_actions(found, {"buy": 2.0, "view": 1.0}, "view") == [1, 1]
+    assert learned_actions(found, {"buy": 2.0, "view": 1.0}, "view") == [2, 2]
 
 
 def test_by_user_keeps_time_order_within_a_user(tmp_path: Path) -> None:
@@ -113,11 +113,11 @@ def test_fingerprint_sees_every_column(tmp_path: Path) -> None:
         (("user,item,weight", "a,x,1"), "no column ts; found user, item, weight; name the ones"),
         ((HEADER, "a,x,1,1", "a,y,2,1"), "has 1 user, 'a', in all of its 2 events"),
         ((HEADER, "a,x,1,1", "b,x,2,1"), "has 1 item, 'x', in all of its 2 events"),
-        ((HEADER, "a,x,1,1", "b,y,nan,1"), "line 3: column ts holds"),
-        ((HEADER, "a,x,1,1", ",y,2,1"), "line 3: column user holds nothing"),
-        ((HEADER, "a,x,1,1", "b,y,inf,1"), "line 3: column ts holds"),
-        ((HEADER, "a,x,yesterday,1", "b,y,2,1"), "cannot be read"),
-        ((HEADER, "a,x,1,1", "b,y"), "cannot be read"),
+        ((HEADER, "a,x,1,1", "b,y,nan,1"), "row 2: column ts holds 'nan'; expected Unix seconds"),
+        ((HEADER, "a,x,1,1", ",y,2,1"), "row 2: column user holds nothing"),
+        ((HEADER, "a,x,1,1", "b,y,inf,1"), "row 2: column ts holds 'inf'"),
+        ((HEADER, "a,x,yesterday,1", "b,y,2,1"), "row 1: column ts holds 'yesterday'"),
+        ((HEADER, "a,x,1,1", "b,y"), "row 2: 2 of 4 values in 'b,y'; mend the row"),
         (("",), "cannot be read"),
     ],
     ids=[

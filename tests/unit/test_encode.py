@@ -1,4 +1,4 @@
-"""Lists out: the bytes that others read, and back again."""
+"""Messages of lists: golden bytes, and decoding."""
 
 import json
 from typing import Any
@@ -7,7 +7,7 @@ import numpy as np
 
 from engine.arrays import FIRST_SEARCH, NO_ITEM
 from engine.catalogue import searches
-from engine.messages.recommendation import Because, decode_recommendation
+from engine.messages.recommendation import Reason, decode_recommendation
 from engine.ranking.encode import ListHeads, encode_recommendations
 from engine.ranking.lists import FROM_INTEREST, FROM_POPULAR, Lists
 
@@ -18,7 +18,7 @@ def lists() -> Lists:
         scores=np.array([[1.25, 0.5, 0.0], [0.0, 0.0, 0.0]], np.float32),
         sources=np.array([[FROM_INTEREST, FROM_INTEREST, FROM_POPULAR], [FROM_POPULAR] * 3], np.uint8),
         interests=np.array([[1, 0, -1], [-1, -1, -1]], np.int32),
-        because=np.array([[[0, 1], [1, NO_ITEM]], [[NO_ITEM, NO_ITEM], [NO_ITEM, NO_ITEM]]], np.int32),
+        reasons=np.array([[[0, 1], [1, NO_ITEM]], [[NO_ITEM, NO_ITEM], [NO_ITEM, NO_ITEM]]], np.int32),
         shares=np.array([[[0.75, 0.25], [1.0, 0.0]], [[0.0, 0.0], [0.0, 0.0]]], np.float32),
         removed={},
     )
@@ -42,27 +42,27 @@ def test_recommendation_schema_1_golden_bytes() -> None:
     ]
 
 
-def test_what_is_encoded_decodes() -> None:
+def test_an_encoded_list_decodes() -> None:
     for value in encoded():
-        plain: Any = json.loads(value)
-        ours = decode_recommendation(value)
-        assert ours.user == plain["user"]
-        assert [place.item for place in ours.items] == [place["item"] for place in plain["items"]]
+        fields: Any = json.loads(value)
+        recommendation = decode_recommendation(value)
+        assert recommendation.user == fields["user"]
+        assert [listed.item for listed in recommendation.items] == [listed["item"] for listed in fields["items"]]
 
 
-def test_fields_added_later_do_not_break_this_reader() -> None:
+def test_unknown_fields_are_ignored() -> None:
     value = json.loads(encoded()[0]) | {"experiment": "b"}
     assert decode_recommendation(json.dumps(value).encode()).user == "ann"
 
 
 def test_a_search_among_the_reasons_golden_bytes() -> None:
-    found = lists()
-    found.because[0, 0, 1] = FIRST_SEARCH
+    with_search = lists()
+    with_search.reasons[0, 0, 1] = FIRST_SEARCH
     names = {FIRST_SEARCH: searches.id_of("Red shoes"), 0: "zero", 1: "one", 2: "two"}
     heads = ListHeads(["3-40-m-1", "3-41-m-1"], ["ann", "bob"], [1000, 2000], "m-1", 3000)
-    value = encode_recommendations(found, heads, lambda numbers: [names[number] for number in numbers])[0]
+    value = encode_recommendations(with_search, heads, lambda numbers: [names[number] for number in numbers])[0]
     reasons = b'[[{"item":"zero","share":0.75},{"item":"red shoes","share":0.25,"kind":"search"}],'
     assert (
         value == encoded()[0].split(b'"interests":')[0] + b'"interests":' + reasons + b'[{"item":"one","share":1.0}]]}'
     )
-    assert decode_recommendation(value).interests[0][1] == Because("red shoes", 0.25, "search")
+    assert decode_recommendation(value).interests[0][1] == Reason("red shoes", 0.25, "search")

@@ -1,4 +1,4 @@
-"""The loss against its textbook form, and training: it learns, repeats itself, stops, and leaves out what it says."""
+"""The loss against its textbook form, and training: it learns, is repeatable, stops, and never sees the holdout."""
 
 import dataclasses
 from pathlib import Path
@@ -24,7 +24,7 @@ from models.training import step, training_data, validation
 from models.training.ema import WeightAverage
 from models.training.fit import train
 from models.training.trainer import TrainingProgress
-from models.training.validation import Found, Validation
+from models.training.validation import Validation, ValidationResult
 
 SMALL = EncoderSettings(dimensions=8, interests=2, heads=2, hidden=16, window_length=10)
 
@@ -53,35 +53,35 @@ def gradients(value: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
 def test_full_softmax_is_cross_entropy_of_the_maximum(monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
     monkeypatch.setattr(loss, "_CHUNK_SCORES", chunk)
     interests, targets, vectors = random_problem(23, 31)
-    ours = loss.catalogue_loss(interests, targets, vectors, loss.whole_catalogue(31))
-    theirs = textbook(interests, targets, vectors)
-    torch.testing.assert_close(ours, theirs)
-    found, expected = gradients(ours, interests, vectors), gradients(theirs, interests, vectors)
-    torch.testing.assert_close(found, expected)
+    value = loss.catalogue_loss(interests, targets, vectors, loss.whole_catalogue(31))
+    expected = textbook(interests, targets, vectors)
+    torch.testing.assert_close(value, expected)
+    torch.testing.assert_close(gradients(value, interests, vectors), gradients(expected, interests, vectors))
 
 
 def test_hard_choice_is_cross_entropy_of_the_interest_nearest_to_the_target() -> None:
-    """Position by position: pick the interest with the largest score of the target, then plain cross-entropy on it."""
+    """Position by position: take the interest with the largest score of the target, then plain cross-entropy on it."""
     interests, targets, vectors = random_problem(23, 31)
-    chosen = loss.nearest(interests, targets, vectors)
-    ours = loss.catalogue_loss(chosen, targets, vectors, loss.whole_catalogue(31))
-    best = [int((mine @ vectors[target]).argmax()) for mine, target in zip(interests, targets, strict=True)]
-    theirs = textbook(torch.stack([mine[k : k + 1] for mine, k in zip(interests, best, strict=True)]), targets, vectors)
-    torch.testing.assert_close(ours, theirs)
-    torch.testing.assert_close(gradients(ours, interests, vectors), gradients(theirs, interests, vectors))
+    nearest = loss.nearest_interest(interests, targets, vectors)
+    value = loss.catalogue_loss(nearest, targets, vectors, loss.whole_catalogue(31))
+    best = [int((each @ vectors[target]).argmax()) for each, target in zip(interests, targets, strict=True)]
+    by_hand = torch.stack([each[k : k + 1] for each, k in zip(interests, best, strict=True)])
+    expected = textbook(by_hand, targets, vectors)
+    torch.testing.assert_close(value, expected)
+    torch.testing.assert_close(gradients(value, interests, vectors), gradients(expected, interests, vectors))
     assert len(set(best)) == 3
 
 
 def test_agreement_is_the_mean_cosine_of_pairs() -> None:
     """The same vector three times: 1; three at right angles: 0; two opposite ones: -1, which is the least there is."""
-    one, across = torch.tensor([[[3.0, 4.0, 0.0]]]), torch.diag(torch.tensor([1.0, 2.0, 5.0]))[None]
-    assert loss.agreement(one.repeat(2, 3, 1)).item() == pytest.approx(1.0)
-    assert loss.agreement(across).item() == pytest.approx(0.0, abs=1e-6)
-    assert loss.agreement(torch.cat([one, -one], 1)).item() == pytest.approx(-1.0)
-    assert loss.agreement(one).item() == 0.0  # one interest agrees with nobody
+    vector, orthogonal = torch.tensor([[[3.0, 4.0, 0.0]]]), torch.diag(torch.tensor([1.0, 2.0, 5.0]))[None]
+    assert loss.interest_agreement(vector.repeat(2, 3, 1)).item() == pytest.approx(1.0)
+    assert loss.interest_agreement(orthogonal).item() == pytest.approx(0.0, abs=1e-6)
+    assert loss.interest_agreement(torch.cat([vector, -vector], 1)).item() == pytest.approx(-1.0)
+    assert loss.interest_agreement(vector).item() == 0.0  # a single interest has no pairs
     interests = random_problem(5, 6)[0]
     pairs = [torch.cosine_similarity(interests[:, k], interests[:, m]).mean() for k, m in ((0, 1), (0, 2), (1, 2))]
-    torch.testing.assert_close(loss.agreement(interests), sum(pairs, torch.zeros(())) / 3)
+    torch.testing.assert_close(loss.interest_agreement(interests), sum(pairs, torch.zeros(())) / 3)
 
 
 def test_interests_in_use() -> None:
@@ -95,9 +95,9 @@ def test_interests_that_tie_share_the_gradient() -> None:
     """A window of one event has K equal interests: the gradient is still that of cross-entropy, and sums to it."""
     interests, targets, vectors = random_problem(9, 12)
     equal = interests.detach()[:, :1].repeat(1, 3, 1).requires_grad_()
-    ours = gradients(loss.catalogue_loss(equal, targets, vectors, loss.whole_catalogue(12)), equal, vectors)
-    theirs = gradients(textbook(equal, targets, vectors), equal, vectors)
-    torch.testing.assert_close(ours, theirs)
+    value = loss.catalogue_loss(equal, targets, vectors, loss.whole_catalogue(12))
+    expected = textbook(equal, targets, vectors)
+    torch.testing.assert_close(gradients(value, equal, vectors), gradients(expected, equal, vectors))
 
 
 def test_a_large_sample_is_the_full_softmax() -> None:
@@ -112,16 +112,16 @@ def test_a_large_sample_is_the_full_softmax() -> None:
 def test_a_target_is_never_its_own_negative() -> None:
     """The only item drawn is the target itself: nothing competes with it, so the loss is 0."""
     interests, _, vectors = random_problem(4, 6)
-    alone = torch.tensor([0, 0, 0, 1, 0, 0])
-    candidates = loss.NegativeSampler(alone, 10, torch.Generator().manual_seed(0)).draw()
+    counts = torch.tensor([0, 0, 0, 1, 0, 0])
+    candidates = loss.NegativeSampler(counts, 10, torch.Generator().manual_seed(0)).draw()
     assert candidates.items.tolist() == [3]
     assert loss.catalogue_loss(interests, torch.full((4,), 3), vectors, candidates).item() == 0.0
 
 
-def encoded(encoder: TwoHopEncoder, items: list[int], asked: int) -> Tensor:
+def encoded(encoder: TwoHopEncoder, items: list[int], queries: int) -> Tensor:
     """Interests [A, K, D] of the last events of one sequence, an hour apart."""
     times_ms = 3_600_000 * np.arange(len(items))[None]
-    ages = torch.from_numpy(log_ages(times_ms[:, None], times_ms[:, len(items) - asked :, None]))
+    ages = torch.from_numpy(log_ages(times_ms[:, None], times_ms[:, len(items) - queries :, None]))
     with torch.no_grad():
         interests: Tensor = encoder(torch.tensor([items]), ages, torch.ones(1, len(items)))[0]
     return interests[0]
@@ -129,7 +129,7 @@ def encoded(encoder: TwoHopEncoder, items: list[int], asked: int) -> Tensor:
 
 @pytest.mark.parametrize("scoring", get_args(Scoring))
 def test_the_future_is_hidden(scoring: Scoring) -> None:
-    """Changing the last event leaves what was known before it as it was."""
+    """Changing the last event changes no interest before it."""
     encoder = TwoHopEncoder(20, SMALL.model_copy(update={"scoring": scoring})).eval()
     before, after = encoded(encoder, [1, 2, 3, 4, 5, 6], 6), encoded(encoder, [1, 2, 3, 4, 5, 19], 6)
     torch.testing.assert_close(before[:-1], after[:-1])
@@ -137,15 +137,15 @@ def test_the_future_is_hidden(scoring: Scoring) -> None:
 
 
 @pytest.mark.parametrize("scoring", get_args(Scoring))
-def test_asking_the_last_events_alone_changes_nothing(scoring: Scoring) -> None:
-    """The last two of six asked alone = the last two of all six asked."""
+def test_fewer_query_positions_change_nothing(scoring: Scoring) -> None:
+    """The last two of six events as queries = the last two of all six as queries."""
     encoder = TwoHopEncoder(20, SMALL.model_copy(update={"scoring": scoring})).eval()
-    every, last = encoded(encoder, [1, 2, 3, 4, 5, 6], 6), encoded(encoder, [1, 2, 3, 4, 5, 6], 2)
-    torch.testing.assert_close(every[4:], last)
+    all_six, last_two = encoded(encoder, [1, 2, 3, 4, 5, 6], 6), encoded(encoder, [1, 2, 3, 4, 5, 6], 2)
+    torch.testing.assert_close(all_six[4:], last_two)
 
 
 def test_additive_scores_are_those_of_the_formula(monkeypatch: pytest.MonkeyPatch) -> None:
-    """v · tanh(Q h + K z), pair by pair, with its gradient, whether in one chunk or in one for each sequence."""
+    """v · tanh(Q h + K z), pair by pair, with its gradient, in one chunk and in one for each sequence."""
     scoring, generator = AdditiveScoring(4, 3), torch.Generator().manual_seed(0)
     state = torch.randn(5, 2, 4, generator=generator).requires_grad_()
     keys = torch.randn(5, 6, 4, generator=generator).requires_grad_()
@@ -154,17 +154,17 @@ def test_additive_scores_are_those_of_the_formula(monkeypatch: pytest.MonkeyPatc
     expected = torch.stack([torch.stack([torch.stack(row) for row in rows]) for rows in pairs]).permute(0, 3, 1, 2)
     for chunk in (1 << 24, 1):
         monkeypatch.setattr(attention, "_CHUNK_FEATURES", chunk)
-        found = scoring(state, keys)
-        torch.testing.assert_close(found, expected)
+        scores = scoring(state, keys)
+        torch.testing.assert_close(scores, expected)
         inputs = (state, keys, *scoring.parameters())
         torch.testing.assert_close(
-            gradients(found.square().sum(), *inputs), gradients(expected.square().sum(), *inputs)
+            gradients(scores.square().sum(), *inputs), gradients(expected.square().sum(), *inputs)
         )
 
 
 def settings(**changes: object) -> TrainSettings:
-    chosen = {"encoder": SMALL, "epochs": 12, "batch_sequences": 16, "learning_rate": 5e-3, "holdout": "last"}
-    return TrainSettings.model_validate({**chosen, **changes})
+    defaults = {"encoder": SMALL, "epochs": 12, "batch_sequences": 16, "learning_rate": 5e-3, "holdout": "last"}
+    return TrainSettings.model_validate({**defaults, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -172,38 +172,38 @@ def rings(tiny_interactions: Path) -> Interactions:
     return dataset.read(tiny_interactions)
 
 
-def test_training_learns_and_repeats_itself(rings: Interactions) -> None:
+def test_training_learns_and_is_repeatable(rings: Interactions) -> None:
     first, second = train(rings, settings()), train(rings, settings())
-    assert first.rounds[-1].loss < 0.75 * first.rounds[0].loss
-    assert first.rounds[-1].best_ndcg > 1.5 * first.rounds[0].ndcg
-    assert all(1.0 <= progress.interests_in_use <= SMALL.interests for progress in first.rounds)
+    assert first.validations[-1].loss < 0.75 * first.validations[0].loss
+    assert first.validations[-1].best_ndcg > 1.5 * first.validations[0].ndcg
+    assert all(1.0 <= progress.interests_in_use <= SMALL.interests for progress in first.validations)
     assert first.action_values == {}
-    for one, other in zip(first.encoder.parameters(), second.encoder.parameters(), strict=True):
-        assert torch.equal(one, other)
+    for parameter, repeated in zip(first.encoder.parameters(), second.encoder.parameters(), strict=True):
+        assert torch.equal(parameter, repeated)
     third = train(rings, settings(seed=1))
     assert not torch.equal(third.encoder.items.table(), first.encoder.items.table())
 
 
 def test_sampled_softmax_learns_too(rings: Interactions) -> None:
     trained = train(rings, settings(full_softmax_up_to=0, negatives=40))
-    assert trained.rounds[-1].best_ndcg > 1.5 * trained.rounds[0].ndcg
+    assert trained.validations[-1].best_ndcg > 1.5 * trained.validations[0].ndcg
 
 
-def test_training_does_not_see_what_is_held_out(rings: Interactions) -> None:
-    """Whatever the held-out events are, the trained weights are the same to the bit."""
-    chosen = settings(holdout="both", epochs=2)
-    hidden = splits.held_out(rings, splits.holdout(rings.timelines(), "both"))
-    assert 0.1 <= hidden.mean() < 0.2
-    garbled = dataclasses.replace(rings, items=np.where(hidden, np.int32(0), rings.items))
-    one, other = train(rings, chosen), train(garbled, chosen)
-    assert one.ids == other.ids
-    assert torch.equal(one.encoder.items.table(), other.encoder.items.table())
-    assert one.popularity.tolist() == other.popularity.tolist()
-    assert one.newest_ms < int(rings.times_ms[-1])
+def test_training_does_not_see_the_holdout(rings: Interactions) -> None:
+    """With other items in all held-out events, the trained weights are the same to the bit."""
+    both = settings(holdout="both", epochs=2)
+    is_held_out = splits.held_out(rings, splits.holdout(rings.histories(), "both"))
+    assert 0.1 <= is_held_out.mean() < 0.2
+    garbled = dataclasses.replace(rings, items=np.where(is_held_out, np.int32(0), rings.items))
+    original, without = train(rings, both), train(garbled, both)
+    assert original.ids == without.ids
+    assert torch.equal(original.encoder.items.table(), without.encoder.items.table())
+    assert original.popularity.tolist() == without.popularity.tolist()
+    assert original.newest_ms < int(rings.times_ms[-1])
 
 
-def test_the_release_knows_only_items_it_was_trained_on(rings: Interactions) -> None:
-    """Item 'new' appears once, as somebody's held-out last event."""
+def test_items_without_a_training_event_are_left_out(rings: Interactions) -> None:
+    """Item 'new' has one event, a user's held-out last one."""
     last = int(np.flatnonzero(splits.newest(rings))[0])
     items = rings.items.copy()
     items[last] = len(rings.item_ids)
@@ -218,34 +218,36 @@ def test_the_release_knows_only_items_it_was_trained_on(rings: Interactions) -> 
     [
         {"encoder": SMALL.model_copy(update={"scoring": "additive"})},
         {"interest_choice": "per_target"},
-        {"skip_share": 0.5, "skip_most": 3},
+        {"skip_share": 0.5, "skip_max": 3},
         {"weight_averaging": 0.9},
     ],
     ids=["additive scoring", "hard choice", "skips", "averaged weights"],
 )
-def test_every_choice_learns(rings: Interactions, change: dict[str, object]) -> None:
+def test_every_variant_learns(rings: Interactions, change: dict[str, object]) -> None:
     trained = train(rings, settings(**change, epochs=8))
-    assert trained.rounds[-1].best_ndcg > 1.5 * trained.rounds[0].ndcg
+    assert trained.validations[-1].best_ndcg > 1.5 * trained.validations[0].ndcg
 
 
 def test_interests_kept_apart_agree_less(rings: Interactions) -> None:
-    """The same training with and without the regulariser, each asked how alike the interests of a window are."""
-    free, apart = (train(rings, settings(interest_agreement=weight, epochs=4)).encoder for weight in (0.0, 1.0))
+    """The same training with and without the regulariser: the mean cosine of the interests of ten windows."""
     windows = [list(range(start, start + 8)) for start in range(0, 100, 10)]
-    alike = [torch.stack([loss.agreement(encoded(one, window, 1)) for window in windows]) for one in (free, apart)]
-    assert (alike[1] < alike[0]).all()
+    free, apart = (
+        torch.stack([loss.interest_agreement(encoded(encoder, window, 1)) for window in windows])
+        for encoder in (train(rings, settings(interest_agreement=weight, epochs=4)).encoder for weight in (0.0, 1.0))
+    )
+    assert (apart < free).all()
 
 
 def test_values_of_actions_are_learned(rings: Interactions) -> None:
-    """Half of the clicks, drawn by lot, are on any item: "stray". They say nothing, and come to be worth less."""
+    """A random half of the clicks, "stray", are on random items. They predict nothing, and their value falls."""
     rng = np.random.default_rng(0)
-    stray = rng.random(len(rings)) < 0.5
-    items = np.where(stray, rng.integers(0, len(rings.item_ids), len(rings)), rings.items).astype(np.int32)
-    data = dataclasses.replace(rings, items=items, actions=stray.astype(np.int32), action_names=["view", "stray"])
+    is_stray = rng.random(len(rings)) < 0.5
+    items = np.where(is_stray, rng.integers(0, len(rings.item_ids), len(rings)), rings.items).astype(np.int32)
+    data = dataclasses.replace(rings, items=items, actions=is_stray.astype(np.int32), action_names=["view", "stray"])
     clicks = {"actions": {"stray": 1.0, "view": 2.0, "hide": 0.0}, "default_action": "view"}
-    learned = train(data, settings(clicks=clicks, action_values="learned", epochs=8)).action_values
-    assert learned.keys() == {"stray", "view"}
-    assert learned["stray"] / learned["view"] < 0.45  # they began at 1/2
+    values = train(data, settings(clicks=clicks, action_values="learned", epochs=8)).action_values
+    assert values.keys() == {"stray", "view"}
+    assert values["stray"] / values["view"] < 0.45  # they started at 1/2
 
 
 def test_averaged_weights_follow_their_definition() -> None:
@@ -261,16 +263,16 @@ def test_averaged_weights_follow_their_definition() -> None:
     assert WeightAverage(trained, 0.0).encoder is trained
 
 
-def test_what_is_exported_is_the_average(rings: Interactions, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The release of one epoch has the average as it was after the last step."""
+def test_the_exported_weights_are_the_average(rings: Interactions, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The release of one epoch has the average after the last step."""
     weights = list[Tensor]()
     update = WeightAverage.update
 
-    def recorded(average: WeightAverage) -> None:
+    def update_and_record(average: WeightAverage) -> None:
         update(average)
         weights.append(average.encoder.items.ids.weight.detach().clone())
 
-    monkeypatch.setattr(WeightAverage, "update", recorded)
+    monkeypatch.setattr(WeightAverage, "update", update_and_record)
     trained = train(rings, settings(epochs=1, weight_averaging=0.9))
     assert torch.equal(trained.encoder.items.ids.weight, weights[-1])
     assert not torch.equal(weights[-1], weights[0])
@@ -279,51 +281,50 @@ def test_what_is_exported_is_the_average(rings: Interactions, monkeypatch: pytes
 def test_a_share_of_the_sequences_skips_up_to_the_most() -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        drawn = step.drawn_skips(1000, settings(skip_share=0.5, skip_most=3))
-    assert set(drawn.tolist()) == {0, 1, 2, 3}
-    assert abs((drawn > 0).mean() - 0.5) < 0.05
+        skips = step.drawn_skips(1000, settings(skip_share=0.5, skip_max=3))
+    assert set(skips.tolist()) == {0, 1, 2, 3}
+    assert abs((skips > 0).mean() - 0.5) < 0.05
 
 
-def test_weights_that_are_no_numbers_are_the_worst(rings: Interactions) -> None:
-    """Every other item stands above the target, so its rank is that of all V items."""
-    chosen = settings()
-    learned = training_data.prepare(rings.timelines(), chosen)
-    encoder = TwoHopEncoder(len(learned.ids), SMALL)
-    aside = validation.cut(learned.histories, chosen)[1]
-    assert aside.run(encoder).ndcg > 1.1 / np.log2(2 + len(learned.ids))
+def test_nan_weights_validate_worst(rings: Interactions) -> None:
+    """Every item counts as ranked above the target, so its rank is V + 1."""
+    data = training_data.prepare(rings.histories(), settings())
+    encoder = TwoHopEncoder(len(data.ids), SMALL)
+    held_out = validation.split(data.histories, settings())[1]
+    assert held_out.run(encoder).ndcg > 1.1 / np.log2(2 + len(data.ids))
     torch.nn.init.constant_(encoder.hop1.key.weight, torch.nan)
-    assert aside.run(encoder).ndcg == pytest.approx(1.0 / np.log2(2 + len(learned.ids)))
+    assert held_out.run(encoder).ndcg == pytest.approx(1.0 / np.log2(2 + len(data.ids)))
 
 
 def test_time_limit_and_patience_end_training(rings: Interactions) -> None:
     clock = iter(range(0, 10_000, 20))
-    seen: list[TrainingProgress] = []
-    train(rings, settings(epochs=None, minutes=2.0), seen.append, lambda: float(next(clock)))
-    assert 1 <= seen[-1].step <= 6  # 120 s on a clock that moves 20 s whenever it is asked
+    progress: list[TrainingProgress] = []
+    train(rings, settings(epochs=None, minutes=2.0), progress.append, lambda: float(next(clock)))
+    assert 1 <= progress[-1].step <= 6  # 120 s on a clock that moves 20 s whenever it is read
     impatient = train(rings, settings(epochs=None, learning_rate=1e-9, patience=2))
-    assert len(impatient.rounds) <= 10
+    assert len(impatient.validations) <= 10
 
 
-def test_a_falling_rate_goes_to_its_end_and_keeps_what_it_ends_with(
+def test_a_decaying_rate_trains_to_its_end_and_takes_the_newest_weights(
     rings: Interactions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where validations only get worse, patience ends a steady rate with the first weights; a falling one goes on."""
+    """With ever worse validations, patience stops a constant rate with the first weights; a decay is not stopped."""
     ndcgs = iter(np.linspace(0.9, 0.1, 100).tolist())
-    seen: list[Tensor] = []
+    validated: list[Tensor] = []
 
-    def worse(_: Validation, encoder: TwoHopEncoder) -> Found:
-        seen.append(encoder.items.ids.weight.detach().clone())
-        return Found(next(ndcgs), 1.0)
+    def validate_worse(_: Validation, encoder: TwoHopEncoder) -> ValidationResult:
+        validated.append(encoder.items.ids.weight.detach().clone())
+        return ValidationResult(next(ndcgs), 1.0)
 
-    monkeypatch.setattr(Validation, "run", worse)
-    for decay, rounds, kept in (("none", 3, 0), ("cosine", 6, 5)):
-        seen.clear()
+    monkeypatch.setattr(Validation, "run", validate_worse)
+    for decay, validations, final in (("none", 3, 0), ("cosine", 6, 5)):
+        validated.clear()
         trained = train(rings, settings(epochs=6, patience=2, learning_rate_decay=decay))
-        assert (len(trained.rounds), len(seen)) == (rounds, rounds)
-        assert [torch.equal(trained.encoder.items.ids.weight, one) for one in seen].index(True) == kept
+        assert (len(trained.validations), len(validated)) == (validations, validations)
+        assert [torch.equal(trained.encoder.items.ids.weight, weight) for weight in validated].index(True) == final
 
 
-def test_too_little_data_ends_with_a_sentence(rings: Interactions) -> None:
+def test_too_little_data_is_refused(rings: Interactions) -> None:
     few = rings.select(np.arange(len(rings)) < 3)
     with pytest.raises(DataError, match="too few"):
         train(few, settings())

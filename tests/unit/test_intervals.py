@@ -1,4 +1,4 @@
-"""Intervals with values that can be worked out by hand, and what must hold for any answers."""
+"""Intervals with values that can be worked out by hand, and properties of all intervals."""
 
 from math import sqrt
 from random import Random
@@ -12,7 +12,7 @@ from models.evaluation import intervals
 
 Z = 1.959963984540054
 
-answers = st.lists(st.tuples(st.integers(0, 5), st.floats(0.0, 1.0)), min_size=1, max_size=40)
+entries = st.lists(st.tuples(st.integers(0, 5), st.floats(0.0, 1.0)), min_size=1, max_size=40)
 
 
 def columns(pairs: list[tuple[int, float]]) -> tuple[np.ndarray, np.ndarray]:
@@ -26,21 +26,21 @@ def half_width(values: list[float], users: list[int]) -> float:
     return (interval[1] - interval[0]) / 2
 
 
-def test_one_answer_a_user_is_the_interval_of_a_mean() -> None:
+def test_one_value_a_user_has_the_interval_of_a_mean() -> None:
     """Mean 1/4 of four users; squares of residuals add up to 3/4, so the standard error is sqrt(4/3 · 3/4) / 4."""
-    found = intervals.mean(np.array([1.0, 0.0, 0.0, 0.0]), np.arange(4, dtype=np.int32))
-    assert found.value == 1 / 4
-    assert found.interval == pytest.approx((1 / 4 - Z / 4, 1 / 4 + Z / 4))
+    estimate = intervals.mean(np.array([1.0, 0.0, 0.0, 0.0]), np.arange(4, dtype=np.int32))
+    assert estimate.value == 1 / 4
+    assert estimate.interval == pytest.approx((1 / 4 - Z / 4, 1 / 4 + Z / 4))
 
 
-def test_answers_of_one_user_stand_and_fall_together() -> None:
+def test_values_of_one_user_count_as_one_cluster() -> None:
     """User 7 hit 3 of 3, user 2 none of 1: mean 3/4, residuals 3/4 and -3/4, standard error sqrt(2 · 2 · 9/16) / 4."""
-    found = intervals.mean(np.array([1.0, 1.0, 0.0, 1.0]), np.array([7, 7, 2, 7], np.int32))
-    assert found.value == 3 / 4
-    assert found.interval == pytest.approx((3 / 4 - Z * 3 / 8, 3 / 4 + Z * 3 / 8))
+    estimate = intervals.mean(np.array([1.0, 1.0, 0.0, 1.0]), np.array([7, 7, 2, 7], np.int32))
+    assert estimate.value == 3 / 4
+    assert estimate.interval == pytest.approx((3 / 4 - Z * 3 / 8, 3 / 4 + Z * 3 / 8))
 
 
-def test_repeating_a_users_answers_tells_nothing_new() -> None:
+def test_repeating_a_users_values_narrows_nothing() -> None:
     once = half_width([1.0, 0.0, 1.0], [0, 1, 2])
     assert half_width([1.0, 0.0, 1.0] * 50, [0, 1, 2] * 50) == pytest.approx(once)
     assert half_width([1.0, 0.0, 1.0] * 50, list(range(150))) < once / 5
@@ -48,36 +48,36 @@ def test_repeating_a_users_answers_tells_nothing_new() -> None:
 
 def test_a_ratio_of_sums() -> None:
     """(1 + 5) / (2 + 2) = 3/2; residuals 1 - 3 and 5 - 3, standard error sqrt(2 · 8) / 4 = 1."""
-    found = intervals.ratio(np.array([1.0, 5.0]), np.array([2.0, 2.0]), np.array([0, 1], np.int32))
-    assert found.value == 3 / 2
-    assert found.interval == pytest.approx((3 / 2 - Z, 3 / 2 + Z))
+    estimate = intervals.ratio(np.array([1.0, 5.0]), np.array([2.0, 2.0]), np.array([0, 1], np.int32))
+    assert estimate.value == 3 / 2
+    assert estimate.interval == pytest.approx((3 / 2 - Z, 3 / 2 + Z))
 
 
-def test_nothing_to_divide_by_and_nobody_to_compare_with() -> None:
-    nothing = intervals.ratio(np.ones(2), np.zeros(2), np.arange(2, dtype=np.int32))
-    assert (nothing.value, nothing.interval) == (None, None)
-    alone = intervals.mean(np.array([1.0, 0.0]), np.zeros(2, np.int32))
-    assert (alone.value, alone.interval) == (1 / 2, None)
+def test_a_zero_denominator_and_a_single_user() -> None:
+    undefined = intervals.ratio(np.ones(2), np.zeros(2), np.arange(2, dtype=np.int32))
+    assert (undefined.value, undefined.interval) == (None, None)
+    single_user = intervals.mean(np.array([1.0, 0.0]), np.zeros(2, np.int32))
+    assert (single_user.value, single_user.interval) == (1 / 2, None)
     assert intervals.mean(np.zeros(0), np.zeros(0, np.int32)).value is None
 
 
-def test_an_interval_is_kept_within_what_is_possible() -> None:
-    found = intervals.mean(np.array([1.0, 0.0, 0.0, 0.0]), np.arange(4, dtype=np.int32)).within(0.0, 1.0)
-    assert found.interval == pytest.approx((0.0, 1 / 4 + Z / 4))
+def test_an_interval_is_clipped_to_the_metrics_range() -> None:
+    estimate = intervals.mean(np.array([1.0, 0.0, 0.0, 0.0]), np.arange(4, dtype=np.int32)).clipped(0.0, 1.0)
+    assert estimate.interval == pytest.approx((0.0, 1 / 4 + Z / 4))
 
 
-@given(answers)
-def test_it_covers_the_mean_and_is_the_same_every_time(pairs: list[tuple[int, float]]) -> None:
+@given(entries)
+def test_an_interval_contains_the_mean_and_is_repeatable(pairs: list[tuple[int, float]]) -> None:
     values, users = columns(pairs)
-    found = intervals.mean(values, users)
-    assert found == intervals.mean(values.copy(), users.copy())
-    assert found.value == pytest.approx(values.mean())
-    assert (found.interval is None) == (len(set(users.tolist())) < 2)
-    if found.interval and found.value is not None:
-        assert found.interval[0] <= found.value <= found.interval[1]
+    estimate = intervals.mean(values, users)
+    assert estimate == intervals.mean(values.copy(), users.copy())
+    assert estimate.value == pytest.approx(values.mean())
+    assert (estimate.interval is None) == (len(set(users.tolist())) < 2)
+    if estimate.interval and estimate.value is not None:
+        assert estimate.interval[0] <= estimate.value <= estimate.interval[1]
 
 
-@given(answers, st.permutations(range(6)), st.randoms())
+@given(entries, st.permutations(range(6)), st.randoms())
 def test_order_and_names_of_users_do_not_matter(
     pairs: list[tuple[int, float]], names: list[int], random: Random
 ) -> None:
@@ -88,9 +88,9 @@ def test_order_and_names_of_users_do_not_matter(
     assert second.interval == (None if first.interval is None else pytest.approx(first.interval, abs=1e-12))
 
 
-@given(answers, st.integers(2, 9))
-def test_it_shrinks_with_more_users_of_the_same_kind(pairs: list[tuple[int, float]], times: int) -> None:
-    """With U users copied `times` times it shrinks by sqrt((U - 1) / (U · times - 1))."""
+@given(entries, st.integers(2, 9))
+def test_an_interval_shrinks_with_copies_of_the_users(pairs: list[tuple[int, float]], times: int) -> None:
+    """With `times` copies of U users its width shrinks by sqrt((U - 1) / (U · times - 1))."""
     values, users = columns(pairs)
     count = len(set(users.tolist()))
     few = intervals.mean(values, users).interval
@@ -102,19 +102,19 @@ def test_it_shrinks_with_more_users_of_the_same_kind(pairs: list[tuple[int, floa
     assert many[1] - many[0] == pytest.approx(shrunk, abs=1e-12)
 
 
-def test_ninety_five_of_a_hundred_intervals_hold_the_truth() -> None:
-    """Users with one to twenty answers each, their own rates around 0.3: answers alone would promise too much."""
+def test_ninety_five_of_a_hundred_intervals_contain_the_true_mean() -> None:
+    """Users with 1 to 20 values each, their own rates around 0.3: without clusters the intervals are too narrow."""
     rng = np.random.default_rng(0)
-    rounds, held, naive = 400, 0, 0
+    rounds, covered, covered_unclustered = 400, 0, 0
     for _ in range(rounds):
         counts = rng.integers(1, 21, 200)
         users = np.repeat(np.arange(200, dtype=np.int32), counts)
         values = (rng.random(len(users)) < rng.beta(3.0, 7.0, 200)[users]).astype(np.float64)
         clustered = intervals.mean(values, users).interval
-        single = intervals.mean(values, np.arange(len(users), dtype=np.int32)).interval
+        unclustered = intervals.mean(values, np.arange(len(users), dtype=np.int32)).interval
         assert clustered is not None
-        assert single is not None
-        held += clustered[0] <= 0.3 <= clustered[1]
-        naive += single[0] <= 0.3 <= single[1]
-    assert 0.92 <= held / rounds <= 0.98
-    assert naive / rounds < 0.9
+        assert unclustered is not None
+        covered += clustered[0] <= 0.3 <= clustered[1]
+        covered_unclustered += unclustered[0] <= 0.3 <= unclustered[1]
+    assert 0.92 <= covered / rounds <= 0.98
+    assert covered_unclustered / rounds < 0.9

@@ -15,8 +15,7 @@ from click.testing import CliRunner
 from engine.errors import DamagedReleaseError, MissingExtraError, ReleaseError, SettingsError
 from engine.eventlog.memory.log import MemoryLog
 from engine.messages.announcement import Announcement
-from engine.releases import announcements
-from engine.releases import bundles as release
+from engine.releases import announcements, bundles
 from engine.settings.sections import Settings
 from models.cli import cold_start, evaluate
 from models.cli import publish as publish_command
@@ -32,13 +31,11 @@ def test_train_then_evaluate_then_publish(tiny_interactions: Path, tmp_path: Pat
     pytest.importorskip("torch", reason="training needs torch: pip install 'headrace[train]'")
     run = CliRunner().invoke
     arguments = ["--data", str(tiny_interactions), "--out", str(tmp_path / "releases"), "--version", "7", *SMALL]
-    trained = run(train_command.train, arguments, catch_exceptions=False)
-    folder = Path(trained.stdout.strip())
+    training = run(train_command.train, arguments, catch_exceptions=False)
+    folder = Path(training.stdout.strip())
     assert folder == tmp_path / "releases" / "two-hop-7"
-    evaluated = run(
-        evaluate.evaluate, [str(folder), "--data", str(tiny_interactions), "--json"], catch_exceptions=False
-    )
-    report = json.loads(evaluated.stdout)
+    arguments = [str(folder), "--data", str(tiny_interactions), "--json"]
+    report = json.loads(run(evaluate.evaluate, arguments, catch_exceptions=False).stdout)
     for figures in (report, report["time_split"], *report["baselines"].values()):
         assert all(0.0 <= figures[name] <= 1.0 for name in ("hr10", "ndcg10", "hr20", "coverage"))
     page = tmp_path / "report.html"
@@ -50,8 +47,7 @@ def test_train_then_evaluate_then_publish(tiny_interactions: Path, tmp_path: Pat
     watched = tmp_path / "watched"
     published = run(publish_command.publish, [str(folder), "--folder", str(watched)], catch_exceptions=False)
     assert published.stdout == f"two-hop-7 is live: {watched / 'two-hop-7'}\n"
-    newest = announcements.FolderFeed(watched, "two-hop").newest()
-    assert newest is not None
+    (newest,) = announcements.FolderFeed(watched, "two-hop").live()
     assert newest.version == "7"
 
 
@@ -62,46 +58,46 @@ def test_cold_start_of_a_release_trained_with_items(tiny_interactions: Path, tmp
     (data / "items.csv").write_text("\n".join(["item,category", *lines]))
     arguments = ["--data", str(data), "--out", str(tmp_path), "--version", "8", "--holdout-items", "0.2", *SMALL]
     folder = run(train_command.train, arguments, catch_exceptions=False).stdout.strip()
-    asked = run(cold_start.cold_start, [folder, "--data", str(data), "--json"], catch_exceptions=False)
-    report = json.loads(asked.stdout)
+    evaluation = run(cold_start.cold_start, [folder, "--data", str(data), "--json"], catch_exceptions=False)
+    report = json.loads(evaluation.stdout)
     assert 10 <= report["new_items"]["items"] <= 40
-    assert {"random", "same_values", "popular_in_value"} == set(report["new_items"]["baselines"])
+    assert {"random", "attribute_overlap", "popular_in_top_attribute"} == set(report["new_items"]["baselines"])
     table = run(cold_start.cold_start, [folder, "--data", str(data)], catch_exceptions=False)
-    assert "popular_in_value" in table.stdout
+    assert "popular_in_top_attribute" in table.stdout
     ids_alone = [*arguments, "--no-content", "--version", "9"]
     folder = run(train_command.train, ids_alone, catch_exceptions=False).stdout.strip()
     table = run(cold_start.cold_start, [folder, "--data", str(data)], catch_exceptions=False)
     assert "New items: no figures: the release was trained without content" in table.stdout
 
 
-def test_options_win_over_a_file_of_settings(tmp_path: Path) -> None:
+def test_options_take_precedence_over_a_file_of_settings(tmp_path: Path) -> None:
     file = tmp_path / "best.toml"
     file.write_text("interests = 3\nwindow_length = 20\nlearning_rate = 0.01\n")
-    chosen = train_command.training_settings(Settings(), {"interests": 2, "learning_rate": None, "seed": 7}, file)
+    settings = train_command.training_settings(Settings(), {"interests": 2, "learning_rate": None, "seed": 7}, file)
     encoder = EncoderSettings(interests=2, window_length=20)
-    assert chosen == TrainSettings(encoder=encoder, learning_rate=0.01, seed=7, clicks=Settings().clicks)
+    assert settings == TrainSettings(encoder=encoder, learning_rate=0.01, seed=7, clicks=Settings().clicks)
 
 
-def test_a_choice_out_of_range_is_named(tiny_interactions: Path, tmp_path: Path) -> None:
+def test_an_option_out_of_range_is_named(tiny_interactions: Path, tmp_path: Path) -> None:
     arguments = ["--data", str(tiny_interactions), "--out", str(tmp_path), "--dimensions", "7"]
     with pytest.raises(SettingsError, match=r"dimensions \(7\) must be a multiple of heads \(2\)"):
         CliRunner().invoke(train_command.train, arguments, catch_exceptions=False)
 
 
 @pytest.fixture
-def _usual_ctrl_c() -> Iterator[None]:
-    """Also where the tests run in the background of a shell, which ignores it."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+def _default_ctrl_c() -> Iterator[None]:
+    """Python's own handler, also where the tests run in the background of a shell, which ignores SIGINT."""
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
-    signal.signal(signal.SIGINT, before)
+    signal.signal(signal.SIGINT, previous)
 
 
-@pytest.mark.usefixtures("_usual_ctrl_c")
-def test_ctrl_c_is_noted_once_and_the_second_time_ends_as_usual() -> None:
-    with train_command.interruptible() as interrupted:
-        assert not interrupted()
+@pytest.mark.usefixtures("_default_ctrl_c")
+def test_the_first_ctrl_c_is_reported_and_the_second_ends_the_program() -> None:
+    with train_command.interruptible() as is_interrupted:
+        assert not is_interrupted()
         os.kill(os.getpid(), signal.SIGINT)
-        assert interrupted()
+        assert is_interrupted()
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -120,7 +116,7 @@ def test_train_without_torch_says_how_to_get_it(
         )
 
 
-def test_the_page_without_matplotlib_says_how_to_get_it_before_anything_is_asked(
+def test_the_page_without_matplotlib_says_how_to_get_it_before_the_evaluation(
     tiny_release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("models.evaluation.report", "models.evaluation.plots"):
@@ -132,11 +128,11 @@ def test_the_page_without_matplotlib_says_how_to_get_it_before_anything_is_asked
         CliRunner().invoke(evaluate.evaluate, arguments, catch_exceptions=False)
 
 
-def test_a_page_in_no_folder_is_refused_before_anything_is_asked(tiny_release: Path, tmp_path: Path) -> None:
+def test_a_page_without_a_folder_is_refused_before_the_evaluation(tiny_release: Path, tmp_path: Path) -> None:
     arguments = [str(tiny_release), "--data", str(tmp_path), "--html", str(tmp_path / "nowhere" / "page.html")]
-    refused = CliRunner().invoke(evaluate.evaluate, arguments)
-    assert refused.exit_code == 2
-    assert "nowhere does not exist" in refused.stderr
+    result = CliRunner().invoke(evaluate.evaluate, arguments)
+    assert result.exit_code == 2
+    assert "nowhere does not exist" in result.stderr
 
 
 def test_evaluate_and_publish_need_neither_torch_nor_matplotlib(
@@ -157,7 +153,7 @@ def test_a_release_is_announced_on_the_topic(tiny_release: Path) -> None:
     log = MemoryLog()
     sent = announce.to_topic(tiny_release, log, "releases", 123)
     feed = announcements.TopicFeed(log.reader(["releases"]), "two-hop")
-    assert feed.newest() == sent
+    assert feed.live() == [sent]
     assert isinstance(sent, Announcement)
     assert (sent.version, sent.state, sent.announced_ms, sent.bundle) == ("tiny", "live", 123, str(tiny_release))
 
@@ -175,6 +171,6 @@ def test_another_bundle_of_the_same_name_is_not_replaced(tiny_release: Path, tmp
     other = announcements.copy_bundle(tiny_release, tmp_path / "other")
     manifest = other / "release.json"
     manifest.write_text(manifest.read_text().replace('"created_ms": 0', '"created_ms": 1'))
-    assert release.read(other).manifest.created_ms == 1
+    assert bundles.read(other).manifest.created_ms == 1
     with pytest.raises(ReleaseError, match="another bundle of the same name"):
         announce.to_folder(other, tmp_path / "watched", 0)

@@ -1,10 +1,11 @@
-"""Popularity of seven days: a sliding window of whole days over event time."""
+"""Popularity over seven days: a sliding window of whole days of event time."""
 
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.ranking.popularity import DAY_MS, DAYS, Popularity
+from engine.arrays import FIRST_SEARCH, NO_ITEM
+from engine.ranking.popularity import DAY_MS, DAYS, Popularity, untaken
 
 
 def add(popularity: Popularity, items: list[int], day: float) -> None:
@@ -46,20 +47,32 @@ def test_seed_serves_until_seven_days_of_the_stream_have_passed() -> None:
     assert popularity.top(5).tolist() == [1, 2]
 
 
-def test_nothing_known_recommends_nothing() -> None:
+def test_without_events_nothing_is_popular() -> None:
     assert Popularity().top(5).tolist() == []
 
 
-@given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 40)), max_size=40))  # few: ranked anew every time
+@given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 40)), max_size=40))  # few: each batch ranks again
 def test_equals_counting_from_scratch(events: list[tuple[int, int]]) -> None:
     popularity = Popularity()
     newest = -1
-    counted: list[tuple[int, int]] = []
+    window: list[tuple[int, int]] = []
     for item, day in events:
         add(popularity, [item], day)
         newest = max(newest, day)
-        # An event that is too old when it comes never counts; one that counted leaves with its day.
-        counted = [(i, d) for i, d in [*counted, (item, day)] if d > newest - DAYS]
-        tally = np.bincount([i for i, _ in counted], minlength=7)
-        expected = [item for item in np.argsort(-tally, kind="stable").tolist() if tally[item]]
+        # An event that arrives too old never counts; one that counted leaves with its day.
+        window = [(i, d) for i, d in [*window, (item, day)] if d > newest - DAYS]
+        counts = np.bincount([i for i, _ in window], minlength=7)
+        expected = [item for item in np.argsort(-counts, kind="stable").tolist() if counts[item]]
         assert popularity.top(99).tolist() == expected
+
+
+@given(
+    popular=st.lists(st.integers(0, 12), unique=True, max_size=10),
+    taken=st.lists(
+        st.lists(st.sampled_from([NO_ITEM, *range(14), FIRST_SEARCH + 3]), min_size=4, max_size=4), max_size=5
+    ),
+)
+def test_untaken_compares_every_item_with_every_taken_one(popular: list[int], taken: list[list[int]]) -> None:
+    items, of_users = np.array(popular, np.int32), np.array(taken, np.int32).reshape(-1, 4)
+    expected = (items[None, :, None] != of_users[:, None, :]).all(axis=2)
+    np.testing.assert_array_equal(untaken(items, of_users), expected)

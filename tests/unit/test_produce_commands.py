@@ -7,7 +7,7 @@ from click.testing import CliRunner
 from engine.errors import DataError, HeadraceError, SettingsError
 from producers.cli.demo import demo
 from producers.cli.produce import produce
-from producers.replay.readers import read
+from producers.replay.recorded_events import read
 
 
 def fail(*arguments: str) -> HeadraceError:

@@ -7,7 +7,9 @@ import pytest
 from pyarrow import parquet
 
 from engine.errors import DataError
-from producers.replay.readers import RecordedLayout, Recording, read
+from engine.interactions.layout import Layout, Source
+from engine.settings.sections import TimeUnit
+from producers.replay.recorded_events import Recording, read
 
 NOON_MS = 1_577_880_000_000  # 2020-01-01 12:00 UTC
 
@@ -76,16 +78,16 @@ def test_ids_keep_leading_zeros(tmp_path: Path) -> None:
         ("iso8601", "2020-01-01T12:00"),
     ],
 )
-def test_times_are_read_in_each_unit(tmp_path: Path, unit: str, written: str) -> None:
+def test_times_are_read_in_each_unit(tmp_path: Path, unit: TimeUnit, written: str) -> None:
     path = write(tmp_path / "clicks.csv", f"who,what,when\nu,i,{written}\n")
 
-    assert read(path, RecordedLayout("who", "what", "when", time_unit=unit)).times_ms.tolist() == [NOON_MS]  # type: ignore[arg-type]
+    assert read(Source(str(path), Layout("who", "what", "when", time_unit=unit))).times_ms.tolist() == [NOON_MS]
 
 
 def test_an_iso_date_is_its_first_moment(tmp_path: Path) -> None:
     path = write(tmp_path / "clicks.csv", "user,item,ts\nu,i,2020-01-01\n")
 
-    assert read(path, RecordedLayout(time_unit="iso8601")).times_ms.tolist() == [NOON_MS - 12 * 3_600_000]
+    assert read(Source(str(path), Layout(time_unit="iso8601"))).times_ms.tolist() == [NOON_MS - 12 * 3_600_000]
 
 
 @pytest.mark.parametrize(
@@ -102,13 +104,13 @@ def test_parquet_times_need_no_unit(tmp_path: Path, times: pa.Array) -> None:
     path = tmp_path / "clicks.parquet"
     parquet.write_table(pa.table({"user": [7], "item": pa.array(["i"]).dictionary_encode(), "at": times}), path)
 
-    assert rows(read(path, RecordedLayout(time="at"))) == [("7", "i", NOON_MS)]
+    assert rows(read(Source(str(path), Layout(time="at")))) == [("7", "i", NOON_MS)]
 
 
 def test_columns_are_named(tmp_path: Path) -> None:
     path = write(tmp_path / "shop.csv.gz", "when,who,what,how\n3,u,i,buy\n")
 
-    recording = read(path, RecordedLayout("who", "what", "when", "how"))
+    recording = read(Source(str(path), Layout("who", "what", "when", "how")))
 
     assert rows(recording) == [("u", "i", 3_000)]
     assert recording.actions is not None
@@ -127,44 +129,53 @@ def test_a_part_of_a_recording_is_one(tmp_path: Path) -> None:
         ("", "s", "cannot be read"),
         ("user,item,ts\n", "s", "holds no events"),
         ("user,item,when\nu,i,1\n", "s", "no column ts; found user, item, when.*--time-column"),
-        ("user,item,ts\nu,i,1\nu,i,soon\n", "s", "row 2: column ts holds 'soon', .* Unix seconds.*--time-unit"),
-        ("user,item,ts\nu,i,1\nu,i,\n", "s", "row 2: column ts holds ''"),
+        ("user,item,ts\nu,i,1\nu,i,soon\n", "s", "row 2: column ts holds 'soon'; .* Unix seconds.*--time-unit"),
+        ("user,item,ts\nu,i,1\nu,i,\n", "s", "row 2: column ts holds nothing; mend or remove the row"),
         ("user,item,ts\nu,i,nan\n", "s", "row 1: column ts holds 'nan'"),
         ("user,item,ts\nu,i,1577880000000\n", "s", "row 1: column ts holds '1577880000000'"),
         ("user,item,ts\nu,i,-5\n", "ms", "row 1: column ts holds '-5'.* Unix milliseconds"),
         ("user,item,ts\nu,i,2020-01-01T00:00Z\nu,i,2020-13-01\n", "iso8601", "row 2: .*'2020-13-01'.* ISO 8601"),
-        ("user,item,ts\nu,i,1\n,i,1\n", "s", "row 2: column user is empty"),
-        ("user,item,ts\nu,,1\n", "s", "row 1: column item is empty"),
-        ("user,item,ts\nu,i,1\nu,i\n", "s", "cannot be read"),
+        ("user,item,ts\nu,i,1\n,i,1\n", "s", "row 2: column user holds nothing"),
+        ("user,item,ts\nu,,1\n", "s", "row 1: column item holds nothing"),
+        ("user,item,ts\nu,i,1\nu,i\n", "s", "row 2: 2 of 3 values in 'u,i'; mend the row"),
     ],
 )
-def test_what_is_wrong_is_named(tmp_path: Path, text: str, unit: str, message: str) -> None:
+def test_what_is_wrong_is_named(tmp_path: Path, text: str, unit: TimeUnit, message: str) -> None:
     path = write(tmp_path / "clicks.csv", text)
 
     with pytest.raises(DataError, match=message) as caught:
-        read(path, RecordedLayout(time_unit=unit))  # type: ignore[arg-type]
+        read(Source(str(path), Layout(time_unit=unit)))
 
     assert "clicks.csv" in str(caught.value)
 
 
 def test_files_that_are_no_tables_are_refused(tmp_path: Path) -> None:
-    for name, content in (("a.parquet", b"PAR0"), ("b.csv.gz", b"no gzip"), ("c.csv", b"user,item,ts\n\xff,i,1\n")):
+    for name, content in (("a.parquet", b"PAR0"), ("b.csv.gz", b"no gzip")):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(DataError, match=f"{name} cannot be read"):
             read(tmp_path / name)
+    (tmp_path / "c.csv").write_bytes(b"user,item,ts\nu,i,1\n\xff,i,1\n")
+    with pytest.raises(
+        DataError, match=r"c\.csv, row 2: column user holds b'\\xff'; expected text: save the file in UTF-8"
+    ):
+        read(tmp_path / "c.csv")
 
 
 def test_missing_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="does not exist"):
         read(tmp_path / "nothing")
-    with pytest.raises(DataError, match=r"holds none of interactions.csv.gz, .*u.data"):
+    with pytest.raises(DataError, match=r"holds no interactions\.csv\.gz, .*u\.data"):
         read(tmp_path)
-    with pytest.raises(DataError, match="is a folder"):
-        read(tmp_path, RecordedLayout("a", "b", "c"))
+
+
+def test_columns_of_the_file_in_a_folder_are_named(tmp_path: Path) -> None:
+    write(tmp_path / "clicks.csv", "a,b,c\nu,i,1\n")
+
+    assert rows(read(Source(str(tmp_path), Layout("a", "b", "c")))) == [("u", "i", 1_000)]
 
 
 def test_an_action_column_that_was_named_must_be_there(tmp_path: Path) -> None:
     path = write(tmp_path / "clicks.csv", "user,item,ts\nu,i,1\n")
 
     with pytest.raises(DataError, match="no column how"):
-        read(path, RecordedLayout(action="how"))
+        read(Source(str(path), Layout(action="how")))

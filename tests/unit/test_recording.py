@@ -9,6 +9,7 @@ import pytest
 
 from engine.arrays import FIRST_SEARCH
 from engine.catalogue.actions import Actions
+from engine.catalogue.searches import is_search
 from engine.errors import DataError, SettingsError
 from engine.eventlog.base import Partition, Records
 from engine.ingest.decoder import ClickDecoder
@@ -16,7 +17,7 @@ from engine.settings.sections import ClickFields, ClickSettings
 from models.data import dataset
 from producers.replay.click_encoder import ClickEncoder, ProducedEvents
 from producers.replay.plan import ReplayPlan, ReplayRate, play
-from producers.replay.readers import read
+from producers.replay.recorded_events import read
 from producers.simulation.recording import record
 from producers.simulation.shoppers import ACTIONS, Simulation, SimulationSettings, shopper_id
 from producers.simulation.simulated_catalogue import MIN_ITEMS
@@ -59,49 +60,48 @@ def test_the_files_have_the_columns_that_training_reads(tmp_path: Path) -> None:
     }
 
 
-def test_searches_are_written_and_read_back(tmp_path: Path) -> None:
-    """By who replays them, and by who learns from them."""
+def test_replay_and_training_read_the_searches_back(tmp_path: Path) -> None:
     simulation = Simulation(dataclasses.replace(SETTINGS, searches=0.5))
     (batch,) = record(simulation, tmp_path, 500)
-    sent, found = events(simulation, batch), read(tmp_path)
-    assert found.words is not None
-    assert [item or None for item in found.items.spelled()] == sent.items
-    assert [words or None for words in found.words.spelled()] == sent.words
-    played = list[ProducedEvents]()
-    play(found, ReplayPlan.of(found.times_ms, ReplayRate(), None), played.append)
-    (again,) = played
-    assert (again.users, again.items, again.words) == (sent.users, sent.items, sent.words)
+    simulated, recording = events(simulation, batch), read(tmp_path)
+    assert recording.words is not None
+    assert [None if is_search(item) else item for item in recording.items.spelled()] == simulated.items
+    assert [words or None for words in recording.words.spelled()] == simulated.words
+    batches = list[ProducedEvents]()
+    play(recording, ReplayPlan.of(recording.times_ms, ReplayRate(), None), batches.append)
+    (replayed,) = batches
+    assert (replayed.users, replayed.items, replayed.words) == (simulated.users, simulated.items, simulated.words)
     settings = ClickSettings()
-    value = ClickEncoder(settings).encode(again).values
-    polled = [Records(Partition("clicks", 0), [*range(len(value))], [0] * len(value), value, value, [()] * len(value))]
-    clicks, dead = ClickDecoder(settings, Actions(settings)).decode(polled, 2**41)
-    assert dead == []
-    learned = dataset.read(tmp_path)
-    assert len(learned.search_ids) > 5
+    values, count = ClickEncoder(settings).encode(replayed).values, len(replayed)
+    polled = [Records(Partition("clicks", 0), [*range(count)], [0] * count, values, values, [()] * count)]
+    clicks, dead_letters = ClickDecoder(settings, Actions(settings)).decode(polled, 2**41)
+    assert dead_letters == []
+    interactions = dataset.read(tmp_path)
+    assert len(interactions.search_ids) > 5
     assert [
-        (learned.item_ids[item] if item < FIRST_SEARCH else learned.search_ids[item - FIRST_SEARCH])
-        for item in learned.items
+        (interactions.item_ids[item] if item < FIRST_SEARCH else interactions.search_ids[item - FIRST_SEARCH])
+        for item in interactions.items
     ] == clicks.items
 
 
-def test_words_need_a_field_in_the_messages() -> None:
-    found = ProducedEvents(["u"], [None], np.array([1]), None, words=["red shoes"])
+def test_searches_need_a_field_in_the_messages() -> None:
+    search = ProducedEvents(["u"], [None], np.array([1]), None, words=["red shoes"])
     with pytest.raises(SettingsError, match=r"clicks\.fields\.search is empty"):
-        ClickEncoder(ClickSettings(fields=ClickFields(search=""))).encode(found)
+        ClickEncoder(ClickSettings(fields=ClickFields(search=""))).encode(search)
 
 
-def test_nothing_is_overwritten_and_nothing_unfinished_is_left_under_the_name(tmp_path: Path) -> None:
+def test_nothing_is_overwritten_and_an_incomplete_file_has_another_name(tmp_path: Path) -> None:
     interrupted = record(Simulation(SETTINGS), tmp_path, 100_000)
     next(interrupted)
     interrupted.close()  # type: ignore[attr-defined]
     assert not (tmp_path / "interactions.csv.gz").exists()
 
     list(record(Simulation(SETTINGS), tmp_path, 10))
-    with pytest.raises(DataError, match="there already"):
+    with pytest.raises(DataError, match="exists already"):
         list(record(Simulation(SETTINGS), tmp_path, 10))
 
 
-def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
 
     with pytest.raises(DataError, match="file/inside cannot be written"):

@@ -1,4 +1,4 @@
-"""The page is whole, stands alone, and says what the evaluation found."""
+"""The page is well-formed, loads nothing else, and has the figures of the evaluation."""
 
 import json
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ _VOID = {"meta", "br"}
 
 
 class Page(HTMLParser):
-    """A page's elements and words; refuses what is not closed, or closed in the wrong order."""
+    """Elements and words of a page; an element that is not closed, or closed out of order, fails the test."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -59,19 +59,19 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def bundle(tiny_release: Path) -> Bundle:
-    """Trained with the last events left out; said to have left out the last tenth of time, so that both splits show."""
-    read = bundles.read(tiny_release)
-    return replace(read, manifest=_with(read, last_event=True))
+    """Trained without last events; its manifest says without the last tenth of time too, so that both splits show."""
+    trained = bundles.read(tiny_release)
+    return replace(trained, manifest=_with(trained, last_event=True))
 
 
 @pytest.fixture(scope="module")
-def found(bundle: Bundle, tiny_interactions: Path) -> dict[str, Any]:
+def evaluation(bundle: Bundle, tiny_interactions: Path) -> dict[str, Any]:
     return evaluate(bundle, dataset.read(tiny_interactions), SETTINGS, lambda *_: None)
 
 
 @pytest.fixture(scope="module")
-def text(found: dict[str, Any], bundle: Bundle) -> str:
-    return report.render(found, bundle, SETTINGS)
+def text(evaluation: dict[str, Any], bundle: Bundle) -> str:
+    return report.render(evaluation, bundle, SETTINGS)
 
 
 def _with(bundle: Bundle, *, last_event: bool, from_ms: int | None = 2400_000) -> bundles.Manifest:
@@ -79,7 +79,7 @@ def _with(bundle: Bundle, *, last_event: bool, from_ms: int | None = 2400_000) -
     return bundles.Manifest(**fields | {"holdout": bundles.Holdout(last_event=last_event, from_ms=from_ms)})
 
 
-def test_the_page_is_well_formed_and_stands_alone(text: str) -> None:
+def test_the_page_is_well_formed_and_loads_nothing(text: str) -> None:
     page = Page(text)
     assert text.startswith("<!DOCTYPE html>")
     assert "http" not in text
@@ -91,7 +91,7 @@ def test_the_page_is_well_formed_and_stands_alone(text: str) -> None:
     assert {value.removeprefix("#") for value in page.values("href")} <= set(ids)
 
 
-def test_every_plot_is_read_out_and_has_its_numbers(text: str) -> None:
+def test_every_plot_has_a_description_and_a_table_of_its_numbers(text: str) -> None:
     page = Page(text)
     labels = [value for value in page.values("aria-label") if value]
     assert len(set(labels)) == len(labels) == page.count("svg") == page.count("details") - 2 == 11
@@ -107,17 +107,18 @@ def test_every_plot_is_read_out_and_has_its_numbers(text: str) -> None:
     assert "Learning curve" in labels
 
 
-def test_figures_intervals_and_origin_are_on_the_page(text: str, found: dict[str, Any], bundle: Bundle) -> None:
+def test_figures_intervals_and_training_are_on_the_page(text: str, evaluation: dict[str, Any], bundle: Bundle) -> None:
     words = Page(text).words
-    for split in (found, found["time_split"]):
-        for figures in (split, *split["baselines"].values(), *(one["lead"] for one in split["baselines"].values())):
-            for figure in ranking_metrics.ACCURACY:
-                low, high = figures["intervals"][figure]
-                assert f"{figures[figure]:.4f}" in words
+    for split in (evaluation, evaluation["time_split"]):
+        baselines = split["baselines"].values()
+        for figures in (split, *baselines, *(baseline["lead"] for baseline in baselines)):
+            for metric in ranking_metrics.ACCURACY_METRICS:
+                low, high = figures["intervals"][metric]
+                assert f"{figures[metric]:.4f}" in words
                 assert f"{low:.4f} to {high:.4f}" in words
     trained = json.loads((bundle.folder / contract.REPORT_FILE).read_text())
     assert trained["data_fingerprint"] in words
-    assert f"{trained['rounds'][-1]['ndcg']:.4f}" in words
+    assert f"{trained['validations'][-1]['ndcg']:.4f}" in words
     for name, value in (("encoder.dimensions", "16"), ("index.kind", "hnsw"), ("windows.length", "20")):
         assert words[words.index(name) + 1] == value
 
@@ -127,28 +128,29 @@ def test_a_split_without_figures_and_a_release_without_a_report(
 ) -> None:
     (tmp_path / contract.REPORT_FILE).write_text("{}")
     bare = replace(bundle, folder=tmp_path, manifest=_with(bundle, last_event=False, from_ms=None))
-    reasons = evaluate(bare, dataset.read(tiny_interactions), SETTINGS, lambda *_: None)
-    page = Page(report.render(reasons, bare, SETTINGS))
+    without_figures = evaluate(bare, dataset.read(tiny_interactions), SETTINGS, lambda *_: None)
+    page = Page(report.render(without_figures, bare, SETTINGS))
     assert page.count("svg") == 0
     assert sum("train with --holdout" in word for word in page.words) == 2
     assert "The release's report has no learning curve." in page.words
     assert "not written down" in page.words
 
 
-def test_names_cannot_break_the_page(found: dict[str, Any], bundle: Bundle) -> None:
-    """A baseline's name, and a setting, come from outside."""
+def test_names_cannot_break_the_page(evaluation: dict[str, Any], bundle: Bundle) -> None:
+    """A baseline's name with markup in it is escaped."""
     name = "<script>alert('$1 & $2')</script>"
-    attacked = found | {"baselines": {name: found["baselines"]["popularity_7d"]}, "release": name}
+    attacked = evaluation | {"baselines": {name: evaluation["baselines"]["popularity_7d"]}, "release": name}
     page = Page(report.render(attacked, bundle, SETTINGS))
     assert page.count("script") == 0
     assert page.words.count(name) == 3  # the table, the plot and its numbers
 
 
-def test_a_plot_is_the_same_every_time_and_takes_its_colours_from_the_page() -> None:
-    drawn = [plots.bars("Shares", [(["a", "b"], [0.25, 0.75], Axis("what"), Axis("share", share=True))]) for _ in "ab"]
-    assert drawn[0] == drawn[1]
-    svg = Page(drawn[0])
+def test_equal_plots_are_equal_text_with_colours_of_the_page() -> None:
+    panels = [(["a", "b"], [0.25, 0.75], Axis("label"), Axis("share", share=True))]
+    text, again = plots.bars("Shares", panels), plots.bars("Shares", panels)
+    assert text == again
+    svg = Page(text)
     assert svg.elements[0][1]["role"] == "img"
-    assert {"a", "b", "what", "share", "20%"} <= set(svg.words)
-    assert "var(--first)" in drawn[0]
-    assert "#0000" not in drawn[0]
+    assert {"a", "b", "label", "share", "20%"} <= set(svg.words)
+    assert "var(--first)" in text
+    assert "#0000" not in text

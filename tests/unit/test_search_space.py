@@ -1,4 +1,4 @@
-"""Training settings in files: what a tuning may search, and what is refused before it begins."""
+"""Training settings in files: domains that a tuning searches, and values that are refused before it begins."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from engine.errors import SettingsError
 from models.lab.tuning import search_space
-from models.lab.tuning.search_space import DEFAULTS, Categories, Range, Searched, Space
+from models.lab.tuning.search_space import DEFAULTS, Categories, Domain, Range, Space
 from models.settings import EncoderSettings, TrainSettings
 
 
@@ -18,15 +18,15 @@ def written(folder: Path, text: str) -> Path:
     return path
 
 
-def values_of(among: Searched) -> st.SearchStrategy[float | int | str]:
-    if isinstance(among, Categories):
-        return st.sampled_from(among.choices)
-    if isinstance(among.low, int) and isinstance(among.high, int):
-        return st.integers(among.low, among.high)
-    return st.floats(among.low, among.high)
+def values_of(domain: Domain) -> st.SearchStrategy[float | int | str]:
+    if isinstance(domain, Categories):
+        return st.sampled_from(domain.choices)
+    if isinstance(domain.low, int) and isinstance(domain.high, int):
+        return st.integers(domain.low, domain.high)
+    return st.floats(domain.low, domain.high)
 
 
-@given(st.fixed_dictionaries({name: values_of(among) for name, among in DEFAULTS.items()}))
+@given(st.fixed_dictionaries({name: values_of(domain) for name, domain in DEFAULTS.items()}))
 def test_the_settings_accept_every_sample_of_the_default_space(sample: dict[str, float | str]) -> None:
     settings = search_space.read(None, with_content=True).settings(TrainSettings(), sample)
     assert {name: search_space.flat(settings)[name] for name in sample} == sample
@@ -37,7 +37,7 @@ def test_a_tuning_starts_from_the_defaults_of_training() -> None:
     assert space.settings(base, space.start(base)) == base
 
 
-def test_content_is_searched_where_there_is_some() -> None:
+def test_content_settings_are_searched_where_items_have_content() -> None:
     assert search_space.read(None, with_content=True).searched == DEFAULTS
     without = search_space.read(None, with_content=False).searched
     assert DEFAULTS.keys() - without.keys() == {"id_dropout"}
@@ -68,11 +68,14 @@ def test_a_start_outside_the_space_is_left_open() -> None:
     [
         ("learning_rat = 0.1", "unknown setting 'learning_rat'; did you mean 'learning_rate'"),
         ("zzz = 1", "unknown setting 'zzz'; known: dimensions, interests"),
-        ("holdout = 'last'", "'holdout' does not stand here: give --holdout"),
-        ("holdout_items = { low = 0.0, high = 0.1 }", "'holdout_items' does not stand here: give --holdout-items"),
-        ("device = 'cpu'", "'device' does not stand here: give --device"),
+        ("holdout = 'last'", "'holdout' cannot be set in this file: give --holdout"),
+        (
+            "holdout_items = { low = 0.0, high = 0.1 }",
+            "'holdout_items' cannot be set in this file: give --holdout-items",
+        ),
+        ("device = 'cpu'", "'device' cannot be set in this file: give --device"),
         ("scoring = { choices = ['dot', 'cosine'] }", "scoring: found 'cosine', Input should be 'dot' or 'additive'"),
-        ("encoder = { heads = 2 }", "'encoder' does not stand here"),
+        ("encoder = { heads = 2 }", "'encoder' cannot be set in this file"),
         ("dropout = { low = 0.0, high = 1.0 }", "dropout: found 1.0, Input should be less than 1"),
         ("dropout = 1.5", "dropout: found 1.5, Input should be less than 1"),
         ("interests = { choices = [1, 64] }", "interests: found 64, Input should be less than or equal to 32"),
@@ -88,12 +91,12 @@ def test_a_start_outside_the_space_is_left_open() -> None:
         ("\n".join(f"{name} = {search_space.flat(TrainSettings())[name]!r}" for name in DEFAULTS), "nothing is left"),
     ],
 )
-def test_what_cannot_be_searched_is_refused_by_name(tmp_path: Path, text: str, reason: str) -> None:
+def test_a_setting_that_cannot_be_searched_is_refused_by_name(tmp_path: Path, text: str, reason: str) -> None:
     with pytest.raises(SettingsError, match=reason):
         search_space.read(written(tmp_path, text), with_content=True)
 
 
-def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"none\.toml cannot be read: No such file"):
         search_space.read(tmp_path / "none.toml", with_content=False)
 

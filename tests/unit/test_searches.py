@@ -119,7 +119,7 @@ def test_a_search_is_never_recommended_and_is_named_as_a_reason(served: Served) 
     lists = served.recommend(["a tent"], ["lamp-1", "a lamp"], count=100)
     assert ((lists.items >= NO_ITEM) & (lists.items < FIRST_SEARCH)).all()
     assert (np.sort(lists.items[0, : len(ITEMS)]) == np.arange(len(ITEMS))).all()
-    assert served.catalogue.ids(lists.because[0, :, 0].tolist()) == [searches.id_of("a tent")] * 2
+    assert served.catalogue.ids(lists.reasons[0, :, 0].tolist()) == [searches.id_of("a tent")] * 2
     assert lists.sources[0, 0] != FROM_POPULAR
 
 
@@ -134,15 +134,15 @@ def test_a_search_that_counts_for_nothing_changes_no_list(served: Served, weight
 def test_words_that_say_nothing_leave_a_user_as_unknown_as_before(served: Served) -> None:
     lists = served.recommend(["xyzzy plugh"], ["tent-1", "xyzzy plugh"])
     assert (lists.sources[0] == FROM_POPULAR).all()
-    assert (lists.because[0] == NO_ITEM).all()
-    assert set(lists.because[1].ravel()) == {NO_ITEM, *served.catalogue.numbers(["tent-1"]).tolist()}
+    assert (lists.reasons[0] == NO_ITEM).all()
+    assert set(lists.reasons[1].ravel()) == {NO_ITEM, *served.catalogue.numbers(["tent-1"]).tolist()}
 
 
 def test_a_release_without_content_sees_no_searches(tiny_release: Path) -> None:
     plain = Served(bundles.read(tiny_release))
     lists = plain.recommend(["a tent"], ["i1", "a tent"])
     assert (lists.sources[0] == FROM_POPULAR).all()
-    assert lists.because.max() < FIRST_SEARCH
+    assert lists.reasons.max() < FIRST_SEARCH
 
 
 @given(asked=st.lists(st.lists(st.sampled_from(KINDS), min_size=1, max_size=4), min_size=1, max_size=12))
@@ -153,11 +153,11 @@ def test_a_few_places_are_enough_for_any_number_of_searches(bundle: Bundle, aske
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tables, "SEARCHES", 4)
         narrow = Served(bundle)
-        rows = len(narrow.live._shelf.tables["keys1"])
+        rows = len(narrow.live._tables.tables["keys1"])
         for number, kinds in enumerate(asked):
             user = [f"{kind} {number % 3}" for kind in kinds]
             np.testing.assert_allclose(narrow.interests(user), roomy.interests(user), atol=1e-5)
-        assert len(narrow.live._shelf.tables["keys1"]) == rows == int(1.25 * len(ITEMS)) + 4
+        assert len(narrow.live._tables.tables["keys1"]) == rows == int(1.25 * len(ITEMS)) + 4
 
 
 def test_more_searches_in_one_batch_than_there_are_places_leave_out_the_oldest(bundle: Bundle) -> None:

@@ -4,8 +4,10 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine.arrays import NO_ACTION
 from models.data import sequences
-from models.data.sequences import NO_ACTION, NO_TARGET, Histories
+from models.data.histories import Histories
+from models.data.sequences import NO_TARGET
 
 
 def histories_of(*users: list[int]) -> Histories:
@@ -13,7 +15,7 @@ def histories_of(*users: list[int]) -> Histories:
     return Histories(
         items=items,
         times_ms=3_600_000 * np.arange(len(items), dtype=np.int64),
-        actions=np.zeros(len(items), np.uint8),
+        actions=np.ones(len(items), np.uint8),
         starts=np.cumsum([0, *map(len, users)]),
     )
 
@@ -23,14 +25,14 @@ def test_every_event_but_the_first_is_asked_exactly_once(lengths: list[int], win
     counts = np.array(lengths, np.int64)
     starts = np.concatenate([[0], np.cumsum(counts)])
     cut = sequences.cut(counts, starts[:-1], window)
-    asked = [place for begin, end in zip(cut.asked, cut.ends, strict=True) for place in range(begin, end)]
+    asked = [place for begin, end in zip(cut.target_begins, cut.ends, strict=True) for place in range(begin, end)]
     inputs = [start + place for start, count in zip(starts, lengths, strict=False) for place in range(count - 1)]
     assert sorted(asked) == inputs
     assert (cut.ends - cut.begins <= window).all()
     # All of the past, or at least half a window of it.
     owner = np.searchsorted(starts, cut.begins, side="right") - 1
     whole = cut.begins == starts[owner]
-    assert (whole | (cut.asked - cut.begins + 1 >= window // 2)).all()
+    assert (whole | (cut.target_begins - cut.begins + 1 >= window // 2)).all()
 
 
 def test_a_batch_shows_inputs_ages_and_what_came_next() -> None:
@@ -40,7 +42,7 @@ def test_a_batch_shows_inputs_ages_and_what_came_next() -> None:
     batch = sequences.gather(histories, cut, np.array([0, 1]))
     assert batch.items.tolist() == [[5, 6], [0, 8]]
     assert batch.targets.tolist() == [[6, 7], [NO_TARGET, 9]]
-    assert batch.actions.tolist() == [[0, 0], [NO_ACTION, 0]]
+    assert batch.actions.tolist() == [[1, 1], [NO_ACTION, 1]]
     np.testing.assert_allclose(batch.ages[0], [[0, 0], [np.log(2), 0]], rtol=1e-6)
 
 
@@ -54,7 +56,7 @@ def test_what_was_seen_before_is_not_asked() -> None:
 def test_a_long_history_is_asked_in_parts_of_even_length_each_behind_a_full_window() -> None:
     """Inputs 0 .. 8, window 4: five parts of one or two, with at most four inputs up to the newest one asked."""
     cut = sequences.cut(np.array([10]), np.array([0]), 4)
-    parts = zip(cut.begins.tolist(), cut.asked.tolist(), cut.ends.tolist(), strict=True)
+    parts = zip(cut.begins.tolist(), cut.target_begins.tolist(), cut.ends.tolist(), strict=True)
     assert list(parts) == [(0, 0, 1), (0, 1, 3), (1, 3, 5), (3, 5, 7), (5, 7, 9)]
 
 

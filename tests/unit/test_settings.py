@@ -1,5 +1,6 @@
 """One file, environment over file, unknown keys refused by name."""
 
+import datetime as dt
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,15 @@ def test_environment_comes_over_the_file(tmp_path: Path) -> None:
     assert loaded.clicks.fields.user == "visitor.id"
     assert loaded.worker.threads == 2
     assert loaded.kafka == sections.KafkaSettings()
+
+
+def test_the_default_action_is_one_that_has_a_weight(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"clicks\.default_action': found 'look', .* one of clicks\.actions: view"):
+        loader.load(None, {"HEADRACE_CLICKS__DEFAULT_ACTION": "look"})
+    path = written(tmp_path, "[clicks.actions]\nbuy = 3.0\n")
+    with pytest.raises(SettingsError, match=r"clicks\.default_action': found 'view', .* one of clicks\.actions: buy"):
+        loader.load(path, {})
+    assert loader.load(path, {"HEADRACE_CLICKS__DEFAULT_ACTION": "buy"}).clicks.default_action == "buy"
 
 
 def test_origin_of_each_setting_is_known(tmp_path: Path) -> None:
@@ -58,7 +68,8 @@ def test_unknown_environment_variable_is_refused() -> None:
     ("environ", "message"),
     [
         ({"HEADRACE_WINDOWS__LENGTH": "0"}, "setting 'windows.length': found '0'"),
-        ({"HEADRACE_CLICKS__TIME_UNIT": "us"}, "setting 'clicks.time_unit': found 'us'"),
+        ({"HEADRACE_CLICKS__TIME_UNIT": "ns"}, "setting 'clicks.time_unit': found 'ns'"),
+        ({"HEADRACE_CLICKS__EARLIEST": "1969-12-31"}, "setting 'clicks.earliest': found '1969-12-31'"),
         ({"HEADRACE_CLICKS__ACTIONS": '{"view": 1e9}'}, "weight of action 'view'"),
         ({"HEADRACE_CLICKS__ACTIONS": "{"}, "written as JSON"),
     ],
@@ -78,6 +89,12 @@ def test_file_that_is_no_toml_is_refused(tmp_path: Path) -> None:
         loader.load(written(tmp_path, "[kafka"), {})
     with pytest.raises(SettingsError, match="cannot be read"):
         loader.load(tmp_path / "absent.toml", {})
+
+
+def test_a_byte_order_mark_is_ignored(tmp_path: Path) -> None:
+    path = tmp_path / "headrace.toml"
+    path.write_bytes(b"\xef\xbb\xbf[clicks]\nearliest = 2000-01-01\n")
+    assert loader.load(path, {}).clicks.earliest == dt.date(2000, 1, 1)
 
 
 def test_secrets_are_not_shown() -> None:

@@ -14,7 +14,7 @@ from producers.simulation.shoppers import (
     shopper_id,
     shopper_number,
 )
-from producers.simulation.simulated_catalogue import MIN_ITEMS, TOPICS_PER_CATEGORY, make
+from producers.simulation.simulated_catalogue import MIN_ITEMS, TOPICS_PER_CATEGORY, make_catalogue
 
 SMALL = SimulationSettings(seed=3, items=MIN_ITEMS, shoppers=60)
 
@@ -36,19 +36,19 @@ def test_the_same_seed_gives_the_same_clicks_and_another_seed_others() -> None:
     assert not same(clicks, Simulation(SimulationSettings(seed=4, items=MIN_ITEMS, shoppers=60)).advance(2_000))
 
 
-def test_the_catalogue_knows_nothing_of_the_shoppers() -> None:
-    one = Simulation(SimulationSettings(seed=1, shoppers=10)).catalogue
+def test_the_catalogue_does_not_depend_on_the_shoppers() -> None:
+    catalogue = Simulation(SimulationSettings(seed=1, shoppers=10)).catalogue
     other = Simulation(SimulationSettings(seed=2, shoppers=70, clicks_per_s=5.0)).catalogue
 
-    assert one.ids == other.ids
-    assert one.ids[42] == "item-00042"
-    assert np.array_equal(one.successors, other.successors)
-    assert np.array_equal(one.appeal, other.appeal)
-    assert not np.array_equal(one.successors, make(1, len(one)).successors)
+    assert catalogue.ids == other.ids
+    assert catalogue.ids[42] == "item-00042"
+    assert np.array_equal(catalogue.successors, other.successors)
+    assert np.array_equal(catalogue.appeal, other.appeal)
+    assert not np.array_equal(catalogue.successors, make_catalogue(1, len(catalogue)).successors)
 
 
-def test_items_lead_on_to_others_of_their_category_and_never_to_themselves() -> None:
-    catalogue = make(seed=0, items=1_000)
+def test_successors_are_other_items_of_the_same_category() -> None:
+    catalogue = make_catalogue(seed=0, items=1_000)
     categories = catalogue.topics // TOPICS_PER_CATEGORY
 
     assert (categories[catalogue.successors] == categories[:, None]).all()
@@ -64,7 +64,7 @@ def test_a_few_items_are_popular_and_most_are_not() -> None:
     assert counts[:10].sum() / 50_000 < 0.15
 
 
-def test_what_followed_the_last_item_foretells_the_next_click_far_better_than_popularity() -> None:
+def test_the_last_item_predicts_the_next_click_far_better_than_popularity() -> None:
     clicks = Simulation(SimulationSettings(new_items=0.0, clicks_per_s=1_000.0)).advance(60_000)
     past, future = histories(clicks[:50_000]), histories(clicks[50_000:])
     popular = {item for item, _ in Counter(clicks.items[:50_000].tolist()).most_common(10)}
@@ -79,7 +79,7 @@ def test_what_followed_the_last_item_foretells_the_next_click_far_better_than_po
     assert np.mean([following in popular for _, following in steps]) < 0.1
 
 
-def test_no_item_is_clicked_before_its_launch_and_launches_draw_attention() -> None:
+def test_no_item_is_clicked_before_its_launch_and_launched_items_get_more_clicks() -> None:
     simulation = Simulation(SimulationSettings(new_items=0.3, seed=1))
     clicks = simulation.advance(100_000)
     launch_ms = simulation.launch_ms[clicks.items]
@@ -93,7 +93,7 @@ def test_no_item_is_clicked_before_its_launch_and_launches_draw_attention() -> N
     assert young.sum() / new_on_sale.sum() > 1.5 * per_item_and_day
 
 
-def test_some_shoppers_first_come_on_the_way() -> None:
+def test_some_shoppers_arrive_during_the_run() -> None:
     clicks = Simulation(SimulationSettings(new_shoppers=0.5, shoppers=200)).advance(40_000)
     half = clicks.times_ms[0] + (clicks.times_ms[-1] - clicks.times_ms[0]) // 2
     early = set(clicks.shoppers[clicks.times_ms < half].tolist())
@@ -102,15 +102,15 @@ def test_some_shoppers_first_come_on_the_way() -> None:
     assert len(set(clicks.shoppers.tolist()) - early) > 20
 
 
-def test_interests_drift_only_when_they_may() -> None:
-    def moved(drift: float) -> int:
+def test_topics_change_only_with_drift() -> None:
+    def changed(drift: float) -> int:
         simulation = Simulation(SimulationSettings(shoppers=50, drift=drift, new_shoppers=0.0))
         before = [simulation.interests(shopper)[0].copy() for shopper in range(50)]
         simulation.advance(10_000)
         return sum(not np.array_equal(before[shopper], simulation.interests(shopper)[0]) for shopper in range(50))
 
-    assert moved(0.0) == 0
-    assert moved(0.1) > 25  # about 25 sessions each
+    assert changed(0.0) == 0
+    assert changed(0.1) > 25  # about 25 sessions each
 
 
 def test_sessions_are_bursts_of_clicks_hours_apart() -> None:
@@ -127,7 +127,7 @@ def test_sessions_are_bursts_of_clicks_hours_apart() -> None:
 
 
 @pytest.mark.parametrize("shoppers", [100, 1_000])
-def test_a_pace_is_kept_from_the_first_second_on(shoppers: int) -> None:
+def test_the_rate_holds_from_the_first_second_on(shoppers: int) -> None:
     settings = SimulationSettings(shoppers=shoppers, clicks_per_s=200.0, new_shoppers=0.0)
     simulation = Simulation(settings)
 
@@ -142,8 +142,8 @@ def test_most_actions_are_views_and_dislikes_are_rare() -> None:
     assert shares == pytest.approx([0.85, 0.09, 0.04, 0.02], abs=0.02)
 
 
-def test_clicks_fall_where_the_relevance_says() -> None:
-    """Of the ten most relevant items, as many are clicked as their probabilities add up to."""
+def test_clicks_have_the_distribution_of_the_relevance() -> None:
+    """The ten most relevant items get the share of the clicks that their probabilities add up to."""
     simulation = Simulation(SimulationSettings(seed=5, items=MIN_ITEMS, shoppers=1, clicks_per_s=1.0, new_items=0.2))
     expected, hits = [], []
     for _ in range(3_000):
@@ -156,7 +156,7 @@ def test_clicks_fall_where_the_relevance_says() -> None:
     assert np.mean(expected) > 0.4
 
 
-def test_shopper_ids_can_be_read_back() -> None:
+def test_shopper_ids_decode() -> None:
     assert shopper_id(17) == "shopper-00017"
     assert shopper_number(shopper_id(123_456)) == 123_456
     for user in ("17", "shopper-17", "shopper-", "shopper-0001x"):
@@ -164,7 +164,7 @@ def test_shopper_ids_can_be_read_back() -> None:
             shopper_number(user)
 
 
-def test_the_truth_about_nobody_is_refused() -> None:
+def test_the_relevance_for_an_unknown_shopper_is_refused() -> None:
     with pytest.raises(DataError, match="shoppers 0 to 59"):
         Simulation(SMALL).relevance(60)
 
@@ -180,4 +180,4 @@ def test_settings_out_of_range_are_refused_by_name(name: str, value: float) -> N
 
 def test_a_catalogue_too_small_for_its_categories_is_refused() -> None:
     with pytest.raises(SettingsError, match="items: found 10"):
-        make(seed=0, items=10)
+        make_catalogue(seed=0, items=10)

@@ -29,55 +29,53 @@ class FakeTime:
 
 
 def test_clicks_go_out_when_their_time_has_come() -> None:
-    now, late_ms = FakeTime(), list[int]()
+    time, late_ms = FakeTime(), list[int]()
 
     def send(batch: ProducedEvents) -> None:
-        late_ms.extend(now.clock().now_ms() - time for time in batch.times_ms.tolist())
+        late_ms.extend((time.clock().now_ms() - batch.times_ms).tolist())
 
-    stream(Simulation(SETTINGS), send, seconds=5.0, clock=now.clock())
+    stream(Simulation(SETTINGS), send, seconds=5.0, clock=time.clock())
 
     assert 350 < len(late_ms) < 650
     assert all(0 <= late <= 11 for late in late_ms)
 
 
-def test_what_is_streamed_is_the_simulation() -> None:
-    now, sent = FakeTime(), list[ProducedEvents]()
-    stream(Simulation(SETTINGS), sent.append, seconds=5.0, clock=now.clock())
+def test_the_stream_sends_the_clicks_of_the_simulation() -> None:
+    sent = list[ProducedEvents]()
+    stream(Simulation(SETTINGS), sent.append, seconds=5.0, clock=FakeTime().clock())
 
     expected = Simulation(SETTINGS).advance(sum(map(len, sent)))
 
     assert [user for batch in sent for user in batch.users] == list(map(shopper_id, expected.shoppers.tolist()))
 
 
-def test_events_spell_what_numbers_stand_for() -> None:
+def test_events_have_ids_and_names_in_place_of_numbers() -> None:
     simulation = Simulation(SETTINGS)
     batch = simulation.advance(20)
-    spelled = events(simulation, batch)
+    produced = events(simulation, batch)
 
-    assert spelled.users[0] == f"shopper-{batch.shoppers[0]:05d}"
-    assert spelled.items[0] == f"item-{batch.items[0]:05d}"
-    assert spelled.actions == [ACTIONS[action] for action in batch.actions]
-    assert spelled.words is None
+    assert produced.users[0] == f"shopper-{batch.shoppers[0]:05d}"
+    assert produced.items[0] == f"item-{batch.items[0]:05d}"
+    assert produced.actions == [ACTIONS[action] for action in batch.actions]
+    assert produced.words is None
 
 
-def test_some_search_for_the_category_of_what_they_click_then() -> None:
-    """Searches come between the clicks, which are those of the same shoppers without searches."""
+def test_some_clicks_come_after_a_search_for_their_category() -> None:
+    """The clicks themselves are those of the same shoppers without searches."""
     plain, searching = Simulation(SETTINGS), Simulation(replace(SETTINGS, searches=0.5))
     clicks, batch = plain.advance(2_000), searching.advance(2_000)
     np.testing.assert_array_equal(batch.items, clicks.items)
     np.testing.assert_array_equal(batch.times_ms, clicks.times_ms)
-    found, categories = (
-        events(searching, batch),
-        dict(zip(plain.catalogue.ids, plain.catalogue.categories, strict=True)),
-    )
-    assert found.words is not None
-    assert found.actions is not None
-    searches = [place for place, item in enumerate(found.items) if item is None]
-    assert len(found) - len(searches) == 2_000
+    produced = events(searching, batch)
+    categories = dict(zip(plain.catalogue.ids, plain.catalogue.categories, strict=True))
+    assert produced.words is not None
+    assert produced.actions is not None
+    searches = [index for index, item in enumerate(produced.items) if item is None]
+    assert len(produced) - len(searches) == 2_000
     assert 50 < len(searches) < 1_000
-    for place in searches:
-        item = found.items[place + 1]
+    for index in searches:
+        item = produced.items[index + 1]
         assert item is not None
-        assert found.words[place] == categories[item]
-        assert (found.users[place], found.actions[place]) == (found.users[place + 1], "search")
-    assert [item for item in found.items if item] == events(plain, clicks).items
+        assert produced.words[index] == categories[item]
+        assert (produced.users[index], produced.actions[index]) == (produced.users[index + 1], "search")
+    assert [item for item in produced.items if item] == events(plain, clicks).items

@@ -1,6 +1,6 @@
-"""Tuning on tiny data: it learns, goes on where it was, stops what falls behind, and refuses what can't be compared.
+"""Tuning on tiny data: it learns, resumes, prunes, and refuses trials that can't be compared.
 
-The clock is the test's own: every look at it takes a fiftieth of a second, so that the same trials are made anywhere.
+The clock is the test's own: each reading takes a fiftieth of a second, so that trials are the same on every machine.
 """
 
 import csv
@@ -30,16 +30,16 @@ from models.data import dataset
 from models.data.dataset import Interactions
 from models.lab.tuning import plot as tuning_plot
 from models.lab.tuning import tuning_report
-from models.lab.tuning.search_space import DEFAULTS, Categories, Range, Searched, Space
-from models.lab.tuning.study import JOURNAL_NAME, End, Outcome, StudyPlan, Trial, best, open_study
-from models.lab.tuning.tune import EndTuning, Outlook, TuningCallbacks, _FellBehindError, _TrialRate, tune
+from models.lab.tuning.search_space import DEFAULTS, Categories, Domain, Range, Space
+from models.lab.tuning.study import JOURNAL_NAME, End, Outcome, Proposal, StudyPlan, Trial, best, open_study
+from models.lab.tuning.tune import StopTuning, TuningCallbacks, TuningProgress, _PrunedError, _TrialReporter, tune
 from models.settings import EncoderSettings, TrainSettings
 from models.training.trainer import TrainingProgress
 
 SMALL = EncoderSettings(dimensions=8, interests=2, heads=2, hidden=16, window_length=10, dropout=0.0)
-RATE: dict[str, Searched] = {"learning_rate": Range(low=1e-5, high=3e-2, log=True)}
+RATE: dict[str, Domain] = {"learning_rate": Range(low=1e-5, high=3e-2, log=True)}
 BASE = TrainSettings(encoder=SMALL, epochs=1, batch_sequences=32, learning_rate=1e-5, minutes=0.05)
-TIMED = BASE.model_copy(update={"epochs": None, "minutes": 2 / 60, "patience": 1000, "round_steps": 2})
+TIMED = BASE.model_copy(update={"epochs": None, "minutes": 2 / 60, "patience": 1000, "validation_interval_steps": 2})
 """Every trial takes its two seconds, with a validation after every second step."""
 
 
@@ -57,7 +57,7 @@ def clock() -> Callable[[], float]:
     return itertools.count(0.0, 0.02).__next__
 
 
-def plan(searched: Mapping[str, Searched], minutes: float = 0.05, base: TrainSettings = BASE) -> StudyPlan:
+def plan(searched: Mapping[str, Domain], minutes: float = 0.05, base: TrainSettings = BASE) -> StudyPlan:
     return StudyPlan(base=base, space=Space(searched=searched, fixed={}), minutes=minutes)
 
 
@@ -70,23 +70,23 @@ def ends(trials: list[Trial]) -> list[str]:
 
 
 def cut_after(steps: int) -> TuningCallbacks:
-    """Asks to end at a step of the second trial."""
+    """Stops the tuning at a step of the second trial."""
 
-    def watch(now: Outlook) -> None:
-        if now.number == 1 and now.training.step >= steps:
-            raise EndTuning
+    def on_step(progress: TuningProgress) -> None:
+        if progress.number == 1 and progress.training.step >= steps:
+            raise StopTuning
 
-    return TuningCallbacks(watch=watch)
+    return TuningCallbacks(on_step=on_step)
 
 
-def test_it_finds_better_than_a_bad_start_and_goes_on_without_repeating(
+def test_it_finds_better_than_a_bad_start_and_resumes_without_repeating(
     interactions: Interactions, tmp_path: Path
 ) -> None:
     first = tune(interactions, plan(RATE), tmp_path, clock_s=clock())
     assert first[0].values == {"learning_rate": 1e-5}
-    leader = best(first)
-    assert leader is not None
-    assert leader.outcome.ndcg > 1.2 * first[0].outcome.ndcg
+    best_trial = best(first)
+    assert best_trial is not None
+    assert best_trial.outcome.ndcg > 1.2 * first[0].outcome.ndcg
     again = tune(interactions, plan(RATE), tmp_path, clock_s=clock())
     finished = [trial for trial in first if trial.outcome.end != "cut short"]
     assert again[: len(first)] == first
@@ -105,7 +105,7 @@ def test_same_seed_same_trials(interactions: Interactions, tmp_path: Path) -> No
 
 
 def test_a_tuning_ends_with_its_time(interactions: Interactions, tmp_path: Path) -> None:
-    """Trials take 2 s, the budget of 3 s ends within the second: it is cut short, and comes again."""
+    """Trials take 2 s, the budget is 3 s: the second trial is cut short, and repeated by the next call."""
     trials = tune(interactions, plan(RATE, 3 / 60, TIMED), tmp_path, clock_s=clock())
     assert ends(trials) == ["complete", "cut short"]
     assert trials[0].outcome.elapsed_s == pytest.approx(2.0, abs=0.2)
@@ -115,72 +115,72 @@ def test_a_tuning_ends_with_its_time(interactions: Interactions, tmp_path: Path)
     assert again[2].outcome.end == "complete"
 
 
-def test_who_asks_to_end_gets_what_was_found(interactions: Interactions, tmp_path: Path) -> None:
+def test_a_stopped_tuning_returns_its_trials(interactions: Interactions, tmp_path: Path) -> None:
     trials = tune(interactions, plan(RATE), tmp_path, cut_after(steps=3), clock())
     assert ends(trials) == ["complete", "cut short"]
     assert best(trials) == trials[0]
 
 
 def test_other_trials_cannot_be_compared(interactions: Interactions, tmp_path: Path) -> None:
-    begun = plan(RATE)
-    tune(interactions, begun, tmp_path, cut_after(steps=0), clock())
+    first = plan(RATE)
+    tune(interactions, first, tmp_path, cut_after(steps=0), clock())
     fewer = interactions.select(interactions.users > 0)
     narrower = {"learning_rate": Range(low=1e-5, high=1e-2, log=True)}
     for other, changed, difference in (
-        (fewer, begun, "data: fingerprint"),
+        (fewer, first, "data: fingerprint"),
         (interactions, plan(RATE, base=BASE.model_copy(update={"holdout": "last"})), "holdout: both there, last here"),
         (interactions, plan(RATE, base=BASE.model_copy(update={"holdout_items": 0.1})), "holdout-items: 0 there, 0.1"),
         (interactions, plan(RATE, base=BASE.model_copy(update={"seed": 7})), "seed: 0 there, 7 here"),
         (interactions, plan(RATE, base=BASE.model_copy(update={"minutes": 0.01})), "trial-minutes: 0.05 there"),
-        (interactions, plan(narrower), "learning_rate: 1e-05 to 0.03 in logarithms there, 1e-05 to 0.01"),
+        (interactions, plan(narrower), "learning_rate: 1e-05 to 0.03 on a log scale there, 1e-05 to 0.01"),
         (interactions, plan({**RATE, "heads": Categories(choices=(1, 2))}), "heads: 2 there, one of 1, 2 here"),
     ):
         with pytest.raises(SettingsError, match=f"holds another tuning \\({difference}"):
             tune(other, changed, tmp_path, clock_s=clock())
 
 
-def test_where_it_runs_does_not_make_it_another(interactions: Interactions, tmp_path: Path) -> None:
-    found = [
+def test_device_and_checkpoints_do_not_make_it_another_tuning(interactions: Interactions, tmp_path: Path) -> None:
+    default, changed = (
         tune(interactions, plan(RATE, base=BASE.model_copy(update=changes)), tmp_path, cut_after(steps=0), clock())
         for changes in ({}, {"device": "cpu", "checkpoint_s": 1.0})
-    ]
-    assert found[1][: len(found[0])] == found[0]
+    )
+    assert changed[: len(default)] == default
 
 
-def test_trials_learn_from_content(interactions: Interactions, tmp_path: Path) -> None:
+def test_trials_are_trained_on_content(interactions: Interactions, tmp_path: Path) -> None:
     items = {item: Item(id=item, bags={"category": [item[-1]]}) for item in interactions.item_ids}
-    alone = tune(interactions, plan(RATE), tmp_path / "alone", cut_after(steps=0), clock())
-    learned = tune(interactions, plan(RATE), tmp_path / "content", cut_after(steps=0), clock(), items=items)
-    assert learned[0].outcome.ndcg != alone[0].outcome.ndcg
+    without = tune(interactions, plan(RATE), tmp_path / "without", cut_after(steps=0), clock())
+    with_content = tune(interactions, plan(RATE), tmp_path / "content", cut_after(steps=0), clock(), items=items)
+    assert with_content[0].outcome.ndcg != without[0].outcome.ndcg
     with pytest.raises(SettingsError, match=r"another tuning \(content: none there, fingerprint [0-9a-f]{12} here"):
-        tune(interactions, plan(RATE), tmp_path / "alone", items=items)
+        tune(interactions, plan(RATE), tmp_path / "without", items=items)
 
 
 def test_one_tuning_at_a_time(interactions: Interactions, tmp_path: Path) -> None:
     with (
         open_study(tmp_path, plan(RATE), {}),
-        pytest.raises(SettingsError, match="a tuning is under way there"),
+        pytest.raises(SettingsError, match="a tuning is running there"),
     ):
         tune(interactions, plan(RATE), tmp_path)
 
 
-def test_a_trial_has_room_in_the_budget(interactions: Interactions, tmp_path: Path) -> None:
+def test_a_trial_longer_than_the_budget_is_refused(interactions: Interactions, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"one trial may take 0\.05 minutes, but all of them together have 0\.01"):
         tune(interactions, plan(RATE, minutes=0.01), tmp_path)
 
 
-def test_what_the_settings_refuse_is_passed_over(interactions: Interactions, tmp_path: Path) -> None:
-    """Two of the choices divide 8 dimensions evenly: nothing else is trained, and then all is searched through."""
+def test_invalid_combinations_are_skipped(interactions: Interactions, tmp_path: Path) -> None:
+    """Two of the choices divide 8 dimensions evenly: only those are trained, and then the space is exhausted."""
     odd = {"heads": Categories(choices=(3, 4, 5, 6, 7, 8))}
     trials = tune(interactions, plan(odd, minutes=10.0), tmp_path / "some", clock_s=clock())
     assert sorted(trial.values["heads"] for trial in trials) == [4, 8]
-    with pytest.raises(SettingsError, match=r"go together: .*dimensions \(8\) must be a multiple of heads"):
+    with pytest.raises(SettingsError, match=r"search space is invalid: .*dimensions \(8\) must be a multiple of heads"):
         tune(interactions, plan({"heads": Categories(choices=(3, 5))}), tmp_path / "none", clock_s=clock())
 
 
-def test_a_space_of_choices_is_searched_through(tmp_path: Path) -> None:
-    """Also where all that the sampler likes is known: every combination of three times four comes once."""
-    searched: dict[str, Searched] = {"heads": Categories(choices=(1, 2, 4)), "interests": Range(low=1, high=4)}
+def test_a_finite_space_is_exhausted(tmp_path: Path) -> None:
+    """Even where TPE proposes known settings alone: every combination of three times four comes once."""
+    searched: dict[str, Domain] = {"heads": Categories(choices=(1, 2, 4)), "interests": Range(low=1, high=4)}
     with open_study(tmp_path, plan(searched), {}) as study:
         while proposal := study.propose():
             encoder = proposal.settings.encoder
@@ -197,48 +197,46 @@ def test_a_training_that_diverges_never_wins(interactions: Interactions, tmp_pat
 
 
 def test_the_median_rule_compares_at_equal_time(tmp_path: Path) -> None:
-    """Trials of 100 s, marks every 10 s. Three finished ones stand at 0.4, 0.5 and 0.6 from 25 s on.
+    """Trials of 100 s, milestones every 10 s. Three finished ones have 0.4, 0.5 and 0.6 from 25 s on.
 
     seconds      0        10        20        30        40
-    fast         |--0.45--|--0.45--|--0.45--|--0.45-x             below the median of 0.5 at the third mark, of 30 s
-    late         |-----------------------0.5|-------------...     has caught up at 29 s: goes on
+    fast         |--0.45--|--0.45--|--0.45--|--0.45-x             below the median of 0.5 at the third milestone, 30 s
+    late         |-----------------------0.5|-------------...     has caught up at 29 s: continues
     slow         |--------------------------------------0.1-x     no validation before 39 s: first compared at 40 s
     """
     space = plan(RATE, base=BASE.model_copy(update={"minutes": 100 / 60}))
     with open_study(tmp_path, space, {}) as study:
 
-        def pace_of() -> _TrialRate:
-            trial = study.propose()
-            assert trial is not None
-            return _TrialRate(trial, lambda _now: None)
+        def new_reporter() -> tuple[Proposal, _TrialReporter]:
+            proposal = study.propose()
+            assert proposal is not None
+            return proposal, _TrialReporter(proposal, lambda _progress: None)
 
         def at(seconds: float, ndcg: float) -> TrainingProgress:
             return TrainingProgress(epoch=0, step=0, loss=1.0, ndcg=ndcg, best_ndcg=ndcg, elapsed_s=seconds)
 
         for ndcg in (0.4, 0.5, 0.6):
-            trial = study.propose()
-            assert trial is not None
-            pace = _TrialRate(trial, lambda _now: None)
-            pace.note(at(25.0, ndcg))
-            pace.finish()
-            trial.end(Outcome("complete", ndcg, 25.0))
-        fast = pace_of()
+            proposal, reporter = new_reporter()
+            reporter.on_step(at(25.0, ndcg))
+            reporter.finish()
+            proposal.end(Outcome("complete", ndcg, 25.0))
+        _, fast = new_reporter()
         for seconds in (5.0, 12.0, 22.0):
-            fast.note(at(seconds, 0.45))
-        with pytest.raises(_FellBehindError):
-            fast.note(at(31.0, 0.45))
-        late = pace_of()
-        late.note(at(12.0, 0.3))
-        late.note(at(29.0, 0.5))
-        late.note(at(31.0, 0.5))
-        slow = pace_of()
-        slow.note(at(31.0, 0.0))
-        slow.note(at(39.0, 0.1))
-        with pytest.raises(_FellBehindError):
-            slow.note(at(41.0, 0.2))  # better since, but after the mark
+            fast.on_step(at(seconds, 0.45))
+        with pytest.raises(_PrunedError):
+            fast.on_step(at(31.0, 0.45))
+        _, late = new_reporter()
+        late.on_step(at(12.0, 0.3))
+        late.on_step(at(29.0, 0.5))
+        late.on_step(at(31.0, 0.5))
+        _, slow = new_reporter()
+        slow.on_step(at(31.0, 0.0))
+        slow.on_step(at(39.0, 0.1))
+        with pytest.raises(_PrunedError):
+            slow.on_step(at(41.0, 0.2))  # better since, but after the milestone
 
 
-def test_a_bad_trial_is_pruned_and_says_so(interactions: Interactions, tmp_path: Path) -> None:
+def test_a_bad_trial_is_pruned_and_reported(interactions: Interactions, tmp_path: Path) -> None:
     whole = plan(RATE, 16 / 60, TIMED.model_copy(update={"learning_rate": 1e-2}))
     trials = tune(interactions, whole, tmp_path, clock_s=clock())
     pruned = [trial for trial in trials if trial.outcome.end == "pruned"]
@@ -246,16 +244,15 @@ def test_a_bad_trial_is_pruned_and_says_so(interactions: Interactions, tmp_path:
     assert pruned
     assert len(finished) >= 3
     assert max(trial.outcome.elapsed_s for trial in pruned) < 2.0
-    leader = best(trials)
-    assert leader in finished
+    assert best(trials) in finished
     tuning_report.write(trials, whole, tmp_path)
     with (tmp_path / "trials.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["end"] for row in rows] == ends(trials)
 
 
-def test_a_killed_tuning_goes_on(tiny_interactions: Path, interactions: Interactions, tmp_path: Path) -> None:
-    """kill -9 in the second trial; then a torn line and Optuna's own lock, as a kill amid a write leaves them."""
+def test_a_killed_tuning_is_resumed(tiny_interactions: Path, interactions: Interactions, tmp_path: Path) -> None:
+    """kill -9 in the second trial, then the remains of a kill during a write: an incomplete line and Optuna's lock."""
     program = f"""
 import itertools, os, signal
 from pathlib import Path
@@ -265,14 +262,14 @@ from models.settings import TrainSettings
 from models.lab.tuning.study import StudyPlan
 from models.lab.tuning.tune import TuningCallbacks, tune
 
-def watch(now):
-    if now.number == 1 and now.training.step == 2:
+def on_step(progress):
+    if progress.number == 1 and progress.training.step == 2:
         os.kill(os.getpid(), signal.SIGKILL)
 
 base = TrainSettings.model_validate_json({BASE.model_dump_json()!r})
 plan = StudyPlan(base, Space({{"learning_rate": Range(low=1e-5, high=3e-2, log=True)}}, {{}}), 0.05)
 clock = itertools.count(0.0, 0.02).__next__
-tune(dataset.read(Path({str(tiny_interactions)!r})), plan, Path({str(tmp_path)!r}), TuningCallbacks(watch), clock)
+tune(dataset.read(Path({str(tiny_interactions)!r})), plan, Path({str(tmp_path)!r}), TuningCallbacks(on_step), clock)
 """
     killed = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, timeout=120)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
@@ -287,17 +284,22 @@ tune(dataset.read(Path({str(tiny_interactions)!r})), plan, Path({str(tmp_path)!r
     assert ends(trials)[:2] == ["complete", "complete"]
 
 
-def made(number: int, rate: float, end: End = "complete", ndcg: float = 0.1) -> Trial:
+def trial_of(number: int, rate: float, end: End = "complete", ndcg: float = 0.1) -> Trial:
     return Trial(number, {"learning_rate": rate, "heads": 1 + number % 2}, Outcome(end, ndcg, 30.0))
 
 
 @pytest.mark.parametrize(
     "trials",
     [
-        [made(0, 1e-3), made(1, 2e-3, "pruned", 0.05), made(2, 5e-3, ndcg=0.2), made(3, 1e-2, "diverged", 0.0)],
-        [made(0, 1e-2, "diverged", 0.0)],
+        [
+            trial_of(0, 1e-3),
+            trial_of(1, 2e-3, "pruned", 0.05),
+            trial_of(2, 5e-3, ndcg=0.2),
+            trial_of(3, 1e-2, "diverged", 0.0),
+        ],
+        [trial_of(0, 1e-2, "diverged", 0.0)],
     ],
-    ids=["some", "none that counts"],
+    ids=["some", "none usable"],
 )
 def test_the_plot_names_every_setting(trials: list[Trial], tmp_path: Path) -> None:
     searched = {**RATE, "heads": Categories(choices=(1, 2))}
@@ -307,7 +309,7 @@ def test_the_plot_names_every_setting(trials: list[Trial], tmp_path: Path) -> No
         assert f"<!-- {text} -->" in picture
 
 
-def test_tune_then_train_with_what_it_found(tiny_interactions: Path, tmp_path: Path) -> None:
+def test_tune_then_train_with_the_best_settings(tiny_interactions: Path, tmp_path: Path) -> None:
     space = tmp_path / "space.toml"
     space.write_text(
         "window_length = 10\nepochs = 1\ndimensions = { choices = [4, 8] }\nheads = { choices = [1, 2] }\n"
@@ -317,12 +319,12 @@ def test_tune_then_train_with_what_it_found(tiny_interactions: Path, tmp_path: P
     out, data = tmp_path / "tuning", ["--data", str(tiny_interactions)]
     arguments = [*data, "--out", str(out), "--minutes", "1", "--trial-minutes", "0.5", "--space", str(space)]
     run = CliRunner().invoke
-    found = json.loads(run(tune_command.tune, [*arguments, "--json"], catch_exceptions=False).stdout)
-    assert len(found["trials"]) == 4  # two times two, and the space is searched through
-    assert found["validation_ndcg"] == max(trial["validation_ndcg"] for trial in found["trials"])
-    assert found["files"] == [str(out / name) for name in ("best.toml", "trials.csv", "tuning.svg")]
-    chosen = tomllib.loads((out / "best.toml").read_text())
-    assert chosen == {name: value for name, value in found["settings"].items() if value is not None}
+    report = json.loads(run(tune_command.tune, [*arguments, "--json"], catch_exceptions=False).stdout)
+    assert len(report["trials"]) == 4  # two times two, and the space is exhausted
+    assert report["validation_ndcg"] == max(trial["validation_ndcg"] for trial in report["trials"])
+    assert report["files"] == [str(out / name) for name in ("best.toml", "trials.csv", "tuning.svg")]
+    best_settings = tomllib.loads((out / "best.toml").read_text())
+    assert best_settings == {name: value for name, value in report["settings"].items() if value is not None}
     table = run(tune_command.tune, arguments, catch_exceptions=False)
     assert "best.toml: for `headrace train --settings`" in table.stdout
     assert "(default)" in table.stdout
@@ -330,7 +332,7 @@ def test_tune_then_train_with_what_it_found(tiny_interactions: Path, tmp_path: P
     bundle = Path(run(train_command.train, training, catch_exceptions=False).stdout.strip())
     used = json.loads((bundle / "report.json").read_text())["settings"]
     assert used["encoder"]["interests"] == 1
-    assert used["encoder"]["dimensions"] == chosen["dimensions"]
+    assert used["encoder"]["dimensions"] == best_settings["dimensions"]
     assert used["learning_rate"] == 1e-2
 
 
@@ -352,6 +354,5 @@ def test_tune_without_optuna_says_how_to_get_it(
 
 def test_the_documentation_lists_what_is_searched() -> None:
     page = (Path(__file__).parents[2] / "docs" / "tuning.md").read_text()
-    assert [
-        f"| `{name}` | {among} |" for name, among in DEFAULTS.items() if f"| `{name}` | {among} |" not in page
-    ] == []
+    rows = [f"| `{name}` | {domain} |" for name, domain in DEFAULTS.items()]
+    assert [row for row in rows if row not in page] == []

@@ -1,4 +1,4 @@
-"""A file of variants says what it wants, or is refused by name."""
+"""Files of variants: settings that are read, and settings that are refused by name."""
 
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ def read(tmp_path: Path, text: str) -> dict[str, dict[str, Any]]:
     return variants.read(tmp_path / "variants.toml")
 
 
-def recording(window_length: int = 100) -> EvalData:
+def eval_data(window_length: int = 100) -> EvalData:
     numbers = np.array([0, 1, 0, 1], np.int32)
     data = Interactions(
         users=np.sort(numbers),
@@ -40,9 +40,9 @@ def test_tables_are_variants_of_encoder_and_training(tmp_path: Path) -> None:
     assert variants.settings("one-interest", tables["one-interest"]).encoder.interests == 1
 
 
-def test_the_ablations_of_deploy_are_to_be_had() -> None:
+def test_the_ablations_in_deploy_are_valid() -> None:
     tables = variants.read(Path(__file__).parents[2] / "deploy" / "ablations.toml")
-    assert len(systems.two_hops(recording(), "last", tables)) == 2 + len(tables)
+    assert len(systems.two_hop_systems(eval_data(), "last", tables)) == 2 + len(tables)
 
 
 def test_an_unknown_setting_is_named_with_the_known_ones() -> None:
@@ -51,9 +51,9 @@ def test_an_unknown_setting_is_named_with_the_known_ones() -> None:
 
 
 @pytest.mark.parametrize(("key", "option"), [("seed", "--seeds"), ("minutes", "--minutes"), ("holdout", "--split")])
-def test_what_the_comparison_decides_is_no_variant(key: str, option: str) -> None:
-    with pytest.raises(SettingsError, match=f"variant mine: {key} is the same for all systems, set it with {option}"):
-        variants.settings("mine", {key: 1})
+def test_settings_of_the_comparison_are_refused(key: str, option: str) -> None:
+    with pytest.raises(SettingsError, match=f"variant late: {key} is the same for all systems, set it with {option}"):
+        variants.settings("late", {key: 1})
 
 
 def test_a_value_out_of_range_is_named() -> None:
@@ -61,25 +61,27 @@ def test_a_value_out_of_range_is_named() -> None:
         variants.settings("none", {"interests": 0})
 
 
-@pytest.mark.parametrize(("text", "reason"), [("interests = 1", "interests stands outside"), ("[a", "cannot be read")])
+@pytest.mark.parametrize(
+    ("text", "reason"), [("interests = 1", "interests is outside of any variant"), ("[a", "cannot be read")]
+)
 def test_a_file_that_is_no_table_of_variants_is_refused(tmp_path: Path, text: str, reason: str) -> None:
     with pytest.raises(SettingsError, match=reason):
         read(tmp_path, text)
 
 
-def test_content_is_learned_from_or_not() -> None:
-    with pytest.raises(SettingsError, match="variant told: content: found 'yes', expected true or false"):
-        systems.two_hops(recording(), "last", {"told": {"content": "yes"}})
+def test_content_is_true_or_false() -> None:
+    with pytest.raises(SettingsError, match="variant rich: content: found 'yes', expected true or false"):
+        systems.two_hop_systems(eval_data(), "last", {"rich": {"content": "yes"}})
 
 
 def test_a_name_that_is_taken_is_refused() -> None:
     with pytest.raises(SettingsError, match="a variant cannot be called bpr"):
-        systems.two_hops(recording(), "last", {"bpr": {}})
+        systems.two_hop_systems(eval_data(), "last", {"bpr": {}})
 
 
-def test_all_look_at_the_same_windows() -> None:
-    ours = systems.two_hops(recording(window_length=30), "last", {"short": {"window_length": 10}})
-    lengths = {one.name: one.settings["encoder"]["window_length"] for one in ours}
+def test_all_systems_get_the_same_windows() -> None:
+    two_hop_systems = systems.two_hop_systems(eval_data(window_length=30), "last", {"short": {"window_length": 10}})
+    lengths = {system.name: system.settings["encoder"]["window_length"] for system in two_hop_systems}
     assert lengths == {"one-vector": 30, "two-hop": 30, "short": 10}
-    with pytest.raises(SettingsError, match=r"long looks at 40 events, but windows keep 30.*windows\.length"):
-        systems.two_hops(recording(window_length=30), "last", {"long": {"window_length": 40}})
+    with pytest.raises(SettingsError, match=r"variant long: window_length is 40, but windows keep 30.*windows\.length"):
+        systems.two_hop_systems(eval_data(window_length=30), "last", {"long": {"window_length": 40}})

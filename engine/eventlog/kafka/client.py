@@ -13,7 +13,7 @@ from kafka.net.inet import KafkaNetSocket
 from kafka.net.manager import KafkaConnectionManager
 from kafka.net.selector import NetworkSelector
 
-from engine.eventlog.kafka.failures import will_not_pass
+from engine.eventlog.kafka.failures import is_permanent
 
 LONGEST_WAIT_S: Final = 45.0
 """For one call of the library. All of them are given shorter time limits, which it mostly keeps."""
@@ -72,7 +72,7 @@ class _Connections(KafkaConnectionManager):  # type: ignore[misc]
 
     def get_connection(self, node_id: Any, timeout_ms: float | None = None, **options: Any) -> Any:
         """As the library's; called once per attempt while it looks for a broker."""
-        if self.last_error and not self.bootstrapped and will_not_pass(self.last_error):
+        if self.last_error and not self.bootstrapped and is_permanent(self.last_error):
             raise self.last_error
         connection = super().get_connection(node_id, timeout_ms=timeout_ms, **options)
         if not self.bootstrapped:
@@ -105,7 +105,7 @@ class Client(KafkaNetClient):  # type: ignore[misc]
             time.sleep(_UNREACHABLE_PAUSE_S)  # the sender would come back at once
             return False
 
-    def hang_up(self) -> None:
+    def close_connections(self) -> None:
         """End every connection, from any thread, so that nobody goes on waiting for an answer."""
         with contextlib.suppress(RuntimeError):  # closed already
             self.net.call_soon_threadsafe(self.connections.close)

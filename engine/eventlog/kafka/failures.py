@@ -29,7 +29,7 @@ def describe(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-def will_not_pass(error: Exception) -> bool:
+def is_permanent(error: Exception) -> bool:
     """Whether trying again would only repeat it."""
     return isinstance(error, SaslAuthenticationFailedError | UnsupportedSaslMechanismError) or isinstance(
         error.__context__, ssl.SSLCertVerificationError

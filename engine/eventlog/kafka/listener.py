@@ -9,10 +9,9 @@ from kafka import AsyncConsumerRebalanceListener
 from kafka.future import Future
 
 from engine.eventlog.base import Partition, Rebalance
+from engine.eventlog.commit_steps import Holder
 
 _LOOKUP_EVERY_S: Final = 0.1
-_SOMEBODY_ELSE: Final = ""
-"""No member's id."""
 
 
 class Listener(AsyncConsumerRebalanceListener):  # type: ignore[misc]
@@ -28,15 +27,13 @@ class Listener(AsyncConsumerRebalanceListener):  # type: ignore[misc]
         self.failure: Exception | None = None
         """What a callback raised; `poll` raises it again."""
         self.muted = False
-        self.holder: str | None = None
-        """The id of the member that the partitions held now were given to."""
+        self.holder = Holder()
         self.taken: set[Partition] = set()
         """Partitions that went since the session last emptied this."""
 
     async def on_partitions_assigned(self, assigned: Sequence[Any]) -> None:
         """These came."""
-        member_id = self._consumer.group_metadata().member_id
-        self.holder = member_id if self.holder in {None, member_id} else _SOMEBODY_ELSE
+        self.holder.assigned(self._consumer.group_metadata().member_id)
         await self._call(self._rebalance.assigned, assigned)
 
     async def on_partitions_revoked(self, revoked: Sequence[Any]) -> None:
@@ -46,7 +43,7 @@ class Listener(AsyncConsumerRebalanceListener):  # type: ignore[misc]
 
     async def on_partitions_lost(self, lost: Sequence[Any]) -> None:
         """These are somebody else's already."""
-        self.holder = None
+        self.holder.nothing_held()
         self._note(lost)
         await self._call(self._rebalance.lost, lost)
 
@@ -69,7 +66,7 @@ class Listener(AsyncConsumerRebalanceListener):  # type: ignore[misc]
         await done
 
 
-def pace_lookups(coordinator: Any, net: Any) -> None:
+def throttle_lookups(coordinator: Any, net: Any) -> None:
     """Let the library ask who coordinates the group ten times a second at most.
 
     As long as brokers name a node that has just died, it would ask again as soon as it is answered: a busy core, and
@@ -89,7 +86,7 @@ def pace_lookups(coordinator: Any, net: Any) -> None:
     coordinator._send_group_coordinator_request = ask_in_time  # noqa: SLF001
 
 
-class _LateJoin:
+class _PendingJoin:
     """A request to join the group, still under way when a `poll` ended; the next `poll` is to read its answer.
 
     The library looks at `is_done` and, when the answer came between two polls, drops it and asks anew, which calls the
@@ -103,12 +100,12 @@ class _LateJoin:
         self.add_errback = join.add_errback
 
 
-def keep_join(coordinator: Any) -> None:
+def keep_pending_join(coordinator: Any) -> None:
     """Make sure that the next `poll` reads the answer to a request to join that is under way.
 
     Without the second line it may never look: new partition counts start a join, and seem dealt with as soon as the
     leader has used them; the member would go on polling, busily, without partitions and without heartbeats.
     """
     if coordinator._join_task is not None:  # noqa: SLF001 - there is no public way to it
-        coordinator._join_task = _LateJoin(coordinator._join_task)  # noqa: SLF001
+        coordinator._join_task = _PendingJoin(coordinator._join_task)  # noqa: SLF001
         coordinator.request_rejoin()

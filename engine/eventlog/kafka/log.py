@@ -20,8 +20,9 @@ from kafka.errors import (
 from engine.errors import BrokerUnavailableError, EventLogError, SettingsError
 from engine.eventlog.base import Partition, Rebalance, TopicSpec
 from engine.eventlog.kafka.client import Client
+from engine.eventlog.kafka.client_surface import check_client
 from engine.eventlog.kafka.failures import explain_unavailable, translated
-from engine.eventlog.kafka.listener import Listener, pace_lookups
+from engine.eventlog.kafka.listener import Listener, throttle_lookups
 from engine.eventlog.kafka.options import (
     MAX_RECORD_BYTES,
     connection_options,
@@ -56,7 +57,9 @@ class KafkaLog:
 
         Raises:
             SettingsError: an address is not one, the login is incomplete, or the certificate file cannot be used.
+            UnsupportedClientError: the installed Kafka client lacks members that this package uses.
         """
+        check_client()
         self._settings = settings
         self._connection = connection_options(settings)
         self._idle_ids: defaultdict[str, set[str]] = defaultdict(set)
@@ -145,7 +148,7 @@ class KafkaLog:
         except BaseException:
             output.close(0.0)
             raise
-        pace_lookups(consumer._coordinator, client.net)  # noqa: SLF001 - there is no public way to it
+        throttle_lookups(consumer._coordinator, client.net)  # noqa: SLF001 - there is no public way to it
         listener = Listener(client.net, consumer, rebalance)
         consumer.subscribe(topics, listener=listener)
         return consumer, listener

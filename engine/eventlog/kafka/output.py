@@ -78,7 +78,7 @@ class Output:
             self._producer.close(timeout=timeout_s)
         if sender.is_alive():
             sender.force_close()
-            self._client.hang_up()
+            self._client.close_connections()
             sender.join(self._time_limit_s)
             self._producer.close(timeout=0)
 

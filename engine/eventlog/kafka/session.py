@@ -10,10 +10,11 @@ from kafka import OffsetAndMetadata, TopicPartition
 from kafka.errors import KafkaError
 
 from engine.errors import EventLogError
+from engine.eventlog import commit_steps
 from engine.eventlog.base import Outgoing, Partition, Records
 from engine.eventlog.kafka.commit_throttle import CommitThrottle
 from engine.eventlog.kafka.failures import translated
-from engine.eventlog.kafka.listener import Listener, keep_join
+from engine.eventlog.kafka.listener import Listener, keep_pending_join
 from engine.eventlog.kafka.output import Output, Transactions
 from engine.eventlog.kafka.reader import to_records
 from engine.eventlog.kafka.stall_detector import StallDetector
@@ -40,7 +41,7 @@ class KafkaSession(ABC):
         self._failed = False
 
     @abstractmethod
-    def _deliver(self, offsets: Mapping[Any, Any], state: Sequence[Outgoing]) -> dict[Partition, int]:
+    def _deliver(self, positions: Mapping[Partition, int], state: Sequence[Outgoing]) -> dict[Partition, int]:
         """Commit; returns the offset behind the last record sent to each partition, `state` at least."""
 
     def poll(self, timeout_s: float, max_records: int) -> list[Records]:
@@ -81,12 +82,11 @@ class KafkaSession(ABC):
             DeliveryError: an output was refused or not delivered in time; no position was recorded.
             EventLogError: the positions were not recorded: the same inputs will come again.
         """
-        offsets = {TopicPartition(*p): OffsetAndMetadata(offset, "", -1) for p, offset in positions.items()}
         topics = {outgoing.topic for outgoing in state}
         if self._failed:
             raise EventLogError("Kafka: a commit of this session failed before; go on with a new session")
         self._failed = True
-        ends = self._deliver(offsets, state)
+        ends = self._deliver(positions, state)
         self._failed = False
         return {partition: end for partition, end in ends.items() if partition.topic in topics}
 
@@ -124,8 +124,20 @@ class KafkaSession(ABC):
                 self._consumer.close(autocommit=False, timeout_ms=_LEAVE_LIMIT_S * 1000)
             self._consumer._client.close()  # noqa: SLF001 - it stays open where the line above failed
 
+    def flush(self) -> dict[Partition, int]:
+        """Wait until everything sent was accepted (see `engine.eventlog.commit_steps.CommitSteps`)."""
+        return self._output.flush()
+
+    def check_membership(self) -> None:
+        """Look whether this is the member that its partitions were given to.
+
+        Raises:
+            EventLogError: it was expelled.
+        """
+        self._membership()
+
     @contextlib.contextmanager
-    def _throttled(self) -> Iterator[None]:
+    def measured(self) -> Iterator[None]:
         """Measure the CPU time, of all threads, of what every commit costs."""
         before_s = time.process_time()
         yield
@@ -135,31 +147,19 @@ class KafkaSession(ABC):
         _make_way_for_resumed(self._consumer._fetcher)  # noqa: SLF001 - there is no public way to it
         with translated("reading"):
             polled = self._consumer.poll(timeout_ms=int(timeout_s * 1000), max_records=max_records)
-        keep_join(self._consumer._coordinator)  # noqa: SLF001 - there is no public way to it
+        keep_pending_join(self._consumer._coordinator)  # noqa: SLF001 - there is no public way to it
         if self._listener.failure:
             raise self._listener.failure
         if self._consumer.assignment():
-            self._membership()
+            self.check_membership()
         else:
-            self._listener.holder = None
+            self._listener.holder.nothing_held()
         return to_records(polled)
 
     def _membership(self) -> Any:
-        """The group's metadata, as long as this is the member that its partitions were given to.
-
-        The library does not always tell that they were lost: expelled while it was about to join again anyway, it joins
-        as a new member and goes on with the partitions and positions of the old one. The broker cannot know, and would
-        take what such a member commits; it would even take the positions of one without a generation.
-
-        Raises:
-            EventLogError: it was expelled.
-        """
+        """The group's metadata, as long as this is the member that its partitions were given to."""
         membership = self._consumer.group_metadata()
-        if membership.generation_id < 0 or membership.member_id != self._listener.holder:
-            raise EventLogError(
-                "Kafka: this worker was expelled from its group; going on from the last commit. If this comes again,"
-                " raise kafka.session_timeout_s or kafka.max_poll_interval_s"
-            )
+        self._listener.holder.check(membership.member_id, membership.generation_id)
         return membership
 
 
@@ -174,21 +174,18 @@ def _make_way_for_resumed(fetcher: Any) -> None:
 
 
 class AtLeastOnceSession(KafkaSession):
-    """Outputs, then state, then positions: a crash in between repeats outputs and loses none."""
+    """Outputs, then state, then positions (`engine.eventlog.commit_steps.at_least_once`)."""
 
-    def _deliver(self, offsets: Mapping[Any, Any], state: Sequence[Outgoing]) -> dict[Partition, int]:
-        # 1. The outputs. Were the positions recorded first, a crash in between would lose them.
-        self._output.flush()
-        # 2. The state. Were it there first, the same inputs would change nothing when they come again: no output.
-        for outgoing in state:
-            self.send(outgoing)
-        ends = self._output.flush()
-        # 3. The positions: from here on these inputs do not come again.
-        if offsets:
-            self._membership()
-            with self._throttled(), translated("recording positions"):
-                self._consumer.commit(offsets, timeout_ms=self._time_limit_s * 1000)
-        return ends
+    def _deliver(self, positions: Mapping[Partition, int], state: Sequence[Outgoing]) -> dict[Partition, int]:
+        return commit_steps.at_least_once(self, positions, state)
+
+    def record_positions(self, positions: Mapping[Partition, int]) -> None:
+        """Record the next offsets to read."""
+        with translated("recording positions"):
+            self._consumer.commit(_offsets(positions), timeout_ms=self._time_limit_s * 1000)
+
+    def complete(self) -> None:
+        """Nothing to do: what was accepted is visible."""
 
 
 class ExactlyOnceSession(KafkaSession):
@@ -211,22 +208,25 @@ class ExactlyOnceSession(KafkaSession):
         super().__init__(consumer, listener, transactions, settings)
         self._transactions = transactions
         self._released = released
+        self._deadline_s = 0.0
 
-    def _deliver(self, offsets: Mapping[Any, Any], state: Sequence[Outgoing]) -> dict[Partition, int]:
-        deadline_s = time.monotonic() + self._time_limit_s
-        # 1. Every record: the client would complete a transaction without those it gave up.
-        for outgoing in state:
-            self.send(outgoing)
-        ends = self._output.flush()
-        with self._throttled():
-            # 2. The positions, with the membership under which they were read.
-            if offsets:
-                self._transactions.add_positions(offsets, self._membership(), deadline_s)
-            # 3. From here on all of it is visible, and these inputs do not come again.
-            self._transactions.commit(deadline_s)
-        return ends
+    def _deliver(self, positions: Mapping[Partition, int], state: Sequence[Outgoing]) -> dict[Partition, int]:
+        self._deadline_s = time.monotonic() + self._time_limit_s
+        return commit_steps.exactly_once(self, positions, state)
+
+    def record_positions(self, positions: Mapping[Partition, int]) -> None:
+        """Make the next offsets to read a part of the transaction, with the membership under which they were read."""
+        self._transactions.add_positions(_offsets(positions), self._membership(), self._deadline_s)
+
+    def complete(self) -> None:
+        """Make the transaction visible."""
+        self._transactions.commit(self._deadline_s)
 
     def close(self) -> None:
         """End an open transaction, leave the group and free every thread and socket, calling no callback."""
         super().close()
         self._released()
+
+
+def _offsets(positions: Mapping[Partition, int]) -> dict[Any, Any]:
+    return {TopicPartition(*partition): OffsetAndMetadata(offset, "", -1) for partition, offset in positions.items()}

@@ -1,12 +1,12 @@
-"""What a release has to beat. Every baseline leaves out what stands in the user's window and knows only the past.
+"""Baselines of evaluations and comparisons. They list nothing that is in the user's window, and know the past alone.
 
-    popularity       most events in the seven days before the hour of the question
-    neighbours       what came soon after the last items
-    item_knn         what is clicked by the users who clicked what the window holds
-    factorisation    implicit's ALS and BPR, the user's vector made from the window
-    sasrec           RecTools' SASRec, the window as its sequence
+    popularity       most events in the seven days before the hour of the query
+    neighbours       items that came soon after the window's last items in other users' histories
+    item_knn         items with the same users as the items of the window
+    factorisation    implicit's ALS and BPR, with a user vector made from the window
+    sasrec           RecTools' SASRec, with the window as its sequence
 
-The first two need nothing but numpy and stand beside every evaluation; the others need the extra `compare`.
+The first two need nothing but numpy and are part of every evaluation; the others need the extra `compare`.
 """
 
 from models.evaluation.baselines.baseline import Baseline, first_unseen

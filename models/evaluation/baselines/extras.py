@@ -1,4 +1,4 @@
-"""Imports that need an extra, and the sentence for whoever lacks it."""
+"""Imports that need an extra, with an error that says how to install it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,8 +7,8 @@ from engine.errors import MissingExtraError
 
 
 @contextmanager
-def needed(extra: str) -> Iterator[None]:
-    """For the imports inside.
+def required(extra: str) -> Iterator[None]:
+    """A context for imports that need `extra`.
 
     Raises:
         MissingExtraError: the extra is not installed.

@@ -1,19 +1,19 @@
-"""Who clicked what, as sparse matrices."""
+"""Click counts as sparse matrices."""
 
 import numpy as np
 from scipy import sparse
 
 from engine.arrays import Int32, Int64
-from models.evaluation.event_windows import UserEvents
+from models.data.histories import Histories
 
 
-def of_users(events: UserEvents) -> sparse.csr_matrix:
-    """[U, V] how often each user clicked each item."""
-    return _counts(events.users, events.items, (int(events.users.max(initial=0)) + 1, events.item_count))
+def of_users(events: Histories, item_count: int) -> sparse.csr_matrix:
+    """[U, V] clicks of each user on each item."""
+    return _counts(events.users, events.items, (int(events.users.max(initial=0)) + 1, item_count))
 
 
 def of_windows(items: Int32, item_count: int) -> sparse.csr_matrix:
-    """[B, V] how often each window [B, L] holds each item; NO_ITEM does not count."""
+    """[B, V] occurrences of each item in each window [B, L]; NO_ITEM does not count."""
     rows, columns = np.nonzero(items >= 0)
     return _counts(rows, items[rows, columns], (len(items), item_count))
 

@@ -1,29 +1,32 @@
-"""What was popular in the last seven days."""
+"""Popularity of the last seven days."""
+
+from typing import Self
 
 import numpy as np
 
-from engine.arrays import NO_ITEM, Int32, Int64, Windows
+from engine.arrays import NO_ITEM, Float64, Int32, Int64, Windows
 from models.evaluation.baselines.baseline import first_unseen
+from models.evaluation.queries import LIST_LENGTH, EvalData, EvalQueries
 
 HOUR_MS = 3_600_000
 POPULARITY_MS = 7 * 24 * HOUR_MS
 
 
 class PopularityBaseline:
-    """Most events in the seven days before the hour it is asked in; ties, and the rest, by events before that."""
+    """Items with most events in the seven days before the hour of the query; ties, and the rest, by earlier events."""
 
-    def __init__(self, items: Int32, times_ms: Int64, asked_ms: Int64, depth: int) -> None:
-        """Rank the items for every hour in which it will be asked.
+    def __init__(self, items: Int32, times_ms: Int64, query_times_ms: Int64, depth: int) -> None:
+        """Rank the items for every hour that has a query.
 
         Args:
             items: [n] item numbers of the events.
             times_ms: [n] their times, ascending.
-            asked_ms: [a] times at which lists will be asked for.
+            query_times_ms: [Q] times of the lists to come.
             depth: items to rank.
         """
-        self._hours = np.unique(asked_ms // HOUR_MS)  # [R]
+        self._hours = np.unique(query_times_ms // HOUR_MS)  # [R]
         self._rankings = np.full((len(self._hours), depth), NO_ITEM, np.int32)
-        recent, ever = np.zeros((2, int(items.max(initial=0)) + 1))
+        recent, ever = np.zeros((2, int(items.max(initial=0)) + 1))  # events by item number
         past = expired = 0
         for row, hour in enumerate(self._hours.tolist()):
             until, since = np.searchsorted(times_ms, [hour * HOUR_MS, hour * HOUR_MS - POPULARITY_MS]).tolist()
@@ -31,8 +34,16 @@ class PopularityBaseline:
             np.add.at(ever, items[past:until], 1.0)
             np.add.at(recent, items[expired:since], -1.0)
             past, expired = until, since
-            found = _highest(recent + ever / (past + 1.0), depth)
-            self._rankings[row, : len(found)] = found
+            ranking = _highest(recent + ever / (past + 1.0), depth)
+            self._rankings[row, : len(ranking)] = ranking
+
+    @classmethod
+    def of(cls, eval_data: EvalData, queries: EvalQueries, *more_times_ms: Int64) -> Self:
+        """A baseline deep enough for any window, that supports the times of `queries` and `more_times_ms`."""
+        times_ms, counted = eval_data.interactions.times_ms, queries.popularity_mask
+        query_times_ms = np.concatenate([times_ms[queries.targets], *more_times_ms])
+        depth = LIST_LENGTH + eval_data.settings.windows.length
+        return cls(eval_data.items[counted], times_ms[counted], query_times_ms, depth)
 
     def ranking(self, times_ms: Int64) -> Int32:
         """[B, depth] items in order of popularity at these times [B]."""
@@ -44,8 +55,8 @@ class PopularityBaseline:
         return first_unseen(self.ranking(times_ms), windows.items, count)
 
 
-def _highest(scores: np.ndarray[tuple[int, ...], np.dtype[np.float64]], count: int) -> Int64:
-    """Up to `count` places with the highest scores above 0, highest first, ties by place."""
+def _highest(scores: Float64, count: int) -> Int64:
+    """Up to `count` indices of the highest scores above 0, highest first, ties by index."""
     cut = max(0, len(scores) - count)
     best = np.sort(np.argpartition(scores, min(cut, len(scores) - 1))[cut:])
     best = best[scores[best] > 0]

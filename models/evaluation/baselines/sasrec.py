@@ -1,9 +1,9 @@
-"""RecTools' SASRec, asked with the window as its sequence.
+"""RecTools' SASRec, with the window as its sequence.
 
 Kang and McAuley, Self-attentive sequential recommendation, 2018, with the full softmax that makes it hard to beat
-(Klenitskiy and Vasilev, Turning dross into gold loss: is BERT4Rec really better than SASRec?, 2023). Settings are the
-authors'; three things are added so that it gets out of its time what it can: events older than a sequence holds are
-learned from too, as sequences of their own; training stops by time; and the weights that did best on the validation are
+(Klenitskiy and Vasilev, Turning dross into gold loss: is BERT4Rec really better than SASRec?, 2023). Hyperparameters
+are the authors'; three things are added so that it makes good use of its time: events older than one sequence holds
+are trained on too, as sequences of their own; training stops by time; and the weights with the best validation are
 kept.
 """
 
@@ -25,9 +25,9 @@ from rectools.models import SASRecModel
 from rectools.models.nn.transformers.utils import leave_one_out_mask
 
 from engine.arrays import NO_ITEM, Int32, Int64, Windows
+from models.data.histories import Histories
 from models.evaluation.baselines.baseline import first_unseen
 from models.evaluation.baselines.task import Fitted, Task
-from models.evaluation.event_windows import UserEvents
 
 SIZES: Final[dict[str, dict[str, int]]] = {
     "sasrec": {"n_factors": 256, "n_heads": 4},  # RecTools' defaults, like everything that is not named here
@@ -40,7 +40,7 @@ _PATIENCE: Final = 50
 def fit(task: Task, size: str) -> Fitted:
     """SASRec in one of the `SIZES`."""
     until_s = task.clock_s() + 60.0 * task.minutes
-    best = _Best(lambda: task.clock_s() > until_s)
+    best = _BestWeights(lambda: task.clock_s() > until_s)
     torch.set_num_threads(task.threads)
     with torch.random.fork_rng(), _quiet():
         torch.manual_seed(task.seed)
@@ -52,53 +52,53 @@ def fit(task: Task, size: str) -> Fitted:
         )
         model._trainer = best.trainer()  # noqa: SLF001 - where RecTools' documentation says to put one's own trainer
         model.fit(_dataset(sessions(task.events, task.window_length), task.events.items))
-    if best.weights:  # none where training knows no item that the validation asks for
+    if best.weights:  # none where no target of the validation is an item of the training
         model.lightning_model.load_state_dict(best.weights)
     return Fitted(SasRec(task, model), {**SIZES[size], "epochs": best.epochs, "validation_ndcg": best.ndcg})
 
 
 class SasRec:
-    """A fitted SASRec; then what is popular."""
+    """Items in the order of a fitted SASRec; then the popular ones."""
 
     def __init__(self, task: Task, model: SASRecModel) -> None:
         self._task, self._model = task, model
-        self._known = np.zeros(task.events.item_count, np.bool_)  # [V]
+        self._known = np.zeros(task.item_count, np.bool_)  # [V]
         self._known[model.data_preparator.get_known_item_ids().astype(np.int64)] = True
 
     def lists(self, windows: Windows, times_ms: Int64, count: int) -> Int32:
         """See `Baseline.lists`."""
-        liked = self._task.liked(windows)
+        liked = self._task.liked_items(windows)
         liked = np.where((liked >= 0) & self._known[liked], liked, np.int32(NO_ITEM))
         ranked = self._ranked(liked, min(int(self._known.sum()), count + windows.items.shape[1]))
         popular = self._task.popularity.ranking(times_ms)
         return first_unseen(np.concatenate([ranked, popular], axis=1), windows.items, count)
 
     def _ranked(self, sequences: Int32, depth: int) -> Int32:
-        """[B, depth] best items after these sequences [B, L], seen ones among them."""
+        """[B, depth] items by score after these sequences [B, L], seen ones included."""
         ranked = np.full((len(sequences), depth), NO_ITEM, np.int32)
-        users, places = np.nonzero(sequences != NO_ITEM)
+        users, events = np.nonzero(sequences != NO_ITEM)
         if len(users):
             with _quiet():
-                found = self._model.recommend(
-                    np.unique(users), _dataset(users, sequences[users, places]), k=depth, filter_viewed=False
+                table = self._model.recommend(
+                    np.unique(users), _dataset(users, sequences[users, events]), k=depth, filter_viewed=False
                 )
-            ranked[found[Columns.User], found[Columns.Rank] - 1] = found[Columns.Item].astype(np.int32)
+            ranked[table[Columns.User], table[Columns.Rank] - 1] = table[Columns.Item].astype(np.int32)
         return ranked
 
 
-def sessions(events: UserEvents, length: int) -> Int64:
-    """[n] one number for each run of `length` + 1 events of a user, counted from the newest; the newest has the user's.
+def sessions(events: Histories, length: int) -> Int64:
+    """[n] session number of each event: runs of `length` + 1 events of a user, cut from the newest event backwards.
 
-    That many events make `length` inputs, each with its successor as target.
+    A run makes `length` inputs, each with its successor as target. The newest run has the user's number.
     """
     ends = np.searchsorted(events.users, events.users, side="right")
-    behind = (ends - 1 - np.arange(len(events))) // (length + 1)
-    number: Int64 = events.users + behind * (int(events.users.max(initial=0)) + 1)
-    return number
+    runs_later = (ends - 1 - np.arange(len(events))) // (length + 1)
+    numbers: Int64 = events.users + runs_later * (int(events.users.max(initial=0)) + 1)
+    return numbers
 
 
-class _Best:
-    """The weights with the best validation so far, and when to stop looking for better ones."""
+class _BestWeights:
+    """The weights with the best validation NDCG so far, and early stopping."""
 
     def __init__(self, time_is_up: Callable[[], bool]) -> None:
         self._time_is_up = time_is_up
@@ -109,12 +109,12 @@ class _Best:
         self.epochs = 0
 
     def trainer(self) -> Trainer:
-        """A trainer without end that tells this object how it fares.
+        """A trainer without a limit of epochs, whose callbacks are methods of this object.
 
-        RecTools copies the trainer deeply, but functions are copied by reference: they go on speaking to this object.
+        RecTools makes a deep copy of the trainer, but functions are copied by reference: they still call this object.
         """
         callback = LambdaCallback(
-            on_train_batch_end=lambda trainer, *_: self._watch_time(trainer),
+            on_train_batch_end=lambda trainer, *_: self._stop_in_time(trainer),
             on_validation_batch_end=lambda _trainer, _module, outputs, batch, *_: self._add(outputs, batch),
             on_validation_epoch_end=lambda trainer, module: self._validate(trainer, module.state_dict()),
         )
@@ -129,7 +129,7 @@ class _Best:
             devices=1,
         )
 
-    def _watch_time(self, trainer: Trainer) -> None:
+    def _stop_in_time(self, trainer: Trainer) -> None:
         # Lightning validates once more before it stops for this.
         trainer.should_stop = trainer.should_stop or self._time_is_up()
 
@@ -137,8 +137,8 @@ class _Best:
         logits = outputs["logits"].reshape(len(batch["y"]), -1).clone()  # [B, 1 + V], the first for padding
         own = logits.gather(1, batch["y"])  # [B, 1]
         logits.scatter_(1, batch["x"], -torch.inf)
-        ahead = ~(logits <= own)  # [B, 1 + V]; what is no number is ahead too: the worst
-        self._gains.append(1.0 / torch.log2(2.0 + ahead.sum(1)))
+        above = ~(logits <= own)  # [B, 1 + V]; a NaN counts as above, so that such weights score worst
+        self._gains.append(1.0 / torch.log2(2.0 + above.sum(1)))
 
     def _validate(self, trainer: Trainer, weights: dict[str, torch.Tensor]) -> None:
         ndcg = float(torch.cat(self._gains).mean())
@@ -151,7 +151,7 @@ class _Best:
 
 
 def _dataset(users: Int64, items: Int32) -> Dataset:
-    """Events in the order in which they happened; RecTools sorts by time, so each gets a time of its own."""
+    """RecTools' dataset of events in order of time; it sorts by time, so each event gets a different one."""
     times = np.arange(len(users)).astype("datetime64[s]").astype("datetime64[ns]")
     columns = {Columns.User: users, Columns.Item: items, Columns.Weight: 1.0, Columns.Datetime: times}
     return Dataset.construct(pd.DataFrame(columns))
@@ -159,7 +159,7 @@ def _dataset(users: Int64, items: Int32) -> Dataset:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps off the screen what these libraries remark on one another's use and on hardware."""
+    """Silences these libraries' remarks on each other's use and on hardware."""
     logger = logging.getLogger("pytorch_lightning")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,7 +1,8 @@
-"""What a system of a comparison is given: events to learn from, a validation of its own, and the time it has.
+"""The training task of a compared system: events, a validation set, a time limit; and a grid search within it.
 
-Settings that a library leaves to its user are chosen here: each is fitted without the newest event of some users and
-asked for those, the best is fitted anew on all events. What the comparison will ask takes no part in that.
+Hyperparameters that a library leaves to its user are chosen on the training events: each configuration is fitted
+without the newest event of some users and scored on those events, and the best one is fitted again on all events. The
+queries of the comparison take no part in that.
 """
 
 import math
@@ -14,122 +15,123 @@ import numpy as np
 
 from engine.arrays import NO_ITEM, Bool, Float32, Int32, Windows
 from engine.errors import DataError
+from models.data.histories import Histories
 from models.evaluation import ranking_metrics
 from models.evaluation.baselines.baseline import Baseline
 from models.evaluation.baselines.most_popular import PopularityBaseline
-from models.evaluation.event_windows import UserEvents
-from models.evaluation.queries import LISTED, EvalData, EvalQueries
+from models.evaluation.queries import LIST_LENGTH, EvalData, EvalQueries, split_batches
 
 VALIDATION_USERS: Final = 1_000
-_BATCH_USERS: Final = 256
 _TUNING_SHARE: Final = 0.5
-"""Share of the time that may go into choosing settings; the rest is kept for the fit that counts."""
+"""Share of the time that the grid search may take; the rest is for the final fit."""
 
 
 class BaselineValidation:
-    """The newest training event of some users, to be asked from what is before it."""
+    """The newest training event of some users as targets, each from the window before it."""
 
-    def __init__(self, events: UserEvents, window_length: int) -> None:
-        """Choose the users, always the same ones.
+    def __init__(self, events: Histories, window_length: int) -> None:
+        """Draw the users, the same ones for the same events.
 
         Raises:
             DataError: no user has two events.
         """
         newest = np.flatnonzero(np.diff(events.users, append=-1))
-        able = newest[np.bincount(events.users)[events.users[newest]] > 1]
-        if not len(able):
+        eligible = newest[np.bincount(events.users)[events.users[newest]] > 1]
+        if not len(eligible):
             raise DataError("no user has two events left to train on; give more data or another --split")
-        chosen = np.random.default_rng(0).choice(able, min(VALIDATION_USERS, (len(able) + 1) // 2), replace=False)
-        self._places = np.sort(chosen)
+        count = min(VALIDATION_USERS, (len(eligible) + 1) // 2)
+        self._targets = np.sort(np.random.default_rng(0).choice(eligible, count, replace=False))
         self._events, self._length = events, window_length
-        self.times_ms = events.times_ms[self._places]
-        self.users = events.users[self._places]
+        self.times_ms = events.times_ms[self._targets]
+        self.users = events.users[self._targets]
 
-    def rest(self) -> UserEvents:
-        """The training events without those asked for here."""
+    def training_events(self) -> Histories:
+        """The events without the targets."""
         mask = np.ones(len(self._events), np.bool_)
-        mask[self._places] = False
+        mask[self._targets] = False
         return self._events.select(mask)
 
     def ndcg10(self, baseline: Baseline) -> float:
-        """What `baseline`, fitted on `rest`, scores here."""
+        """NDCG@10 of a baseline that was fitted on `training_events`."""
         gains = []
-        for events in np.split(self._places, range(_BATCH_USERS, len(self._places), _BATCH_USERS)):
-            windows = self._events.windows(events, self._length)
-            lists = baseline.lists(windows, self._events.times_ms[events], LISTED)
-            gains.append(ranking_metrics.gains(ranking_metrics.places_of(self._events.items[events], lists))["ndcg10"])
+        for targets in split_batches(self._targets):
+            windows = self._events.windows(targets, self._length)
+            lists = baseline.lists(windows, self._events.times_ms[targets], LIST_LENGTH)
+            ranks = ranking_metrics.target_ranks(self._events.items[targets], lists)
+            gains.append(ranking_metrics.gains(ranks)["ndcg10"])
         return float(np.concatenate(gains).mean())
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What every system gets."""
+    """The input that every compared system is fitted on."""
 
-    events: UserEvents
+    events: Histories
+    item_count: int
+    """V, of the whole data."""
     validation: BaselineValidation
     popularity: PopularityBaseline
-    """Fills lists that would be short; knows the times of all questions and of the validation."""
+    """Fills lists that would be short; supports the times of all queries and of the validation."""
     window_length: int
-    """L: a question comes with at most so many events."""
+    """L: the most events that the window of a query holds."""
     action_weights: Float32
     """[256] weight by action code."""
     minutes: float = math.inf
-    """Time for all that a system does before the first question."""
+    """Time limit for everything before the first query."""
     clock_s: Callable[[], float] = time.monotonic
-    """Tells that time, in seconds."""
+    """Clock of that limit, in seconds."""
     threads: int = 1
     seed: int = 0
 
     @classmethod
-    def of(cls, recording: EvalData, learned: Bool, asked: EvalQueries) -> Self:
-        """To learn from the events `learned` [n] of the recording, and to be `asked` these questions.
+    def of(cls, eval_data: EvalData, training_mask: Bool, queries: EvalQueries) -> Self:
+        """A task of training on the events under `training_mask` [n], to be evaluated on `queries`.
 
         Raises:
-            DataError: no user has two events to learn from.
+            DataError: no user has two events to train on.
         """
-        data, length = recording.interactions, recording.settings.windows.length
-        events = recording.by_user(learned)
+        length = eval_data.settings.windows.length
+        events = eval_data.by_user(training_mask)
         validation = BaselineValidation(events, length)
-        asked_ms = np.concatenate([data.times_ms[asked.targets], validation.times_ms])
-        counted = asked.counted
         return cls(
             events=events,
+            item_count=len(eval_data.interactions.item_ids),
             validation=validation,
-            popularity=PopularityBaseline(recording.items[counted], data.times_ms[counted], asked_ms, LISTED + length),
+            popularity=PopularityBaseline.of(eval_data, queries, validation.times_ms),
             window_length=length,
-            action_weights=recording.weights,
+            action_weights=eval_data.action_weights,
         )
 
-    def liked(self, windows: Windows) -> Int32:
-        """[B, L] the items of the windows; NO_ITEM where the action speaks against the item, or is none."""
+    def liked_items(self, windows: Windows) -> Int32:
+        """[B, L] items of the windows' events with a weight above 0; NO_ITEM elsewhere."""
         return np.where(self.action_weights[windows.actions] > 0.0, windows.items, np.int32(NO_ITEM))
 
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """A system ready to be asked."""
+    """A fitted system."""
 
     baseline: Baseline
     notes: dict[str, Any]
-    """What it chose for itself, and where its training ended."""
+    """Hyperparameters it was tuned to, and the state in which its training ended."""
 
 
-Option = Mapping[str, float]
-"""Settings to be tried, by name."""
-Fit = Callable[[Option, UserEvents, float], Baseline]
-"""Fits with an option on events, and returns what it has when the task's clock reaches the limit."""
+Hyperparameters = Mapping[str, float]
+"""One configuration of a grid, by name."""
+FitConfiguration = Callable[[Hyperparameters, Histories, float], Baseline]
+"""Fits a configuration on events; must return when the task's clock reaches the given time, in seconds."""
 
 
-def tuned(task: Task, options: Sequence[Option], fit: Fit) -> Fitted:
-    """Fit with the option that does best on the validation; the first is tried in any case, the rest as time allows."""
+def grid_search(task: Task, grid: Sequence[Hyperparameters], fit: FitConfiguration) -> Fitted:
+    """Fit the configuration with the best validation NDCG@10; the first is always tried, the rest as time allows."""
     began_s = task.clock_s()
     tuning_ends_s = began_s + 60.0 * task.minutes * _TUNING_SHARE
-    rest = task.validation.rest()
-    found: list[float] = []
-    for option in options:
-        found.append(task.validation.ndcg10(fit(option, rest, tuning_ends_s)))
+    training_events = task.validation.training_events()
+    ndcgs: list[float] = []
+    for configuration in grid:
+        ndcgs.append(task.validation.ndcg10(fit(configuration, training_events, tuning_ends_s)))
         if task.clock_s() > tuning_ends_s:
             break
-    best = options[int(np.argmax(found))]
+    best = grid[int(np.argmax(ndcgs))]
     baseline = fit(best, task.events, began_s + 60.0 * task.minutes)
-    return Fitted(baseline, {**best, "options_tried": len(found), "validation_ndcg10": max(found)})
+    return Fitted(baseline, {**best, "configurations_tried": len(ndcgs), "validation_ndcg10": max(ndcgs)})

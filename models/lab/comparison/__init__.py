@@ -1,1 +1,1 @@
-"""Systems that are trained in equal time and evaluated in one run."""
+"""Comparison of systems that are trained in equal time and evaluated on the same queries."""

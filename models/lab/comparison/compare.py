@@ -1,7 +1,7 @@
-"""One comparison: every system learns from the same events in the same time and is asked the same questions.
+"""A comparison: every system is fitted on the same events in the same time, and evaluated on the same queries.
 
-Every result is kept as soon as it is there (`results`). A comparison that is started again with the same data
-and settings takes the results it finds and goes on with what is missing.
+A comparison that is started again with the same data and settings takes the results it has saved (`results`) and runs
+what is missing.
 """
 
 import json
@@ -17,55 +17,58 @@ import numpy as np
 from engine.arrays import Int32, Int64
 from engine.errors import DataError, MissingExtraError
 from models.data import splits
-from models.evaluation import queries, ranking_metrics
+from models.evaluation import ranking_metrics
 from models.evaluation.baselines import Baseline
 from models.evaluation.baselines.task import Task
-from models.evaluation.queries import LISTED, EvalData, EvalQueries
-from models.evaluation.ranking_metrics import ACCURACY, FIGURES, Tally
+from models.evaluation.list_evaluation import ListEvaluation
+from models.evaluation.queries import EvalData, frequent_item_queries, holdout_queries
+from models.evaluation.ranking_metrics import ACCURACY_METRICS, METRICS, MetricAccumulator
 from models.lab.comparison.results import Results, packed, unpacked
 from models.lab.comparison.systems import TWO_HOP, System
 
 SplitName = Literal["last", "time"]
 ClockName = Literal["wall", "cpu"]
-Watch = Callable[[str, int], None]
-"""Called with a system's name and seed when it enters."""
+OnStart = Callable[[str, int], None]
+"""Called with a system's name and seed before its training."""
 
 
 @dataclass(frozen=True, slots=True)
 class ComparisonTerms:
-    """What is the same for all systems."""
+    """The conditions that are the same for all systems."""
 
     split: SplitName
     minutes: float
     clock: ClockName
     threads: int
     min_item_events: int = 0
-    """Only items with so many events to learn from are asked for."""
+    """Only targets whose item has at least this many training events count."""
 
 
 class Comparison:
-    """The questions, and the task that systems are given."""
+    """The queries of a comparison, and the training task of its systems."""
 
-    def __init__(self, recording: EvalData, terms: ComparisonTerms) -> None:
-        """Set the questions.
+    def __init__(self, eval_data: EvalData, terms: ComparisonTerms) -> None:
+        """Split the data into training events and targets.
 
         Raises:
-            DataError: nothing is left to learn from or to ask.
+            DataError: there is no training event, or no target.
         """
-        self.recording, self.terms = recording, terms
-        data = recording.interactions
-        left_out = splits.holdout(data.timelines(), terms.split)
-        learned = recording.wanted & ~splits.held_out(data, left_out)
-        everything = _questions(recording, left_out.from_ms)
-        self.queries = queries.about_frequent_items(everything, recording, learned, terms.min_item_events)
-        if not learned.any() or not len(self.queries.targets):
+        self.eval_data, self.terms = eval_data, terms
+        data = eval_data.interactions
+        holdout = splits.holdout(data.histories(), terms.split)
+        training_mask = eval_data.target_mask & ~splits.held_out(data, holdout)
+        self.queries = frequent_item_queries(
+            holdout_queries(eval_data, holdout), eval_data, training_mask, terms.min_item_events
+        )
+        if not training_mask.any() or not len(self.queries.targets):
             raise DataError(
-                f"split {terms.split} leaves {learned.sum()} events to learn from and {len(self.queries.targets)} to"
-                " ask for; give more data, another --split or a smaller --min-item-events"
+                f"split {terms.split} leaves {training_mask.sum()} training events and {len(self.queries.targets)}"
+                " targets; give more data, another --split or a smaller --min-item-events"
             )
-        self.users: Int32 = data.users[self.queries.targets]  # [n] whose targets they are
+        self.users: Int32 = data.users[self.queries.targets]
+        """[Q] user of each target."""
         self.task = replace(
-            Task.of(recording, learned, self.queries),
+            Task.of(eval_data, training_mask, self.queries),
             minutes=terms.minutes,
             clock_s=_clock(terms),
             threads=terms.threads,
@@ -73,8 +76,8 @@ class Comparison:
         self._fingerprint = data.fingerprint()
 
     def terms_of(self, system: System) -> dict[str, Any]:
-        """All that a result depends on, but for the seed."""
-        settings = self.recording.settings
+        """Everything that a result of `system` depends on, except the seed."""
+        settings = self.eval_data.settings
         return {
             "version": version("headrace"),
             "data": self._fingerprint,
@@ -85,21 +88,21 @@ class Comparison:
             "min_item_events": self.terms.min_item_events,
             "engine": settings.model_dump(mode="json", include={"clicks", "windows", "index", "recommendations"}),
             "settings": dict(system.settings),
-            "figures": list(FIGURES),
+            "metrics": list(METRICS),
         }
 
     def result(self, system: System, seed: int) -> dict[str, Any]:
-        """Let the system learn, and ask it.
+        """Fit a system and evaluate it.
 
         Raises:
             MissingExtraError: it needs a package that is not installed.
-            DataError: the data lacks what it learns from, or has too little of it.
+            DataError: the data lacks what it is trained on, or has too little of it.
         """
-        enter = system.load()
+        fit = system.load()
         began_s, began_cpu_s = time.monotonic(), time.process_time()
-        fitted = enter(replace(self.task, seed=seed))
+        fitted = fit(replace(self.task, seed=seed))
         ready_s, ready_cpu_s = time.monotonic(), time.process_time()
-        tally, places = self._asked(fitted.baseline)
+        accumulator, ranks = self._evaluate(fitted.baseline)
         return {
             "system": system.name,
             "seed": seed,
@@ -108,22 +111,20 @@ class Comparison:
             "targets": len(self.users),
             "training_s": ready_s - began_s,
             "training_cpu_s": ready_cpu_s - began_cpu_s,
-            "asking_s": time.monotonic() - ready_s,
+            "evaluation_s": time.monotonic() - ready_s,
             "notes": fitted.notes,
-            "figures": tally.figures(),
-            "places": packed(places),
+            "figures": accumulator.figures(),
+            "ranks": packed(ranks),
         }
 
-    def _asked(self, system: Baseline) -> tuple[Tally, Int64]:
-        """Answers to all questions, and the places [n] of the targets in them, in the order of `users`."""
-        data, events = self.recording, self.task.events
-        tally = Tally(np.unique(events.items), np.bincount(events.items, minlength=events.item_count))
-        asked = []
-        for windows, targets in self.queries.ask():
-            lists = system.lists(windows, data.interactions.times_ms[targets], LISTED)
-            tally.add(data.interactions.users[targets], lists, data.items[targets])
-            asked.append(targets)
-        return tally, tally.places[np.argsort(np.concatenate(asked))]
+    def _evaluate(self, system: Baseline) -> tuple[MetricAccumulator, Int64]:
+        """Metrics of the system's lists for all queries, and the ranks [Q] of the targets, in the order of `users`."""
+        events = self.task.events
+        popularity = np.bincount(events.items, minlength=self.task.item_count)
+        evaluation = ListEvaluation(self.eval_data, {"system": system}, np.unique(events.items), popularity)
+        evaluation.run(self.queries)
+        accumulator = evaluation.accumulators["system"]
+        return accumulator, accumulator.ranks[np.argsort(evaluation.targets)]
 
 
 def run(
@@ -131,44 +132,53 @@ def run(
     systems: Iterable[System],
     seeds: Sequence[int],
     results: Results,
-    watch: Watch = lambda _name, _seed: None,
+    on_start: OnStart = lambda _name, _seed: None,
 ) -> dict[str, Any]:
-    """What `headrace compare --json` prints: a summary of each system, ours' lead over it, and who was left out."""
-    found, left_out = {}, {}
+    """The report that `headrace compare --json` prints.
+
+    It has a summary of each system with the lead of `TWO_HOP` over it, and the systems that were skipped with the
+    reason.
+    """
+    by_system: dict[str, list[dict[str, Any]]] = {}
+    skipped = {}
     for system in systems:
         try:
-            found[system.name] = [
-                _found_or_new(comparison, system, seed, results, watch)
+            by_system[system.name] = [
+                _saved_or_new(comparison, system, seed, results, on_start)
                 for seed in (seeds if system.seeded else seeds[:1])
             ]
         except (MissingExtraError, DataError) as error:
-            left_out[system.name] = str(error)
-    rows = {name: summary(theirs) for name, theirs in found.items()}
-    if TWO_HOP in found:
+            skipped[system.name] = str(error)
+    rows = {name: summary(seed_results) for name, seed_results in by_system.items()}
+    if TWO_HOP in by_system:
         for name in rows.keys() - {TWO_HOP}:
-            rows[name]["lead"] = lead(found[TWO_HOP], found[name], comparison.users)
-    narrowed = {"min_item_events": comparison.terms.min_item_events}
-    return {"ours": TWO_HOP, **narrowed, "systems": rows, "left_out": left_out}
-
-
-def summary(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """One system's figures over its seeds, mean training time (by the clock and on the processor) and results."""
+            rows[name]["lead"] = lead(by_system[TWO_HOP], by_system[name], comparison.users)
     return {
-        "seeds": [one["seed"] for one in found],
-        "users": found[0]["users"],
-        "targets": found[0]["targets"],
-        "training_s": statistics.mean(one["training_s"] for one in found),
-        "training_cpu_s": statistics.mean(one["training_cpu_s"] for one in found),
-        "figures": {figure: _over_seeds([one["figures"] for one in found], figure) for figure in FIGURES},
-        "results": [{key: value for key, value in one.items() if key != "places"} for one in found],
+        "reference": TWO_HOP,
+        "min_item_events": comparison.terms.min_item_events,
+        "systems": rows,
+        "skipped": skipped,
     }
 
 
-def _over_seeds(found: Sequence[dict[str, Any]], figure: str) -> dict[str, Any]:
-    """Of one seed the figure and its interval over users; of several, their mean and how far they lie apart."""
-    values = [figures[figure] for figures in found]
-    if len(values) == 1 or None in values:  # the targets decide whether there is a value, and all have the same ones
-        return {"mean": values[0], "interval": found[0]["intervals"].get(figure)}
+def summary(seed_results: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Figures of a system over its seeds, mean training time (wall clock and processor), and each seed's result."""
+    return {
+        "seeds": [result["seed"] for result in seed_results],
+        "users": seed_results[0]["users"],
+        "targets": seed_results[0]["targets"],
+        "training_s": statistics.mean(result["training_s"] for result in seed_results),
+        "training_cpu_s": statistics.mean(result["training_cpu_s"] for result in seed_results),
+        "figures": {metric: _over_seeds([result["figures"] for result in seed_results], metric) for metric in METRICS},
+        "results": [{key: value for key, value in result.items() if key != "ranks"} for result in seed_results],
+    }
+
+
+def _over_seeds(seed_figures: Sequence[dict[str, Any]], metric: str) -> dict[str, Any]:
+    """A metric's value and interval over users where there is one seed; mean, deviation and range where several."""
+    values = [figures[metric] for figures in seed_figures]
+    if len(values) == 1 or None in values:  # None depends on the targets alone, so it is None for every seed
+        return {"mean": values[0], "interval": seed_figures[0]["intervals"].get(metric)}
     return {
         "mean": statistics.mean(values),
         "deviation": statistics.stdev(values),
@@ -177,35 +187,36 @@ def _over_seeds(found: Sequence[dict[str, Any]], figure: str) -> dict[str, Any]:
     }
 
 
-def lead(ours: Sequence[dict[str, Any]], theirs: Sequence[dict[str, Any]], users: Int32) -> dict[str, Any]:
-    """Ours' lead and its interval over users; of several seeds of both, its standard deviation from seed to seed."""
-    over_users = ranking_metrics.lead(_places(ours), _places(theirs), users)
-    pairs = [(one["figures"], other["figures"]) for one, other in zip(ours, theirs, strict=False)]
+def lead(reference: Sequence[dict[str, Any]], baseline: Sequence[dict[str, Any]], users: Int32) -> dict[str, Any]:
+    """Lead of the reference over a baseline, from the results of their seeds.
+
+    With an interval over `users` [Q]; where both have several seeds, `deviations` is its standard deviation over them.
+    """
+    over_users = ranking_metrics.lead(_ranks(reference), _ranks(baseline), users)
+    pairs = [(left["figures"], right["figures"]) for left, right in zip(reference, baseline, strict=False)]
     if len(pairs) == 1:
         return over_users
-    apart = {name: [one[name] - other[name] for one, other in pairs] for name in ACCURACY}
-    return {**over_users, "deviations": {name: statistics.stdev(values) for name, values in apart.items()}}
+    differences = {metric: [left[metric] - right[metric] for left, right in pairs] for metric in ACCURACY_METRICS}
+    return {**over_users, "deviations": {metric: statistics.stdev(values) for metric, values in differences.items()}}
 
 
-def _places(found: Sequence[dict[str, Any]]) -> Int64:
-    """[S, n] places of the targets, seed by seed."""
-    return np.stack([unpacked(one["places"]) for one in found])
+def _ranks(seed_results: Sequence[dict[str, Any]]) -> Int64:
+    """[S, Q] ranks of the targets, seed by seed."""
+    return np.stack([unpacked(result["ranks"]) for result in seed_results])
 
 
-def _found_or_new(comparison: Comparison, system: System, seed: int, results: Results, watch: Watch) -> dict[str, Any]:
-    terms = json.loads(json.dumps(comparison.terms_of(system)))  # as a file would give them back
-    found = results.find(system.name, seed, terms)
-    if found is None:
-        watch(system.name, seed)
-        found = json.loads(json.dumps(comparison.result(system, seed)))
-        results.add(found)
-    return found
+def _saved_or_new(
+    comparison: Comparison, system: System, seed: int, results: Results, on_start: OnStart
+) -> dict[str, Any]:
+    terms = json.loads(json.dumps(comparison.terms_of(system)))  # with the types that a saved result has
+    result = results.find(system.name, seed, terms)
+    if result is None:
+        on_start(system.name, seed)
+        result = json.loads(json.dumps(comparison.result(system, seed)))
+        results.add(result)
+    return result
 
 
 def _clock(terms: ComparisonTerms) -> Callable[[], float]:
-    """Seconds that pass by the clock, or as this process computes: where cores are shared, time means nothing else."""
+    """Wall-clock seconds, or processor seconds per thread: the fair measure where other processes share the cores."""
     return time.monotonic if terms.clock == "wall" else lambda: time.process_time() / terms.threads
-
-
-def _questions(recording: EvalData, from_ms: int | None) -> EvalQueries:
-    return queries.last_event(recording) if from_ms is None else queries.since(recording, from_ms)

@@ -1,7 +1,7 @@
-"""Results of a comparison, kept as they come: a line of `results.jsonl` for each system and seed.
+"""Results of a comparison on disk: a line of `results.jsonl` for each system and seed, written as soon as it is known.
 
-A line holds the place of every target, so that systems can be compared target by target when only one of them is
-new: two bytes each, the low one first, through zlib and base64.
+A line holds the rank of every target, so that a system can be compared target by target with others whose results are
+older: two bytes a rank, little-endian, through zlib and base64.
 """
 
 import base64
@@ -16,57 +16,56 @@ from engine.arrays import Int64
 from engine.errors import DataError
 
 RESULTS_FILE: Final = "results.jsonl"
-_PLACE: Final = np.dtype("<i2")
+_RANK: Final = np.dtype("<i2")
 
 
 class Results:
-    """Results so far, in memory and (where a folder is given) in `results.jsonl`."""
+    """Results so far, in memory and (where there is a folder) in its `results.jsonl`."""
 
     def __init__(self, folder: Path | None) -> None:
-        """Read what an earlier comparison left in the folder.
+        """Read the results of an earlier comparison in the folder.
 
         Raises:
-            DataError: the file holds something else.
+            DataError: the file does not hold results.
         """
         self._path = folder / RESULTS_FILE if folder else None
-        self._found: list[dict[str, Any]] = []
+        self._results: list[dict[str, Any]] = []
         if self._path:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._found = _read(self._path)
+            self._results = _read(self._path)
 
     def find(self, name: str, seed: int, terms: dict[str, Any]) -> dict[str, Any] | None:
         """The result of that system with that seed under those terms."""
-        wanted = (name, seed, terms)
-        matching = (one for one in self._found if (one["system"], one["seed"], one["terms"]) == wanted)
-        return next(matching, None)
+        key = (name, seed, terms)
+        return next((line for line in self._results if (line["system"], line["seed"], line["terms"]) == key), None)
 
     def add(self, result: dict[str, Any]) -> None:
-        """Keep a result."""
-        self._found.append(result)
+        """Save a result."""
+        self._results.append(result)
         if self._path:
             with self._path.open("a") as file:
                 file.write(json.dumps(result) + "\n")
 
 
-def packed(places: Int64) -> str:
-    """Places [n] as a line holds them."""
-    return base64.b64encode(zlib.compress(places.astype(_PLACE).tobytes())).decode()
+def packed(ranks: Int64) -> str:
+    """Ranks [n] as text for a line."""
+    return base64.b64encode(zlib.compress(ranks.astype(_RANK).tobytes())).decode()
 
 
 def unpacked(text: str) -> Int64:
-    """[n] the places that were packed."""
-    return np.frombuffer(zlib.decompress(base64.b64decode(text)), _PLACE).astype(np.int64)
+    """[n] ranks from the text of `packed`."""
+    return np.frombuffer(zlib.decompress(base64.b64decode(text)), _RANK).astype(np.int64)
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
-    """Whole lines of the file; one that was cut short by a kill is taken out of it."""
+    """Complete lines of the file; a last line that a kill cut short is removed from it."""
     if not path.exists():
         return []
     content = path.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    if len(whole) < len(content):
-        path.write_bytes(whole)
+    complete = content[: content.rfind(b"\n") + 1]
+    if len(complete) < len(content):
+        path.write_bytes(complete)
     try:
-        return [json.loads(line) for line in whole.splitlines()]
+        return [json.loads(line) for line in complete.splitlines()]
     except json.JSONDecodeError as error:
-        raise DataError(f"{path} is no file of results: {error}; move it away or give another --out") from error
+        raise DataError(f"{path} does not hold results: {error}; move it away or give another --out") from error

@@ -1,6 +1,6 @@
-"""Who takes part in a comparison, and how each gets ready for its questions.
+"""Systems of a comparison, and how each is fitted.
 
-Each is imported only when it enters: one whose extra is missing leaves the others undisturbed.
+A system's packages are imported only when it is fitted: a missing extra leaves out one system, not the comparison.
 """
 
 import tempfile
@@ -17,37 +17,37 @@ from models.data import item_content
 from models.evaluation.baselines import Neighbours, extras
 from models.evaluation.baselines.task import Fitted, Task
 from models.evaluation.queries import EvalData
-from models.evaluation.release_under_test import Engine
+from models.evaluation.release_under_test import ReleaseRecommender
 from models.lab.comparison import variants
 from models.settings import HoldoutName, TrainSettings
 
 ONE_VECTOR: Final = "one-vector"
 TWO_HOP: Final = "two-hop"
 
-Enter = Callable[[Task], Fitted]
+Fit = Callable[[Task], Fitted]
 """Everything from the training events to a `Baseline`, within the task's time."""
 
 
 @dataclass(frozen=True, slots=True)
 class System:
-    """One row of the table."""
+    """A row of the comparison's table."""
 
     name: str
-    load: Callable[[], Enter]
-    """Imports what the system needs, which costs none of its time.
+    load: Callable[[], Fit]
+    """Imports the packages that the system needs, outside of its time limit.
 
     Raises:
         MissingExtraError: a package is not installed.
-        DataError: the data lacks what it learns from.
+        DataError: the data lacks what it is trained on.
     """
     seeded: bool
-    """Whether another seed makes another model."""
+    """True where another seed gives another model."""
     settings: Mapping[str, Any]
-    """What tells it from a system of the same name in an earlier comparison."""
+    """Distinguish it from a system of the same name in an earlier comparison."""
 
 
 def baselines() -> list[System]:
-    """What ours has to beat, the cheapest first; their settings are in their own files."""
+    """The baselines, the cheapest first; their hyperparameters are in their own modules."""
     return [
         System("popularity-7d", _popularity, seeded=False, settings={}),
         System("neighbours", _neighbours, seeded=False, settings={}),
@@ -59,124 +59,127 @@ def baselines() -> list[System]:
     ]
 
 
-def two_hops(
-    recording: EvalData,
+def two_hop_systems(
+    eval_data: EvalData,
     holdout: HoldoutName,
-    chosen: Mapping[str, Mapping[str, Any]],
+    variant_settings: Mapping[str, Mapping[str, Any]],
     items: Mapping[str, Item] | None = None,
 ) -> list[System]:
-    """Our encoder with one interest, at its defaults, and in the variants `chosen`, by name; L is that of the windows.
+    """The two-hop encoder with one interest, with its defaults, and in variants; L is that of the windows.
 
     Args:
-        recording: what they will be asked about, and learn from.
-        holdout: what of it they do not learn from.
-        chosen: settings of each variant (`variants`).
-        items: what is known of each by its id, for variants that learn from content.
+        eval_data: recorded interactions.
+        holdout: the events that training leaves out.
+        variant_settings: settings by name of variant (`variants`).
+        items: content by item id, for variants that are trained on it.
 
     Raises:
-        SettingsError: a variant's settings are not to be had, or it has a name that is taken.
+        SettingsError: a variant's settings are invalid, or its name belongs to another system.
     """
-    given = {"clicks": recording.settings.clicks, "holdout": holdout}
-    shared = {"window_length": recording.settings.windows.length}
-    found = []
-    taken = {system.name for system in baselines()} | {ONE_VECTOR, TWO_HOP}
-    clash = sorted(taken & chosen.keys())
-    if clash:
-        raise SettingsError(f"a variant cannot be called {clash[0]}: a system has that name; give it another")
-    for name, choice in {ONE_VECTOR: {"interests": 1}, TWO_HOP: {}, **chosen}.items():
-        told, others = variants.with_content(name, choice)
-        plan = variants.settings(name, {**shared, **others}, **given)
-        _refuse_long_window(name, plan, recording)
-        settings = plan.model_dump(mode="json", exclude={"clicks", "holdout", "minutes", "seed"})
-        if told:
-            settings["content"] = item_content.fingerprint(items or {})
-        entry = _Entry(recording, plan, (items or {}) if told else None)
-        found.append(System(name, entry.load, seeded=True, settings=settings))
-    return found
+    reserved = {system.name for system in baselines()} | {ONE_VECTOR, TWO_HOP}
+    clashes = sorted(reserved & variant_settings.keys())
+    if clashes:
+        raise SettingsError(f"a variant cannot be called {clashes[0]}: a system has that name; give it another")
+    every = {ONE_VECTOR: {"interests": 1}, TWO_HOP: {}, **variant_settings}
+    return [_two_hop_system(name, values, eval_data, holdout, items or {}) for name, values in every.items()]
 
 
-def named(known: Sequence[System], names: Collection[str]) -> list[System]:
-    """The systems with these names; without any, all.
+def select(systems: Sequence[System], names: Collection[str]) -> list[System]:
+    """The systems with these names; all of them where there are no names.
 
     Raises:
-        SettingsError: there is none of that name.
+        SettingsError: no system has that name.
     """
-    there = [system.name for system in known]
-    unknown = sorted(set(names) - set(there))
+    known_names = [system.name for system in systems]
+    unknown = sorted(set(names) - set(known_names))
     if unknown:
-        raise SettingsError(f"--only {unknown[0]}: there is no such system; there are {', '.join(there)}")
-    return [system for system in known if not names or system.name in names]
+        raise SettingsError(f"--only {unknown[0]}: there is no such system; there are {', '.join(known_names)}")
+    return [system for system in systems if not names or system.name in names]
 
 
-def _refuse_long_window(name: str, plan: TrainSettings, recording: EvalData) -> None:
-    wanted, kept = plan.encoder.window_length, recording.settings.windows.length
-    if wanted > kept:
+def _two_hop_system(
+    name: str, values: Mapping[str, Any], eval_data: EvalData, holdout: HoldoutName, items: Mapping[str, Item]
+) -> System:
+    content, others = variants.split_content(name, values)
+    others = {"window_length": eval_data.settings.windows.length, **others}
+    train_settings = variants.settings(name, others, clicks=eval_data.settings.clicks, holdout=holdout)
+    _refuse_long_window(name, train_settings, eval_data)
+    settings = train_settings.model_dump(mode="json", exclude={"clicks", "holdout", "minutes", "seed"})
+    if content:
+        settings["content"] = item_content.fingerprint(items)
+    two_hop = _TwoHop(eval_data, train_settings, items if content else None)
+    return System(name, two_hop.load, seeded=True, settings=settings)
+
+
+def _refuse_long_window(name: str, settings: TrainSettings, eval_data: EvalData) -> None:
+    window_length, kept = settings.encoder.window_length, eval_data.settings.windows.length
+    if window_length > kept:
         raise SettingsError(
-            f"{name} looks at {wanted} events, but windows keep {kept}, and all systems are asked with the same"
-            " windows; raise windows.length in a file for --config"
+            f"variant {name}: window_length is {window_length}, but windows keep {kept} events, the same for all"
+            " systems; raise windows.length in a file for --config"
         )
 
 
-class _Entry:
-    """Our encoder, trained, exported, and served by the engine."""
+class _TwoHop:
+    """The two-hop encoder, trained, exported, and served by the engine."""
 
-    def __init__(self, recording: EvalData, plan: TrainSettings, items: Mapping[str, Item] | None) -> None:
-        self._recording, self._plan, self._items = recording, plan, items
+    def __init__(self, eval_data: EvalData, settings: TrainSettings, items: Mapping[str, Item] | None) -> None:
+        self._eval_data, self._settings, self._items = eval_data, settings, items
 
-    def load(self) -> Enter:
+    def load(self) -> Fit:
         """See `System.load`."""
         if self._items is not None and not self._items:
-            raise DataError("learns from content, and no items file with any lies beside the data")
-        with extras.needed("train"):
+            raise DataError("is trained on content, and there is no items file with any next to the interactions")
+        with extras.required("train"):
             import torch  # noqa: PLC0415 - only where it is installed
 
             from models.publishing import export  # noqa: PLC0415
             from models.training.fit import train  # noqa: PLC0415
 
-        def enter(task: Task) -> Fitted:
+        def fit(task: Task) -> Fitted:
             torch.set_num_threads(task.threads)
-            plan = self._plan.model_copy(update={"minutes": task.minutes, "seed": task.seed})
-            trained = train(self._recording.interactions, plan, clock_s=task.clock_s, items=self._items)
-            settings = self._recording.settings
+            settings = self._settings.model_copy(update={"minutes": task.minutes, "seed": task.seed})
+            trained = train(self._eval_data.interactions, settings, clock_s=task.clock_s, items=self._items)
+            index = self._eval_data.settings.index
             with tempfile.TemporaryDirectory() as folder:
-                bundle = bundles.read(export.write(trained, plan, ("two-hop", "compared"), 0, Path(folder)))
-                ready = serving.warm(bundle, self._recording.catalogue, settings.index, task.threads)
-            ended = trained.rounds[-1]
-            notes: dict[str, Any] = {"epochs": ended.epoch + 1, "steps": ended.step, "validation_ndcg": ended.best_ndcg}
+                bundle = bundles.read(export.write(trained, settings, ("two-hop", "compared"), 0, Path(folder)))
+                live = serving.warm(bundle, self._eval_data.catalogue, index, task.threads)
+            end = trained.validations[-1]
+            notes: dict[str, Any] = {"epochs": end.epoch + 1, "steps": end.step, "validation_ndcg": end.best_ndcg}
             if trained.action_values:
                 notes["action_values"] = trained.action_values
-            return Fitted(Engine(ready, self._recording), notes)
+            return Fitted(ReleaseRecommender(live, self._eval_data), notes)
 
-        return enter
+        return fit
 
 
-def _popularity() -> Enter:
+def _popularity() -> Fit:
     return lambda task: Fitted(task.popularity, {})
 
 
-def _neighbours() -> Enter:
+def _neighbours() -> Fit:
     return lambda task: Fitted(Neighbours(task.events.users, task.events.items, task.popularity), {})
 
 
-def _item_knn() -> Enter:
-    with extras.needed("compare"):
+def _item_knn() -> Fit:
+    with extras.required("compare"):
         from models.evaluation.baselines import item_knn  # noqa: PLC0415 - only where the extra is installed
     return item_knn.fit
 
 
-def _als() -> Enter:
-    with extras.needed("compare"):
+def _als() -> Fit:
+    with extras.required("compare"):
         from models.evaluation.baselines import factorisation  # noqa: PLC0415
     return factorisation.fit_als
 
 
-def _bpr() -> Enter:
-    with extras.needed("compare"):
+def _bpr() -> Fit:
+    with extras.required("compare"):
         from models.evaluation.baselines import factorisation  # noqa: PLC0415
     return factorisation.fit_bpr
 
 
-def _sasrec(size: str) -> Enter:
-    with extras.needed("compare"):
+def _sasrec(size: str) -> Fit:
+    with extras.required("compare"):
         from models.evaluation.baselines import sasrec  # noqa: PLC0415
     return partial(sasrec.fit, size=size)

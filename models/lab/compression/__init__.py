@@ -1,1 +1,1 @@
-"""Compressed forms of a release: quantised and pruned, checked, measured."""
+"""Compression of a release: quantised and pruned graphs, checked, measured and written as releases."""

@@ -1,18 +1,16 @@
-"""Cheaper forms of a release: tried on recorded windows, refused when they lose too much, written, and measured.
+"""Compressed forms of a release: checked against the release, refused when they lose too much, written, measured.
 
-Each form is tried against the release it is made from. Rounding is judged by the largest difference on any output, and
-everything together by what it loses of NDCG@10: a pruned release gives other numbers on purpose.
+Every form is checked on a sample of recorded windows. Rounding is limited by the largest difference on any output, and
+rounding and pruning together by the loss of NDCG@10: pruning changes outputs on purpose.
 """
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 from typing import Any, Final
 
-import msgspec
 import numpy as np
 
 from engine import contract
@@ -24,17 +22,17 @@ from engine.retrieval.encoder import Encoder, Tables
 from engine.settings.sections import ClickSettings, Settings
 from models.data.dataset import Interactions
 from models.evaluation.evaluate import evaluate
-from models.lab.compression import rewriting as compression
-from models.lab.compression import trial_windows
-from models.lab.compression.trial_windows import TrialWindows
+from models.evaluation.release_under_test import training_report
+from models.lab import timing
+from models.lab.compression import rewriting, window_sample
+from models.lab.compression.window_sample import WindowSample
 from models.settings import Form
 
-BATCHES: Final = (16, 256)
 _TIMED_USERS: Final = 12_800
-"""So many users are encoded by each form, for each size of batch."""
+"""Users that each form encodes, for each size of batch."""
 _CALIBRATION_WINDOWS: Final = 512
-_TRIAL_WINDOWS: Final = 10_000
-"""Enough that chance moves the loss of a well-trained release by rounding by a few thousandths only."""
+_CHECK_WINDOWS: Final = 10_000
+"""Enough that the loss of a well-trained release by rounding has a standard error of a few thousandths."""
 FORMS: Final = (
     Form(precision="fp32"),
     Form(precision="fp16"),
@@ -42,97 +40,102 @@ FORMS: Final = (
     Form(precision="fp32", pruned=0.5),
     Form(precision="int8", pruned=0.5),
 )
-"""What `measure` puts side by side; the first is the release as it is."""
+"""Forms that `measure` compares; the first is the release as it is."""
 
 
 @dataclass(frozen=True, slots=True)
-class Tried:
-    """A cheaper form of a release and what it costs in quality."""
+class CompressedRelease:
+    """A compressed form of a release, and what it loses."""
 
     form: Form
     bundle: Bundle
-    """What is served; its folder is that of the release it was made from."""
-    loss: float
-    """Share of the NDCG@10 on recorded windows that is lost; below 0 when there is more than before."""
-    loss_error: float
-    """Standard error of the loss: how far chance moves it."""
-    difference: float
-    """Largest difference that rounding makes on any output, over the same windows."""
+    """The release with its new graphs; its folder is that of the release it was made from."""
+    ndcg_loss: float
+    """Share of the NDCG@10 on recorded windows that is lost; negative where the form has more."""
+    ndcg_loss_error: float
+    """Standard error of the loss."""
+    output_difference: float
+    """Largest absolute difference that rounding makes on any output, over the same windows."""
     windows: int
+    """Windows that it was checked on."""
 
-    def refuse(self, allowed_loss: float) -> None:
-        """Refuse what loses too much.
+    def raise_if_unfit(self, allowed_loss: float) -> None:
+        """Check the limits on differences and loss.
 
         Raises:
-            UnfitReleaseError: it does.
+            UnfitReleaseError: outputs differ by more than the contract's tolerance, or the loss is above
+                `allowed_loss`.
         """
         tolerance = self.bundle.manifest.contract.tolerance
-        if not self.difference <= tolerance:
+        if not self.output_difference <= tolerance:
             raise UnfitReleaseError(
-                f"{self.form.name} differs from fp32 by {self.difference:.2g}, at most {tolerance:.2g} is allowed;"
-                " nothing was written: choose a higher precision"
+                f"{self.form.name} differs from fp32 by {self.output_difference:.2g}, at most {tolerance:.2g} is"
+                " allowed; nothing was written: choose a higher precision"
             )
-        if not self.loss <= allowed_loss:
+        if not self.ndcg_loss <= allowed_loss:
             raise UnfitReleaseError(
-                f"{self.form.name} loses {self.loss:.2%} (give or take {self.loss_error:.2%}) of NDCG@10 on"
-                f" {self.windows} windows, at most {allowed_loss:.2%} is allowed; nothing was written: take a higher"
+                f"{self.form.name} loses {self.ndcg_loss:.2%} (standard error {self.ndcg_loss_error:.2%}) of NDCG@10 on"
+                f" {self.windows} windows, at most {allowed_loss:.2%} is allowed; nothing was written: choose a higher"
                 " precision, prune less, or allow it with --allow-loss"
             )
 
 
 class CompressionCheck:
-    """A release and the recorded windows that its cheaper forms are tried on."""
+    """A release, and recorded windows on which its compressed forms are checked."""
 
     def __init__(self, bundle: Bundle, interactions: Interactions, clicks: ClickSettings) -> None:
         """Draw the windows.
 
         Raises:
-            DataError: the data has none for this release.
+            DataError: the data has too few for this release.
         """
-        windows = trial_windows.draw(bundle, interactions, clicks, _CALIBRATION_WINDOWS + _TRIAL_WINDOWS)
-        aside = min(_CALIBRATION_WINDOWS, len(windows) // 2)
+        sample = window_sample.draw(bundle, interactions, clicks, _CALIBRATION_WINDOWS + _CHECK_WINDOWS)
+        calibration_windows = min(_CALIBRATION_WINDOWS, len(sample) // 2)
         self._bundle = bundle
-        self._calibration, self._windows = windows.part(0, aside), windows.part(aside, len(windows))
-        self._gains = self._gains_of(_outputs(bundle, self._windows))
+        self._calibration = sample.part(0, calibration_windows)
+        self._sample = sample.part(calibration_windows, len(sample))
+        self._gains = self._ndcg_gains(_outputs(bundle, self._sample))
 
-    def run(self, form: Form) -> Tried:
-        """Make the release cheaper and see what that costs.
+    def run(self, form: Form) -> CompressedRelease:
+        """Compress the release, and measure what that loses.
 
         Raises:
             UnfitReleaseError: the release is not in fp32.
         """
-        pruned = compression.pruned(self._bundle, form.pruned) if form.pruned else self._bundle
-        lowered = compression.lowered(pruned, form.precision, self._calibration)
-        exact, found = _outputs(pruned, self._windows), _outputs(lowered, self._windows)
-        lost = self._gains - self._gains_of(found)
-        ndcg = float(self._gains.mean()) or 1.0  # a release that finds nothing has nothing to lose
-        return Tried(
+        pruned = rewriting.pruned(self._bundle, form.pruned) if form.pruned else self._bundle
+        quantised = rewriting.quantised(pruned, form.precision, self._calibration)
+        exact, rounded = _outputs(pruned, self._sample), _outputs(quantised, self._sample)
+        lost_gains = self._gains - self._ndcg_gains(rounded)
+        ndcg = float(self._gains.mean()) or 1.0  # an NDCG of 0 has nothing to lose
+        return CompressedRelease(
             form=form,
-            bundle=lowered,
-            loss=float(lost.mean()) / ndcg,
-            loss_error=float(lost.std()) / math.sqrt(len(lost)) / ndcg,
-            difference=float(np.max([np.abs(ours - theirs).max() for ours, theirs in zip(exact, found, strict=True)])),
-            windows=len(self._windows),
+            bundle=quantised,
+            ndcg_loss=float(lost_gains.mean()) / ndcg,
+            ndcg_loss_error=float(lost_gains.std()) / math.sqrt(len(lost_gains)) / ndcg,
+            output_difference=float(
+                np.max([np.abs(left - right).max() for left, right in zip(exact, rounded, strict=True)])
+            ),
+            windows=len(self._sample),
         )
 
-    def _gains_of(self, outputs: tuple[Float32, Float32]) -> Float64:
-        return trial_windows.gains(outputs[0], self._bundle.vectors, self._windows)
+    def _ndcg_gains(self, outputs: tuple[Float32, Float32]) -> Float64:
+        return window_sample.ndcg_gains(outputs[0], self._bundle.vectors, self._sample)
 
 
-def write(tried: Tried, version: str | None, created_ms: int, releases: Path) -> Path:
-    """Write a tried form as a release of its own below `releases`; returns its folder.
+def write(compressed: CompressedRelease, version: str | None, created_ms: int, releases: Path) -> Path:
+    """Write a compressed form as a release of its own below `releases`; returns its folder.
 
     Raises:
-        ReleaseError: that bundle is there already.
+        ReleaseError: a bundle of that name is there already.
     """
-    bundle, form = tried.bundle, tried.form
+    bundle, form = compressed.bundle, compressed.form
     manifest = bundle.manifest
-    compressed = {
+    origin = {
         "release": manifest.name,
         **form.model_dump(),
-        "ndcg_loss": tried.loss,
-        "ndcg_loss_error": tried.loss_error,
-        "windows": tried.windows,
+        "ndcg_loss": compressed.ndcg_loss,
+        "ndcg_loss_error": compressed.ndcg_loss_error,
+        "windows": compressed.windows,
     }
     new = NewRelease(
         model=manifest.model,
@@ -149,106 +152,95 @@ def write(tried: Tried, version: str | None, created_ms: int, releases: Path) ->
         action_values=manifest.action_values,
         figures={
             **manifest.figures,
-            "parity_difference": manifest.figures.get("parity_difference", 0.0) + tried.difference,
-            "ndcg_loss": tried.loss,
+            "parity_difference": manifest.figures.get("parity_difference", 0.0) + compressed.output_difference,
+            "ndcg_loss": compressed.ndcg_loss,
         },
-        report={**_report(bundle), "compressed": compressed},
+        report={**training_report(bundle), "compressed": origin},
     )
     return bundles.write(new, releases)
 
 
 def measure(
-    trial: CompressionCheck, interactions: Interactions, settings: Settings, items: int | None = None
+    check: CompressionCheck, interactions: Interactions, settings: Settings, items: int | None = None
 ) -> list[dict[str, Any]]:
-    """A row for each of `FORMS`: quality by `evaluate`, cost by the processor's own clock, and sizes.
+    """A row for each of `FORMS`: quality by `evaluate`, processor time per user, and sizes in bytes.
 
     Args:
-        trial: of the release.
-        interactions: what the release was trained on.
-        settings: how it is evaluated.
-        items: size of the catalogue that the cost is measured on, made from the release's; None takes it as it is.
+        check: of the release.
+        interactions: recorded interactions that the release was trained on.
+        settings: for the evaluation.
+        items: size of the catalogue that the cost is measured on, filled with the release's items; None takes the
+            release's own.
 
     Raises:
         ReleaseError: a form cannot be served.
     """
-    tried = [trial.run(form) for form in FORMS]
-    costs = _costs([one.bundle for one in tried], items)
-    rows = []
-    for one, cost in zip(tried, costs, strict=True):
-        report = evaluate(one.bundle, interactions, settings, lambda *_: None)
-        rows.append(
-            {
-                "form": one.form.name,
-                "ndcg10": report["ndcg10"],
-                "hr10": report["hr10"],
-                "time_split_ndcg10": report["time_split"]["ndcg10"],
-                "trial_loss": one.loss,
-                "trial_loss_error": one.loss_error,
-                "difference": one.difference,
-                **cost,
-                "bundle_bytes": _bundle_bytes(one.bundle),
-            }
-        )
-    return rows
+    compressed_releases = [check.run(form) for form in FORMS]
+    costs = _costs([compressed.bundle for compressed in compressed_releases], items)
+    return [
+        {**_quality(compressed, interactions, settings), **cost, "bundle_bytes": _bundle_bytes(compressed.bundle)}
+        for compressed, cost in zip(compressed_releases, costs, strict=True)
+    ]
 
 
-class _Timed:
-    """One form, its tables, and how long it took for each batch."""
-
-    def __init__(self, bundle: Bundle, vectors: Float32) -> None:
-        self.encoder = Encoder(bundle.encoder_onnx, bundle.items_onnx, bundle.manifest.contract)
-        self.tables: Tables = self.encoder.tables(vectors)
-        self.spent_s: dict[int, list[float]] = {users: [] for users in BATCHES}
-
-    def run(self, batch: Mapping[str, Any]) -> None:
-        began_s = time.thread_time()
-        self.encoder.encode(self.tables, **batch)
-        self.spent_s[len(batch["items"])].append(time.thread_time() - began_s)
+def _quality(compressed: CompressedRelease, interactions: Interactions, settings: Settings) -> dict[str, Any]:
+    report = evaluate(compressed.bundle, interactions, settings, lambda *_: None)
+    return {
+        "form": compressed.form.name,
+        "ndcg10": report["ndcg10"],
+        "hr10": report["hr10"],
+        "time_split_ndcg10": report["time_split"]["ndcg10"],
+        "ndcg_loss": compressed.ndcg_loss,
+        "ndcg_loss_error": compressed.ndcg_loss_error,
+        "output_difference": compressed.output_difference,
+    }
 
 
 def _costs(bundles: list[Bundle], items: int | None) -> list[dict[str, float]]:
-    """Processor time per user of each bundle, and that time over the first one's; medians, the bundles in turn.
-
-    Windows are full and of random items, so that what a catalogue beyond the processor's caches costs is in it.
-    """
+    """Processor time per user of each bundle, its ratio to that of the first one, and the size of its tables."""
     first = bundles[0]
-    count, sizes = items or len(first.ids), first.manifest.contract
-    vectors = np.resize(first.vectors, (count, sizes.dimensions))
-    timed, rng = [_Timed(bundle, vectors) for bundle in bundles], np.random.default_rng(0)
-    for users in BATCHES:
-        for _ in range(_TIMED_USERS // users):
-            shape = (users, sizes.window_length)
-            batch = {
-                "items": rng.integers(0, count, shape, dtype=np.int32),
-                "ages": np.sort(rng.random(shape, np.float32))[:, ::-1].copy(),
-                "weights": np.ones(shape, np.float32),
-            }
-            for one in timed:
-                one.run(batch)
-    return [_cost(one, timed[0]) for one in timed]
+    count = items or len(first.ids)
+    vectors = np.resize(first.vectors, (count, first.manifest.contract.dimensions))
+    encoders = [_encoder(bundle) for bundle in bundles]
+    tables = [encoder.tables(vectors) for encoder in encoders]
+    costs: list[dict[str, float]] = [
+        {"table_bytes": sum(by_name[name].nbytes for name in contract.TABLES)} for by_name in tables
+    ]
+    rng = np.random.default_rng(0)
+    for users in timing.BATCHES:
+        batches = _random_batches(rng, (users, first.manifest.contract.window_length), count)
+        seconds = [[_encoding_s(*timed, batch) for timed in zip(encoders, tables, strict=True)] for batch in batches]
+        for cost, us, ratio in zip(costs, *timing.cost_per_user(np.array(seconds), users), strict=True):
+            cost |= {f"us_per_user_{users}": us, f"ratio_{users}": ratio}
+    return costs
 
 
-def _cost(one: _Timed, first: _Timed) -> dict[str, float]:
-    figures: dict[str, float] = {}
-    for users, spent_s in one.spent_s.items():
-        figures[f"us_per_user_{users}"] = 1e6 * median(spent_s) / users
-        figures[f"ratio_{users}"] = median(mine / its for mine, its in zip(spent_s, first.spent_s[users], strict=True))
-    figures["table_bytes"] = sum(one.tables[name].nbytes for name in contract.TABLES)
-    return figures
+def _random_batches(rng: np.random.Generator, shape: tuple[int, int], items: int) -> Iterator[dict[str, Any]]:
+    """Full windows [B, L] of random items: the tables of a large catalogue are read from beyond the caches."""
+    for _ in range(_TIMED_USERS // shape[0]):
+        yield {
+            "items": rng.integers(0, items, shape, dtype=np.int32),
+            "ages": np.sort(rng.random(shape, np.float32))[:, ::-1].copy(),
+            "weights": np.ones(shape, np.float32),
+        }
 
 
-def _outputs(bundle: Bundle, windows: TrialWindows) -> tuple[Float32, Float32]:
-    encoder = Encoder(bundle.encoder_onnx, bundle.items_onnx, bundle.manifest.contract)
-    return trial_windows.interests(encoder, bundle, windows)
+def _encoding_s(encoder: Encoder, tables: Tables, batch: dict[str, Any]) -> float:
+    began_s = time.thread_time()
+    encoder.encode(tables, **batch)
+    return time.thread_time() - began_s
 
 
-def _report(bundle: Bundle) -> dict[str, Any]:
-    raw = (bundle.folder / contract.REPORT_FILE).read_bytes()
-    return msgspec.json.decode(raw, type=dict[str, Any])
+def _outputs(bundle: Bundle, sample: WindowSample) -> tuple[Float32, Float32]:
+    return window_sample.interests(_encoder(bundle), bundle, sample)
+
+
+def _encoder(bundle: Bundle) -> Encoder:
+    return Encoder(bundle.encoder_onnx, bundle.items_onnx, bundle.manifest.contract)
 
 
 def _bundle_bytes(bundle: Bundle) -> int:
-    """What the form takes on disk: its graphs, and the other files as they are."""
+    """Size on disk: the new graphs, and the other files as they are."""
     graphs = {contract.ENCODER_FILE, contract.ITEMS_FILE}
-    others = (path.stat().st_size for path in bundle.folder.iterdir() if path.name not in graphs)
-    return len(bundle.encoder_onnx) + len(bundle.items_onnx) + sum(others)
+    other_sizes = (path.stat().st_size for path in bundle.folder.iterdir() if path.name not in graphs)
+    return len(bundle.encoder_onnx) + len(bundle.items_onnx) + sum(other_sizes)

@@ -1,13 +1,13 @@
-"""Cheaper releases from a release: its graphs rewritten, its item vectors and everything else as they were.
+"""Quantisation and pruning of a release: its ONNX graphs are rewritten, item vectors and all other files are kept.
 
     fp16     keys and values of the catalogue, and the encoder's matrices, stored as float16 and computed as float32:
              half the memory, the same lists, no less work (onnxruntime has no float16 kernels for x86)
     int8     keys and values stored as int8, one scale a table; products with the encoder's matrices in int8, with
-             ranges of the activations taken from recorded windows (static quantisation, Jacob et al. 2018)
-    pruned   the hidden units of each feed-forward layer that weigh least are gone, and their share of the work
+             ranges of the activations from recorded windows (static quantisation, Jacob et al. 2018)
+    pruned   each feed-forward layer without its hidden units of least weight: that share of its work is saved
 
-Ranges are fixed when the graph is made, not taken from each batch as dynamic quantisation does: a user's list must not
-depend on who else is in the batch. Weights have seven bits, so that the products of processors without VNNI can't
+Ranges are fixed when the graph is made, not taken from each batch as in dynamic quantisation: a user's list must not
+depend on the other users in the batch. Weights have seven bits, so that the products of processors without VNNI can't
 overflow their 16 bits. Single weights set to zero (Han et al. 2015) would save nothing: the matrices stay dense.
 """
 
@@ -29,34 +29,34 @@ from engine.contract import TableType
 from engine.errors import UnfitReleaseError
 from engine.releases.bundles import Bundle
 from engine.retrieval.encoder import Encoder
-from models.lab.compression.trial_windows import TrialWindows
+from models.lab.compression.window_sample import WindowSample
 from models.settings import Precision
 
 TOLERANCES: Final[dict[Precision, float]] = {"fp32": 1e-4, "fp16": 1e-2, "int8": 1.5}
-"""Largest difference from the fp32 graph allowed on any output, over all windows it is tried on.
+"""Largest absolute difference from the fp32 graph allowed on any output, over all windows of the check.
 
 Interests are layer-normalised, their usual size is 1. Of 2.5 million numbers in the interests of releases trained on
-MovieLens 100k, int8 moved the worst by 0.3 to 0.6; those of two users differ by up to 7.
+MovieLens 100k, int8 changed the worst by 0.3 to 0.6; those of two users differ by up to 7.
 """
 _TABLE_TYPES: Final[dict[Precision, TableType]] = {"fp32": "float32", "fp16": "float16", "int8": "int8"}
-_INT8_TOP: Final = 127.0
+_INT8_MAX: Final = 127.0
 _MATRIX_AXES: Final = 2
 _Rewrite = Callable[[onnx.ModelProto], None]
 
 
 def pruned(bundle: Bundle, share: float) -> Bundle:
-    """The release without this share of the hidden units of each feed-forward layer, the smallest of them.
+    """The release without this share of the hidden units of each feed-forward layer, those of least weight.
 
-    A unit is as large as the product of the norms of its weights in and its weights out: the rectifier between them
-    lets a factor move from one to the other.
+    A unit's weight is the product of the norms of its weights in and its weights out: through the rectifier between
+    them, scaling one up and the other down changes nothing.
     """
 
     def cut(model: onnx.ModelProto) -> None:
         for inner, bias, outer in _feed_forward_layers(model):
             weights_in, weights_out = numpy_helper.to_array(inner), numpy_helper.to_array(outer)  # [D, M], [M, D]
             sizes = np.linalg.norm(weights_in, axis=0) * np.linalg.norm(weights_out, axis=1)
-            gone = min(round(share * len(sizes)), len(sizes) - 1)
-            kept = np.sort(np.argsort(sizes, kind="stable")[gone:])
+            removed = min(round(share * len(sizes)), len(sizes) - 1)
+            kept = np.sort(np.argsort(sizes, kind="stable")[removed:])
             _set(inner, weights_in[:, kept])
             _set(bias, numpy_helper.to_array(bias)[kept])
             _set(outer, weights_out[kept])
@@ -64,11 +64,11 @@ def pruned(bundle: Bundle, share: float) -> Bundle:
     return replace(bundle, encoder_onnx=_rewritten(bundle.encoder_onnx, cut))
 
 
-def lowered(bundle: Bundle, precision: Precision, calibration: TrialWindows) -> Bundle:
-    """The fp32 release `bundle` in another precision; int8 takes the ranges of its activations from `calibration`.
+def quantised(bundle: Bundle, precision: Precision, calibration: WindowSample) -> Bundle:
+    """The fp32 release `bundle` in another precision; the ranges of int8 activations are those on `calibration`.
 
     Raises:
-        UnfitReleaseError: it is not in fp32.
+        UnfitReleaseError: the release is not in fp32.
     """
     if precision == "fp32":
         return bundle
@@ -83,17 +83,19 @@ def lowered(bundle: Bundle, precision: Precision, calibration: TrialWindows) -> 
     else:
         encoder = Encoder(bundle.encoder_onnx, bundle.items_onnx, bundle.manifest.contract)
         tables = encoder.tables(bundle.vectors)
-        scales = {name: np.float32(np.abs(tables[name]).max() / _INT8_TOP) for name in contract.TABLES}
-        quantised = _quantised(bundle.encoder_onnx, [tables | batch for batch in calibration.encoder_inputs()])
-        encoder_onnx = _rewritten(quantised, lambda model: _read_int8_tables(model, scales))
+        scales = {name: np.float32(np.abs(tables[name]).max() / _INT8_MAX) for name in contract.TABLES}
+        batches = [tables | batch for batch in calibration.encoder_inputs()]
+        encoder_onnx = _rewritten(
+            _with_int8_products(bundle.encoder_onnx, batches), lambda model: _read_int8_tables(model, scales)
+        )
         items_onnx = _rewritten(bundle.items_onnx, lambda model: _write_int8_tables(model, scales))
     sizes = replace(bundle.manifest.contract, tables=_TABLE_TYPES[precision], tolerance=TOLERANCES[precision])
     manifest = msgspec.structs.replace(bundle.manifest, contract=sizes)
     return replace(bundle, manifest=manifest, encoder_onnx=encoder_onnx, items_onnx=items_onnx)
 
 
-class _Batches(CalibrationDataReader):  # type: ignore[misc] # onnxruntime has no types
-    """Inputs of the encoder, one batch after the other, as onnxruntime asks for them."""
+class _CalibrationBatches(CalibrationDataReader):  # type: ignore[misc] # onnxruntime has no types
+    """Batches of encoder inputs through onnxruntime's interface for calibration."""
 
     def __init__(self, batches: list[dict[str, Any]]) -> None:
         self._batches = iter(batches)
@@ -102,7 +104,7 @@ class _Batches(CalibrationDataReader):  # type: ignore[misc] # onnxruntime has n
         return next(self._batches, None)
 
 
-def _quantised(encoder_onnx: bytes, batches: list[dict[str, Any]]) -> bytes:
+def _with_int8_products(encoder_onnx: bytes, batches: list[dict[str, Any]]) -> bytes:
     """The graph with its products with constant matrices in int8; attention and layer norms stay float32."""
     with tempfile.TemporaryDirectory(prefix="headrace-int8-") as folder:
         prepared, path = Path(folder) / "prepared.onnx", Path(folder) / "int8.onnx"
@@ -111,7 +113,7 @@ def _quantised(encoder_onnx: bytes, batches: list[dict[str, Any]]) -> bytes:
         quantize_static(
             prepared,
             path,
-            _Batches(batches),
+            _CalibrationBatches(batches),
             nodes_to_quantize=[node.name for node, _ in _matrix_products(model)],
             per_channel=True,
             reduce_range=True,
@@ -139,7 +141,7 @@ def _write_float16_tables(model: onnx.ModelProto) -> None:
 
 
 def _read_int8_tables(model: onnx.ModelProto, scales: dict[str, np.float32]) -> None:
-    """A cast and a product with the scale, not DequantizeLinear: onnxruntime folds the product into the attention's."""
+    """By a cast and a product with the scale, not DequantizeLinear: onnxruntime fuses the product with attention's."""
 
     def restore(table: str, rows: str, out: str) -> list[onnx.NodeProto]:
         steps, scale = f"{out}_steps", _constant(model, f"{table}_scale", scales[table])
@@ -149,7 +151,7 @@ def _read_int8_tables(model: onnx.ModelProto, scales: dict[str, np.float32]) -> 
 
 
 def _write_int8_tables(model: onnx.ModelProto, scales: dict[str, np.float32]) -> None:
-    """What a later item has beyond the range of the release's own is cut off."""
+    """Values of a later item beyond the range of the release's own items are clipped."""
 
     def store(table: str, exact: str, out: str) -> list[onnx.NodeProto]:
         scale, zero = _constant(model, f"{table}_scale", scales[table]), _constant(model, f"{table}_zero", np.int8(0))
@@ -159,11 +161,11 @@ def _write_int8_tables(model: onnx.ModelProto, scales: dict[str, np.float32]) ->
 
 
 _Convert = Callable[[str, str, str], list[onnx.NodeProto]]
-"""(table, tensor to convert, name of the result) -> nodes."""
+"""(table, tensor to convert, name of the result) -> nodes of the conversion."""
 
 
 def _read_tables(model: onnx.ModelProto, kind: int, convert: _Convert) -> None:
-    """Let the encoder take tables of this type: `convert` makes float32 of the rows [B, L, D] of each."""
+    """Change the encoder's table inputs to type `kind`; `convert` turns the rows [B, L, D] of each into float32."""
     for value in model.graph.input:
         if value.name in contract.TABLES:
             value.type.tensor_type.elem_type = kind
@@ -178,7 +180,7 @@ def _read_tables(model: onnx.ModelProto, kind: int, convert: _Convert) -> None:
 
 
 def _write_tables(model: onnx.ModelProto, kind: int, convert: _Convert) -> None:
-    """Let the items graph give tables of this type: `convert` makes them from the float32 ones [V, D]."""
+    """Change the items graph's table outputs to type `kind`; `convert` makes each from the float32 table [V, D]."""
     for value in model.graph.output:
         value.type.tensor_type.elem_type = kind
     nodes = []
@@ -191,7 +193,7 @@ def _write_tables(model: onnx.ModelProto, kind: int, convert: _Convert) -> None:
 
 
 def _matrix_products(model: onnx.ModelProto) -> Iterator[tuple[onnx.NodeProto, onnx.TensorProto]]:
-    """Every product of a state with a constant matrix, and the matrix."""
+    """Every MatMul with a constant matrix as its second factor, and the matrix."""
     constants = {constant.name: constant for constant in model.graph.initializer}
     for node in model.graph.node:
         matrix = constants.get(node.input[1]) if node.op_type == "MatMul" else None
@@ -204,12 +206,12 @@ def _feed_forward_layers(
 ) -> Iterator[tuple[onnx.TensorProto, onnx.TensorProto, onnx.TensorProto]]:
     """Weights in [D, M], bias [M] and weights out [M, D] of each chain MatMul, Add, Relu, MatMul."""
     constants = {constant.name: constant for constant in model.graph.initializer}
-    made_by = {node.output[0]: node for node in model.graph.node}
+    producers = {node.output[0]: node for node in model.graph.node}
     for node in model.graph.node:
-        above = made_by.get(node.input[0])
-        if node.op_type == "MatMul" and above is not None and above.op_type == "Relu":
-            add = made_by[above.input[0]]
-            product = made_by[add.input[0]]
+        relu = producers.get(node.input[0])
+        if node.op_type == "MatMul" and relu is not None and relu.op_type == "Relu":
+            add = producers[relu.input[0]]
+            product = producers[add.input[0]]
             yield constants[product.input[1]], constants[add.input[1]], constants[node.input[1]]
 
 

@@ -1,1 +1,1 @@
-"""Target attention over a release's top candidates, weighed against its cost."""
+"""Re-scoring of a release's top candidates by target attention: trained, exported, and measured against its cost."""

@@ -1,39 +1,37 @@
-"""What a re-scorer learns from: training events of its release, and the candidates that the release had found for each.
+"""Examples for a re-scorer: training events of a release as targets, with the release's candidates before each.
 
-The events are those that the release was trained on, never those it held out. Some of them its training kept aside to
-tell when to stop; they tell the same here, because a release ranks what it has learned higher than what it has not:
-of the events it has learned, its own order looks better than it is.
+Targets are events that the release was trained on, never those it held out. The validation targets are those that its
+own training kept for validation: a release ranks trained events higher than others, so that on them its own order looks
+better than it is.
 
-An event whose item is not among its candidates teaches nothing: no order of them would list it.
+A training target that is not among its candidates is left out: no order of them would list it.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Final, Self, TypeVar
+from typing import Any, Final, Self, TypeVar
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from engine import contract
-from engine.arrays import NO_ACTION, NO_ITEM, Float32, Int32, Int64, Windows
-from engine.catalogue.actions import Actions
+from engine.arrays import NO_ITEM, Float32, Int32, Int64, Windows
 from engine.errors import DataError, UnfitReleaseError
 from engine.releases.bundles import Bundle
-from engine.settings.sections import ClickSettings
 from models.data.dataset import Interactions
-from models.data.sequences import Histories, Sequences
+from models.data.histories import Histories
+from models.data.sequences import Sequences
+from models.evaluation.queries import split_batches
+from models.evaluation.release_under_test import training_report
 from models.lab.rescoring.top_candidates import CandidateSearch
 from models.settings import RescoreSettings, TrainSettings
 from models.training import training_data, validation
 
-_BATCH_USERS: Final = 256
 _Number = TypeVar("_Number", bound=np.generic)
 
 
 @dataclass(frozen=True, slots=True)
-class RescoringQueries:
-    """Q windows, their candidates, and which of these came next."""
+class RescorerExamples:
+    """Q windows with their candidates, and the target among these."""
 
     rows: Int32
     """[Q, W] rows of the release's items, newest last; 0 where the weight is 0."""
@@ -45,131 +43,136 @@ class RescoringQueries:
     """[Q, C] rows, best first; 0 where there is no candidate."""
     scores: Float32
     """[Q, C] -inf where there is no candidate."""
-    places: Int64
-    """[Q] where the item that came next stands among them, from 0; -1 where it does not."""
+    target_columns: Int64
+    """[Q] column of the target among the candidates; -1 where it is none of them."""
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self.target_columns)
 
-    def take(self, chosen: Int64) -> Self:
-        """The questions at `chosen`."""
-        return replace(self, **{name: getattr(self, name)[chosen] for name in _COLUMNS})
+    def take(self, indices: Int64) -> Self:
+        """The examples at these indices."""
+        return replace(self, **{name: getattr(self, name)[indices] for name in _COLUMNS})
+
+    def rescorer_inputs(self) -> dict[str, Any]:
+        """Inputs of a re-scorer's graph by name, without its tables."""
+        return {
+            "items": self.rows,
+            "ages": self.ages,
+            "weights": self.weights,
+            "candidates": self.candidates,
+            "scores": self.scores,
+        }
 
     @classmethod
-    def together(cls, parts: Sequence[Self]) -> Self:
-        """All of these, one part after the other."""
+    def concatenate(cls, parts: Sequence[Self]) -> Self:
+        """The examples of all parts in order."""
         return cls(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in _COLUMNS})
 
 
-_COLUMNS: Final = tuple(field.name for field in fields(RescoringQueries))
+_COLUMNS: Final = tuple(field.name for field in fields(RescorerExamples))
 
 
 @dataclass(frozen=True, slots=True)
-class RescoringExamples:
-    """Questions to learn from, and questions that tell when to stop."""
+class RescorerData:
+    """Training and validation examples."""
 
-    training: RescoringQueries
-    """Each has its target among the candidates."""
-    kept_aside: RescoringQueries
+    training: RescorerExamples
+    """Every target is among its candidates."""
+    validation: RescorerExamples
 
 
 def prepare(
-    bundle: Bundle, asking: CandidateSearch, interactions: Interactions, settings: RescoreSettings
-) -> RescoringExamples:
-    """Ask a release about the events it was trained on.
+    bundle: Bundle, search: CandidateSearch, interactions: Interactions, settings: RescoreSettings
+) -> RescorerData:
+    """Make examples of the events that a release was trained on.
 
     Args:
         bundle: the release.
-        asking: the same, warm.
-        interactions: what it was trained on.
-        settings: how many questions, and which.
+        search: its top candidates.
+        interactions: recorded interactions that it was trained on.
+        settings: number of examples, seed, C and W.
 
     Raises:
         UnfitReleaseError: it was trained on other data, or privately.
-        DataError: none of its candidates was ever clicked next.
+        DataError: no training event has its item among its candidates.
     """
-    trained = _training_settings(bundle, interactions)
-    known = training_data.prepare(interactions.timelines(), trained)
-    learned, stopping = validation.cut(known.histories, trained)
-    school = ExampleBuilder(asking, known.histories, trained.clicks, settings.events)
-    able = np.random.default_rng(settings.seed).permutation(_targets(learned))[: settings.questions]
-    training, kept_aside = school.ask(np.sort(able)), school.ask(_targets(stopping.asked))
-    training = training.take(np.flatnonzero(training.places >= 0))
-    if not len(training) or not len(kept_aside):
+    settings_of_release = _training_settings(bundle, interactions)
+    data = training_data.prepare(interactions.histories(), settings_of_release)
+    training_sequences, release_validation = validation.split(data.histories, settings_of_release)
+    builder = ExampleBuilder(search, data.histories, settings.events)
+    targets = np.random.default_rng(settings.seed).permutation(_targets(training_sequences))[: settings.examples]
+    training, validating = builder.build(np.sort(targets)), builder.build(_targets(release_validation.queries))
+    training = training.take(np.flatnonzero(training.target_columns >= 0))
+    if not len(training) or not len(validating):
         raise DataError(
-            f"of {len(able)} training events none has its item among the {settings.candidates} candidates that"
+            f"none of {len(targets)} training events has its item among the {settings.candidates} candidates that"
             f" {bundle.manifest.name} found before it; train the release for longer, or on more data"
         )
-    return RescoringExamples(training, kept_aside)
+    return RescorerData(training, validating)
 
 
 def _training_settings(bundle: Bundle, interactions: Interactions) -> TrainSettings:
-    """How the release was trained."""
-    report = msgspec.json.decode((bundle.folder / contract.REPORT_FILE).read_bytes(), type=dict[str, object])
+    """Settings that the release was trained with.
+
+    Raises:
+        UnfitReleaseError: it was trained on other data, or privately.
+    """
+    report = training_report(bundle)
     if "privacy" in report:
         raise UnfitReleaseError(
-            f"{bundle.manifest.name} was trained privately, and a re-scorer learns from single users' clicks without"
+            f"{bundle.manifest.name} was trained privately, and a re-scorer is trained on single users' clicks without"
             " any such promise; take a release that was not"
         )
     if report.get("data_fingerprint") != interactions.fingerprint():
         raise UnfitReleaseError(
-            f"{bundle.manifest.name} was trained on other data, so which events it must not be taught is unknown here;"
-            " give the data it was trained on"
+            f"{bundle.manifest.name} was trained on other data, so which events it held out is unknown here; give the"
+            " data it was trained on"
         )
     return TrainSettings.model_validate(report["settings"])
 
 
 def _targets(sequences: Sequences) -> Int64:
-    """Places in the histories of the events that these sequences ask for."""
-    lengths = sequences.ends - sequences.asked
+    """Indices in the histories of the targets of these sequences."""
+    lengths = sequences.ends - sequences.target_begins
     firsts = np.cumsum(lengths) - lengths
-    within = np.arange(lengths.sum()) - np.repeat(firsts, lengths)
-    targets: Int64 = np.repeat(sequences.asked, lengths) + within + 1
+    offsets = np.arange(lengths.sum()) - np.repeat(firsts, lengths)
+    targets: Int64 = np.repeat(sequences.target_begins, lengths) + offsets + 1
     return targets
 
 
 class ExampleBuilder:
-    """A release, asked for events of the histories it was trained on."""
+    """Examples from the histories that a release was trained on."""
 
-    def __init__(self, asking: CandidateSearch, histories: Histories, clicks: ClickSettings, events: int) -> None:
-        """`clicks`: the settings that number the actions of the histories; `events`: W."""
-        actions = Actions(clicks)
-        self._asking, self._histories, self._events = asking, histories, events
-        self._codes = np.array([actions.code(name) for name in clicks.actions], np.uint8)
-        self._starts = np.repeat(histories.starts[:-1], histories.lengths())  # [n]
+    def __init__(self, search: CandidateSearch, histories: Histories, events: int) -> None:
+        """Build examples from the top candidates of the release, the histories of all users, and W events each."""
+        self._search, self._histories, self._events = search, histories, events
 
-    def ask(self, targets: Int64) -> RescoringQueries:
-        """Questions for the events at `targets` [Q], without those whose window holds their item already."""
-        parts = np.split(targets, range(_BATCH_USERS, len(targets), _BATCH_USERS))
-        return RescoringQueries.together([self._part(part) for part in parts])
+    def build(self, targets: Int64) -> RescorerExamples:
+        """Examples for the events at `targets` [Q], without those whose window holds the target already."""
+        return RescorerExamples.concatenate([self._batch(batch) for batch in split_batches(targets)])
 
-    def _part(self, targets: Int64) -> RescoringQueries:
+    def _batch(self, targets: Int64) -> RescorerExamples:
         windows = self._windows(targets)
-        wanted = self._asking.live.numbers[self._histories.items[targets]]
-        fresh = np.flatnonzero((windows.items != wanted[:, None]).all(axis=1))
-        best, wanted = self._asking.of(windows.take(fresh)), wanted[fresh]
-        hit = (best.items == wanted[:, None]) & np.isfinite(best.scores)
-        return RescoringQueries(
-            rows=self._newest(best.inputs.rows),
-            ages=self._newest(best.inputs.ages),
-            weights=self._newest(best.inputs.weights),
-            candidates=best.rows,
-            scores=best.scores,
-            places=np.where(hit.any(axis=1), hit.argmax(axis=1), -1),
+        target_items = self._search.live.numbers[self._histories.items[targets]]
+        unseen = np.flatnonzero((windows.items != target_items[:, None]).all(axis=1))
+        top, target_items = self._search.search(windows.take(unseen)), target_items[unseen]
+        hit_mask = (top.items == target_items[:, None]) & np.isfinite(top.scores)
+        return RescorerExamples(
+            rows=self._newest(top.inputs.rows),
+            ages=self._newest(top.inputs.ages),
+            weights=self._newest(top.inputs.weights),
+            candidates=top.rows,
+            scores=top.scores,
+            target_columns=np.where(hit_mask.any(axis=1), hit_mask.argmax(axis=1), -1),
         )
 
     def _windows(self, targets: Int64) -> Windows:
         """The windows [B, L] before the events at `targets` [B]."""
-        places = targets[:, None] + np.arange(-self._asking.live.contract.window_length, 0)
-        real = places >= self._starts[targets, None]
-        places = np.maximum(places, 0)
-        return Windows(
-            items=np.where(real, self._asking.live.numbers[self._histories.items[places]], np.int32(NO_ITEM)),
-            times_ms=np.where(real, self._histories.times_ms[places], 0),
-            actions=np.where(real, self._codes[self._histories.actions[places]], np.uint8(NO_ACTION)),
-        )
+        windows = self._histories.windows(targets, self._search.live.contract.window_length)
+        numbers = self._search.live.numbers[windows.items]
+        return replace(windows, items=np.where(windows.items == NO_ITEM, np.int32(NO_ITEM), numbers))
 
     def _newest(self, column: npt.NDArray[_Number]) -> npt.NDArray[_Number]:
-        """[B, W] of a column [B, L], zeros before its first event."""
-        kept = column[:, -self._events :]
-        return np.pad(kept, ((0, 0), (self._events - kept.shape[1], 0)))
+        """[B, W] the newest events of a column [B, L], with zeros before the first one."""
+        newest = column[:, -self._events :]
+        return np.pad(newest, ((0, 0), (self._events - newest.shape[1], 0)))

@@ -1,6 +1,6 @@
 """The ONNX graphs of a re-scorer, written node by node from the trained parameters.
 
-    rescorer_items.onnx    item vectors in, what the re-scorer knows of each item out; run once
+    rescorer_items.onnx    item vectors in, tables of the items out; run once
         in   vectors                           float32 [V, D]
         out  queries, keys, values, gates      float32 [V, D]
 
@@ -13,7 +13,7 @@
         in   scores      float32 [B, C]        interest · item; -inf where there is no candidate
         out  rescored    float32 [B, C]        -inf where there is no candidate
 
-Letters as in `network`. The scale of the attention is folded into the queries; nothing depends on V, B, L or C.
+Letters as in `rescorer`. The scale of the attention is folded into the queries; nothing depends on V, B, L or C.
 """
 
 import math
@@ -34,16 +34,16 @@ _END = np.array([np.iinfo(np.int64).max])
 
 
 def items_graph(rescorer: Rescorer) -> bytes:
-    """rescorer_items.onnx."""
+    """The graph of `rescorer_items.onnx`, serialised."""
     size = rescorer.gates.in_features
     text = f"""{_HEADER}
     rescorer_items (float[V,{size}] vectors) => ({", ".join(f"float[V,{size}] {name}" for name in TABLES)}) {{
-        known = LayerNormalization <axis = -1, epsilon = {rescorer.norm.eps}> (vectors, scale, shift)
-        queries = MatMul(known, query_weight)
-        keys = MatMul(known, key_weight)
-        values = MatMul(known, value_weight)
-        ungated = MatMul(known, gate_weight)
-        gates = Add(ungated, gate_bias)
+        normed = LayerNormalization <axis = -1, epsilon = {rescorer.norm.eps}> (vectors, scale, shift)
+        queries = MatMul(normed, query_weight)
+        keys = MatMul(normed, key_weight)
+        values = MatMul(normed, value_weight)
+        without_bias = MatMul(normed, gate_weight)
+        gates = Add(without_bias, gate_bias)
     }}"""
     constants = {
         "scale": _array(rescorer.norm.weight),
@@ -58,42 +58,42 @@ def items_graph(rescorer: Rescorer) -> bytes:
 
 
 def rescorer_graph(rescorer: Rescorer) -> bytes:
-    """rescorer.onnx."""
+    """The graph of `rescorer.onnx`, serialised."""
     size, heads = rescorer.gates.in_features, range(rescorer.heads)
     tables = ", ".join(f"float[V,{size}] {name}" for name in TABLES)
     windows = "int32[B,L] items, float[B,L] ages, float[B,L] weights"
     text = f"""{_HEADER}
     rescorer ({tables}, {windows}, int32[B,C] candidates, float[B,C] scores) => (float[B,C] rescored) {{
-        rows = Slice(items, first, end, one)
-        newest_ages = Slice(ages, first, end, one)
-        newest_weights = Slice(weights, first, end, one)
-        counted = Shape <start = 1, end = 2> (rows)
-        count = Cast <to = 1> (counted)
+        rows = Slice(items, first, end, axis_1)
+        newest_ages = Slice(ages, first, end, axis_1)
+        newest_weights = Slice(weights, first, end, axis_1)
+        shape = Shape <start = 1, end = 2> (rows)
+        count = Cast <to = 1> (shape)
         length = Squeeze(count)
-        behind = Range(length, nought, minus_one)
-        ranks = Log(behind)
-        visible_weights = Max(newest_weights, tiny)
-        visible = Log(visible_weights)
-        asking = Gather(queries, candidates)
-        {_each("asking_", heads)} = Split <axis = 2> (asking, widths)
-        events = Gather(keys, rows)
-        {_each("events_", heads)} = Split <axis = 2> (events, widths)
-        saying = Gather(values, rows)
-        {_each("saying_", heads)} = Split <axis = 2> (saying, widths)
+        ranks = Range(length, zero, minus_one)
+        log_ranks = Log(ranks)
+        clamped_weights = Max(newest_weights, tiny)
+        log_weights = Log(clamped_weights)
+        candidate_queries = Gather(queries, candidates)
+        {_by_head("candidate_queries_", heads)} = Split <axis = 2> (candidate_queries, widths)
+        event_keys = Gather(keys, rows)
+        {_by_head("event_keys_", heads)} = Split <axis = 2> (event_keys, widths)
+        event_values = Gather(values, rows)
+        {_by_head("event_values_", heads)} = Split <axis = 2> (event_values, widths)
         {"".join(_head(head) for head in heads)}
-        heard = Concat <axis = 2> ({_each("heard_", heads)})
-        gated = Gather(gates, candidates)
-        each = Mul(gated, heard)
-        votes = ReduceSum <keepdims = 0> (each, two)
-        rescored = Add(scores, votes)
+        attended = Concat <axis = 2> ({_by_head("attended_", heads)})
+        candidate_gates = Gather(gates, candidates)
+        products = Mul(candidate_gates, attended)
+        corrections = ReduceSum <keepdims = 0> (products, axis_2)
+        rescored = Add(scores, corrections)
     }}"""
     constants: dict[str, npt.NDArray[np.float32] | npt.NDArray[np.int64]] = {
         "first": np.array([-rescorer.events]),
         "end": _END,
-        "one": np.array([1]),
-        "two": np.array([2]),
+        "axis_1": np.array([1]),
+        "axis_2": np.array([2]),
         "widths": np.full(rescorer.heads, size // rescorer.heads),
-        "nought": np.array(0, np.float32),
+        "zero": np.array(0, np.float32),
         "minus_one": np.array(-1, np.float32),
         "tiny": np.array(TINY_WEIGHT, np.float32),
     }
@@ -103,23 +103,23 @@ def rescorer_graph(rescorer: Rescorer) -> bytes:
 
 
 def _head(head: int) -> str:
-    """Nodes of one head: `heard_` [B, C, w] from the `asking_` [B, C, w], `events_` and `saying_` [B, W, w]."""
+    """Nodes of one head: `attended_` [B, C, w] from `candidate_queries_` [B, C, w] and the events' keys and values."""
     return f"""
-        turned_{head} = Transpose <perm = [0, 2, 1]> (events_{head})
-        alike_{head} = MatMul(asking_{head}, turned_{head})
-        late_{head} = Mul(ranks, rank_slope_{head})
-        old_{head} = Mul(newest_ages, age_slope_{head})
-        nearer_{head} = Sub(visible, late_{head})
-        flat_{head} = Sub(nearer_{head}, old_{head})
-        bias_{head} = Unsqueeze(flat_{head}, one)
-        biased_{head} = Add(alike_{head}, bias_{head})
-        attention_{head} = Softmax <axis = -1> (biased_{head})
-        heard_{head} = MatMul(attention_{head}, saying_{head})
+        transposed_keys_{head} = Transpose <perm = [0, 2, 1]> (event_keys_{head})
+        products_{head} = MatMul(candidate_queries_{head}, transposed_keys_{head})
+        rank_penalty_{head} = Mul(log_ranks, rank_slope_{head})
+        age_penalty_{head} = Mul(newest_ages, age_slope_{head})
+        without_rank_{head} = Sub(log_weights, rank_penalty_{head})
+        event_bias_{head} = Sub(without_rank_{head}, age_penalty_{head})
+        bias_{head} = Unsqueeze(event_bias_{head}, axis_1)
+        logits_{head} = Add(products_{head}, bias_{head})
+        attention_{head} = Softmax <axis = -1> (logits_{head})
+        attended_{head} = MatMul(attention_{head}, event_values_{head})
     """
 
 
-def _each(name: str, heads: range) -> str:
-    return ", ".join(f"{name}{head}" for head in heads)
+def _by_head(prefix: str, heads: range) -> str:
+    return ", ".join(f"{prefix}{head}" for head in heads)
 
 
 def _serialised(text: str, constants: Mapping[str, npt.ArrayLike]) -> bytes:

@@ -1,1 +1,1 @@
-"""Hyperparameter search within a time budget."""
+"""Tuning of training settings within a time budget."""

@@ -1,11 +1,11 @@
-"""Training settings in files: one value each for `headrace train --settings`, or ranges that `headrace tune` searches.
+"""Training settings in TOML: one value each for `headrace train --settings`, or domains that `headrace tune` searches.
 
     learning_rate = { low = 3e-4, high = 1e-2, log = true }     searched
     dimensions = { choices = [32, 64] }                         searched
     window_length = 50                                          fixed
 
-Names, types and bounds are those of `models.settings`: a new field there is known here at once, and is searched by
-default when it has a line in `DEFAULTS`.
+Names, types and bounds are those of `models.settings`: a new field there can be set here without further work, and is
+searched by default when it has a line in `DEFAULTS`.
 """
 
 import difflib
@@ -23,21 +23,22 @@ from pydantic.fields import FieldInfo
 from engine.errors import SettingsError
 from models.settings import EncoderSettings, InterestChoice, Scoring, TrainSettings
 
-_ELSEWHERE: Final = {
-    "encoder": "its fields stand beside the others, without a table of their own",
-    "clicks": "the weights of the actions stand in the file that --config names",
+_SET_ELSEWHERE: Final = {
+    "encoder": "write its fields next to the others, without a table of their own",
+    "clicks": "the weights of the actions are in the file given with --config",
     "holdout": "give --holdout",
     "holdout_items": "give --holdout-items",
     "minutes": "give --minutes, and for a tuning --trial-minutes",
     "seed": "give --seed",
     "device": "give --device",
-    "private_epsilon": "give --private-epsilon to `headrace train`; a tuning looks at users' data as it is",
+    "private_epsilon": "give --private-epsilon to `headrace train`; a tuning is not private",
     "private_delta": "give --private-delta to `headrace train`",
     "private_clip": "give --private-clip to `headrace train`",
     "checkpoint_s": "give --checkpoint-s to `headrace train`; a tuning writes no checkpoints",
 }
-_MEASURE: Final = "validation_users"
-"""Part of the yardstick: can be set, not searched."""
+"""Settings that a file cannot hold, and the way to set them."""
+_NOT_SEARCHABLE: Final = "validation_users"
+"""Part of how trials are measured: a file can set it, but a tuning cannot search it."""
 
 
 class Range(BaseModel):
@@ -48,25 +49,25 @@ class Range(BaseModel):
     low: StrictInt | StrictFloat
     high: StrictInt | StrictFloat
     log: bool = False
-    """Equal ratios are equally likely, not equal differences."""
+    """Sample the logarithm uniformly."""
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:
         if not self.low < self.high:
             raise ValueError(f"low ({self.low}) must be less than high ({self.high})")
         if self.log and self.low <= 0:
-            raise ValueError(f"low is {self.low}, but a range in logarithms must begin above 0")
+            raise ValueError(f"low is {self.low}, but a range on a log scale must begin above 0")
         return self
 
     def __contains__(self, value: Any) -> bool:
         return isinstance(value, int | float) and self.low <= value <= self.high
 
     def __str__(self) -> str:
-        return f"{self.low} to {self.high}{' in logarithms' if self.log else ''}"
+        return f"{self.low} to {self.high}{' on a log scale' if self.log else ''}"
 
 
 class Categories(BaseModel):
-    """A few values."""
+    """A list of values."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -79,9 +80,9 @@ class Categories(BaseModel):
         return f"one of {', '.join(map(str, self.choices))}"
 
 
-Searched = Range | Categories
+Domain = Range | Categories
 
-DEFAULTS: Final[Mapping[str, Searched]] = {
+DEFAULTS: Final[Mapping[str, Domain]] = {
     "learning_rate": Range(low=3e-4, high=1e-2, log=True),
     "dimensions": Categories(choices=(32, 64, 96, 128)),
     "heads": Categories(choices=(1, 2, 4, 8)),
@@ -94,50 +95,55 @@ DEFAULTS: Final[Mapping[str, Searched]] = {
     "interest_choice": Categories(choices=get_args(InterestChoice)),
     "id_dropout": Range(low=0.0, high=0.6),
 }
-"""What is searched unless a file says otherwise."""
-_OF_CONTENT: Final = "id_dropout"
-"""Does nothing where items have no content."""
+"""Domain of each setting that is searched unless a file says otherwise."""
+_CONTENT_ONLY: Final = "id_dropout"
+"""Has no effect where items have no content."""
 
 
 @dataclass(frozen=True, slots=True)
 class Space:
-    """Settings to search through."""
+    """A search space over training settings."""
 
-    searched: Mapping[str, Searched]
+    searched: Mapping[str, Domain]
+    """Domain of each searched setting."""
     fixed: Mapping[str, Any]
-    """Settings with one value other than the default."""
+    """Value of each setting that a file fixes."""
 
     def settings(self, base: TrainSettings, sampled: Mapping[str, Any]) -> TrainSettings:
-        """`base` with the fixed settings and a sample of the searched ones.
+        """`base` with the fixed settings, and values of the searched ones.
 
         Raises:
-            ValidationError: the settings refuse this combination.
+            ValidationError: the combination of values is invalid.
         """
         encoder = dict(base.encoder)
         return TrainSettings.model_validate(dict(base) | nested({**encoder, **self.fixed, **sampled}))
 
     def start(self, base: TrainSettings) -> dict[str, Any]:
-        """The searched settings as they are in `base`, where the space has that value."""
+        """The searched settings whose value in `base` is in their domain, with that value."""
         values = flat(base)
-        return {name: values[name] for name, among in self.searched.items() if values[name] in among}
+        return {name: values[name] for name, domain in self.searched.items() if values[name] in domain}
 
     def described(self, base: TrainSettings) -> dict[str, str]:
-        """Every setting by name, in words: what it is searched among, or its one value."""
-        words = {**flat(base), **self.fixed, **self.searched}
-        return {name: str(value) for name, value in words.items()}
+        """Domain or value of every setting as text, by name."""
+        values = {**flat(base), **self.fixed, **self.searched}
+        return {name: str(value) for name, value in values.items()}
 
 
 def read(path: Path | None, *, with_content: bool) -> Space:
-    """The default space with what the file at `path` says instead; `with_content`: whether items have any.
+    """The default search space, changed by the file at `path`.
+
+    Args:
+        path: TOML file; None changes nothing.
+        with_content: true where items have content.
 
     Raises:
         SettingsError: the file cannot be read, a name is unknown (the nearest known one is named) or a value is wrong.
     """
-    defaults = {name: among for name, among in DEFAULTS.items() if with_content or name != _OF_CONTENT}
-    given = {**defaults, **(_read_file(path) if path else {})}
+    defaults = {name: domain for name, domain in DEFAULTS.items() if with_content or name != _CONTENT_ONLY}
+    values = {**defaults, **(_read_file(path) if path else {})}
     space = Space(
-        searched={name: value for name, value in given.items() if isinstance(value, Searched)},
-        fixed={name: value for name, value in given.items() if not isinstance(value, Searched)},
+        searched={name: value for name, value in values.items() if isinstance(value, Domain)},
+        fixed={name: value for name, value in values.items() if not isinstance(value, Domain)},
     )
     if not space.searched:
         raise SettingsError(f"{path} fixes every setting, nothing is left to tune; give one of them a range or choices")
@@ -150,33 +156,33 @@ def read_settings(path: Path) -> dict[str, Any]:
     Raises:
         SettingsError: as for `read`, or a setting has a range or choices.
     """
-    given = _read_file(path)
-    for name, value in given.items():
-        if isinstance(value, Searched):
+    values = _read_file(path)
+    for name, value in values.items():
+        if isinstance(value, Domain):
             raise SettingsError(f"{path}: {name} is {value}, expected one value; `headrace tune --space` searches")
-    return given
+    return values
 
 
 def flat(settings: TrainSettings) -> dict[str, Any]:
-    """Every setting that a file may hold, by name."""
+    """Value of every setting that a file may hold, by name."""
     values = {**dict(settings.encoder), **dict(settings)}
     return {name: values[name] for name in _fields()}
 
 
 def nested(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings by name as `TrainSettings` has them: those of the encoder in a section of their own."""
+    """Settings as `TrainSettings` has them: those of the encoder in a section of their own."""
     encoder = {name: value for name, value in values.items() if name in EncoderSettings.model_fields}
     return {"encoder": encoder} | {name: value for name, value in values.items() if name not in encoder}
 
 
 def _fields() -> dict[str, FieldInfo]:
     every = chain(EncoderSettings.model_fields.items(), TrainSettings.model_fields.items())
-    return {name: field for name, field in every if name not in _ELSEWHERE}
+    return {name: field for name, field in every if name not in _SET_ELSEWHERE}
 
 
 def _read_file(path: Path) -> dict[str, Any]:
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise SettingsError(f"{path} cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -190,27 +196,28 @@ def _read_file(path: Path) -> dict[str, Any]:
 
 def _read_value(name: str, value: Any, field: FieldInfo, path: Path) -> Any:
     """A range, choices or one value, each within the field's own bounds."""
-    one: TypeAdapter[Any] = TypeAdapter(field.rebuild_annotation())
+    adapter: TypeAdapter[Any] = TypeAdapter(field.rebuild_annotation())
     try:
         if not isinstance(value, Mapping):
-            return one.validate_python(value)
-        if name == _MEASURE:
+            return adapter.validate_python(value)
+        if name == _NOT_SEARCHABLE:
             raise SettingsError(f"{path}: {name} decides how trials are measured and can't be searched; give one value")
         if "choices" in value:
-            chosen = Categories.model_validate(value)
-            return Categories(choices=tuple(map(one.validate_python, chosen.choices)))
-        chosen_range = Range.model_validate(value)
-        ends = {end: one.validate_python(getattr(chosen_range, end)) for end in ("low", "high")}
-        return Range(**ends, log=chosen_range.log)
+            categories = Categories.model_validate(value)
+            return Categories(choices=tuple(map(adapter.validate_python, categories.choices)))
+        limits = Range.model_validate(value)
+        ends = {end: adapter.validate_python(getattr(limits, end)) for end in ("low", "high")}
+        return Range(**ends, log=limits.log)
     except ValidationError as error:
         problem = error.errors()[0]
-        inside = ".".join(map(str, (name, *problem["loc"])))
+        key = ".".join(map(str, (name, *problem["loc"])))
         way_out = "" if not isinstance(value, Mapping) else "; a range has low, high and perhaps log, or give choices"
-        raise SettingsError(f"{path}: {inside}: found {problem['input']!r}, {problem['msg']}{way_out}") from error
+        raise SettingsError(f"{path}: {key}: found {problem['input']!r}, {problem['msg']}{way_out}") from error
 
 
 def _unknown(name: str, known: Iterable[str]) -> str:
-    if name in _ELSEWHERE:
-        return f"{name!r} does not stand here: {_ELSEWHERE[name]}"
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"unknown setting {name!r}; " + (f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}")
+    if name in _SET_ELSEWHERE:
+        return f"{name!r} cannot be set in this file: {_SET_ELSEWHERE[name]}"
+    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(known)}"
+    return f"unknown setting {name!r}; {hint}"

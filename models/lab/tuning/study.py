@@ -1,11 +1,11 @@
-"""The trials of a tuning, kept on disk, and what to try next. The only file that talks to Optuna.
+"""The study of a tuning: its trials on disk, and the next settings to try. The only module that imports Optuna.
 
     sampler    TPE (Bergstra et al. 2011, "Algorithms for Hyper-Parameter Optimization"); the first trial has the
-               settings that training has by default, so that a tuning never ends below them.
+               default settings of training, so that a tuning never ends with worse ones.
     pruner     the median rule (Golovin et al. 2017, "Google Vizier"): a trial whose best validation so far is below the
-               median of the finished ones at the same mark is stopped. Successive halving and Hyperband drop half or
-               more of the trials at every rung and spread them over brackets: with the dozen or two that an hour gives,
-               a rung holds too few to tell settings that start slowly and end well from bad ones.
+               median of the finished ones at the same milestone is stopped. Successive halving and Hyperband drop half
+               or more of the trials at every rung and spread them over brackets: with the dozen or two that an hour
+               allows, a rung has too few to tell settings that start slowly and end well from bad ones.
 
 Every step of the study is in its journal before the next begins, so that a tuning can be killed at any moment.
 """
@@ -28,32 +28,32 @@ from optuna.trial import TrialState
 from pydantic import ValidationError
 
 from engine.errors import SettingsError
-from models.lab.tuning.search_space import Range, Searched, Space
+from models.lab.tuning.search_space import Domain, Range, Space
 from models.settings import TrainSettings
 
 JOURNAL_NAME: Final = "study.journal"
-MARKS: Final = 10
-"""A trial is compared at each tenth of its time."""
-_SPARED_MARKS: Final = 3
-"""Before this tenth none is stopped: the first rounds say more about the start than about the settings."""
-_SPARED_TRIALS: Final = 3
-"""Nor before so many have finished: a median needs some."""
+MILESTONES: Final = 10
+"""A trial is compared with others at each tenth of its time."""
+_WARMUP_MILESTONES: Final = 3
+"""Before this tenth no trial is pruned: the first validations say more about the start than about the settings."""
+_UNPRUNED_TRIALS: Final = 3
+"""Before this many trials have finished none is pruned: a median needs some."""
 _RANDOM_TRIALS: Final = 8
-"""Drawn at random before the sampler learns from them; Optuna's ten are for longer studies."""
-_PROPOSALS: Final = 25
-"""Of TPE in a row that were refused or known: then it is stuck at what it likes, and chance proposes instead."""
-_CHANCES: Final = 100
-"""Of chance that were, too: then the space counts as searched through."""
+"""Drawn at random before TPE learns from them; Optuna's ten are for longer studies."""
+_TPE_ATTEMPTS: Final = 25
+"""Proposals of TPE in a row that were invalid or tried before, after which random ones take over."""
+_RANDOM_ATTEMPTS: Final = 100
+"""Random proposals that were, too, after which the space counts as exhausted."""
 
 End = Literal["complete", "pruned", "cut short", "diverged", "out of memory"]
 
 
 @dataclass(frozen=True, slots=True)
 class StudyPlan:
-    """What is tuned, and how long."""
+    """Settings and time budget of a tuning."""
 
     base: TrainSettings
-    """What every trial shares; `minutes` is the time of one trial."""
+    """Settings that all trials share; `minutes` is the time limit of one trial."""
     space: Space
     minutes: float
     """Time budget of this call."""
@@ -61,14 +61,14 @@ class StudyPlan:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a trial ended."""
+    """Result of a trial."""
 
     end: End
-    """pruned: it fell behind; cut short: the budget was used up, or someone asked to end."""
+    """cut short: the budget was used up, or the caller stopped the tuning."""
     ndcg: float
-    """Best validation NDCG; 0 where there is none that counts."""
+    """Best validation NDCG; 0 without a usable validation."""
     elapsed_s: float
-    """Of training."""
+    """Training time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ class Trial:
 
 
 def best(trials: list[Trial]) -> Trial | None:
-    """The trial with the highest validation NDCG, if any has one."""
+    """The trial with the highest validation NDCG; None without a usable validation."""
     scored = [trial for trial in trials if trial.outcome.ndcg > 0.0]
     return max(scored, key=lambda trial: trial.outcome.ndcg, default=None)
 
@@ -94,16 +94,16 @@ class Proposal:
         self._trial = trial
         self.number, self.settings = trial.number, settings
 
-    def report(self, ndcg: float, mark: int) -> None:
-        """The best validation NDCG at one of the marks 1 to `MARKS`."""
-        self._trial.report(ndcg, mark)
+    def report(self, ndcg: float, milestone: int) -> None:
+        """Record the best validation NDCG at a milestone, from 1 to `MILESTONES`."""
+        self._trial.report(ndcg, milestone)
 
-    def is_behind(self) -> bool:
-        """Were others better at the last mark reported?"""
+    def should_prune(self) -> bool:
+        """True where the pruner gives the trial up at the last milestone reported."""
         return self._trial.should_prune()
 
     def end(self, outcome: Outcome) -> None:
-        """Note how it ended."""
+        """Record the outcome."""
         self._trial.set_user_attr("outcome", asdict(outcome))
         if outcome.end == "complete":
             self._trial.study.tell(self._trial, outcome.ndcg)
@@ -112,33 +112,32 @@ class Proposal:
 
 
 class Study:
-    """A tuning's trials."""
+    """The trials of a tuning, and proposals for new ones."""
 
     def __init__(self, study: optuna.Study, plan: StudyPlan) -> None:
         self._study, self._plan = study, plan
-        self._distributions = {name: _distribution(among) for name, among in plan.space.searched.items()}
-        known = len(study.get_trials(deepcopy=False))
-        # Seeded by how far it is, too: a resumed study would otherwise draw its first samples once more.
-        seed = (plan.base.seed + known) % (1 << 32)
-        tpe, chance = TPESampler(seed=seed, n_startup_trials=_RANDOM_TRIALS), RandomSampler(seed=seed)
-        self._samplers: list[BaseSampler] = [tpe] * _PROPOSALS + [chance] * _CHANCES
+        self._distributions = {name: _distribution(domain) for name, domain in plan.space.searched.items()}
+        # The seed depends on the number of trials too: a resumed study would otherwise repeat its first samples.
+        seed = (plan.base.seed + len(study.get_trials(deepcopy=False))) % (1 << 32)
+        tpe, random = TPESampler(seed=seed, n_startup_trials=_RANDOM_TRIALS), RandomSampler(seed=seed)
+        self._samplers: list[BaseSampler] = [tpe] * _TPE_ATTEMPTS + [random] * _RANDOM_ATTEMPTS
 
     def trials(self) -> list[Trial]:
-        """Those that were trained, in order."""
+        """Trials that were trained, in order."""
         ended = self._study.get_trials(states=(TrialState.COMPLETE, TrialState.PRUNED))
-        return [Trial(one.number, one.params, Outcome(**one.user_attrs["outcome"])) for one in ended]
+        return [Trial(trial.number, trial.params, Outcome(**trial.user_attrs["outcome"])) for trial in ended]
 
     def propose(self) -> Proposal | None:
-        """A new trial; None when the space has nothing new.
+        """A new trial; None when the space has no new settings.
 
-        What the settings refuse (heads that do not divide the dimensions) and what was tried is passed over: that
-        takes no training, and TPE learns nothing from it.
+        Invalid combinations (heads that do not divide the dimensions) and settings that were tried are skipped: they
+        are not trained, and TPE learns nothing from them.
 
         Raises:
-            SettingsError: the settings refuse every combination.
+            SettingsError: every combination is invalid.
         """
         trials = self.trials()
-        tried = [trial.values for trial in trials if trial.outcome.end != "cut short"]
+        tried_values = [trial.values for trial in trials if trial.outcome.end != "cut short"]
         refusal: ValidationError | None = None
         for sampler in self._samplers:
             self._study.sampler = sampler
@@ -148,50 +147,57 @@ class Study:
             except ValidationError as error:
                 refusal = error
             else:
-                if trial.params not in tried:
+                if trial.params not in tried_values:
                     return Proposal(trial, settings)
             self._study.tell(trial, state=TrialState.FAIL)
         if refusal and not trials:
-            raise SettingsError(f"no settings in the search space go together: {refusal.errors()[0]['msg']}")
+            raise SettingsError(f"every combination in the search space is invalid: {refusal.errors()[0]['msg']}")
         return None
 
 
 @contextmanager
 def open_study(folder: Path, plan: StudyPlan, data: Mapping[str, str]) -> Iterator[Study]:
-    """The study in `folder`, begun if there is none, for this process alone; `data`: what tells the data apart.
+    """The study in `folder`, started where there is none, locked for this process.
+
+    Args:
+        folder: of the study.
+        plan: of the tuning.
+        data: names and fingerprints of what is trained on.
 
     Raises:
-        SettingsError: the folder holds another tuning, or one that is under way.
+        SettingsError: the folder holds a tuning of other data or settings, or one that is running.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     folder.mkdir(parents=True, exist_ok=True)
     journal = folder / JOURNAL_NAME
     with journal.open("ab") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system drops it with the process, however that ends
+            fcntl.flock(
+                file, fcntl.LOCK_EX | fcntl.LOCK_NB
+            )  # the system releases it when the process ends, for whatever reason
         except BlockingIOError as error:
-            raise SettingsError(f"{folder}: a tuning is under way there; wait for it, or name another --out") from error
-        _mend(journal)
+            raise SettingsError(f"{folder}: a tuning is running there; wait for it, or give another --out") from error
+        _repair(journal)
         study = optuna.create_study(
             storage=JournalStorage(JournalFileBackend(str(journal))),
             study_name="headrace",
             direction="maximize",
-            pruner=MedianPruner(n_startup_trials=_SPARED_TRIALS, n_warmup_steps=_SPARED_MARKS),
+            pruner=MedianPruner(n_startup_trials=_UNPRUNED_TRIALS, n_warmup_steps=_WARMUP_MILESTONES),
             load_if_exists=True,
         )
-        _refuse_another(study, _identity(plan, data), folder)
-        _queue(study, plan)
+        _refuse_other_tuning(study, _identity(plan, data), folder)
+        _enqueue(study, plan)
         yield Study(study, plan)
 
 
-def _mend(journal: Path) -> None:
-    """Remove what a kill in the middle of a write leaves behind: a torn last line, and Optuna's own lock."""
+def _repair(journal: Path) -> None:
+    """Remove the remains of a kill during a write: an incomplete last line, and Optuna's own lock."""
     Path(f"{journal}.lock").unlink(missing_ok=True)
     os.truncate(journal, journal.read_bytes().rfind(b"\n") + 1)
 
 
 def _identity(plan: StudyPlan, data: Mapping[str, str]) -> dict[str, str]:
-    """What must stay the same for trials to be comparable, in words."""
+    """Data and settings that must be the same for trials to be comparable, as text by name."""
     base = plan.base
     return {
         **data,
@@ -204,24 +210,24 @@ def _identity(plan: StudyPlan, data: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def _refuse_another(study: optuna.Study, identity: Mapping[str, str], folder: Path) -> None:
-    known = cast("dict[str, str] | None", study.user_attrs.get("identity"))
-    if known is None:
+def _refuse_other_tuning(study: optuna.Study, identity: Mapping[str, str], folder: Path) -> None:
+    stored = cast("dict[str, str] | None", study.user_attrs.get("identity"))
+    if stored is None:
         study.set_user_attr("identity", identity)
         return
     differences = [
-        f"{name}: {known.get(name, 'unknown')} there, {identity.get(name, 'unknown')} here"
-        for name in dict.fromkeys([*known, *identity])
-        if known.get(name) != identity.get(name)
+        f"{name}: {stored.get(name, 'unknown')} there, {identity.get(name, 'unknown')} here"
+        for name in dict.fromkeys([*stored, *identity])
+        if stored.get(name) != identity.get(name)
     ]
     if differences:
         raise SettingsError(
-            f"{folder} holds another tuning ({'; '.join(differences)}); go on with what it has, or name another --out"
+            f"{folder} holds another tuning ({'; '.join(differences)}); give the same options, or another --out"
         )
 
 
-def _queue(study: optuna.Study, plan: StudyPlan) -> None:
-    """The default settings come first; a trial that was cut short is tried again, after a kill only once."""
+def _enqueue(study: optuna.Study, plan: StudyPlan) -> None:
+    """Queue the default settings as the first trial, and interrupted trials again, those of a kill only once."""
     trials = study.get_trials()
     if not trials:
         study.enqueue_trial(plan.space.start(plan.base))
@@ -235,9 +241,9 @@ def _queue(study: optuna.Study, plan: StudyPlan) -> None:
             study.enqueue_trial(trial.params, user_attrs={"retry_of": trial.number})
 
 
-def _distribution(among: Searched) -> BaseDistribution:
-    if not isinstance(among, Range):
-        return CategoricalDistribution(among.choices)
-    if isinstance(among.low, int) and isinstance(among.high, int):
-        return IntDistribution(among.low, among.high, log=among.log)
-    return FloatDistribution(among.low, among.high, log=among.log)
+def _distribution(domain: Domain) -> BaseDistribution:
+    if not isinstance(domain, Range):
+        return CategoricalDistribution(domain.choices)
+    if isinstance(domain.low, int) and isinstance(domain.high, int):
+        return IntDistribution(domain.low, domain.high, log=domain.log)
+    return FloatDistribution(domain.low, domain.high, log=domain.log)

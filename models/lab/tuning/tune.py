@@ -1,11 +1,11 @@
-"""Tuning: many short trainings within a time budget, each with settings that the earlier ones make look promising.
+"""Hyperparameter tuning: many short trainings within a time budget, with settings that earlier ones make promising.
 
-The objective is the validation NDCG that training itself stops by: the next items of users whose newest *training*
-events were kept aside. What `headrace evaluate` will ask takes no part, so its figures stay honest for the winner; the
-winner's own validation NDCG does not, it is the best of many.
+The objective is the validation NDCG that training itself stops by: next items of users whose newest *training* events
+are left out of it. The targets of `headrace evaluate` take no part, so that its figures for the best settings are
+unbiased; the best trial's own validation NDCG is not, as the maximum of many.
 
-Trials are compared at equal training time: it is time that the budget counts, and rounds would hold a small encoder
-after ten seconds against a large one after sixty.
+Trials are compared at equal training time: the budget is time, and rounds would compare a small encoder after ten
+seconds with a large one after sixty.
 """
 
 import math
@@ -21,70 +21,71 @@ from engine.errors import SettingsError
 from models.data import item_content
 from models.data.action_names import warn_of_unnamed
 from models.data.dataset import Interactions
-from models.lab.tuning.study import MARKS, End, Outcome, Proposal, Study, StudyPlan, Trial, best, open_study
+from models.lab.tuning.study import MILESTONES, End, Outcome, Proposal, Study, StudyPlan, Trial, best, open_study
 from models.settings import TrainSettings
 from models.training.fit import train
 from models.training.trainer import TrainingProgress
 from models.training.training_data import prepare
 
-_Watch = Callable[[TrainingProgress], None]
+_OnStep = Callable[[TrainingProgress], None]
 
 
-class EndTuning(Exception):  # noqa: N818 - a wish, not an error
-    """Raised by `TuningCallbacks.watch`: end at once, with what was found so far."""
+class StopTuning(Exception):  # noqa: N818 - a request, not an error
+    """Raised by `TuningCallbacks.on_step` to end the tuning at once, with its results so far."""
 
 
-class _FellBehindError(Exception):
-    """Others were better by now."""
+class _PrunedError(Exception):
+    """The trial is below the median of the finished ones."""
 
 
 class _DivergedError(Exception):
-    """The loss is no number any more."""
+    """The loss is not finite."""
 
 
 @dataclass(frozen=True, slots=True)
-class Outlook:
-    """Where a tuning stands."""
+class TuningProgress:
+    """State of a tuning after a training step."""
 
     number: int
-    """Of the trial under way."""
+    """Of the current trial."""
     training: TrainingProgress
     best: Trial | None
-    """Among those that ended."""
+    """Best trial that has ended."""
     left_s: float
+    """Rest of the time budget."""
 
 
 @dataclass(frozen=True, slots=True)
 class TuningCallbacks:
-    """Who is told what."""
+    """Functions that a tuning calls."""
 
-    watch: Callable[[Outlook], None] = lambda _outlook: None
-    """After each step of a trial; may raise `EndTuning`."""
-    ended: Callable[[list[Trial]], None] = lambda _trials: None
+    on_step: Callable[[TuningProgress], None] = lambda _progress: None
+    """After each step of a training; may raise `StopTuning`."""
+    on_trial_end: Callable[[list[Trial]], None] = lambda _trials: None
     """After each trial, with all so far; the newest is the last."""
 
 
-def tune(  # noqa: PLR0913 - the last three are for those who want them
+def tune(  # noqa: PLR0913 - the last three have defaults that hardly anyone changes
     interactions: Interactions,
     plan: StudyPlan,
     folder: Path,
-    reports: TuningCallbacks = TuningCallbacks(),
+    callbacks: TuningCallbacks = TuningCallbacks(),
     clock_s: Callable[[], float] = time.monotonic,
     *,
     items: Mapping[str, Item] | None = None,
 ) -> list[Trial]:
-    """Go on with the tuning in `folder`, or begin one, and return all its trials.
+    """Continue the tuning in `folder`, or start one, and return all its trials.
 
     Args:
-        interactions: what is learned from.
-        plan: what is tuned, and how long.
+        interactions: recorded interactions to train on.
+        plan: settings and time budget.
         folder: of the study.
-        reports: who is told.
-        clock_s: the time.
-        items: what is known of each by its id; with them the encoder learns from their content too.
+        callbacks: called after steps and trials.
+        clock_s: the time in seconds.
+        items: content by item id; with it the encoder is trained on content too.
 
     Raises:
-        SettingsError: the folder holds another tuning or one that is under way, or the space has no usable settings.
+        SettingsError: the folder holds another tuning or one that is running, or the space has no valid settings.
         DataError: too little is left to train on.
     """
     if plan.base.minutes > plan.minutes:
@@ -94,108 +95,108 @@ def tune(  # noqa: PLR0913 - the last three are for those who want them
         )
     ends_s = clock_s() + 60.0 * plan.minutes
     warn_of_unnamed(interactions.action_names, [interactions.actions], plan.base.clicks)
-    material = prepare(interactions.timelines(), plan.base, searches=bool(items))
+    training_data = prepare(interactions.histories(), plan.base, searches=bool(items))
     data = {
-        "data": f"fingerprint {material.fingerprint[:12]}",
+        "data": f"fingerprint {training_data.fingerprint[:12]}",
         "content": f"fingerprint {item_content.fingerprint(items)[:12]}" if items else "none",
     }
     with open_study(folder, plan, data) as study:
 
-        def attempt(settings: TrainSettings, watch: _Watch) -> None:
-            train(material, settings, watch, clock_s, items=items)
+        def train_once(settings: TrainSettings, on_step: _OnStep) -> None:
+            train(training_data, settings, on_step, clock_s, items=items)
 
-        trials = _Trials(study, attempt, reports, lambda: ends_s - clock_s())
-        while trials.go_on():
+        trials = _TrialLoop(study, train_once, callbacks, lambda: ends_s - clock_s())
+        while trials.run_next():
             pass
         return study.trials()
 
 
-class _Trials:
-    """One call's run of trials."""
+class _TrialLoop:
+    """The trials of one call."""
 
     def __init__(
         self,
         study: Study,
-        attempt: Callable[[TrainSettings, _Watch], None],
-        reports: TuningCallbacks,
+        train_once: Callable[[TrainSettings, _OnStep], None],
+        callbacks: TuningCallbacks,
         left_s: Callable[[], float],
     ) -> None:
-        self._study, self._attempt, self._reports, self._left_s = study, attempt, reports, left_s
+        self._study, self._train_once, self._callbacks, self._left_s = study, train_once, callbacks, left_s
 
-    def go_on(self) -> bool:
-        """Make one more trial; is there time, and anything left, for another?"""
+    def run_next(self) -> bool:
+        """Run one more trial; True where there is time, and a proposal may follow."""
         proposal = self._study.propose()
         if not proposal:
             return False
-        pace = _TrialRate(proposal, self._watch(proposal.number))
-        end = self._try(proposal.settings, pace)
+        reporter = _TrialReporter(proposal, self._on_step(proposal.number))
+        end = self._train(proposal.settings, reporter)
         usable = end not in {"diverged", "out of memory"}
-        proposal.end(Outcome(end=end, ndcg=pace.best if usable else 0.0, elapsed_s=pace.elapsed_s))
-        self._reports.ended(self._study.trials())
+        proposal.end(Outcome(end=end, ndcg=reporter.best if usable else 0.0, elapsed_s=reporter.elapsed_s))
+        self._callbacks.on_trial_end(self._study.trials())
         return end != "cut short" and self._left_s() > 0.0
 
-    def _watch(self, number: int) -> _Watch:
-        leader = best(self._study.trials())
+    def _on_step(self, number: int) -> _OnStep:
+        best_trial = best(self._study.trials())
 
-        def watch(now: TrainingProgress) -> None:
+        def on_step(progress: TrainingProgress) -> None:
             left_s = self._left_s()
-            self._reports.watch(Outlook(number=number, training=now, best=leader, left_s=left_s))
+            self._callbacks.on_step(TuningProgress(number, progress, best_trial, left_s))
             if left_s <= 0.0:
-                raise EndTuning
+                raise StopTuning
 
-        return watch
+        return on_step
 
-    def _try(self, settings: TrainSettings, pace: "_TrialRate") -> End:
-        """Train once; how did it end?"""
+    def _train(self, settings: TrainSettings, reporter: "_TrialReporter") -> End:
+        """Train once; returns how it ended."""
         try:
-            self._attempt(settings, pace.note)
-        except _FellBehindError:
+            self._train_once(settings, reporter.on_step)
+        except _PrunedError:
             return "pruned"
-        except EndTuning:
+        except StopTuning:
             return "cut short"
         except _DivergedError:
             return "diverged"
         except (MemoryError, torch.OutOfMemoryError):
             return "out of memory"
-        pace.finish()
+        reporter.finish()
         return "complete"
 
 
-class _TrialRate:
-    """Reports a training to its trial at each mark of time, and stops it when it falls behind."""
+class _TrialReporter:
+    """Reports a training's best validation to its trial at each milestone, and stops it where the trial is pruned."""
 
-    def __init__(self, trial: Proposal, watch: _Watch) -> None:
-        self._trial, self._watch = trial, watch
-        self._mark_s = 60.0 * trial.settings.minutes / MARKS
-        self._mark = 1
+    def __init__(self, trial: Proposal, on_step: _OnStep) -> None:
+        self._trial, self._on_step = trial, on_step
+        self._milestone_s = 60.0 * trial.settings.minutes / MILESTONES
+        self._next_milestone = 1
         self.best = self.elapsed_s = 0.0
 
-    def note(self, now: TrainingProgress) -> None:
-        """Take a step of the training into account.
+    def on_step(self, progress: TrainingProgress) -> None:
+        """Record a step of the training.
 
         Raises:
-            _FellBehindError, _DivergedError: it is not worth going on.
-            EndTuning: `watch` wishes so.
+            _PrunedError, _DivergedError: the training is to end.
+            StopTuning: the callback ends the tuning.
         """
-        if not math.isfinite(now.loss):
+        if not math.isfinite(progress.loss):
             raise _DivergedError
-        passed = min(int(now.elapsed_s / self._mark_s), MARKS - 1)
-        behind = passed >= self._mark and self._report_until(passed)
-        self.best, self.elapsed_s = now.best_ndcg, now.elapsed_s
-        if behind:
-            raise _FellBehindError
-        self._watch(now)
+        milestone = min(int(progress.elapsed_s / self._milestone_s), MILESTONES - 1)
+        pruned = milestone >= self._next_milestone and self._report_until(milestone)
+        self.best, self.elapsed_s = progress.best_ndcg, progress.elapsed_s
+        if pruned:
+            raise _PrunedError
+        self._on_step(progress)
 
     def finish(self) -> None:
-        """A training that ended before its time stands where it stopped, whenever others are compared with it."""
-        self._report_until(MARKS)
+        """Report the last best validation at all milestones that a training which ended early did not reach."""
+        self._report_until(MILESTONES)
 
-    def _report_until(self, mark: int) -> bool:
-        """Report the best before now at all marks up to this one, if there was a validation; is it too little?"""
-        marks = range(self._mark, mark + 1)
-        self._mark = mark + 1
+    def _report_until(self, last: int) -> bool:
+        """Report the best so far, where there is one, at all milestones up to `last`; True where it is pruned."""
+        milestones = range(self._next_milestone, last + 1)
+        self._next_milestone = last + 1
         if not self.best:
             return False
-        for each in marks:
-            self._trial.report(self.best, each)
-        return self._trial.is_behind()
+        for milestone in milestones:
+            self._trial.report(self.best, milestone)
+        return self._trial.should_prune()

@@ -1,4 +1,4 @@
-"""What a tuning leaves behind: the best settings, and a table of all trials for people and for programs."""
+"""Files and tables of a tuning: the best settings, and all trials."""
 
 import csv
 import json
@@ -17,48 +17,48 @@ _SHOWN = 10
 
 
 def write(trials: list[Trial], plan: StudyPlan, folder: Path) -> None:
-    """The best settings and the table of trials, as they are now."""
-    leader = best(trials)
-    if leader:
-        _write_settings(leader, plan, folder / SETTINGS_NAME)
+    """Write the best settings and the table of trials."""
+    best_trial = best(trials)
+    if best_trial:
+        _write_settings(best_trial, plan, folder / SETTINGS_NAME)
     _write_table(trials, folder / TABLE_NAME)
 
 
 def line(trial: Trial) -> str:
-    """One trial in words."""
+    """A trial as a line of text."""
     return f"trial {trial.number}: {_score(trial)}, {trial.outcome.end}  {_values(trial)}"
 
 
 def table(trials: list[Trial]) -> Table:
-    """The best trials, best first, and the first one, which has the settings that training has by default."""
-    shown = Table(title=f"The best of {len(trials)} trials")
-    for name in ("trial", "validation NDCG", "end", "s"):
-        shown.add_column(name, no_wrap=True)
-    shown.add_column("settings")
+    """The best trials, best first, and trial 0, which has the default settings."""
+    rows = Table(title=f"The best of {len(trials)} trials")
+    for name in ("trial", "validation NDCG", "end", "seconds"):
+        rows.add_column(name, no_wrap=True)
+    rows.add_column("settings")
     ranked = sorted(trials, key=lambda trial: -trial.outcome.ndcg)
-    for trial in ranked[:_SHOWN] + [one for one in ranked[_SHOWN:] if one.number == 0]:
+    for trial in ranked[:_SHOWN] + [trial for trial in ranked[_SHOWN:] if trial.number == 0]:
         number = f"{trial.number}{' (default)' if trial.number == 0 else ''}"
         outcome = trial.outcome
-        shown.add_row(number, f"{outcome.ndcg:.4f}", outcome.end, f"{outcome.elapsed_s:.0f}", _values(trial))
-    return shown
+        rows.add_row(number, f"{outcome.ndcg:.4f}", outcome.end, f"{outcome.elapsed_s:.0f}", _values(trial))
+    return rows
 
 
 def summary(trials: list[Trial], plan: StudyPlan, folder: Path) -> dict[str, Any]:
-    """The tuning in one object, for programs."""
-    leader = best(trials)
+    """The object that `headrace tune --json` prints."""
+    best_trial = best(trials)
     return {
-        "validation_ndcg": leader.outcome.ndcg if leader else None,
-        "trial": leader.number if leader else None,
-        "settings": flat(plan.space.settings(plan.base, leader.values)) if leader else None,
+        "validation_ndcg": best_trial.outcome.ndcg if best_trial else None,
+        "trial": best_trial.number if best_trial else None,
+        "settings": flat(plan.space.settings(plan.base, best_trial.values)) if best_trial else None,
         "trials": [
             {
-                "trial": one.number,
-                "end": one.outcome.end,
-                "validation_ndcg": one.outcome.ndcg,
-                "training_s": one.outcome.elapsed_s,
-                "values": dict(one.values),
+                "trial": trial.number,
+                "end": trial.outcome.end,
+                "validation_ndcg": trial.outcome.ndcg,
+                "training_s": trial.outcome.elapsed_s,
+                "values": dict(trial.values),
             }
-            for one in trials
+            for trial in trials
         ],
         "files": [str(path) for name in (SETTINGS_NAME, TABLE_NAME, PLOT_NAME) if (path := folder / name).exists()],
     }

@@ -6,18 +6,18 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 from engine.catalogue import content
 from engine.catalogue.content import Item
 from engine.contract import ContentSizes
-from engine.errors import (
-    DataError,
-    MissingExtraError,
-    RunFolderError,
-)
-from models.data import archive, dataset, storage
-from producers.replay import readers
+from engine.errors import DataError, MissingExtraError, RunFolderError, SettingsError
+from engine.interactions.files import Place
+from engine.interactions.layout import Layout
+from models.data import dataset
+from producers.replay import recorded_events
 from tests.contracts.mistakes.row import Act, Row
 
 
@@ -44,10 +44,107 @@ def locked_run_folder(folder: Path) -> object:
         return [stack.enter_context(checkpoints.RunFolder(folder / "run").locked()) for _ in range(2)]
 
 
+def files(*names: str, read: Callable[[Path], object] = dataset.read) -> Act:
+    """Reads a folder of empty files."""
+
+    def act(folder: Path) -> object:
+        for name in names:
+            (folder / name).write_text("")
+        return read(folder)
+
+    return act
+
+
+def partitioned(*tables: dict[str, list[object]]) -> Act:
+    """Reads Parquet files, one for each table."""
+
+    def act(folder: Path) -> object:
+        for number, table in enumerate(tables):
+            parquet.write_table(pa.table(table), folder / f"{number}.parquet")
+        return dataset.read(folder)
+
+    return act
+
+
 ROWS = [
     Row(
+        "a file of another kind",
+        files("clicks.xlsx", read=lambda folder: dataset.read(folder / "clicks.xlsx")),
+        DataError,
+        r"clicks\.xlsx | ends in none of | \.csv, .*\.parquet | rename or convert it",
+    ),
+    Row(
+        "a folder of other things",
+        files("readme.txt"),
+        DataError,
+        r"holds no interactions\.csv\.gz | no other CSV file | - | name a folder with such files, or a file",
+    ),
+    Row(
+        "two files of which one is meant",
+        files("clicks-1.csv", "clicks-2.csv"),
+        DataError,
+        r"holds clicks-1\.csv, clicks-2\.csv | - | name the one that holds the interactions | or call it",
+    ),
+    Row(
+        "a file system that nobody knows",
+        lambda _folder: Place("nowhere://bucket/clicks"),
+        DataError,
+        r"nowhere://bucket/clicks | cannot be reached: .*nowhere | - | name a scheme that fsspec knows",
+    ),
+    Row(
+        "data elsewhere, and no library for that place",
+        missing_module("s3fs", lambda _folder: Place("s3://bucket/clicks")),
+        MissingExtraError,
+        r"s3://bucket/clicks | cannot be reached | - | [Ii]nstall s3fs",
+    ),
+    Row(
+        "a path that no file system takes",
+        lambda folder: dataset.read(folder / (300 * "x")),
+        DataError,
+        r"/xxx | cannot be reached: .*too long | - | name a folder or a file",
+    ),
+    Row(
+        "a Parquet file that is none",
+        files("clicks.parquet"),
+        DataError,
+        r"clicks\.parquet | cannot be read | expected | Parquet",
+    ),
+    Row(
+        "a second file without a column of the first",
+        partitioned(
+            {"user": ["a", "b"], "item": ["x", "y"], "ts": [1, 2]},
+            {"userId": ["c"], "movieId": ["x"], "timestamp": [3]},
+        ),
+        DataError,
+        r"1\.parquet | has no column user | as .*0\.parquet has | bring",
+    ),
+    Row(
+        "quotes that are never closed",
+        recorded('user,item,ts\na,"x,1\n'),
+        DataError,
+        r"interactions\.csv, row 1 | a value in quotes goes on to the end of the file | - | close its quotes",
+    ),
+    Row(
+        "a header line and no rows",
+        recorded("user,item,ts\n"),
+        DataError,
+        r"interactions\.csv | holds no events | - | name another file or folder",
+    ),
+    Row(
+        "two characters between columns",
+        lambda _folder: Layout(separator="||"),
+        SettingsError,
+        r"--separator | found '\|\|' | expected one ASCII character, or tab | tab",
+    ),
+    Row(
+        "a column that is there twice",
+        recorded("user,item,ts,item\na,x,1,y\n"),
+        DataError,
+        r"interactions\.csv | has 2 columns called item | - | rename all but one",
+    ),
+    Row(
         "a folder that is not there",
-        lambda folder: archive.open_source(folder / "none"),
+        lambda folder: dataset.read(folder / "none"),
         DataError,
         r".*/none | does not exist | - | name a folder or a file",
     ),
@@ -61,7 +158,7 @@ ROWS = [
         "a row without an item",
         recorded("user,item,ts\na,b,1\na,,2\n"),
         DataError,
-        r"interactions\.csv, line 3: column item | holds nothing | - | mend",
+        r"interactions\.csv, row 2: column item | holds nothing | - | mend",
     ),
     Row(
         "events of one user alone",
@@ -71,9 +168,9 @@ ROWS = [
     ),
     Row(
         "a recording with a time that is none",
-        recorded("user,item,ts\na,b,soon\n", lambda file: readers.read(file, None)),
+        recorded("user,item,ts\na,b,soon\n", recorded_events.read),
         DataError,
-        r"interactions\.csv, row 1: column ts | holds 'soon' | not a time in | --time-unit",
+        r"interactions\.csv, row 1: column ts | holds 'soon' | expected Unix seconds | another unit \(--time-unit\)",
     ),
     Row(
         "an item whose vector is shorter than the others",
@@ -89,7 +186,7 @@ ROWS = [
     ),
     Row(
         "data elsewhere, and no library for it",
-        missing_module("fsspec", lambda _folder: storage.file_system("s3://bucket/clicks")),
+        missing_module("fsspec", lambda _folder: Place("s3://bucket/clicks")),
         MissingExtraError,
         r"s3://bucket/clicks | needs fsspec, which is not installed | - | pip install fsspec",
     ),

@@ -1,6 +1,7 @@
 """Mistakes with releases: damaged, unfit, or with graphs of another contract."""
 
 import importlib
+import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,9 +17,11 @@ from engine.catalogue.ids import Catalogue
 from engine.contract import ContentSizes
 from engine.errors import (
     DamagedReleaseError,
+    MessageError,
     ReleaseError,
     UnfitReleaseError,
 )
+from engine.messages.recommendation import decode_recommendation
 from engine.releases import announcements, bundles, serving
 from engine.releases.bundles import Bundle, NewRelease
 from engine.retrieval import candidates
@@ -72,6 +75,21 @@ def damaged(name: str, content: bytes | None, old: str = "", new: str = "") -> A
         else:
             path.write_bytes(content)
         return bundles.read(path.parent)
+
+    return act
+
+
+def sealed(name: str, content: bytes) -> Act:
+    """Write a bundle, replace a file of it and its checksum, and read it."""
+
+    def act(folder: Path) -> object:
+        bundle = written(folder)
+        (bundle / name).write_bytes(content)
+        path = bundle / contract.MANIFEST_FILE
+        manifest = json.loads(path.read_bytes())
+        manifest["checksums"][name] = bundles.checksum(bundle / name)
+        path.write_text(json.dumps(manifest))
+        return bundles.read(bundle)
 
     return act
 
@@ -135,7 +153,7 @@ def new_item_without_content(folder: Path) -> object:
 
 def announcement_cut_short(folder: Path) -> object:
     (folder / "two-hop.json").write_text("{")
-    return announcements.FolderFeed(folder, "two-hop").newest()
+    return announcements.FolderFeed(folder, "two-hop").live()
 
 
 RELEASES = [
@@ -156,6 +174,60 @@ RELEASES = [
         damaged("release.json", b"{"),
         DamagedReleaseError,
         r"release .*two-hop-1: release\.json | truncated | is not a manifest | copy the bundle again",
+    ),
+    Row(
+        "a manifest of megabytes",
+        damaged("release.json", b" " * 2_000_000),
+        DamagedReleaseError,
+        r"release .*two-hop-1: release\.json | has 2000000 bytes | at most 1048576 | export the release again",
+    ),
+    Row(
+        "a window of no events",
+        damaged("release.json", None, '"window_length": [0-9]+', '"window_length": 0'),
+        UnfitReleaseError,
+        r"release .*two-hop-1: contract\.window_length | is 0 | expected 1 to 1000 | train it with other sizes",
+    ),
+    Row(
+        "a tolerance of nothing",
+        damaged("release.json", None, '"tolerance": [0-9.e-]+', '"tolerance": 0'),
+        UnfitReleaseError,
+        r"release .*two-hop-1: contract\.tolerance | is 0 | a number above 0 | export the release again",
+    ),
+    Row(
+        "item ids that are an object",
+        sealed("ids.json", b"{}"),
+        DamagedReleaseError,
+        r"release .*two-hop-1: ids\.json | Expected `array` | no JSON array of item ids | export the release again",
+    ),
+    Row(
+        "an item id of many bytes",
+        sealed("ids.json", b'["' + b"x" * 70_000 + b'"]'),
+        UnfitReleaseError,
+        r"release .*two-hop-1: item id 'xxx | has more than | 65535 bytes | shorten it",
+    ),
+    Row(
+        "vectors that are no array",
+        sealed("vectors.npy", b"rubbish"),
+        DamagedReleaseError,
+        r"release .*two-hop-1: vectors\.npy | is no array that numpy reads | - | export the release again",
+    ),
+    Row(
+        "vectors in an archive of arrays",
+        sealed("vectors.npy", b"PK\x05\x06" + bytes(18)),
+        DamagedReleaseError,
+        r"release .*two-hop-1: vectors\.npy | holds several arrays | expected one | export the release again",
+    ),
+    Row(
+        "a watched folder that is gone",
+        lambda folder: announcements.FolderFeed(folder / "gone", "two-hop").live(),
+        ReleaseError,
+        r"'releases\.folder': .*two-hop\.json | cannot be read \(No such file | a folder that | `headrace publish",
+    ),
+    Row(
+        "bytes that are no list",
+        lambda _folder: decode_recommendation(b"{"),
+        MessageError,
+        r"topic of recommendations | begins with b'\{' | expected a list | check which topic it came from",
     ),
     Row(
         "a release for a later engine",
@@ -261,7 +333,7 @@ GRAPHS = [
         "content features of another version",
         lambda _folder: ContentEncoder(b"", ContentSizes(buckets=8, recipe=99), 64),
         UnfitReleaseError,
-        r"content\.onnx takes features | of recipe 99 | this engine makes those of recipe 1 | train the release again",
+        r"content\.onnx expects features | of recipe 99 | computes those of recipe 1 | train the release again",
     ),
     Row(
         "more items than can be served",
@@ -280,19 +352,19 @@ GRAPHS = [
         "item vectors that turned into no numbers",
         warm_with(lambda bundle: replace(bundle, vectors=np.full((2, 64), np.nan, np.float32))),
         UnfitReleaseError,
-        r"release two-hop-1: the encoder | gives values that are not finite | expected numbers | train it again",
+        r"release two-hop-1: the encoder | returns values that are not finite | expected numbers | train it again",
     ),
     Row(
         "a new item for a release without content",
         new_item_without_content,
         UnfitReleaseError,
-        r"release two-hop-1 | knows no items but its own | - | train it with an items file to add others",
+        r"release two-hop-1 | was trained without item content | - | train a release with an items file",
     ),
     Row(
         "a content graph that gives no numbers",
         content_graph_without_numbers,
         UnfitReleaseError,
-        r"two-hop-1: content\.onnx | gives values that are not finite | expected numbers | train it again",
+        r"two-hop-1: content\.onnx | returns values that are not finite | expected numbers | train it again",
         needs="onnx",
     ),
 ]

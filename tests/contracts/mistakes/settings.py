@@ -13,6 +13,7 @@ from engine.errors import (
 )
 from engine.eventlog.kafka import KafkaLog
 from engine.ingest.decoder import ClickDecoder
+from engine.ingest.fields import ClickLayout
 from engine.settings import loader
 from engine.settings.sections import (
     ClickFields,
@@ -102,9 +103,9 @@ SETTINGS = [
     ),
     Row(
         "a unit that there is none of",
-        environment(CLICKS__TIME_UNIT="us"),
+        environment(CLICKS__TIME_UNIT="ns"),
         SettingsError,
-        r"setting 'clicks\.time_unit' | found 'us' | expected 's', 'ms' or 'iso8601' | \(HEADRACE_CLICKS__TIME_UNIT\)",
+        r"setting 'clicks\.time_unit' | found 'ns' | expected 's', 'ms', 'us' or 'iso8601' | HEADRACE_CLICKS__TIME",
     ),
     Row(
         "a table in the environment that is no JSON",
@@ -132,9 +133,9 @@ SETTINGS = [
     ),
     Row(
         "a default action without a weight",
-        lambda _folder: Actions(ClickSettings(default_action="gaze")),
+        environment(CLICKS__DEFAULT_ACTION="gaze"),
         SettingsError,
-        r"'clicks\.default_action' | found 'gaze' | one of clicks\.actions: view, | name one of these, or give it",
+        r"'clicks\.default_action' | found 'gaze' | one of clicks\.actions: view, | HEADRACE_CLICKS__DEFAULT_ACTION",
     ),
 ]
 
@@ -150,19 +151,37 @@ CLICK_FIELDS = [
         "two dots in a path",
         click_fields(user="visitor..id"),
         SettingsError,
-        r"'clicks\.fields\.user' | empty step after 'visitor\.' | names joined by dots | take the dot out",
+        r"'clicks\.fields\.user' | 'visitor\.\.id', which has an empty step | keys joined by dots | take the dot out",
+    ),
+    Row(
+        "consent that is needed, and no field for it",
+        lambda _folder: ClickLayout(ClickSettings(require_consent=True)),
+        SettingsError,
+        r"'clicks\.require_consent' is true | 'clicks\.fields\.consent' is empty | - | name the field that",
+    ),
+    Row(
+        "an index beyond all arrays",
+        click_fields(user="visitors.99999"),
+        SettingsError,
+        r"'clicks\.fields\.user' | found index 99999 in 'visitors\.99999' | expected \d+ at most | map another field",
+    ),
+    Row(
+        "an object that is an array, too",
+        click_fields(user="ids.0", item="ids.item"),
+        SettingsError,
+        r"'clicks\.fields' | 'ids' is both an object and an array | one of them | correct the path",
     ),
     Row(
         "a quotation mark in a name",
         click_fields(item='i"d'),
         SettingsError,
-        r"'clicks\.fields\.item' | 'i\"d' has a character | printable ones without | map a field with another name",
+        r"'clicks\.fields\.item' | 'i\"d', which has a character | printable ones without | map a field with an",
     ),
     Row(
         "one field for two things",
         click_fields(user="id", item="id"),
         SettingsError,
-        r"'clicks\.fields\.item' | field 'id' is mapped twice | expected once | name another one",
+        r"'clicks\.fields\.item' | 'id' is mapped twice | expected once | name another one",
     ),
     Row(
         "a field that is an object, too",

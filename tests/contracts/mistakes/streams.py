@@ -25,9 +25,8 @@ from engine.settings.sections import (
     TelemetrySettings,
     WindowSettings,
 )
-from engine.windows.changelog import Changelog
-from engine.windows.codec import WindowCodec
 from engine.windows.store import WindowStore
+from engine.windows.users import UserWindows
 from engine.worker.loop import Worker
 from engine.worker.telemetry import Telemetry
 from tests.contracts.mistakes.releases import written
@@ -53,18 +52,17 @@ def commit_of_another_session(_folder: Path) -> object:
 def replay_of_a_stranger(_folder: Path) -> object:
     log = log_with("clicks.dead")
     log.producer().send(Outgoing("clicks.dead", [b"k"], [b"v"]))
-    return dead_letters.replay(log, dead_letters.read(log, "clicks.dead", dead_letters.Choice()))
+    return dead_letters.replay(log, dead_letters.read(log, "clicks.dead", dead_letters.LetterFilter()))
 
 
-def changelog() -> Changelog:
+def windows() -> UserWindows:
     settings = Settings(windows=WindowSettings(max_users=10, length=4))
-    codec = WindowCodec(Catalogue(), Actions(settings.clicks))
-    return Changelog(settings, WindowStore(settings.windows), codec)
+    return UserWindows(settings, Catalogue(), Actions(settings.clicks))
 
 
 def changelog_record(key: bytes, value: bytes) -> Act:
     records = Records(Partition("windows", 0), [7], [0], [key], [value], [()])
-    return lambda _folder: changelog().apply(records)
+    return lambda _folder: windows().apply(records)
 
 
 def more_users_than_windows(_folder: Path) -> object:
@@ -138,7 +136,7 @@ TOPICS = [
         "a group that reads two sets of topics",
         session_of_other_topics,
         EventLogError,
-        r"a session asks for other topics | than the rest of its group | - | use another group name",
+        r"a member asks for other topics | than the rest of its group | - | use another group name",
     ),
     Row(
         "positions of a partition that another one holds",

@@ -13,16 +13,20 @@ FIELDS = (
     ClickFields(),
     ClickFields(user="user.id", item="object.id", time="at", action="user.did", event_id="object.meta.uuid"),
     ClickFields(user="%s", item="ü.%", time="%(t)d.%b", action="%%"),
+    ClickFields(user=r"user\.id", item="items.1.id", time="items.0", action=r"items.1.\0", event_id="meta.2.0.id"),
 )
 ids = st.text(st.characters(exclude_categories=["Cs"], exclude_characters=searches.MARK), min_size=1, max_size=20)
 
 
 @given(
-    st.lists(st.tuples(ids, ids, st.integers(0, 2_000_000_000_000), st.sampled_from(["view", "buy"])), min_size=1),
+    st.lists(
+        st.tuples(ids, ids, st.integers(631_152_000_000, 2_000_000_000_000), st.sampled_from(["view", "buy"])),
+        min_size=1,
+    ),
     st.sampled_from(FIELDS),
-    st.sampled_from(["s", "ms", "iso8601"]),
+    st.sampled_from(["s", "ms", "us", "iso8601"]),
 )
-def test_the_engine_decodes_what_is_encoded(
+def test_the_engine_decodes_encoded_events(
     rows: list[tuple[str, str, int, str]], fields: ClickFields, unit: str
 ) -> None:
     settings = ClickSettings.model_validate({"fields": fields, "time_unit": unit})
@@ -34,9 +38,9 @@ def test_the_engine_decodes_what_is_encoded(
     records = Records(Partition("clicks", 0), list(range(count)), [0] * count, sent.keys, sent.values, [()] * count)
 
     actions = Actions(settings)
-    clicks, dead = ClickDecoder(settings, actions).decode([records], now_ms=2_000_000_000_000)
+    clicks, dead_letters = ClickDecoder(settings, actions).decode([records], now_ms=2_000_000_000_000)
 
-    assert not dead
+    assert not dead_letters
     assert clicks.users == users
     assert clicks.items == items
     assert clicks.times_ms.tolist() == times_ms

@@ -1,0 +1,1 @@
+"""Recorded interactions: files, columns and rows in batches; one reader for training and replay."""
