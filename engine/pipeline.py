@@ -1,4 +1,4 @@
-"""The data path, from windows to lists: features, encoder, index, candidates, ranking. No clock, no file, no broker.
+"""The pipeline from windows to lists: features, encoder, index, candidates, ranking. No clock, no file, no broker.
 
 windows [B, L] -> features -> interests [B, K, D] -> near items [B, K, C] -> candidates [B, P] -> lists [B, N]
 """

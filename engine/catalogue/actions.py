@@ -7,11 +7,7 @@ from engine.settings.sections import ClickSettings
 
 
 class Actions:
-    """Codes and weights of the actions in the settings; codes count from 1, in the order of the settings.
-
-    Raises:
-        SettingsError: the default action is none of them.
-    """
+    """Codes and weights of the actions in the settings; codes count from 1, in the order of the settings."""
 
     def __init__(self, settings: ClickSettings) -> None:
         self.names = ["", *settings.actions]

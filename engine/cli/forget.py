@@ -17,8 +17,8 @@ from engine.settings import loader
 def forget(user: str, config: Path | None) -> None:
     """Delete a user's window, last list and changelog entry.
 
-    Puts a record without a value on the topic of clicks, under the user's key: whichever worker holds the user acts
-    on it in turn, and later clicks begin anew.
+    Sends a record without a value to the topic of clicks, with the user as its key. The worker that holds the user
+    deletes them when it reads the record, and later clicks begin a new window.
     """
     if not user:
         raise SettingsError("USER: found an empty id, expected the id that the user's clicks have; name it")

@@ -1,4 +1,4 @@
-"""Options and set-up that the verbs share: the settings file, and where the log goes."""
+"""Options and set-up of all verbs: the settings file, and logging."""
 
 import logging
 from pathlib import Path
@@ -13,12 +13,12 @@ config_option = click.option(
     "-c",
     type=click.Path(path_type=Path, dir_okay=False),
     envvar=loader.CONFIG_VARIABLE,
-    help="Settings file (TOML). Environment variables HEADRACE_SECTION__KEY come over it.",
+    help="Settings file (TOML). Environment variables HEADRACE_SECTION__KEY replace what it says.",
 )
 
 
 def log_to_stderr(settings: Settings) -> None:
-    """Send the log to standard error, one line an event."""
+    """Log to standard error, one line an event."""
     logging.basicConfig(
         level=settings.telemetry.log_level.upper(),
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",

@@ -18,7 +18,7 @@ from engine.worker.telemetry import Telemetry
 
 logger = logging.getLogger(__name__)
 STALLED_S: Final = 60.0
-"""A worker whose loop stood still this long is reported as unhealthy."""
+"""A worker whose loop does not turn for this long is reported as unhealthy."""
 
 
 @click.command()
@@ -44,6 +44,6 @@ def run(config: Path | None, release: Path | None) -> None:
 
 
 def stalled(worker: Worker) -> str | None:
-    """What /healthz says of the worker's loop."""
+    """The fault that /healthz reports of the worker's loop; None while it turns."""
     silent_s = time.monotonic() - worker.heartbeat_s
     return f"the loop has not turned for {silent_s:.0f} s" if silent_s > STALLED_S else None

@@ -13,7 +13,7 @@ from engine.settings import loader
 @config_option
 @click.option("--json", "as_json", is_flag=True, help="Print one object instead of a table.")
 def show_settings(config: Path | None, as_json: bool) -> None:
-    """Show every setting in force and where it came from."""
+    """Print every setting in force, and where it comes from."""
     values = loader.flatten(loader.load(config))
     origins = loader.origins(config)
     if as_json:
@@ -21,8 +21,4 @@ def show_settings(config: Path | None, as_json: bool) -> None:
         return
     width = max(map(len, values))
     for name, value in values.items():
-        click.echo(f"{name:{width}}  {_shown(value)}  # {origins.get(name, 'default')}")
-
-
-def _shown(value: object) -> str:
-    return json.dumps(value, default=str)
+        click.echo(f"{name:{width}}  {json.dumps(value, default=str)}  # {origins.get(name, 'default')}")

@@ -1,11 +1,11 @@
-"""What the engine needs of an event log, and nothing more.
+"""The interface of an event log: no more than the engine needs.
 
-Two implementations stand behind these protocols: `engine.eventlog.kafka` (a real broker) and
-`engine.eventlog.memory.log` (in-process, for the demo, the tests and the benchmarks). A checklist of named
-properties in `tests/contracts/test_eventlog.py` runs against both.
+Two packages implement these protocols: `engine.eventlog.kafka` (a real broker) and `engine.eventlog.memory`
+(in-process, for the demo, the tests and the benchmarks). A checklist of named properties in
+`tests/contracts/test_eventlog.py` runs against both.
 
-A `Session` is a worker's end of the log: it reads its share of the input partitions and writes output. Outputs and
-input positions go through one object because they are committed together.
+A `Session` is a worker's connection to the log: it reads the worker's share of the input partitions and writes output.
+Outputs and input positions go through one object, because they are committed together.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -31,7 +31,7 @@ class Records:
     partition: Partition
     offsets: list[int]
     timestamps_ms: list[int]
-    """When the log took the record (or what its producer stamped), Unix milliseconds."""
+    """Time at which the log appended each record, or that its producer gave it, Unix milliseconds."""
     keys: list[bytes | None]
     values: list[bytes | None]
     headers: list[Headers]
@@ -51,7 +51,7 @@ class Outgoing:
     keys: list[bytes | None] = field(default_factory=list)
     values: list[bytes | None] = field(default_factory=list)
     timestamps_ms: list[int] | None = None
-    """None stamps each record with the time it is sent."""
+    """None gives each record the time at which it is sent."""
     headers: list[Headers] | None = None
     partitions: list[int] | None = None
 
@@ -62,7 +62,7 @@ class Outgoing:
         """Refuse lists of different lengths, which would pair keys with the wrong values.
 
         Raises:
-            EventLogError: naming the topic and the lengths.
+            EventLogError: the lengths differ; it names them and the topic.
         """
         columns = (self.keys, self.values, self.timestamps_ms, self.headers, self.partitions)
         lengths = [len(column) for column in columns if column is not None]
@@ -75,74 +75,74 @@ class Outgoing:
 
 @dataclass(frozen=True, slots=True)
 class TopicSpec:
-    """A topic as it should be created when it is missing."""
+    """A topic, as it is to be created where it is missing."""
 
     name: str
     partitions: int = 1
     compacted: bool = False
     replication: int = -1
-    """-1 takes the broker's default."""
+    """Replicas of each partition; -1 for the broker's default."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rebalance:
-    """What a session calls, inside `poll`, when partitions come and go. An error raised here comes out of that `poll`.
+    """Callbacks of a session, called inside `poll` when partitions come and go. `poll` raises the errors of a callback.
 
-    The session's thread waits meanwhile, but the call may come on another one.
+    The session's thread waits meanwhile, but the call may be on another thread.
     """
 
     assigned: Callable[[Sequence[Partition]], None] = lambda _partitions: None
     revoked: Callable[[Sequence[Partition]], None] = lambda _partitions: None
-    """Asked to hand over in order: a commit is still allowed here."""
+    """Partitions to be handed over in an orderly way: a commit is still allowed in the callback."""
     lost: Callable[[Sequence[Partition]], None] = lambda _partitions: None
-    """Already somebody else's: drop the state, commit nothing."""
+    """Partitions that other members have already: drop their state, commit nothing."""
 
 
 class Session(Protocol):
-    """A worker's end of the log. Belongs to one thread."""
+    """A worker's connection to the log. Belongs to one thread."""
 
     def poll(self, timeout_s: float, max_records: int) -> list[Records]:
         """Records that arrived, at most `max_records`; empty after `timeout_s` without any."""
         ...
 
     def send(self, outgoing: Outgoing) -> None:
-        """Hand records over for delivery; they count only after `commit`. The lists must not change any more.
+        """Hand records over for delivery; they become valid with `commit`. The lists must not be changed afterwards.
 
         Raises:
-            EventLogError: the topic does not exist, or (DeliveryError) a record cannot be taken.
+            EventLogError: the topic does not exist, or (DeliveryError) a record is not accepted.
         """
         ...
 
     def commit(self, positions: Mapping[Partition, int], state: Sequence[Outgoing] = ()) -> dict[Partition, int]:
-        """Deliver all that was sent, then `state`, then record `positions` (next offset to read) as done.
+        """Deliver all that was sent, then `state`, then record `positions` (the next offsets to read) as done.
 
-        In that order where there is no transaction: were state delivered first, a crash would leave inputs that change
-        nothing when they come again, and so get no output.
+        In that order where there is no transaction: with the state delivered first, a crash would leave inputs that
+        change nothing when they are read again, and so get no output.
 
         Returns:
-            For each partition that `state` went to, the offset behind its last record of `state`.
+            For each partition of the records of `state`, the offset after the last of them.
 
         Raises:
             DeliveryError: an output was refused or not delivered in time; no position was recorded.
-            EventLogError: the positions were not recorded, so these inputs will come again. After any error close the
+            EventLogError: the positions were not recorded, so these inputs are read again. After any error close the
                 session and go on with a new one.
         """
         ...
 
     def assignment(self) -> list[Partition]:
-        """The input partitions this session holds now."""
+        """The input partitions that this session holds now."""
         ...
 
     def pause(self, partitions: Sequence[Partition]) -> None:
-        """Hold back the records of assigned partitions; may be called inside the callback that assigns them."""
+        """Stop reading assigned partitions; may be called inside the callback that assigns them."""
         ...
 
     def resume(self, partitions: Sequence[Partition]) -> None:
-        """Let the records of paused partitions come."""
+        """Go on reading paused partitions."""
         ...
 
     def lag(self) -> dict[Partition, int]:
-        """Records not yet read, for each assigned partition whose end is known. Asks no broker."""
+        """Records not yet read, for each assigned partition whose end is known. Sends no request to a broker."""
         ...
 
     def close(self) -> None:
@@ -151,14 +151,14 @@ class Session(Protocol):
 
 
 class Producer(Protocol):
-    """Puts records on topics, outside any session."""
+    """Sends records to topics, outside any session."""
 
     def send(self, outgoing: Outgoing) -> None:
         """Hand records over for delivery."""
         ...
 
     def flush(self) -> None:
-        """Wait until everything sent was accepted.
+        """Wait until all that was sent is accepted.
 
         Raises:
             DeliveryError: a record was refused or not accepted in time.
@@ -175,13 +175,13 @@ class Producer(Protocol):
 
 
 class Reader(Protocol):
-    """Reads partitions from their start, without a group, and goes on with what arrives."""
+    """Reads partitions from their start, without a group, and goes on with records that arrive."""
 
     @property
     def bounds(self) -> Mapping[Partition, range]:
-        """First offset kept and end of each partition when the reader was made.
+        """First offset and end of each partition at the time when the reader was made.
 
-        Records of unfinished transactions count: a commit that succeeded may come to light a little later.
+        Records of unfinished transactions count: those of a successful commit may become readable a little later.
         """
         ...
 
@@ -194,11 +194,11 @@ class Reader(Protocol):
         ...
 
     def position(self, partition: Partition) -> int:
-        """The next offset to read; where a transaction ended or records are compacted away, behind that."""
+        """The next offset to read, after transaction markers and records that compaction removed."""
         ...
 
     def at_end(self) -> bool:
-        """True once everything that was there when the reader was made has been read (by position)."""
+        """True once all records from before the reader was made have been read (by position)."""
         ...
 
     def close(self) -> None:
@@ -211,18 +211,18 @@ class Reader(Protocol):
 
 
 class EventLog(Protocol):
-    """A place with topics."""
+    """Topics, and sessions, producers and readers of them."""
 
     def ensure_topics(self, specs: Sequence[TopicSpec]) -> None:
-        """Create those that are missing; existing topics are left as they are."""
+        """Create the topics that are missing; existing ones are left as they are."""
         ...
 
     def partitions(self, topic: str) -> int:
-        """How many partitions `topic` has; 0 when it does not exist."""
+        """Number of partitions of `topic`; 0 where it does not exist."""
         ...
 
     def identity(self, topic: str) -> str:
-        """A name no other topic has or had, nor this one before it was deleted and created anew.
+        """A name that no other topic has or had, and that changes when the topic is deleted and created again.
 
         Raises:
             EventLogError: the topic does not exist.
@@ -232,7 +232,7 @@ class EventLog(Protocol):
     def end_abandoned(self, partitions: Sequence[Partition]) -> None:
         """End the transactions that writers left open on these partitions; the caller is their successor there.
 
-        Nobody can read past an open one, and a writer that died would hold its successor up until a time limit ends it.
+        Nothing after an open transaction can be read, and a dead writer's is open until a time limit ends it.
         """
         ...
 

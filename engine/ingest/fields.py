@@ -1,30 +1,20 @@
-r"""Paths of a click's fields in the user's own messages, and the struct type that messages are decoded into.
-
-A path is a row of steps with dots between them. A step is the key of an object, or, in digits, an index of an array:
-`items.0.id` is the id of the first item. A backslash makes a dot a part of a key (`user\.id`), and digits a key (`\0`).
+"""Fields of a click by their paths in the user's own messages, and the struct type that messages are decoded into.
 
 msgspec decodes straight into a struct made for the paths: fields that are not mapped cost nothing, and a field that is
 wrong is named by its path.
 """
 
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import Any, Final, TypeAlias
+from typing import Any
 
 import msgspec
 
 from engine.errors import SettingsError
 from engine.ingest import times
+from engine.settings.field_paths import Step, Steps, parse_path
 from engine.settings.sections import ClickSettings
-
-Step: TypeAlias = str | int
-Steps: TypeAlias = tuple[Step, ...]
-
-_MAX_INDEX: Final = 99
-_DIGITS: Final = re.compile(r"\\?[0-9]+")
-_DOT: Final = re.compile(r"(?<!\\)\.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,36 +73,6 @@ class ClickLayout:
         yield from sorted(
             ((steps, kind) for steps, kind in parents.items() if steps not in required), key=lambda pair: len(pair[0])
         )
-
-
-def parse_path(path: str, setting: str = "clicks.fields") -> Steps:
-    """The steps of a path.
-
-    Raises:
-        SettingsError: naming `setting`: a step is empty or has a character that it cannot have.
-    """
-    return tuple(_parse_step(step, path, setting) for step in _DOT.split(path))
-
-
-def _parse_step(step: str, path: str, setting: str) -> Step:
-    if step.isascii() and step.isdigit():
-        if int(step) > _MAX_INDEX:
-            raise SettingsError(
-                f"setting '{setting}': found index {step} in {path!r}, expected {_MAX_INDEX} at most; map another field"
-            )
-        return int(step)
-    key = step[1:] if _DIGITS.fullmatch(step) else step.replace("\\.", ".")
-    if not key:
-        raise SettingsError(
-            f"setting '{setting}': found {path!r}, which has an empty step, expected keys joined by dots; take the dot"
-            " out, or write \\. for a dot in a key"
-        )
-    if {'"', "\\"} & set(key) or not key.isprintable():
-        raise SettingsError(
-            f"setting '{setting}': found {path!r}, which has a character that keys cannot have, expected printable ones"
-            ' without " and with \\ only before a dot or a key of digits; map a field with another name'
-        )
-    return key
 
 
 def _mapped(settings: ClickSettings) -> Iterator[MappedField]:

@@ -18,7 +18,8 @@ import msgspec
 
 from engine.ingest import times
 from engine.ingest.dead_letters import DeadLetterReason
-from engine.ingest.fields import ClickLayout, Step, Steps
+from engine.ingest.fields import ClickLayout
+from engine.settings.field_paths import Step, Steps
 from engine.settings.sections import TimeUnit
 
 _MISSING: Final = object()

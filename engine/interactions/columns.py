@@ -22,7 +22,7 @@ MEND: Final = "mend or remove the row"
 _WHOLE: Final = r"^-?\d+\.0$"
 _MAX_EXACT: Final = float(1 << 53)
 """Above it, floats are whole numbers that may have been others."""
-_CONSENT: Final = {"": True, "true": True, "1": True, "false": False, "0": False}
+_CONSENT: Final = {"true": True, "1": True, "false": False, "0": False}
 
 
 class UnreadableValueError(Exception):
@@ -168,24 +168,25 @@ def words(column: pa.Array) -> Names:
     return Names(encoded.indices.to_numpy().astype(np.int32), _texts(encoded))
 
 
-def consents(column: pa.Array) -> Bool:
-    """[n] marks the rows whose users allow them; nothing is a yes.
+def consents(column: pa.Array, *, otherwise: bool) -> Bool:
+    """[n] marks the rows whose users allow them; `otherwise` is for rows that say nothing.
 
     Raises:
         UnreadableValueError: one is neither true nor false.
     """
     column = decoded(column)
     if pa.types.is_boolean(column.type):
-        allowed: Bool = column.fill_null(True).to_numpy(zero_copy_only=False)
+        allowed: Bool = column.fill_null(otherwise).to_numpy(zero_copy_only=False)
         return allowed
     if not (is_text(column.type) or pa.types.is_integer(column.type) or pa.types.is_null(column.type)):
         raise UnreadableValueError(0, f"values of type {column.type}", "expected true or false")
     encoded = column.dictionary_encode(null_encoding="encode")
     names, indices = _texts(encoded), encoded.indices.to_numpy()
+    known = _CONSENT | {"": otherwise}
     for code, name in enumerate(names):
-        if name.strip().lower() not in _CONSENT:
+        if name.strip().lower() not in known:
             raise UnreadableValueError(int(np.argmax(indices == code)), repr(name), f"expected true or false: {MEND}")
-    given: Bool = np.array([_CONSENT[name.strip().lower()] for name in names], np.bool_)[indices]
+    given: Bool = np.array([known[name.strip().lower()] for name in names], np.bool_)[indices]
     return given
 
 

@@ -94,7 +94,7 @@ class InteractionReader:
         for file in self._files:
             opened = self._first if file is self._files[0] else self._open_next(file)
             for part in opened.parts():
-                batch = part.with_consent()
+                batch = part.with_consent(required=self._clicks.require_consent)
                 if len(batch.rows):
                     events += len(batch.rows)
                     yield batch.events(self.times, self._ids, rows)
@@ -158,12 +158,12 @@ class _FileRows:
     """Of the columns, for errors."""
     label: str
 
-    def with_consent(self) -> "_FileRows":
-        """The rows without those whose users do not allow them."""
+    def with_consent(self, *, required: bool) -> "_FileRows":
+        """The rows whose users allow them; a row that says nothing is one of them unless consent is `required`."""
         if "consent" not in self.columns:
             return self
         with self._naming("consent"):
-            allowed = consents(self.columns["consent"])
+            allowed = consents(self.columns["consent"], otherwise=not required)
         mask = pa.array(allowed)
         columns = {meaning: column.filter(mask) for meaning, column in self.columns.items()}
         return replace(self, columns=columns, rows=self.rows[allowed])

@@ -7,7 +7,8 @@ A column comes, in this order, from
     the usual names        user, item, ts, and event or action, query, event_id; or MovieLens' userId, movieId and
                            timestamp
 
-A dot steps into a nested object of Parquet, and is a part of the name in CSV. The time unit comes from --time-unit, or
+A dot steps into a nested object of Parquet, and is a part of the name in CSV, whether a backslash is before it in the
+settings or not. The time unit comes from --time-unit, or
 from `clicks.time_unit`, where the settings name the time column; or else it is seconds.
 """
 
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
 from engine.errors import DataError, SettingsError
+from engine.settings.field_paths import parse_path
 from engine.settings.sections import ClickSettings, TimeUnit
 
 Meaning: TypeAlias = Literal["user", "item", "time", "action", "search", "event_id", "consent"]
@@ -106,6 +108,11 @@ def resolve(available: Sequence[str], layout: Layout, clicks: ClickSettings, lab
     for name in names.values():
         if available.count(name) > 1:
             raise DataError(f"{label} has {available.count(name)} columns called {name}; rename all but one")
+    if clicks.require_consent and "consent" not in names:
+        raise DataError(
+            f"{label} has no column {clicks.fields.consent or 'for clicks.fields.consent'}; found"
+            f" {_shown(available)}; clicks.require_consent needs one: add it, or set clicks.require_consent to false"
+        )
     unit_is_set = layout.time_unit is None and names["time"] == settings.get("time")
     unit = layout.time_unit or (clicks.time_unit if unit_is_set else "s")
     return FileColumns(names, unit, unit_is_set)
@@ -113,9 +120,14 @@ def resolve(available: Sequence[str], layout: Layout, clicks: ClickSettings, lab
 
 def _settings_names(clicks: ClickSettings) -> dict[Meaning, str]:
     """Names that the settings give, and not only their defaults; an empty one keeps the column from being read."""
-    fields = clicks.fields
     meanings: tuple[Meaning, ...] = ("user", "item", "time", "action", "search", "event_id", "consent")
-    return {meaning: getattr(fields, meaning) for meaning in meanings if meaning in fields.model_fields_set}
+    return {meaning: _column(clicks, meaning) for meaning in meanings if meaning in clicks.fields.model_fields_set}
+
+
+def _column(clicks: ClickSettings, meaning: Meaning) -> str:
+    """The column for a path of the settings."""
+    path: str = getattr(clicks.fields, meaning)
+    return ".".join(map(str, parse_path(path, f"clicks.fields.{meaning}"))) if path else ""
 
 
 def _required(available: Sequence[str], layout: Layout, settings: dict[Meaning, str]) -> dict[Meaning, str]:
@@ -155,10 +167,13 @@ def _missing(
         way_out = f"did you mean {' '.join(hints)}?"
     if not hints and any(mark in name for mark in ";\t|" for name in available):
         way_out = "is there another character between the columns (--separator)?"
-    shown = ", ".join(available[:_NAMED_AT_MOST])
-    if len(available) > _NAMED_AT_MOST:
-        shown += f" and {len(available) - _NAMED_AT_MOST} more"
-    return DataError(f"{label} has no column {', '.join(spelled)}; found {shown}; {way_out}")
+    return DataError(f"{label} has no column {', '.join(spelled)}; found {_shown(available)}; {way_out}")
+
+
+def _shown(available: Sequence[str]) -> str:
+    """Names of columns, in an error."""
+    more = f" and {len(available) - _NAMED_AT_MOST} more" if len(available) > _NAMED_AT_MOST else ""
+    return ", ".join(available[:_NAMED_AT_MOST]) + more
 
 
 def _nearest(meaning: Meaning, names: dict[Meaning, str], available: Sequence[str]) -> str | None:

@@ -28,7 +28,7 @@ _NAMES: Final[dict[type[schema.Type], str]] = {
 
 
 def rendered(page: str) -> str:
-    """A page with each of its tables rendered anew."""
+    """A page with all of its tables up to date."""
     return _TABLE.sub(
         lambda match: f"{match[1]}\n{table(getattr(importlib.import_module(match[2]), match[3]))}\n", page
     )

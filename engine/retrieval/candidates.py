@@ -38,13 +38,13 @@ class Candidates:
     """The P best candidates of each of B users, best first, ties by row."""
 
     rows: Int32
-    """[B, P] item rows of the release; NO_ITEM behind the last candidate."""
+    """[B, P] item rows of the release; NO_ITEM after the last candidate."""
     scores: Float32
-    """[B, P] interest · item; -inf behind the last candidate."""
+    """[B, P] interest · item; -inf after the last candidate."""
     interests: Int32
     """[B, P] the interest that found the item with that score."""
     counts: Int64
-    """[B] candidates each user had, P of them kept at most."""
+    """[B] candidates of each user, of which at most P are kept."""
     duplicates: int
     """Results removed because the same item was found with a better score."""
     seen: int
@@ -62,7 +62,7 @@ class Candidates:
         )
 
     def replace(self, users: Int64, others: "Candidates") -> None:
-        """Put the candidates of a deeper search in the place of those of these users."""
+        """Replace the candidates of these users by those of a deeper search."""
         self.rows[users], self.scores[users] = others.rows, others.scores
         self.interests[users], self.counts[users] = others.interests, others.counts
         self.duplicates += others.duplicates

@@ -1,6 +1,6 @@
-"""Items near an interest by inner product: HNSW for large catalogues, and its exact twin.
+"""Indexes of items by inner product: HNSW for large catalogues, and its exact twin.
 
-The twin is the oracle of the tests, the faster choice for small catalogues and the last resort of over-fetching. HNSW:
+The twin is the oracle of the tests, the faster choice for small catalogues, and the fallback of HNSW. HNSW:
 Malkov and Yashunin, "Efficient and robust approximate nearest neighbor search using Hierarchical Navigable Small World
 graphs", 2018. The only file that talks to hnswlib.
 """
@@ -18,11 +18,11 @@ logger = logging.getLogger(__name__)
 
 _SEED: Final = 100
 _EXACT_CHUNK: Final = 1 << 22
-"""Scores computed at once by the exact index (16 MB of float32)."""
+"""Scores that the exact index computes at once (16 MB of float32)."""
 
 
 class Index(Protocol):
-    """Nearest items of a release, by inner product."""
+    """Search for the nearest items of a release, by inner product."""
 
     @property
     def fallbacks(self) -> int:
@@ -30,14 +30,14 @@ class Index(Protocol):
         ...
 
     def search(self, queries: Float32, count: int) -> tuple[Int32, Float32]:
-        """The `count` best rows and their scores for each query, best first.
+        """The `count` items with the highest scores for each query, best first.
 
         Args:
             queries: [Q, D]
             count: at most the number of items.
 
         Returns:
-            rows [Q, count] and inner products [Q, count].
+            item rows [Q, count] and inner products [Q, count].
         """
         ...
 
@@ -45,7 +45,7 @@ class Index(Protocol):
 
 
 def build(vectors: Float32, settings: IndexSettings, threads: int) -> Index:
-    """The index of `vectors` [V, D] that the settings ask for."""
+    """The index of `vectors` [V, D] that the settings choose."""
     exact = settings.kind == "exact" or (settings.kind == "auto" and len(vectors) <= settings.exact_up_to)
     return ExactIndex(vectors) if exact else HnswIndex(vectors, settings, threads)
 
@@ -73,7 +73,7 @@ class ExactIndex:
 
 
 class HnswIndex:
-    """Searches a graph of near neighbours; approximate, in time logarithmic in the catalogue."""
+    """Searches a graph of near neighbours: approximate, in time logarithmic in the size of the catalogue."""
 
     def __init__(self, vectors: Float32, settings: IndexSettings, threads: int) -> None:
         size, dimensions = vectors.shape
@@ -120,15 +120,15 @@ class HnswIndex:
     def _count_fallbacks(self, queries: int, count: int) -> None:
         if queries and not self.fallbacks:
             logger.warning(
-                "the HNSW graph of %d items reaches fewer than the %d items to be found from some interests, which are"
-                " searched exactly instead; raise index.m or index.ef_construction, or set index.kind = 'exact'",
+                "the HNSW graph of %d items reaches fewer than %d items from some interests, which are searched exactly"
+                " instead; raise index.m or index.ef_construction, or set index.kind = 'exact'",
                 len(self),
                 count,
             )
         self.fallbacks += queries
 
     def _set_ef(self, count: int) -> None:
-        """Let the graph search keep at least as many candidates as are to be found."""
+        """Let a search in the graph keep at least `count` candidates."""
         ef = max(self._ef_search, count)
         if ef != self._ef:
             self._graph.set_ef(ef)
@@ -136,14 +136,14 @@ class HnswIndex:
 
 
 class GrownIndex:
-    """HNSW over the items of a release, and the items that came later scanned exactly beside it.
+    """Searches the graph of a release's items, and scans the items that came later exactly.
 
-    The graph is never written to after it was built, so that the release that is replaced goes on undisturbed. A scan
-    costs what an exact index of as many items does; the next release has them in its graph.
+    The graph is never changed after it was built, so that the release that is replaced can be served meanwhile. A scan
+    costs as much as an exact index of the later items; the next release has them in its graph.
     """
 
     def __init__(self, graph: HnswIndex, vectors: Float32) -> None:
-        """`vectors` [V, D]: those of the graph, and behind them the later ones."""
+        """`vectors` [V, D]: those of the graph, then the later ones."""
         self.graph = graph
         self._later = ExactIndex(vectors[len(graph) :])
 
@@ -165,7 +165,7 @@ class GrownIndex:
 
 
 def grow(index: Index, vectors: Float32) -> Index:
-    """An index of `vectors` [V, D], the first of which are those of `index`, which stays as it is."""
+    """An index of `vectors` [V, D], which begin with those of `index`; that stays as it is."""
     graph = index.graph if isinstance(index, GrownIndex) else index
     return GrownIndex(graph, vectors) if isinstance(graph, HnswIndex) else ExactIndex(vectors)
 

@@ -1,4 +1,4 @@
-"""Settings read from a TOML file and the environment; unknown keys are refused by name."""
+"""Loader of the settings, from a TOML file and the environment; unknown keys are refused by name."""
 
 import difflib
 import os
@@ -21,11 +21,11 @@ CONFIG_VARIABLE = f"{ENV_PREFIX}CONFIG"
 
 
 class _FromEnvironment(Settings, BaseSettings):  # type: ignore[misc] # both only add to the same configuration
-    """Only says which fields to look for in the environment; never instantiated."""
+    """The fields to look for in the environment; never instantiated."""
 
 
 def load(path: str | Path | None = None, environ: Mapping[str, str] = os.environ) -> Settings:
-    """Read the settings: defaults, then the file at `path`, then the environment.
+    """The settings: the defaults, replaced by the file at `path`, replaced by the environment.
 
     Raises:
         SettingsError: the file cannot be read, a key is unknown (the nearest known one is named) or a value is wrong.
@@ -39,7 +39,7 @@ def load(path: str | Path | None = None, environ: Mapping[str, str] = os.environ
 
 
 def read_file(path: Path) -> dict[str, Any]:
-    """The settings that stand in the TOML file at `path`, checked for unknown keys only."""
+    """The settings in the TOML file at `path`, checked for unknown keys only."""
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
@@ -54,10 +54,9 @@ def read_file(path: Path) -> dict[str, Any]:
 
 
 def read_environment(environ: Mapping[str, str]) -> dict[str, Any]:
-    """The settings that stand in `environ`, checked for unknown names only."""
+    """The settings in `environ`, checked for unknown names only."""
     names = [name for name in environ if name.upper().startswith(ENV_PREFIX) and name != CONFIG_VARIABLE]
-    ours = {name: environ[name] for name in names}
-    for name in ours:
+    for name in names:
         path = name[len(ENV_PREFIX) :].lower().split(ENV_SEPARATOR)
         nested: dict[str, Any] = {}
         for key in reversed(path):
@@ -66,7 +65,7 @@ def read_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     source = EnvSettingsSource(
         _FromEnvironment, case_sensitive=False, env_prefix=ENV_PREFIX, env_nested_delimiter=ENV_SEPARATOR
     )
-    source.env_vars = {name.lower(): value for name, value in ours.items()}
+    source.env_vars = {name.lower(): environ[name] for name in names}
     try:
         return source()
     except PydanticSettingsError as error:
@@ -77,13 +76,13 @@ def read_environment(environ: Mapping[str, str]) -> dict[str, Any]:
 
 
 def origins(path: Path | None, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Where each setting that is not at its default came from, by dotted name."""
-    found = dict.fromkeys(_leaves(read_file(path)), str(path)) if path else {}
-    return found | dict.fromkeys(_leaves(read_environment(environ)), "environment")
+    """The source of each setting that is not at its default, by dotted name."""
+    from_file = dict.fromkeys(_leaves(read_file(path)), str(path)) if path else {}
+    return from_file | dict.fromkeys(_leaves(read_environment(environ)), "environment")
 
 
 def flatten(settings: Settings) -> dict[str, Any]:
-    """Every setting by dotted name, secrets hidden."""
+    """All settings by dotted name, secrets hidden."""
     values = dict(_leaves_of(settings, ()))
     return {name: "********" if name.endswith("_password") and value else value for name, value in values.items()}
 
@@ -109,15 +108,16 @@ def _unknown_key(key: str, section: type[BaseModel], path: tuple[str, ...], orig
     return f"{origin}: unknown setting '{name}'; known here: {', '.join(section.model_fields)}"
 
 
-def _merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(under)
-    for key, value in over.items():
+def _merge(base: Mapping[str, Any], override: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in override.items():
         inner = merged.get(key)
         merged[key] = _merge(inner, value) if isinstance(inner, Mapping) and isinstance(value, Mapping) else value
     return merged
 
 
 def _leaves(values: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[str]:
+    """Dotted names of the values of nested tables."""
     for key, value in values.items():
         name = (*path, key)
         if isinstance(value, Mapping) and name != ("clicks", "actions"):
@@ -127,6 +127,7 @@ def _leaves(values: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[s
 
 
 def _leaves_of(section: BaseModel, path: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
+    """Dotted names and values of a section's settings."""
     for key in type(section).model_fields:
         value = getattr(section, key)
         if isinstance(value, Section):

@@ -1,10 +1,10 @@
-"""The settings: one TOML file, environment over file, unknown keys refused, read once.
+"""The settings: a TOML file, replaced by the environment; unknown keys are refused, and all is read once.
 
     headrace run --config headrace.toml
     HEADRACE_KAFKA__BOOTSTRAP_SERVERS=broker:9092 headrace run      # section, two underscores, key
 
-Units stand in the names (`_s` seconds, `_ms` milliseconds, `_bytes`). `headrace settings` shows what is in force and
-where each value came from.
+Names carry units (`_s` seconds, `_ms` milliseconds, `_bytes`). `headrace settings` prints every value in force, and
+where it comes from.
 """
 
 import datetime as dt
@@ -31,7 +31,7 @@ class Section(BaseModel):
 
 
 class KafkaSettings(Section):
-    """The broker and the worker's place in its consumer group."""
+    """The Kafka cluster, and the worker's membership in its consumer group."""
 
     bootstrap_servers: str = "127.0.0.1:9092"
     group: str = "headrace"
@@ -42,39 +42,41 @@ class KafkaSettings(Section):
     sasl_password: str | None = Field(default=None, repr=False)
     ssl_ca_file: Path | None = None
     connect_timeout_s: PositiveFloat = 15.0
-    """How long to look for a broker before giving up with the reason."""
+    """Time limit for finding a broker."""
     session_timeout_s: PositiveFloat = 45.0
-    """A worker that is silent this long loses its partitions to the others."""
+    """A worker whose heartbeats are missing this long loses its partitions to the others."""
     max_poll_interval_s: PositiveFloat = 300.0
+    """A worker that does not poll for this long loses its partitions to the others."""
     delivery: Literal["exactly_once", "at_least_once"] = "exactly_once"
-    """exactly_once: the lists, windows and positions of a batch become visible together or not at all.
-    at_least_once: one after the other; a crash in between repeats lists (by the same ids) and loses none."""
+    """exactly_once: lists, windows and positions of a batch become visible together, or none of them.
+    at_least_once: one after the other; a crash in between repeats lists (with the same ids) and loses none."""
     static_member: str | None = None
-    """A name of this worker that no other in the group has, kept over restarts (a pod's). With it a restart within
-    `session_timeout_s` moves no partition, and ends at once what the last run left open."""
+    """A name of this worker that is unique in the group and stays over restarts (a pod's). With it a restart within
+    `session_timeout_s` moves no partition, and ends at once the transaction that the last run left open."""
     commit_timeout_s: PositiveFloat = 15.0
-    """A commit that takes longer ends in new clients and a restart from the last commit. A cluster needs nine seconds
-    to notice that a broker is dead (its own default), and the clients get over that by themselves."""
+    """Time limit of a commit; after it the worker makes new clients and goes on from the last commit. A cluster notices
+    a dead broker after nine seconds (its own default), which the clients survive by themselves."""
     transaction_timeout_s: PositiveFloat = 30.0
-    """When the broker aborts what a dead worker left open; until then nobody can read what came behind it."""
+    """The broker aborts the open transaction of a dead worker after this time; until then no consumer can read the
+    records after it."""
     commit_share: Annotated[float, Gt(0), Le(1)] = 0.1
-    """Of one core, what commits may take: under load batches wait for one another so long. 1 never waits."""
+    """Share of one core's time for commits: under load batches wait until they keep to it. 1 never waits."""
     stall_timeout_s: PositiveFloat = 15.0
-    """A worker that receives nothing for twice as long, though there is something, starts its clients anew."""
+    """A worker that receives none of the records there are for twice this time makes new clients."""
     delivery_timeout_s: PositiveFloat = 30.0
-    """How long producers outside a worker (`headrace produce`) try."""
+    """Time limit for a delivery by a producer outside workers (`headrace produce`)."""
     compression: Literal["none", "gzip", "lz4", "zstd", "snappy"] = "none"
-    """The last three need the extra: pip install 'headrace[compression]'."""
+    """lz4, zstd and snappy need the extra: pip install 'headrace[compression]'."""
     linger_ms: Annotated[int, Ge(0)] = 2
-    """0 would mean one request per record."""
+    """Time for which a producer collects records into one request; 0 sends one request a record."""
 
     @model_validator(mode="after")
     def _transactions_outlast_commits(self) -> Self:
         if self.transaction_timeout_s <= self.commit_timeout_s:
             raise ValueError(
                 f"kafka.transaction_timeout_s is {self.transaction_timeout_s:g}, expected more than"
-                f" kafka.commit_timeout_s ({self.commit_timeout_s:g}): the broker would abort what is being committed;"
-                " raise the first or lower the second"
+                f" kafka.commit_timeout_s ({self.commit_timeout_s:g}), or the broker aborts transactions that are being"
+                " committed; raise the first or lower the second"
             )
         return self
 
@@ -90,24 +92,25 @@ class ClickFields(Section):
     user: str = "user"
     item: str = "item"
     search: str = "query"
-    """The words that a user searched for: a message that has them and no item is a search. May be absent from a
-    message. Empty: never read."""
+    """Words that the user searched for: a message that has them and no item is a search. May be absent from a message.
+    An empty path: never read."""
     time: str = "ts"
-    """Empty: take the record's own Kafka timestamp."""
+    """An empty path: the record's own Kafka timestamp is taken."""
     action: str = "action"
-    """May be absent from a message: then `clicks.default_action` holds. Empty: never read."""
+    """May be absent from a message: then `clicks.default_action` is taken. An empty path: never read."""
     event_id: str = "event_id"
-    """May be absent from a message. A repeated id changes nothing. Empty: never read."""
+    """May be absent from a message. A repeated id changes nothing. An empty path: never read."""
     consent: str = ""
     """A boolean; false keeps the click out of windows and lists. May be absent from a message, which
-    `clicks.require_consent` decides about; anything but a boolean is no click. Empty: never read."""
+    `clicks.require_consent` decides about; anything but a boolean is no click. An empty path: never read."""
 
 
 class ClickSettings(Section):
-    """The topic of clicks, and how to read one."""
+    """The topic of clicks, and their schema."""
 
     topic: str = "clicks"
     dead_letter_topic: str = "clicks.dead"
+    """Records that are no clicks are sent there, with the reason."""
     fields: ClickFields = ClickFields()
     time_unit: TimeUnit = "ms"
     """Seconds, milliseconds or microseconds since 1970, or ISO 8601 (also as `2024-05-01 10:00:00 UTC`, without the
@@ -128,17 +131,18 @@ class ClickSettings(Section):
         "dislike": -1.0,
         "return": -1.0,
     }
-    """Weight of each action: above 0 it counts that many times in the attention, 0 only marks the item as seen, below 0
-    it pushes away. An action not named here counts like `default_action`."""
+    """Weight of each action. Above 0 the event counts that many times in the attention, 0 only marks the item as seen,
+    and below 0 it pushes away items like it."""
     default_action: Annotated[str, Field(validate_default=True)] = "view"
+    """Action of a click without one, or with one that `clicks.actions` does not name."""
     search_action: str = "search"
-    """What a search counts as, whatever its message says."""
+    """Action of a search, whatever action its message has."""
     max_future_s: PositiveFloat = 3600.0
-    """A click later than now by more than this goes to the dead letters."""
+    """A click with a time later than now by more than this goes to the dead letters."""
     max_bytes: PositiveInt = 1_000_000
-    """A larger message goes to the dead letters unread."""
+    """A larger message goes to the dead letters without being parsed."""
     max_id_bytes: Annotated[int, Ge(1), Le(65_535)] = 512
-    """Longest user or item id, and the longest search, in bytes of UTF-8."""
+    """Largest size of a user's id, an item's id or a search, in bytes of UTF-8."""
 
     @field_validator("actions")
     @classmethod
@@ -162,7 +166,7 @@ class ClickSettings(Section):
 
 
 class ItemFields(Section):
-    """Where an item's content lies in the user's own items file. Empty: never read; all but `item` may be absent."""
+    """Names of the columns of an items file. An empty name: never read. All columns but `item` may be absent."""
 
     item: Annotated[str, Field(min_length=1)] = "item"
     title: str = "title"
@@ -173,46 +177,47 @@ class ItemFields(Section):
     department: str = "department"
     price: str = "price"
     vector: str = "vector"
-    """Numbers that say what a text, picture or sound is like, from a model of the user's own."""
+    """A vector of the item's text, image or sound, from a model of the user's own."""
 
 
 class ItemSettings(Section):
-    """What is known of the items, and how to read it."""
+    """The content of items."""
 
     fields: ItemFields = ItemFields()
     separator: Annotated[str, Field(min_length=1)] = "|"
-    """Stands between several values (or the numbers of a vector) in one field of text."""
+    """Separates several values, or the numbers of a vector, in one field of text."""
 
 
 class WindowSettings(Section):
     """Each user's sliding behaviour window."""
 
     topic: str = "windows"
-    """The changelog, from which windows are restored: compacted, as many partitions as `clicks.topic`."""
+    """The changelog, from which windows are restored: compacted, with as many partitions as `clicks.topic`."""
     length: Annotated[int, Ge(1), Le(1000)] = 100
     """L: events kept per user."""
     ttl_days: PositiveFloat | None = None
-    """Events older than the user's newest by more than this are dropped; none keeps the last L whatever their age."""
+    """Events older than the user's newest by more than this are dropped; without it the last L are kept at any age."""
     max_users: PositiveInt = 1_000_000
-    """Users held in memory at once by this worker; beyond it the longest idle ones make room."""
+    """Users whose windows are in this worker's memory at once; beyond it those idle longest are evicted."""
     standby: bool = False
-    """Keep the windows of the other workers' partitions warm, too, so that a takeover begins with all but the last few
-    changes. Every worker then holds the users of the whole topic: `max_users` must have room for them."""
+    """Keep the windows of the other workers' partitions warm too, so that a takeover reads only the last few changes.
+    Every worker then holds the users of the whole topic, for which `max_users` must have room."""
     on_return: Literal["restore", "new"] = "restore"
-    """What those who made room come back with. restore: their window, kept on local disk meanwhile (in the system's
-    folder for temporary files, about a kilobyte each). new: none, as if they were new."""
+    """Window of an evicted user who comes back. restore: the last one, kept on local disk meanwhile (in the system's
+    folder for temporary files, about a kilobyte a user). new: an empty one."""
 
 
 class SnapshotSettings(Section):
-    """Local copies of the windows, so that a restart reads only the end of the changelog."""
+    """Snapshots of the windows on local disk, so that a restart reads only the end of the changelog."""
 
     folder: Path | None = None
-    """Where they are kept (a disk that outlives the worker); none reads the whole changelog at every assignment."""
+    """Folder for snapshots, on a disk that outlives the worker; without one the whole changelog is read at every
+    assignment."""
     interval_s: PositiveFloat = 300.0
-    """How often each partition is written; an orderly stop writes all."""
+    """Time between two snapshots of a partition; an orderly stop writes all partitions."""
     max_age_h: PositiveFloat = 12.0
-    """Older ones are not used: must be less than the changelog's `delete.retention.ms`, or users who were forgotten
-    meanwhile would come back."""
+    """Older snapshots are not used. It must be less than the changelog's `delete.retention.ms`, or users who were
+    forgotten meanwhile come back."""
 
 
 class IndexSettings(Section):
@@ -220,72 +225,78 @@ class IndexSettings(Section):
 
     kind: Literal["auto", "exact", "hnsw"] = "auto"
     exact_up_to: Annotated[int, Ge(0)] = 5_000
-    """auto: catalogues up to this many items are searched exactly, larger ones by HNSW."""
+    """auto: a catalogue up to this size is searched exactly, a larger one by HNSW."""
     m: Annotated[int, Ge(2), Le(256)] = 16
+    """Links of an item in each layer of the HNSW graph; more find more, and take more memory."""
     ef_construction: PositiveInt = 200
+    """Candidates for links while the graph is built; more find more, and take longer to build."""
     ef_search: PositiveInt = 64
+    """Candidates of a search in the graph; more find more, and take longer."""
 
 
 class RecommendationSettings(Section):
-    """The lists."""
+    """The lists of recommendations."""
 
     topic: str = "recommendations"
     count: Annotated[int, Ge(1), Le(200)] = 20
     """N: items per list."""
     candidates_per_interest: Annotated[int, Ge(1), Le(500)] = 40
-    """C: items fetched near each interest before merging and filtering."""
+    """C: items searched near each interest, before merging and filtering."""
     exclude_seen: bool = True
     """Leave out items that are in the user's window."""
     diversity: Annotated[float, Ge(0.0), Le(1.0)] = 0.0
-    """Dial of maximal marginal relevance: 0 ranks by score alone, towards 1 items unlike those above them win."""
+    """Weight of diversity in maximal marginal relevance: 0 ranks by score alone, towards 1 by unlikeness to the items
+    ranked before."""
     push_away: Annotated[float, Ge(0.0)] = 0.5
-    """How strongly items like those with a negative action lose score, times the action's weight."""
+    """Share of the range of scores that an item like one with a negative action loses, times the action's weight."""
     resend_unchanged: bool = True
-    """Send a list that has the same items as the user's last one: it knows newer clicks. A worker that was started anew
-    sends each user's first list in any case."""
+    """Send a list with the same items as the user's last one, for its newer times and reasons. A worker sends the first
+    list of each user after its start in any case."""
     reasons: Annotated[int, Ge(0), Le(10)] = 3
-    """Clicks named as the reason behind each interest."""
+    """M: clicks and searches named as the reasons of each interest."""
 
 
 class ReleaseSettings(Section):
-    """Where releases come from."""
+    """The sources of releases."""
 
     topic: str = "releases"
     model: str = "two-hop"
-    """Name of the model this worker follows."""
+    """Name of the model whose releases are served."""
     folder: Path | None = None
     """A folder to watch for releases, too (`headrace publish --folder`); the newest announcement there or on the topic
     counts, and when one of the two cannot be read the other goes on."""
     path: Path | None = None
-    """A bundle to start with, before anything is announced."""
+    """A bundle to serve by until a release is announced."""
     poll_interval_s: PositiveFloat = 1.0
+    """Time between two looks for new announcements."""
     load_timeout_s: PositiveFloat = 120.0
-    """A release is first loaded in a child process, its graphs run once; one that takes longer is refused."""
+    """Time limit for loading a release in a child process first, where its graphs run once; a slower one is refused."""
     load_memory_gib: PositiveFloat = 8.0
     """Address space of that child process; a release that needs more is refused."""
 
 
 class WorkerSettings(Section):
-    """The loop."""
+    """The worker's loop."""
 
     max_batch_clicks: Annotated[int, Ge(1), Le(100_000)] = 512
-    """Clicks in one micro-batch at most."""
+    """Largest number of clicks in a micro-batch."""
     poll_timeout_s: PositiveFloat = 0.1
+    """Longest wait for clicks before the loop looks after its other work."""
     threads: PositiveInt = 1
-    """Threads inside onnxruntime and hnswlib."""
+    """Threads of onnxruntime and hnswlib."""
 
 
 class TelemetrySettings(Section):
-    """/metrics, /healthz and /readyz."""
+    """The HTTP server of /metrics, /healthz and /readyz, and the log."""
 
     host: str = "127.0.0.1"
     port: Annotated[int, Ge(0), Le(65535)] = 9108
-    """0 takes any free port (it is logged)."""
+    """0 takes any free port, which is logged."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
 
 class Settings(Section):
-    """Everything that can be set, by section."""
+    """All settings, by section."""
 
     kafka: KafkaSettings = KafkaSettings()
     clicks: ClickSettings = ClickSettings()

@@ -73,9 +73,8 @@ def compare(  # noqa: PLR0913 - one for each option
 ) -> None:
     """Train and evaluate the two-hop encoder and other systems in one run: same events, same time, same queries."""
     settings = loader.load(config)
-    eval_data = EvalData(
-        dataset.read(source, settings.clicks).without_searches(), settings
-    )  # baselines know no searches
+    clicks = dataset.read(source, settings.clicks).without_searches()  # baselines know no searches
+    eval_data = EvalData(clicks, settings)
     items = item_content.read(source.address, settings.items)
     variant_settings = variants.read(variants_file) if variants_file else {}
     two_hop_systems = systems.two_hop_systems(eval_data, terms["split"], variant_settings, items)

@@ -61,9 +61,8 @@ class EvalData:
         codes = ActionCodes(interactions.action_names, actions)
         self.actions: UInt8 = codes.of(interactions.actions, interactions.items)  # [n]
         self.action_weights, self._action_codes = actions.weights, actions.codes  # [256] by code; code by name
-        self.target_mask: Bool = interactions.clicks() & (
-            actions.weights[self.actions] > 0.0
-        )  # [n] clicks that a list should predict
+        clicks = interactions.clicks()
+        self.target_mask: Bool = clicks & (actions.weights[self.actions] > 0.0)  # [n] clicks that a list should predict
 
     def weights_for(self, release: Manifest) -> Float32:
         """[256] weight by action code when this release serves."""

@@ -202,9 +202,7 @@ class PrivateStepper:
         self._parts = sequences.cut(lengths, starts, settings.encoder.window_length)
         if not len(self._parts):
             raise DataError(f"none of {len(lengths)} users has two events to learn from; give more data")
-        self._part_starts = np.searchsorted(
-            self._parts.target_begins, histories.starts
-        )  # [U + 1] first part of each user
+        self._part_starts = np.searchsorted(self._parts.target_begins, histories.starts)  # [U + 1]
         self._whole = whole_catalogue(encoder.items.ids.num_embeddings, encoder.items.ids.weight.device)
         self._average = WeightAverage(encoder, settings.weight_averaging)
         self._parameters = [parameter for parameter in encoder.parameters() if parameter.requires_grad]

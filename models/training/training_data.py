@@ -2,9 +2,9 @@
 
 Searches are included only where the encoder has item content, as a search has no other input.
 
-It is prepared from recorded in a few passes, some million events at a time, in memory or, for data that is larger, in
-a folder whose files are mapped: 13 bytes per event. What must fit in memory: 16 bytes per user, some 50 per item, and
-the items' ids.
+It is prepared from recorded histories in a few passes, some million events at a time, in memory or, for data that is
+larger, in a folder whose files are mapped: 13 bytes per event. What must fit in memory: 16 bytes per user, some 50 per
+item, and the items' ids.
 """
 
 import json
@@ -57,10 +57,10 @@ class TrainingData:
 def prepare(
     recorded: RecordedHistories, settings: TrainSettings, folder: Path | None = None, *, searches: bool = False
 ) -> TrainingData:
-    """The recorded without the settings' holdout, in `folder` or else in memory.
+    """The recorded histories without the settings' holdout, in `folder` or else in memory.
 
     Args:
-        recorded: all recorded events.
+        recorded: all events.
         settings: of the training.
         folder: for the files; `save` completes it.
         searches: whether to include searches. A private training never does, as there the words that users typed would

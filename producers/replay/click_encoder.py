@@ -16,7 +16,7 @@ from engine.catalogue.actions import Actions
 from engine.errors import SettingsError
 from engine.eventlog.base import Outgoing
 from engine.ingest.decoder import ClickDecoder
-from engine.ingest.fields import Step, parse_path
+from engine.settings.field_paths import Step, parse_path
 from engine.settings.sections import ClickSettings
 
 _encode = msgspec.json.Encoder().encode

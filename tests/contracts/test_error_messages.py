@@ -35,7 +35,7 @@ ELSEWHERE = {
     "engine/releases/probe.py _wait": "tests/unit/test_release_loader.py",
     "engine/releases/release_loader.py ReleaseLoader._fetch": "tests/unit/test_release_loader.py",
 }
-"""Errors that need a broker, a child process or a worker in trouble, or a package of their own, as these tests have."""
+"""Errors that need a broker, a child process, a worker in trouble, or a file of many megabytes, as these tests have."""
 
 
 ON_A_BROKER = {

@@ -98,7 +98,7 @@ def test_only_queries_that_the_graph_cannot_answer_are_scanned(
     assert index.fallbacks == 2 * scanned
     (record,) = caplog.records  # once, however many queries there were
     assert record.levelname == "WARNING"
-    assert "reaches fewer than the 40 items" in record.getMessage()
+    assert "reaches fewer than 40 items" in record.getMessage()
 
 
 def test_an_index_that_grew_counts_what_its_graph_counts(poor_graph: tuple[HnswIndex, Float32]) -> None:

@@ -53,13 +53,13 @@ class Shop:
 
 
 def last_values(log: EventLog, topic: str) -> dict[str, bool]:
-    found: dict[str, bool] = {}
+    has_value: dict[str, bool] = {}
     with log.reader([topic]) as reader:
         while not reader.at_end():
             for records in reader.poll(0.2, 1000):
                 for key, value in zip(records.keys, records.values, strict=True):
-                    found[(key or b"").decode()] = value is not None
-    return found
+                    has_value[(key or b"").decode()] = value is not None
+    return has_value
 
 
 @pytest.fixture(params=[False, True], ids=["changelog", "snapshots"])

@@ -80,7 +80,7 @@ def test_closing_leaves_no_thread_and_no_open_file(kafka_log: KafkaLog, topic_na
 
 
 @pytest.mark.usefixtures("nothing_left")
-def test_dead_address_is_told_with_the_setting_to_check() -> None:
+def test_a_dead_address_is_reported_with_the_setting_to_check() -> None:
     settings = KafkaSettings(bootstrap_servers=f"127.0.0.1:{free_port()}", connect_timeout_s=0.5)
     log = KafkaLog(settings)
     for connect in (log.producer, lambda: log.partitions("clicks"), lambda: log.reader(["clicks"])):
@@ -147,10 +147,13 @@ def test_tls_to_a_plain_listener_is_told(kafka_settings: KafkaSettings) -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"bootstrap_servers": "broker"}, r"kafka\.bootstrap_servers: found 'broker', expected host:port"),
-        ({"bootstrap_servers": ""}, r"kafka\.bootstrap_servers: found ''"),
-        ({"security_protocol": "SASL_PLAINTEXT"}, r"kafka\.sasl_mechanism is not set"),
-        ({"security_protocol": "SSL", "ssl_ca_file": Path("/nowhere/ca.pem")}, r"kafka\.ssl_ca_file: /nowhere/ca.pem"),
+        ({"bootstrap_servers": "broker"}, r"'kafka\.bootstrap_servers': found 'broker', expected host:port"),
+        ({"bootstrap_servers": ""}, r"'kafka\.bootstrap_servers': found ''"),
+        ({"security_protocol": "SASL_PLAINTEXT"}, r"'kafka\.sasl_mechanism' is not set, .* is SASL_PLAINTEXT"),
+        (
+            {"security_protocol": "SSL", "ssl_ca_file": Path("/nowhere/ca.pem")},
+            r"'kafka\.ssl_ca_file': found '/nowhere/ca.pem'",
+        ),
         ({"security_protocol": "SSL", "ssl_ca_file": Path(__file__)}, r"kafka\.ssl_ca_file.*PEM"),
     ],
 )
@@ -395,10 +398,10 @@ def test_a_static_member_comes_back_to_its_partitions_without_a_rebalance(
             assert time.monotonic() < deadline
             stays.poll(0.1, 10)
             comes_and_goes.poll(0.1, 10)
-        mine, moved[:] = comes_and_goes.assignment(), []
+        held, moved[:] = comes_and_goes.assignment(), []
         comes_and_goes.close()
         with closing(named[1].session([topic], group, Rebalance())) as again:
-            poll_until(again, lambda: again.assignment() == mine)
+            poll_until(again, lambda: again.assignment() == held)
             stays.poll(0.5, 10)
-            assert again.assignment() == mine
+            assert again.assignment() == held
     assert moved == []

@@ -60,12 +60,12 @@ def site(kafka_settings: KafkaSettings, topic_names: Names) -> Site:
     return Site(kafka_settings, topic_names)
 
 
-def poll_until_some(session: Session, wanted: int = 10) -> list[Records]:
+def poll_until_some(session: Session, max_records: int = 10) -> list[Records]:
     deadline = time.monotonic() + LIMIT_S
     batch: list[Records] = []
     while not batch:
         assert time.monotonic() < deadline, "nothing arrived"
-        batch = session.poll(0.1, wanted)
+        batch = session.poll(0.1, max_records)
     return batch
 
 

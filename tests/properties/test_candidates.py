@@ -89,16 +89,18 @@ def test_merge_is_right_for_more_results_than_packed_words_can_number(interests:
     rng = np.random.default_rng(interests * depth)
     items, keep = 4000, 200
     vectors = rng.normal(size=(items, 8)).astype(np.float32)
-    found = rng.integers(NO_ITEM, items, (2, interests, depth), np.int32)
-    scored = (vectors[found] @ rng.normal(size=8).astype(np.float32)).astype(np.float32)
-    scored += rng.normal(size=scored.shape).astype(np.float32)  # the same item is found with several scores
+    result_rows = rng.integers(NO_ITEM, items, (2, interests, depth), np.int32)
+    result_scores = (vectors[result_rows] @ rng.normal(size=8).astype(np.float32)).astype(np.float32)
+    result_scores += rng.normal(size=result_scores.shape).astype(
+        np.float32
+    )  # the same item is found with several scores
     seen = rng.integers(NO_ITEM, items, (2, 1000), np.int32)
-    merged = candidates.merge(found, scored, seen, keep)
+    merged = candidates.merge(result_rows, result_scores, seen, keep)
     for user in range(2):
-        best = merged_plainly(found[user].tolist(), scored[user].tolist(), seen[user].tolist())
+        best = merged_plainly(result_rows[user].tolist(), result_scores[user].tolist(), seen[user].tolist())
         expected = sorted(best.items(), key=lambda pair: (-pair[1], pair[0]))[:keep]
         assert merged.counts[user] == len(best)
         assert merged.rows[user].tolist() == [row for row, _ in expected]
         assert merged.scores[user].tolist() == pytest.approx([score for _, score in expected], abs=1e-3)
         for row, score, interest in zip(merged.rows[user], merged.scores[user], merged.interests[user], strict=True):
-            assert score in scored[user, interest][found[user, interest] == row]
+            assert score in result_scores[user, interest][result_rows[user, interest] == row]

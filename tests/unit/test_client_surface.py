@@ -46,9 +46,7 @@ def test_a_missing_attribute_of_instances_is_named(monkeypatch: pytest.MonkeyPat
     for name, method in vars(KafkaConsumer).copy().items():
         if "_coordinator" in getattr(getattr(method, "__code__", None), "co_names", ()):
             monkeypatch.setattr(KafkaConsumer, name, other)  # reads the attribute, and sets others
-    with pytest.raises(
-        UnsupportedClientError, match=r"it has no KafkaConsumer\._client, KafkaConsumer\._coordinator; "
-    ):
+    with pytest.raises(UnsupportedClientError, match=r"it has no .*KafkaConsumer\._coordinator, "):
         KafkaLog(KafkaSettings())
 
 

@@ -21,8 +21,8 @@ SIZES = ContentSizes(buckets=1 << 18)
 
 
 def of(item: Item) -> list[tuple[int, float]]:
-    found = features([item], SIZES)
-    return list(zip(found.buckets.tolist(), found.weights.tolist(), strict=True))
+    item_features = features([item], SIZES)
+    return list(zip(item_features.buckets.tolist(), item_features.weights.tolist(), strict=True))
 
 
 def test_features_are_the_same_on_every_machine() -> None:
@@ -67,10 +67,10 @@ def test_an_item_of_which_nothing_is_known_has_no_features() -> None:
 
 @given(title=st.text(), values=st.lists(st.text()), price=st.none() | st.floats())
 def test_any_text_has_features_in_range(title: str, values: list[str], price: float | None) -> None:
-    found = features([Item(id="x", title=title, bags={"tags": values}, price=price)], SIZES)
-    assert ((found.buckets >= 0) & (found.buckets < SIZES.buckets)).all()
-    assert np.isfinite(found.weights).all()
-    assert float((found.weights**2).sum()) <= 4.0 + 1e-3  # four bags: words, grams, tags, price
+    item_features = features([Item(id="x", title=title, bags={"tags": values}, price=price)], SIZES)
+    assert ((item_features.buckets >= 0) & (item_features.buckets < SIZES.buckets)).all()
+    assert np.isfinite(item_features.weights).all()
+    assert float((item_features.weights**2).sum()) <= 4.0 + 1e-3  # four bags: words, grams, tags, price
 
 
 @given(values=st.lists(st.text(), max_size=6), seed=st.randoms())
@@ -82,8 +82,8 @@ def test_order_and_repeats_do_not_matter(values: list[str], seed: Random) -> Non
 
 @given(titles=st.lists(st.text(), min_size=1, max_size=5))
 def test_padding_is_the_bags_one_below_the_other(titles: list[str]) -> None:
-    found = features([Item(id=str(number), title=title) for number, title in enumerate(titles)], SIZES)
-    buckets, weights = found.padded()
+    item_features = features([Item(id=str(number), title=title) for number, title in enumerate(titles)], SIZES)
+    buckets, weights = item_features.padded()
     for row, title in enumerate(titles):
         alone = features([Item(id="alone", title=title)], SIZES)
         count = len(alone.buckets)
@@ -94,8 +94,8 @@ def test_padding_is_the_bags_one_below_the_other(titles: list[str]) -> None:
 
 def test_vectors_are_scaled_to_length_one_and_may_be_missing() -> None:
     sizes = ContentSizes(buckets=4, dense=2)
-    found = features([Item(id="a", vector=[3.0, 4.0]), Item(id="b"), Item(id="c", vector=[0.0, 0.0])], sizes)
-    assert found.dense.ravel().tolist() == pytest.approx([0.6, 0.8, 0.0, 0.0, 0.0, 0.0])
+    item_features = features([Item(id="a", vector=[3.0, 4.0]), Item(id="b"), Item(id="c", vector=[0.0, 0.0])], sizes)
+    assert item_features.dense.ravel().tolist() == pytest.approx([0.6, 0.8, 0.0, 0.0, 0.0, 0.0])
 
 
 @pytest.mark.parametrize(
@@ -106,8 +106,8 @@ def test_a_bad_vector_is_named(vector: list[float], said: str) -> None:
         features([Item(id="a", vector=[1.0, 2.0]), Item(id="b", vector=vector)], ContentSizes(buckets=4, dense=2))
 
 
-def no_features(found: ItemFeatures) -> bool:
-    return not len(found.buckets)
+def no_features(item_features: ItemFeatures) -> bool:
+    return not len(item_features.buckets)
 
 
 def csv_folder(folder: Path, *lines: str) -> Path:
@@ -122,13 +122,13 @@ def test_a_csv_file_is_read(tmp_path: Path) -> None:
         '1,"Smile, A (1997)",Comedy|Romance,2.5,0.5|1,20',
         "007,,,,,3",
     )
-    found = item_content.read(folder, ItemSettings())
-    assert list(found) == ["1", "007"]
-    one = found["1"]
-    assert (one.title, one.price, one.bags) == ("Smile, A (1997)", 2.5, {"genres": ["Comedy", "Romance"]})
-    assert np.asarray(one.vector).tolist() == [0.5, 1.0]
-    assert no_features(features([found["007"]], SIZES))
-    assert item_content.sizes(found, 8) == ContentSizes(buckets=8, dense=2)
+    items = item_content.read(folder, ItemSettings())
+    assert list(items) == ["1", "007"]
+    item = items["1"]
+    assert (item.title, item.price, item.bags) == ("Smile, A (1997)", 2.5, {"genres": ["Comedy", "Romance"]})
+    assert np.asarray(item.vector).tolist() == [0.5, 1.0]
+    assert no_features(features([items["007"]], SIZES))
+    assert item_content.sizes(items, 8) == ContentSizes(buckets=8, dense=2)
 
 
 def test_a_parquet_file_is_read(tmp_path: Path) -> None:
@@ -142,11 +142,11 @@ def test_a_parquet_file_is_read(tmp_path: Path) -> None:
         }
     )
     parquet.write_table(table, tmp_path / "items.parquet")
-    found = item_content.read(tmp_path, ItemSettings())
-    assert found["7"].bags == {"category": ["12"], "tags": ["a", "b"]}
-    assert found["7"].vector is None
-    assert found["8"].bags == {"category": ["13"]}
-    assert np.asarray(found["8"].vector).tolist() == [1.0, 2.0]
+    items = item_content.read(tmp_path, ItemSettings())
+    assert items["7"].bags == {"category": ["12"], "tags": ["a", "b"]}
+    assert items["7"].vector is None
+    assert items["8"].bags == {"category": ["13"]}
+    assert np.asarray(items["8"].vector).tolist() == [1.0, 2.0]
 
 
 def test_a_parquet_column_of_another_kind_ends_with_a_sentence(tmp_path: Path) -> None:
@@ -161,8 +161,8 @@ def test_a_parquet_column_of_another_kind_ends_with_a_sentence(tmp_path: Path) -
 def test_columns_of_other_names_are_mapped(tmp_path: Path) -> None:
     folder = csv_folder(tmp_path, "sku,attr_ids,median_price", "1,4 9,0.85")
     fields = ItemFields(item="sku", tags="attr_ids", price="median_price")
-    found = item_content.read(folder, ItemSettings(fields=fields, separator=" "))
-    assert (found["1"].bags, found["1"].price) == ({"tags": ["4", "9"]}, 0.85)
+    items = item_content.read(folder, ItemSettings(fields=fields, separator=" "))
+    assert (items["1"].bags, items["1"].price) == ({"tags": ["4", "9"]}, 0.85)
 
 
 def test_no_file_and_no_content_are_no_items(tmp_path: Path) -> None:

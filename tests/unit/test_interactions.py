@@ -452,6 +452,19 @@ class TestSettings:
             assert recorded_events.read(path, MAPPED).items.spelled() == ["y", "x"]
             assert dataset.read(path, MAPPED).user_ids == ["7", "8"]
 
+    def test_a_dot_that_is_a_part_of_a_key_is_one_of_the_name(self, tmp_path: Path) -> None:
+        clicks = ClickSettings(fields=ClickFields(user=r"visitor\.id"))
+        columns = {"visitor.id": ["a"], "item": ["x"], "ts": [1]}
+        for path in (
+            table(tmp_path / "a.parquet", columns),
+            written(tmp_path / "a.csv", "visitor.id,item,ts\na,x,1\n"),
+        ):
+            assert events(path, clicks=clicks) == [("a", "x", 1_000)]
+        with pytest.raises(
+            SettingsError, match=r"clicks\.fields\.user': found 'visitor\.\.id', which has an empty step"
+        ):
+            batches(tmp_path / "a.csv", clicks=ClickSettings(fields=ClickFields(user="visitor..id")))
+
     def test_nothing_inside_a_struct_is_nothing(self, tmp_path: Path) -> None:
         columns = {"visitor": [{"id": "a"}, None], "product": [{"sku": "x"}] * 2, "at": ["2024-05-01"] * 2}
         path = table(tmp_path / "a.parquet", columns)
@@ -510,13 +523,15 @@ class TestSettings:
         text = "user,item,ts,user.agrees\na,w,1,true\na,x,soon,FALSE\nb,y,3,\nb,z,4,1\n"
         agrees = [{"agrees": True}, {"agrees": False}, {"agrees": None}, None]
         nested = {"who": ["a", "a", "b", "b"], "item": list("wxyz"), "ts": [1, -1, 3, 4], "user": agrees}
-        places = {written(tmp_path / "a.csv", text): LAYOUT, table(tmp_path / "a.parquet", nested): Layout(user="who")}
-        for place, layout in places.items():
+        strict = clicks.model_copy(update={"require_consent": True})
+        csv, parts = written(tmp_path / "a.csv", text), table(tmp_path / "a.parquet", nested)
+        for place, layout, agreed in ((csv, LAYOUT, ["w", "z"]), (parts, Layout(user="who"), ["w"])):
             caplog.clear()
             (batch,) = batches(place, layout, clicks)
             assert batch.items.spelled() == ["w", "y", "z"]
             assert batch.rows.tolist() == [1, 3, 4]
             assert caplog.messages == [f"{place}: 1 of 4 rows are left out, without consent"]
+            assert [item for _, item, _ in events(place, layout, strict)] == agreed
         wrong = written(tmp_path / "a.csv", "user,item,ts,user.agrees\na,x,1,maybe\n")
         assert "row 1: column user.agrees holds 'maybe'; expected true or false" in refusal(wrong, clicks=clicks)
 

@@ -14,7 +14,7 @@ from engine.eventlog.kafka import client
 
 @pytest.fixture
 def loop(monkeypatch: pytest.MonkeyPatch) -> Iterator[client._Loop]:
-    monkeypatch.setattr(client, "LONGEST_WAIT_S", 0.2)
+    monkeypatch.setattr(client, "MAX_WAIT_S", 0.2)
     loop = client._Loop()
     loop.start()
     yield loop
@@ -45,21 +45,21 @@ def test_short_waits_go_on_for_long(loop: client._Loop) -> None:
 
 
 def test_a_socket_that_is_still_written_to_is_closed_with_the_loop(loop: client._Loop) -> None:
-    ours, theirs = socket.socketpair()
+    near, far = socket.socketpair()
     waits = threading.Event()
 
     async def write() -> None:
         waits.set()
-        await loop.wait_write(ours)
+        await loop.wait_write(near)
 
-    with theirs:
-        ours.setblocking(False)
+    with far:
+        near.setblocking(False)
         while True:
             try:
-                ours.send(bytes(65_536))
+                near.send(bytes(65_536))
             except BlockingIOError:  # the other end takes no more
                 break
         loop.call_soon_threadsafe(write)
         assert waits.wait(2.0)
         loop.close()
-        assert ours.fileno() == -1
+        assert near.fileno() == -1

@@ -129,7 +129,7 @@ def histories(*users: list[int]) -> Histories:
     return Histories(
         items=items,
         times_ms=1000 * np.arange(len(items)),
-        actions=np.zeros(len(items), np.uint8),
+        actions=np.ones(len(items), np.uint8),
         starts=np.cumsum([0, *map(len, users)]),
     )
 

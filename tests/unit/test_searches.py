@@ -145,16 +145,16 @@ def test_a_release_without_content_sees_no_searches(tiny_release: Path) -> None:
     assert lists.reasons.max() < FIRST_SEARCH
 
 
-@given(asked=st.lists(st.lists(st.sampled_from(KINDS), min_size=1, max_size=4), min_size=1, max_size=12))
+@given(batches=st.lists(st.lists(st.sampled_from(KINDS), min_size=1, max_size=4), min_size=1, max_size=12))
 @hypothesis_settings(max_examples=20)
-def test_a_few_places_are_enough_for_any_number_of_searches(bundle: Bundle, asked: list[list[str]]) -> None:
+def test_a_few_places_are_enough_for_any_number_of_searches(bundle: Bundle, batches: list[list[str]]) -> None:
     """What fell out of the tables is put there again when a window asks for it, with the same result."""
     roomy = Served(bundle)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tables, "SEARCHES", 4)
         narrow = Served(bundle)
         rows = len(narrow.live._tables.tables["keys1"])
-        for number, kinds in enumerate(asked):
+        for number, kinds in enumerate(batches):
             user = [f"{kind} {number % 3}" for kind in kinds]
             np.testing.assert_allclose(narrow.interests(user), roomy.interests(user), atol=1e-5)
         assert len(narrow.live._tables.tables["keys1"]) == rows == int(1.25 * len(ITEMS)) + 4

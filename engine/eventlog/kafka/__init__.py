@@ -3,15 +3,17 @@
 A session owns its consumer and its producer, because they commit together: in one transaction, or (`kafka.delivery`)
 one after the other.
 
-What the client library needs to be told, or does not do by itself, and this package does:
+Faults of the client library, and how this package works around them:
 
-- It calls rebalance listeners on its I/O thread, where a commit would be a deadlock. `session.Listener` runs them on a
+- It calls rebalance listeners on its I/O thread, where a commit would be a deadlock. `listener.Listener` runs them on a
   thread of their own while `poll` waits for them, so that to the worker they are a part of `poll`.
-- A dead address, a wrong password and an unknown authority all look like "Unable to bootstrap" after the time limit;
-  `client.Client` remembers the reason, and stops at once where waiting cannot help.
-- It loses the answer to its request to join a group when that comes between two polls (`session._keep_join`).
-- It leaves threads and sockets behind when a constructor fails, a connection cannot be made or is closed while it is
-  written to, or a producer is closed with records under way; `KafkaLog`, `client` and `output.Output` clean up.
+- A dead address, a wrong password and an unknown authority all end in "Unable to bootstrap" after the time limit.
+  `client.Client` remembers the reason, and fails at once where waiting cannot help.
+- It loses the answer to its request to join a group when that comes between two polls
+  (`listener.keep_pending_join`).
+- It leaks threads and sockets when a constructor fails, a connection cannot be made or is closed while it is written
+  to, or a producer is closed with records in flight; `KafkaLog`, `client` and `output.Output` clean up.
+- Some of this needs private members of the client, which `client_surface` lists and checks.
 """
 
 from engine.eventlog.kafka.client_version import unsupported

@@ -1,4 +1,4 @@
-"""The library's network client, mended where it forgets: why a connection failed, sockets, half a TLS handshake."""
+"""The library's network client, with time limits, reasons of failed connections, and no leaked sockets."""
 
 import contextlib
 import socket
@@ -15,13 +15,14 @@ from kafka.net.selector import NetworkSelector
 
 from engine.eventlog.kafka.failures import is_permanent
 
-LONGEST_WAIT_S: Final = 45.0
-"""For one call of the library. All of them are given shorter time limits, which it mostly keeps."""
+MAX_WAIT_S: Final = 45.0
+"""Time limit of one call into the library's event loop. All calls have shorter ones of their own, which the library
+mostly keeps."""
 _UNREACHABLE_PAUSE_S: Final = 0.02
 
 
 class _Loop(NetworkSelector):  # type: ignore[misc]
-    """The library's event loop, with an end to every wait for it: the library itself sets none."""
+    """The library's event loop, with a time limit for every wait for it: the library itself has none."""
 
     _waiting_since_s: dict[Any, float] | None = None
 
@@ -30,39 +31,39 @@ class _Loop(NetworkSelector):  # type: ignore[misc]
         self._sockets = WeakSet[socket.socket]()
 
     def register_event(self, fileobj: Any, event: int, task: Any) -> None:
-        """As the library's; every socket is waited for through here."""
+        """As the library's; every wait for a socket comes through here."""
         self._sockets.add(fileobj)
         super().register_event(fileobj, event, task)
 
     def close(self) -> None:
-        """As the library's, and every socket: one that still has something to write when the loop ends stays open."""
+        """As the library's, with every socket: it leaves those open that have something to write when the loop ends."""
         super().close()
-        for each in self._sockets:
-            each.close()
+        for open_socket in self._sockets:
+            open_socket.close()
 
     def start(self) -> None:
-        """As the library's; from now on looks after who waits."""
+        """As the library's; begins to limit the waits."""
         super().start()
         if self._waiting_since_s is None:
             self._waiting_since_s = {}
             self.call_soon_threadsafe(self._end_long_waits)
 
     def _end_long_waits(self) -> None:
-        now_s, known = time.monotonic(), self._waiting_since_s or {}
+        now_s, since_s = time.monotonic(), self._waiting_since_s or {}
         with self._pending_waiters_lock:
-            self._waiting_since_s = {done: known.get(done, now_s) for done in self._pending_waiters}
-            late = [done for done, since_s in self._waiting_since_s.items() if now_s - since_s > LONGEST_WAIT_S]
-            waits = [(done, self._pending_waiters.pop(done)) for done in late]
-        for done, outcome in waits:
-            outcome["exception"] = KafkaTimeoutError(f"no answer within {LONGEST_WAIT_S:g} s")
-            done.set()
-        self.call_later(LONGEST_WAIT_S / 10, self._end_long_waits)
+            self._waiting_since_s = {waiter: since_s.get(waiter, now_s) for waiter in self._pending_waiters}
+            overdue = [waiter for waiter, start_s in self._waiting_since_s.items() if now_s - start_s > MAX_WAIT_S]
+            results = [(waiter, self._pending_waiters.pop(waiter)) for waiter in overdue]
+        for waiter, result in results:
+            result["exception"] = KafkaTimeoutError(f"no answer within {MAX_WAIT_S:g} s")
+            waiter.set()
+        self.call_later(MAX_WAIT_S / 10, self._end_long_waits)
 
 
 class _Connections(KafkaConnectionManager):  # type: ignore[misc]
-    """The library's connections, with a memory for why the last one failed.
+    """The library's connections, with the reason why the last one failed.
 
-    Until the first broker has answered, a refusal that would only repeat itself ends the search.
+    Until the first broker has answered, a permanent failure ends the search for one.
     """
 
     def __init__(self, net: Any, **config: Any) -> None:
@@ -71,17 +72,17 @@ class _Connections(KafkaConnectionManager):  # type: ignore[misc]
         self.last_error: Exception | None = None
 
     def get_connection(self, node_id: Any, timeout_ms: float | None = None, **options: Any) -> Any:
-        """As the library's; called once per attempt while it looks for a broker."""
+        """As the library's; called for each attempt while it looks for a broker."""
         if self.last_error and not self.bootstrapped and is_permanent(self.last_error):
             raise self.last_error
         connection = super().get_connection(node_id, timeout_ms=timeout_ms, **options)
         if not self.bootstrapped:
             connection.init_future.add_errback(self._remember)
-            if timeout_ms is not None:  # the library waits for ever for the other end of a TLS handshake
-                self.net.call_later(timeout_ms / 1000, lambda: self._give_up(connection))
+            if timeout_ms is not None:  # the library waits without limit for the other side of a TLS handshake
+                self.net.call_later(timeout_ms / 1000, lambda: self._time_out(connection))
         return connection
 
-    def _give_up(self, connection: Any) -> None:
+    def _time_out(self, connection: Any) -> None:
         if not connection.init_future.is_done:
             connection.close(KafkaTimeoutError("connected, but there was no answer"))
 
@@ -90,7 +91,7 @@ class _Connections(KafkaConnectionManager):  # type: ignore[misc]
 
 
 class Client(KafkaNetClient):  # type: ignore[misc]
-    """The library's network client, on connections that remember."""
+    """The library's network client, on the event loop and the connections above."""
 
     def __init__(self, **config: Any) -> None:
         self.net = _Loop(**config)
@@ -98,41 +99,41 @@ class Client(KafkaNetClient):  # type: ignore[misc]
         super().__init__(self.net, self.connections, **config)
 
     def await_ready(self, node_id: Any, timeout_ms: float = 30_000) -> bool:
-        """Whether the node can be reached; the library's raises, and its sender then loses the request in its hands."""
+        """True if the node can be reached; the library's raises, and its sender then loses the request it holds."""
         try:
             return bool(super().await_ready(node_id, timeout_ms))
         except KafkaConnectionError:
-            time.sleep(_UNREACHABLE_PAUSE_S)  # the sender would come back at once
+            time.sleep(_UNREACHABLE_PAUSE_S)  # the sender tries again without a pause
             return False
 
     def close_connections(self) -> None:
-        """End every connection, from any thread, so that nobody goes on waiting for an answer."""
+        """Close every connection, from any thread, so that no thread goes on waiting for an answer."""
         with contextlib.suppress(RuntimeError):  # closed already
             self.net.call_soon_threadsafe(self.connections.close)
 
 
 class _PlainSocket(socket.socket):
-    """A socket that lets the library read what a broker says just before it hangs up, such as why it refuses a login.
+    """A socket whose last data the library reads, such as a broker's reason for refusing a login.
 
     The library drops data that arrives together with the end of the stream; here the end arrives one read later.
     """
 
-    _heard = False
+    _has_data = False
 
     def recv(self, size: int = 1024, flags: int = 0) -> bytes:
         data = super().recv(size, flags)
-        if not data and self._heard:
-            self._heard = False
+        if not data and self._has_data:
+            self._has_data = False
             raise BlockingIOError
-        self._heard = bool(data)
+        self._has_data = bool(data)
         return data
 
 
 class TlsSocket(_PlainSocket, ssl.SSLSocket):
-    """The same with TLS; closed when its handshake fails, because the library would forget it."""
+    """The same with TLS; closed when its handshake fails, because the library would leave it open."""
 
     def do_handshake(self, block: bool = False) -> None:
-        """As the library asks for it, which then forgets a socket whose handshake failed."""
+        """As the standard library's; the client calls it, and leaves the socket open when it fails."""
         try:
             super().do_handshake(block)
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
@@ -143,22 +144,22 @@ class TlsSocket(_PlainSocket, ssl.SSLSocket):
 
 
 class Connector(KafkaNetSocket):  # type: ignore[misc]
-    """Opens the sockets above, and closes them when they cannot connect.
+    """Opens the sockets above, and closes those that cannot connect.
 
-    Defining the class registers it with the library, which picks it by the scheme of the setting `proxy_url`.
+    The definition of the class registers it with the library, which chooses it by the scheme of the option `proxy_url`.
     """
 
     SCHEMES = ("direct",)
 
     def socket(self, *args: Any) -> Any:
-        """A new socket, remembered until it is connected."""
-        self._opened = _PlainSocket(*args)
-        return self._opened
+        """A new socket, kept until it is connected."""
+        self._socket = _PlainSocket(*args)
+        return self._socket
 
     async def connect(self, *args: Any, **options: Any) -> Any:
-        """Connect the socket made last, or close it."""
+        """Connect the last socket, or close it."""
         try:
             return await super().connect(*args, **options)
         except BaseException:
-            self._opened.close()
+            self._socket.close()
             raise

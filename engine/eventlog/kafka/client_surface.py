@@ -10,6 +10,7 @@ from inspect import isfunction
 from typing import Final
 
 from kafka import KafkaConsumer, KafkaProducer
+from kafka.consumer.fetcher import Fetcher
 from kafka.coordinator.consumer import ConsumerCoordinator
 from kafka.net.compat import KafkaNetClient
 from kafka.net.connection import KafkaConnection
@@ -25,6 +26,8 @@ from engine.eventlog.kafka.client_version import unsupported
 MEMBERS: Final[tuple[tuple[type, str], ...]] = (
     (KafkaConsumer, "_client"),
     (KafkaConsumer, "_coordinator"),
+    (KafkaConsumer, "_fetcher"),
+    (Fetcher, "_next_partition_records"),
     (ConsumerCoordinator, "_join_task"),
     (ConsumerCoordinator, "_send_group_coordinator_request"),
     (ConsumerCoordinator, "request_rejoin"),

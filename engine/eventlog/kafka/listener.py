@@ -1,4 +1,4 @@
-"""Rebalances: the callbacks of a session, and the library's way of joining a group, mended."""
+"""Rebalances: callbacks of a session, and corrections to how the library joins a group."""
 
 import threading
 import time
@@ -11,7 +11,7 @@ from kafka.future import Future
 from engine.eventlog.base import Partition, Rebalance
 from engine.eventlog.commit_steps import Holder
 
-_LOOKUP_EVERY_S: Final = 0.1
+_LOOKUP_INTERVAL_S: Final = 0.1
 
 
 class Listener(AsyncConsumerRebalanceListener):  # type: ignore[misc]
@@ -25,30 +25,31 @@ class Listener(AsyncConsumerRebalanceListener):  # type: ignore[misc]
         self._consumer = consumer
         self._rebalance = rebalance
         self.failure: Exception | None = None
-        """What a callback raised; `poll` raises it again."""
+        """Error of a callback; `poll` raises it again."""
         self.muted = False
+        """No callback is called any more."""
         self.holder = Holder()
-        self.taken: set[Partition] = set()
-        """Partitions that went since the session last emptied this."""
+        self.removed: set[Partition] = set()
+        """Partitions revoked or lost since the session last cleared the set."""
 
     async def on_partitions_assigned(self, assigned: Sequence[Any]) -> None:
-        """These came."""
+        """Partitions that this member holds from now on."""
         self.holder.assigned(self._consumer.group_metadata().member_id)
         await self._call(self._rebalance.assigned, assigned)
 
     async def on_partitions_revoked(self, revoked: Sequence[Any]) -> None:
-        """These are to be handed over."""
-        self._note(revoked)
+        """Partitions to be handed over."""
+        self._note_removed(revoked)
         await self._call(self._rebalance.revoked, revoked)
 
     async def on_partitions_lost(self, lost: Sequence[Any]) -> None:
-        """These are somebody else's already."""
+        """Partitions that other members hold already."""
         self.holder.nothing_held()
-        self._note(lost)
+        self._note_removed(lost)
         await self._call(self._rebalance.lost, lost)
 
-    def _note(self, partitions: Sequence[Any]) -> None:
-        self.taken.update(Partition(*partition) for partition in partitions)
+    def _note_removed(self, partitions: Sequence[Any]) -> None:
+        self.removed.update(Partition(*partition) for partition in partitions)
 
     async def _call(self, callback: Callable[[Sequence[Partition]], None], partitions: Sequence[Any]) -> None:
         if self.muted:
@@ -58,7 +59,7 @@ class Listener(AsyncConsumerRebalanceListener):  # type: ignore[misc]
         def call() -> None:
             try:
                 callback([Partition(*partition) for partition in sorted(partitions)])
-            except Exception as error:  # noqa: BLE001 - handed over to the thread that polls
+            except Exception as error:  # noqa: BLE001 - raised again by the thread that polls
                 self.failure = error
             self._net.call_soon_threadsafe(lambda: done.success(None))
 
@@ -67,30 +68,30 @@ class Listener(AsyncConsumerRebalanceListener):  # type: ignore[misc]
 
 
 def throttle_lookups(coordinator: Any, net: Any) -> None:
-    """Let the library ask who coordinates the group ten times a second at most.
+    """Limit the library's lookups of the group's coordinator to ten a second.
 
-    As long as brokers name a node that has just died, it would ask again as soon as it is answered: a busy core, and
-    a warning each time.
+    As long as brokers name a node that has just died, the library looks up again after every answer, without a pause:
+    a busy core, and a warning each time.
     """
-    ask = coordinator._send_group_coordinator_request  # noqa: SLF001 - there is no public way to it
+    look_up = coordinator._send_group_coordinator_request  # noqa: SLF001 - there is no public way to it
     due_s = 0.0
 
-    async def ask_in_time() -> Any:
+    async def look_up_when_due() -> Any:
         nonlocal due_s
         delay_s = due_s - time.monotonic()
         if delay_s > 0:
             await net.sleep(delay_s)
-        due_s = time.monotonic() + _LOOKUP_EVERY_S
-        return await ask()
+        due_s = time.monotonic() + _LOOKUP_INTERVAL_S
+        return await look_up()
 
-    coordinator._send_group_coordinator_request = ask_in_time  # noqa: SLF001
+    coordinator._send_group_coordinator_request = look_up_when_due  # noqa: SLF001
 
 
 class _PendingJoin:
-    """A request to join the group, still under way when a `poll` ended; the next `poll` is to read its answer.
+    """A request to join the group that was in flight when a `poll` ended, and whose answer the next `poll` reads.
 
-    The library looks at `is_done` and, when the answer came between two polls, drops it and asks anew, which calls the
-    whole group together again: members that poll briefly would never settle.
+    The library looks at `is_done` and, when the answer came between two polls, drops it and sends another request,
+    which makes the whole group join again: members with short polls would never settle.
     """
 
     is_done = False
@@ -101,10 +102,11 @@ class _PendingJoin:
 
 
 def keep_pending_join(coordinator: Any) -> None:
-    """Make sure that the next `poll` reads the answer to a request to join that is under way.
+    """Let the next `poll` read the answer to a request to join that is in flight.
 
-    Without the second line it may never look: new partition counts start a join, and seem dealt with as soon as the
-    leader has used them; the member would go on polling, busily, without partitions and without heartbeats.
+    Without the call of `request_rejoin` it may never read it: new partition counts start a join, and the library takes
+    them for done as soon as the leader has used them; the member would go on polling without a pause, without
+    partitions and without heartbeats.
     """
     if coordinator._join_task is not None:  # noqa: SLF001 - there is no public way to it
         coordinator._join_task = _PendingJoin(coordinator._join_task)  # noqa: SLF001

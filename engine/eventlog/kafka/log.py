@@ -1,4 +1,4 @@
-"""Topics of a Kafka cluster, and the way to its sessions, producers and readers."""
+"""Topics of a Kafka cluster, and its sessions, producers and readers."""
 
 import logging
 import time
@@ -36,14 +36,15 @@ from engine.eventlog.kafka.reader import KafkaReader
 from engine.eventlog.kafka.session import AtLeastOnceSession, ExactlyOnceSession, KafkaSession
 from engine.settings.sections import KafkaSettings
 
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 
 logger = logging.getLogger(__name__)
 
-_ASK_AGAIN_S: Final = 0.1
+_RETRY_S: Final = 0.1
+"""Pause before a request to the cluster is repeated."""
 _COMPACTED: Final = {
     "cleanup.policy": "compact",
-    # Compaction leaves the active segment alone and starts when this share is dirty; smaller means quicker restores.
+    # Compaction leaves the active segment out and starts at this dirty share; smaller values make restores faster.
     "segment.bytes": str(64 * 2**20),
     "min.cleanable.dirty.ratio": "0.2",
 }
@@ -53,7 +54,7 @@ class KafkaLog:
     """Topics of a Kafka cluster (see `engine.eventlog.base.EventLog`)."""
 
     def __init__(self, settings: KafkaSettings) -> None:
-        """Check the settings; nothing is connected yet.
+        """Check the settings and the client; nothing is connected yet.
 
         Raises:
             SettingsError: an address is not one, the login is incomplete, or the certificate file cannot be used.
@@ -63,19 +64,23 @@ class KafkaLog:
         self._settings = settings
         self._connection = connection_options(settings)
         self._idle_ids: defaultdict[str, set[str]] = defaultdict(set)
-        """By group, the transactional ids of closed sessions: for the next ones, which end what those left open."""
+        """Transactional ids of closed sessions, by group, for the next sessions, which end what those left open."""
 
     def ensure_topics(self, specs: Sequence[TopicSpec]) -> None:
-        """Create those that are missing; existing topics are left as they are."""
-        self._ask(lambda admin: _create_missing(admin, specs, self._settings.connect_timeout_s * 1000))
+        """Create the topics that are missing; existing ones are left as they are."""
+        self._admin(lambda admin: _create_missing(admin, specs, self._settings.connect_timeout_s * 1000))
 
     def partitions(self, topic: str) -> int:
-        """How many partitions `topic` has; 0 when it does not exist."""
-        return self._ask(lambda admin: _partition_counts(admin, [topic])).get(topic, 0)
+        """Number of partitions of `topic`; 0 where it does not exist."""
+        return self._admin(lambda admin: _partition_counts(admin, [topic])).get(topic, 0)
 
     def identity(self, topic: str) -> str:
-        """The broker's id of `topic`: a topic that is deleted and created anew gets another."""
-        described = self._ask(lambda admin: admin.describe_topics([topic]))[0]
+        """The broker's id of `topic`, which changes when the topic is deleted and created again.
+
+        Raises:
+            EventLogError: the topic does not exist.
+        """
+        described = self._admin(lambda admin: admin.describe_topics([topic]))[0]
         if described["error_code"]:
             error = for_code(described["error_code"]).__name__
             raise EventLogError(f"topic {topic!r}: {error}; create it first, or check this client's rights")
@@ -84,15 +89,15 @@ class KafkaLog:
     def end_abandoned(self, partitions: Sequence[Partition]) -> None:
         """End the transactions that writers left open on these partitions, by taking their transactional ids over.
 
-        What cannot be ended now, because a broker is dying too or this client may not look, is left to the next call,
-        or to the broker itself after `kafka.transaction_timeout_s`.
+        A transaction that cannot be ended now, because a broker is dying too or this client lacks the rights, is left
+        to the next call, or to the broker itself after `kafka.transaction_timeout_s`.
         """
         try:
-            for transactional_id in self._ask(lambda admin: _open_transactions(admin, partitions), patience_s=0.0):
-                logger.info("ending what %s left open", transactional_id)
+            for transactional_id in self._admin(lambda admin: _open_transactions(admin, partitions), retry_limit_s=0.0):
+                logger.info("ending the transaction that %s left open", transactional_id)
                 self._transactions(transactional_id).close(0.0)
         except EventLogError as error:
-            logger.warning("transactions of dead workers may be open, and are left so for now: %s", error)
+            logger.warning("transactions that dead workers left open cannot be ended now: %s", error)
 
     def session(self, topics: Sequence[str], group: str, rebalance: Rebalance) -> KafkaSession:
         """A new member of `group`; it joins at its first `poll`.
@@ -122,7 +127,7 @@ class KafkaLog:
         return KafkaLogProducer(self._output(limit_s), limit_s)
 
     def reader(self, topics: Sequence[str | Partition]) -> "KafkaReader":
-        """A new reader of whole `topics`, or single partitions, from their start; sees committed records only.
+        """A new reader of whole `topics`, or of single partitions, from their start; it reads committed records only.
 
         Raises:
             BrokerUnavailableError: no broker answered, or it refused the login.
@@ -132,7 +137,7 @@ class KafkaLog:
         whole = [topic for topic in topics if isinstance(topic, str)]
         if whole:
             partitions += self._all_partitions(whole)
-        bounds = self._ask(lambda admin: _bounds(admin, partitions))
+        bounds = self._admin(lambda admin: _bounds(admin, partitions))
         consumer, _ = self._open(KafkaConsumer, **consumer_options())
         try:
             with translated(f"reading {', '.join({partition.topic for partition in partitions})}"):
@@ -142,7 +147,7 @@ class KafkaLog:
             raise
 
     def _member(self, topics: Sequence[str], group: str, rebalance: Rebalance, output: Output) -> tuple[Any, Listener]:
-        """A consumer and its listener; closes `output` when they cannot be had."""
+        """A consumer and its listener; closes `output` when they cannot be made."""
         try:
             consumer, client = self._open(KafkaConsumer, **session_options(self._settings, group))
         except BaseException:
@@ -162,31 +167,36 @@ class KafkaLog:
         return Transactions(producer, client, self._settings.commit_timeout_s)
 
     def _all_partitions(self, topics: Sequence[str]) -> list[Partition]:
-        counts = self._ask(lambda admin: _partition_counts(admin, topics))
+        counts = self._admin(lambda admin: _partition_counts(admin, topics))
         missing = [topic for topic in topics if topic not in counts]
         if missing:
             raise EventLogError(f"topic {missing[0]!r} does not exist; create it first (ensure_topics)")
         return [Partition(topic, number) for topic in topics for number in range(counts[topic])]
 
-    def _ask(self, question: Callable[[Any], Answer], patience_s: float | None = None) -> Answer:
-        """What a new admin client answers; asked again while a broker that it knows is dying or moving house."""
+    def _admin(self, request: Callable[[Any], Result], retry_limit_s: float | None = None) -> Result:
+        """The result of a request by a new admin client, repeated while brokers fail or leaders move.
+
+        Args:
+            request: makes the request on the client.
+            retry_limit_s: how long it is repeated; `kafka.connect_timeout_s` where None.
+        """
         time_limit_s = self._settings.connect_timeout_s
-        deadline_s = time.monotonic() + (time_limit_s if patience_s is None else patience_s)
+        deadline_s = time.monotonic() + (time_limit_s if retry_limit_s is None else retry_limit_s)
         admin, _ = self._open(KafkaAdminClient, request_timeout_ms=int(time_limit_s * 1000))
         try:
             with translated("looking after topics"):
                 while True:
                     try:
-                        return question(admin)
+                        return request(admin)
                     except RetriableError:
                         if time.monotonic() > deadline_s:
                             raise
-                        time.sleep(_ASK_AGAIN_S)
+                        time.sleep(_RETRY_S)
         finally:
             admin.close()
 
     def _open(self, make: Callable[..., Any], **options: Any) -> tuple[Any, "Client"]:
-        """Make one of the library's clients and wait until it has found a broker; leave nothing behind on failure."""
+        """Make one of the library's clients and wait until it finds a broker; frees everything on failure."""
         clients: list[Client] = []
 
         def remember(**config: Any) -> Client:
@@ -211,11 +221,11 @@ def _create_missing(admin: Any, specs: Sequence[TopicSpec], timeout_ms: float) -
         return
     for answer in admin.create_topics(missing, raise_errors=False)["topics"]:
         error = for_code(answer["error_code"])
-        # Another worker may have been quicker.
+        # Another worker may have created it meanwhile.
         if answer["error_code"] and error is not TopicAlreadyExistsError:
             raise EventLogError(
                 f"topic {answer['name']!r} could not be created:"
-                f" {answer['error_message'] or error.__name__}; create it by hand or allow this client to"
+                f" {answer['error_message'] or error.__name__}; create it by hand, or give this client the right to"
             )
     admin.wait_for_topics(list(missing), timeout_ms=timeout_ms)
 
@@ -226,7 +236,7 @@ def _topic_options(spec: TopicSpec) -> dict[str, Any]:
 
 
 def _bounds(admin: Any, partitions: Sequence[Partition]) -> dict[Partition, range]:
-    """First offset kept and end of each partition; not its last stable offset, which may lag behind a commit."""
+    """First offset and end of each partition; not its last stable offset, which may lag after a commit."""
     keys = [TopicPartition(*partition) for partition in partitions]
     starts = admin.list_partition_offsets(dict.fromkeys(keys, OffsetSpec.EARLIEST))
     ends = admin.list_partition_offsets(dict.fromkeys(keys, OffsetSpec.LATEST))
@@ -234,7 +244,7 @@ def _bounds(admin: Any, partitions: Sequence[Partition]) -> dict[Partition, rang
 
 
 def _open_transactions(admin: Any, partitions: Sequence[Partition]) -> list[str]:
-    """The transactional ids with an open transaction on any of these partitions."""
+    """Transactional ids with an open transaction on any of these partitions."""
     states = admin.describe_producers([TopicPartition(*partition) for partition in partitions])
     writers = {
         producer.producer_id
@@ -245,11 +255,11 @@ def _open_transactions(admin: Any, partitions: Sequence[Partition]) -> list[str]
     if not writers:
         return []
     listings = admin.list_transactions(producer_id_filters=writers)
-    return sorted({listing.transactional_id for some in listings.values() for listing in some})
+    return sorted({listing.transactional_id for of_broker in listings.values() for listing in of_broker})
 
 
 def _partition_counts(admin: Any, topics: Sequence[str]) -> dict[str, int]:
-    """Partitions by topic; those that do not exist are left out."""
+    """Number of partitions by topic, without topics that do not exist."""
     counts = {}
     for topic in admin.describe_topics(list(topics)):
         error = for_code(topic["error_code"])

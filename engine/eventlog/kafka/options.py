@@ -1,4 +1,4 @@
-"""What the client is told: from the settings of the section [kafka] to the options of the library."""
+"""Options of the client, from the settings of the section [kafka]."""
 
 import ssl
 from typing import Any, Final
@@ -10,25 +10,25 @@ from engine.eventlog.kafka.client import Connector, TlsSocket
 from engine.settings.sections import KafkaSettings
 
 MAX_RECORD_BYTES: Final = 16 * 2**20
-"""Largest record sent, and what topics created here accept: a dead letter holds whatever came in."""
+"""Largest record that is sent, and that topics created here accept, as a dead letter holds any record that came in."""
 _BATCH_BYTES: Final = 512 * 2**10
-"""One produce batch of a partition. An idempotent producer has one batch per partition under way, so a small one turns
-a commit into many round trips; a broker refuses batches above its message.max.bytes (1 MiB unless set)."""
+"""Largest produce batch of a partition. An idempotent producer has one batch a partition in flight, so a small one
+turns a commit into many round trips; a broker refuses batches above its message.max.bytes (1 MiB unless set)."""
 _FETCH_MAX_WAIT_MS: Final = 250
-"""How long the broker holds an empty fetch. Records end it at once; a newly assigned partition may wait for it."""
+"""How long the broker holds a fetch without records. A newly assigned partition may have to wait for its end."""
 _RECONNECT_BACKOFF_MAX_MS: Final = 1_000
-"""A broker that comes back is noticed within this time (the client's default: 30 s)."""
+"""Longest time until a broker that is back is connected to again (the client's default: 30 s)."""
 _RETRY_BACKOFF_MS: Final = 20
 _TRANSACTION_RETRY_MS: Final = 2
-"""The first request of a transaction is refused until the markers of the last one are written, and the client then
-sleeps this long: with its default of 100 ms that is the 99th percentile of freshness."""
+"""Pause of the client after the first request of a transaction, which is refused until the markers of the last one are
+written. The client's default of 100 ms shows up as the 99th percentile of freshness."""
 _REQUEST_TIMEOUT_MS: Final = 30_000
 _HEARTBEAT_MS: Final = 1_000
-"""Members notice a rebalance at their next heartbeat."""
+"""Interval of heartbeats, at which members notice a rebalance."""
 
 
 def connection_options(settings: KafkaSettings) -> dict[str, Any]:
-    """What every client needs to reach the broker.
+    """Options of every client: addresses, login and encryption.
 
     Raises:
         SettingsError: an address is not one, the login is incomplete, or the certificate file cannot be used.
@@ -48,7 +48,7 @@ def connection_options(settings: KafkaSettings) -> dict[str, Any]:
         for name in ("sasl_mechanism", "sasl_username", "sasl_password"):
             if not getattr(settings, name):
                 raise SettingsError(
-                    f"kafka.{name} is not set, but kafka.security_protocol is {settings.security_protocol!r}:"
+                    f"setting 'kafka.{name}' is not set, but kafka.security_protocol is {settings.security_protocol!r}:"
                     " set it, or choose a protocol without SASL"
                 )
         options["sasl_mechanism"] = settings.sasl_mechanism
@@ -63,7 +63,7 @@ def _servers(settings: KafkaSettings) -> list[str]:
         host, _, port = server.rpartition(":")
         if not (host and port.isdigit()):
             raise SettingsError(
-                f"kafka.bootstrap_servers: found {server!r}, expected host:port, or several with commas,"
+                f"setting 'kafka.bootstrap_servers': found {server!r}, expected host:port, or several with commas,"
                 " for example 127.0.0.1:9092"
             )
     return servers
@@ -74,27 +74,27 @@ def _ssl_context(settings: KafkaSettings) -> ssl.SSLContext:
         context = ssl.create_default_context(cafile=settings.ssl_ca_file)
     except OSError as error:  # a missing file, or one without certificates (ssl.SSLError is an OSError)
         raise SettingsError(
-            f"kafka.ssl_ca_file: {settings.ssl_ca_file} cannot be used ({error}), expected certificates in PEM form;"
-            " name the file of the authority that signed the broker's"
+            f"setting 'kafka.ssl_ca_file': found {str(settings.ssl_ca_file)!r}, which cannot be used ({error}),"
+            " expected certificates in PEM form; name the file of the authority that signed the broker's"
         ) from error
     context.sslsocket_class = TlsSocket
     return context
 
 
 def consumer_options() -> dict[str, Any]:
-    """Reading committed records, without a group."""
+    """Options of a consumer of committed records, without a group."""
     return {
         "auto_offset_reset": "earliest",
         "enable_auto_commit": False,
         "isolation_level": "read_committed",
         "fetch_max_wait_ms": _FETCH_MAX_WAIT_MS,
-        "metrics_enabled": False,  # they cost CPU per request, and nobody reads them
+        "metrics_enabled": False,  # they cost CPU time for each request, and are not read
         "allow_auto_create_topics": False,
     }
 
 
 def session_options(settings: KafkaSettings, group: str) -> dict[str, Any]:
-    """Reading as a member of `group`."""
+    """Options of a consumer that is a member of `group`."""
     session_ms = int(settings.session_timeout_s * 1000)
     return consumer_options() | {
         "group_id": group,
@@ -107,7 +107,7 @@ def session_options(settings: KafkaSettings, group: str) -> dict[str, Any]:
 
 
 def producer_options(settings: KafkaSettings, time_limit_s: float) -> dict[str, Any]:
-    """Sending each record once, in order, to all replicas, within the time limit."""
+    """Options of a producer that sends each record once, in order, to all replicas, within a time limit."""
     delivery_ms = int(time_limit_s * 1000)
     return {
         "acks": "all",
@@ -117,7 +117,7 @@ def producer_options(settings: KafkaSettings, time_limit_s: float) -> dict[str, 
         "batch_size": _BATCH_BYTES,
         "max_request_size": MAX_RECORD_BYTES,
         "max_block_ms": delivery_ms,
-        # The client wants delivery to be given at least the time of one request and the linger.
+        # The client requires at least the time of one request and of the linger for a delivery.
         "delivery_timeout_ms": delivery_ms + settings.linger_ms,
         "request_timeout_ms": min(_REQUEST_TIMEOUT_MS, delivery_ms),
         "metrics_enabled": False,
@@ -126,7 +126,7 @@ def producer_options(settings: KafkaSettings, time_limit_s: float) -> dict[str, 
 
 
 def transaction_options(settings: KafkaSettings, transactional_id: str) -> dict[str, Any]:
-    """Sending in transactions; commits are bounded by `kafka.commit_timeout_s`."""
+    """Options of a producer in transactions, with `kafka.commit_timeout_s` as its time limit."""
     return producer_options(settings, settings.commit_timeout_s) | {
         "transactional_id": transactional_id,
         "transaction_timeout_ms": int(settings.transaction_timeout_s * 1000),

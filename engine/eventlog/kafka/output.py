@@ -1,4 +1,4 @@
-"""Records on their way to the broker, with and without transactions."""
+"""Output: producers and their records in flight, with and without transactions."""
 
 import contextlib
 import time
@@ -15,34 +15,34 @@ from engine.eventlog.kafka.client import Client
 from engine.eventlog.kafka.failures import describe, translated
 from engine.eventlog.kafka.options import MAX_RECORD_BYTES
 
-_MAX_UNDER_WAY: Final = 10_000
-"""Records a producer has under way before `send` waits for the oldest: what bounds its memory."""
+_MAX_IN_FLIGHT: Final = 10_000
+"""Records in flight of a producer beyond which `send` waits for the oldest, which bounds its memory."""
 _ABORT_LIMIT_S: Final = 1.0
-"""How long an abort may take before it is left to the next producer or to the broker's time limit."""
+"""Time limit of an abort; after it the abort is left to the next producer, or to the broker's own limit."""
 
 
 class Output:
-    """A producer, and its records that are under way."""
+    """A producer, and its records in flight."""
 
     def __init__(self, producer: Any, client: Client, time_limit_s: float) -> None:
         self._producer = producer
         self._client = client
         self._time_limit_s = time_limit_s
-        self._under_way: deque[Any] = deque()
+        self._in_flight: deque[Any] = deque()
 
     def send(self, outgoing: Outgoing) -> None:
         """Hand records over to the producer's thread."""
         outgoing.check()
-        send, under_way, topic = self._producer.send, self._under_way.append, outgoing.topic
+        send, in_flight, topic = self._producer.send, self._in_flight.append, outgoing.topic
         headers = repeat(None) if outgoing.headers is None else map(list, outgoing.headers)
         partitions = repeat(None) if outgoing.partitions is None else outgoing.partitions
         timestamps = repeat(None) if outgoing.timestamps_ms is None else outgoing.timestamps_ms
         columns = zip(outgoing.keys, outgoing.values, headers, partitions, timestamps, strict=False)
         try:
             for key, value, header, partition, timestamp in columns:
-                # The client refuses a record with neither; an empty value says the same.
+                # The client refuses a record with neither; an empty value means the same.
                 payload = b"" if value is None and key is None else value
-                under_way(send(topic, payload, key, header, partition, timestamp))
+                in_flight(send(topic, payload, key, header, partition, timestamp))
         except (KafkaError, TypeError, ValueError) as error:
             raise DeliveryError(
                 f"topic {topic!r}: record not accepted for sending: {describe(error)}; expected at most"
@@ -50,30 +50,33 @@ class Output:
             ) from error
 
     def flush(self) -> dict[Partition, int]:
-        """Wait until everything sent was accepted; raise DeliveryError for the first that was not in time.
+        """Wait until all records that were sent are accepted.
 
         Returns:
-            The offset behind the last of these records, for each partition they went to.
+            For each partition of these records, the offset after the last of them.
+
+        Raises:
+            DeliveryError: a record was refused or not accepted in time; it names the first.
         """
-        if not self._under_way:
+        if not self._in_flight:
             return {}
-        with contextlib.suppress(KafkaError):  # what became of each record is asked below
+        with contextlib.suppress(KafkaError):  # `settle` looks at the outcome of each record
             self._producer.flush(self._time_limit_s)
-        last = {future._produce_future.topic_partition: future for future in self._under_way}  # noqa: SLF001 - as below
+        last = {future._produce_future.topic_partition: future for future in self._in_flight}  # noqa: SLF001 - as below
         self.settle(0)
         return {Partition(*partition): future.value.offset + 1 for partition, future in last.items()}
 
     def settle(self, allowed: int) -> None:
-        """Wait until at most `allowed` records are under way."""
-        deadline = time.monotonic() + self._time_limit_s
-        while len(self._under_way) > allowed:
-            future = self._under_way.popleft()
+        """Wait until at most `allowed` records are in flight."""
+        deadline_s = time.monotonic() + self._time_limit_s
+        while len(self._in_flight) > allowed:
+            future = self._in_flight.popleft()
             if not future.succeeded():
-                self._wait_for(future, max(deadline - time.monotonic(), 0.0))
+                self._wait_for(future, max(deadline_s - time.monotonic(), 0.0))
 
     def close(self, timeout_s: float) -> None:
-        """Stop the producer and its thread, dropping what was not accepted after `timeout_s`."""
-        sender = self._producer._sender  # noqa: SLF001 - when close() gives up it leaves this thread running
+        """Stop the producer and its thread; records not accepted after `timeout_s` are dropped."""
+        sender = self._producer._sender  # noqa: SLF001 - close() leaves this thread running after its time limit
         with contextlib.suppress(KafkaTimeoutError):
             self._producer.close(timeout=timeout_s)
         if sender.is_alive():
@@ -86,11 +89,11 @@ class Output:
         try:
             future.get(timeout_s)
         except KafkaError as error:
-            lost = 1 + len([other for other in self._under_way if not other.succeeded()])
-            self._under_way.clear()
-            topic, partition = future._produce_future.topic_partition  # noqa: SLF001 - the error does not always say
+            failed = 1 + len([other for other in self._in_flight if not other.succeeded()])
+            self._in_flight.clear()
+            topic, partition = future._produce_future.topic_partition  # noqa: SLF001 - the error has not always both
             raise DeliveryError(
-                f"topic {topic!r} partition {partition}: {describe(error)}; {lost} records were not accepted within"
+                f"topic {topic!r} partition {partition}: {describe(error)}; {failed} records were not accepted within"
                 f" {self._time_limit_s:g} s; check the topic (max.message.bytes, min.insync.replicas) and the broker"
             ) from error
 
@@ -98,15 +101,15 @@ class Output:
 class Transactions(Output):
     """Output that becomes visible with `commit`, together with input positions. The first `send` begins a transaction.
 
-    The client's own methods wait for ever when a broker dies at the wrong moment, so what they return is waited for
+    The client's own methods wait without limit when a broker dies at the wrong moment, so their results are waited for
     here, with a time limit.
     """
 
     def __init__(self, producer: Any, client: Client, time_limit_s: float) -> None:
-        """End what a producer of the same transactional id left open; it can commit nothing from now on.
+        """End the transaction that a producer of the same transactional id left open; it cannot commit from now on.
 
         Raises:
-            EventLogError: that was refused, or took too long.
+            EventLogError: it was refused, or took too long.
         """
         super().__init__(producer, client, time_limit_s)
         self._begun = False
@@ -123,7 +126,7 @@ class Transactions(Output):
         super().send(outgoing)
 
     def add_positions(self, offsets: Mapping[Any, Any], membership: Any, deadline_s: float) -> None:
-        """Make input positions a part of the transaction.
+        """Add input positions to the transaction.
 
         Raises:
             EventLogError: the member may not commit any more, or it took too long.
@@ -133,10 +136,10 @@ class Transactions(Output):
             self._finish(self._manager.send_offsets_to_transaction(offsets, membership), deadline_s)
 
     def commit(self, deadline_s: float) -> None:
-        """Make everything in the transaction visible; nothing to do where none was begun.
+        """Make all records of the transaction visible; does nothing where none was begun.
 
         Raises:
-            EventLogError: it was refused, or took too long: it may become visible or not.
+            EventLogError: it was refused, or took too long: the records may become visible or not.
         """
         if self._begun:
             with translated("committing a transaction"):
@@ -144,7 +147,7 @@ class Transactions(Output):
             self._begun = False
 
     def close(self, timeout_s: float) -> None:
-        """Abort what was begun, if that can be done at once, and stop the producer and its thread."""
+        """Abort an open transaction, if that is quick, and stop the producer and its thread."""
         if self._begun:
             with contextlib.suppress(KafkaError, EventLogError):
                 self._finish(self._manager.begin_abort(), time.monotonic() + _ABORT_LIMIT_S)
@@ -152,7 +155,7 @@ class Transactions(Output):
 
     @property
     def _manager(self) -> Any:
-        return self._producer._transaction_manager  # noqa: SLF001 - the way to what the methods wait for
+        return self._producer._transaction_manager  # noqa: SLF001 - it returns the results that the methods wait for
 
     def _begin(self) -> None:
         if not self._begun:
@@ -161,7 +164,7 @@ class Transactions(Output):
             self._begun = True
 
     def _finish(self, result: Any, deadline_s: float) -> None:
-        self._producer._sender.wakeup()  # noqa: SLF001 - as the methods do
+        self._producer._sender.wakeup()  # noqa: SLF001 - as the client's own methods do
         if not result.wait(max(deadline_s - time.monotonic(), 0.0) * 1000):
             raise EventLogError(
                 f"Kafka: a commit took longer than kafka.commit_timeout_s = {self._time_limit_s:g} s; going on from the"
@@ -170,23 +173,23 @@ class Transactions(Output):
 
 
 class KafkaLogProducer:
-    """Puts records on topics, outside any session (see `engine.eventlog.base.Producer`)."""
+    """Sends records to topics, outside any session (see `engine.eventlog.base.Producer`)."""
 
     def __init__(self, output: Output, time_limit_s: float) -> None:
         self._output = output
         self._time_limit_s = time_limit_s
 
     def send(self, outgoing: Outgoing) -> None:
-        """Hand records over for delivery; waits while too many are under way.
+        """Hand records over for delivery; waits while too many are in flight.
 
         Raises:
             DeliveryError: an earlier record was refused or not accepted in time.
         """
         self._output.send(outgoing)
-        self._output.settle(_MAX_UNDER_WAY)
+        self._output.settle(_MAX_IN_FLIGHT)
 
     def flush(self) -> None:
-        """Wait until everything sent was accepted.
+        """Wait until all that was sent is accepted.
 
         Raises:
             DeliveryError: a record was refused or not accepted in time.

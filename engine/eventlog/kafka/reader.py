@@ -1,4 +1,4 @@
-"""Records as they come from the broker."""
+"""Reader of whole partitions, and the client's records as columns."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
@@ -34,7 +34,7 @@ class KafkaReader:
             self._unread.add(partition)
 
     def position(self, partition: Partition) -> int:
-        """The next offset to read; behind markers and gaps, which never arrive as records."""
+        """The next offset to read, after transaction markers and gaps, which never arrive as records."""
         with translated("reading positions"):
             position = self._consumer.position(TopicPartition(*partition), timeout_ms=0)
         if position is not None:
@@ -42,7 +42,7 @@ class KafkaReader:
         return self._positions[partition]
 
     def at_end(self) -> bool:
-        """True once everything that was there when the reader was made has been read (by position)."""
+        """True once all records from before the reader was made have been read (by position)."""
         self._unread = {p for p in self._unread if self.position(p) < self.bounds[p].stop}
         return not self._unread
 
@@ -58,7 +58,7 @@ class KafkaReader:
 
 
 def to_records(polled: Mapping[Any, Sequence[Any]]) -> list[Records]:
-    """What the client polled, as columns."""
+    """The client's polled records as columns."""
     return [
         Records(
             partition=Partition(*partition),
@@ -73,5 +73,5 @@ def to_records(polled: Mapping[Any, Sequence[Any]]) -> list[Records]:
 
 
 def _headers(headers: Sequence[tuple[str, bytes | None]]) -> Headers:
-    """Headers as they came, but for null values, which the client reads and does not write."""
+    """Headers with empty values for null ones, which the client reads but does not write."""
     return [(name, b"" if value is None else value) for name, value in headers]

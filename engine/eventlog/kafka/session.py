@@ -1,4 +1,4 @@
-"""A worker's end of the log: a member of a consumer group, and the producer of its output."""
+"""A worker's session: a member of a consumer group, and the producer of its output."""
 
 import contextlib
 import time
@@ -21,12 +21,13 @@ from engine.eventlog.kafka.stall_detector import StallDetector
 from engine.settings.sections import KafkaSettings
 
 _LEAVE_LIMIT_S: Final = 2.0
+"""Time limit for leaving the group."""
 _GATHER_S: Final = 0.01
-"""How long the broker may take for what has gathered there."""
+"""Time limit for a second poll, of the records that gathered at the broker."""
 
 
 class KafkaSession(ABC):
-    """What both ways of delivery share (see `engine.eventlog.base.Session`).
+    """A session without its way of delivery (see `engine.eventlog.base.Session`).
 
     After an error close it, and go on with a new one from the last commit.
     """
@@ -42,25 +43,25 @@ class KafkaSession(ABC):
 
     @abstractmethod
     def _deliver(self, positions: Mapping[Partition, int], state: Sequence[Outgoing]) -> dict[Partition, int]:
-        """Commit; returns the offset behind the last record sent to each partition, `state` at least."""
+        """Commit; returns the offset after the last record sent to each partition, at least for those of `state`."""
 
     def poll(self, timeout_s: float, max_records: int) -> list[Records]:
         """Records that arrived, at most `max_records`; the callbacks of a rebalance are called in here.
 
-        Soon after a commit it waits a little and gathers, so that the next one is worth its cost (`CommitThrottle`).
+        Soon after a commit it waits while records gather, so that the next commit is worth its cost (`CommitThrottle`).
 
         Raises:
-            EventLogError: the broker refused, this member was fenced, or it receives nothing though there is something.
+            EventLogError: the broker refused, this member was fenced, or it receives none of the records there are.
         """
         delay_s = self._throttle.delay_s(time.monotonic())
         time.sleep(delay_s)
         batch = self._poll(timeout_s, max_records)
         room = max_records - sum(map(len, batch))
         if delay_s and batch and room:
-            # So far this is what came first; the broker is asked only now for what gathered behind it.
-            self._listener.taken.clear()
+            # These came before the wait; the records that gathered during it are fetched only now.
+            self._listener.removed.clear()
             more = self._poll(_GATHER_S, room)
-            batch = [records for records in batch if records.partition not in self._listener.taken] + more
+            batch = [records for records in batch if records.partition not in self._listener.removed] + more
         self._throttle.read(sum(map(len, batch)))
         if batch:
             self._stall_detector.received()
@@ -69,18 +70,18 @@ class KafkaSession(ABC):
         return batch
 
     def send(self, outgoing: Outgoing) -> None:
-        """Hand records over for delivery; they count only after `commit`."""
+        """Hand records over for delivery; they become valid with `commit`."""
         self._output.send(outgoing)
 
     def commit(self, positions: Mapping[Partition, int], state: Sequence[Outgoing] = ()) -> dict[Partition, int]:
         """Deliver all that was sent, then `state`, then record `positions`.
 
         Returns:
-            For each partition that `state` went to, the offset behind its last record of `state`.
+            For each partition of the records of `state`, the offset after the last of them.
 
         Raises:
             DeliveryError: an output was refused or not delivered in time; no position was recorded.
-            EventLogError: the positions were not recorded: the same inputs will come again.
+            EventLogError: the positions were not recorded: the same inputs are read again.
         """
         topics = {outgoing.topic for outgoing in state}
         if self._failed:
@@ -91,28 +92,28 @@ class KafkaSession(ABC):
         return {partition: end for partition, end in ends.items() if partition.topic in topics}
 
     def assignment(self) -> list[Partition]:
-        """The input partitions this session holds now."""
+        """The input partitions that this session holds now."""
         return [Partition(*partition) for partition in sorted(self._consumer.assignment())]
 
     def pause(self, partitions: Sequence[Partition]) -> None:
-        """Hold back the records of assigned partitions; may be called inside the callback that assigns them."""
+        """Stop reading assigned partitions; may be called inside the callback that assigns them."""
         self._consumer.pause(*(TopicPartition(*partition) for partition in partitions))
 
     def resume(self, partitions: Sequence[Partition]) -> None:
-        """Let the records of paused partitions come."""
+        """Go on reading paused partitions."""
         self._consumer.resume(*(TopicPartition(*partition) for partition in partitions))
 
     def lag(self) -> dict[Partition, int]:
         """Records not yet read, for each assigned partition whose end is known; transaction markers count too."""
-        found = {}
+        lag = {}
         with translated("reading positions"):
             for partition in self._consumer.assignment():
                 end = self._consumer.highwater(partition)
-                # The end comes with the first fetch: from then on the position is known and no broker is asked for it.
+                # The end comes with the first fetch, from when on the position is known without a request to a broker.
                 position = None if end is None else self._consumer.position(partition, timeout_ms=0)
                 if position is not None:
-                    found[Partition(*partition)] = max(end - position, 0)
-        return found
+                    lag[Partition(*partition)] = max(end - position, 0)
+        return lag
 
     def close(self) -> None:
         """Leave the group and free every thread and socket, calling no callback; uncommitted output may be lost."""
@@ -120,9 +121,9 @@ class KafkaSession(ABC):
         try:
             self._output.close(timeout_s=0.0)
         finally:
-            with contextlib.suppress(KafkaError, RuntimeError):  # the group notices that a member is gone all the same
+            with contextlib.suppress(KafkaError, RuntimeError):  # the group notices a missing member in any case
                 self._consumer.close(autocommit=False, timeout_ms=_LEAVE_LIMIT_S * 1000)
-            self._consumer._client.close()  # noqa: SLF001 - it stays open where the line above failed
+            self._consumer._client.close()  # noqa: SLF001 - it stays open where the line above fails
 
     def flush(self) -> dict[Partition, int]:
         """Wait until everything sent was accepted (see `engine.eventlog.commit_steps.CommitSteps`)."""
@@ -138,7 +139,7 @@ class KafkaSession(ABC):
 
     @contextlib.contextmanager
     def measured(self) -> Iterator[None]:
-        """Measure the CPU time, of all threads, of what every commit costs."""
+        """Measure the CPU time of a commit, of all threads, for the throttle."""
         before_s = time.process_time()
         yield
         self._throttle.committed(time.process_time() - before_s, time.monotonic())
@@ -157,24 +158,24 @@ class KafkaSession(ABC):
         return to_records(polled)
 
     def _membership(self) -> Any:
-        """The group's metadata, as long as this is the member that its partitions were given to."""
+        """The group's metadata, if this is still the member to which the partitions were assigned."""
         membership = self._consumer.group_metadata()
         self._listener.holder.check(membership.member_id, membership.generation_id)
         return membership
 
 
 def _make_way_for_resumed(fetcher: Any) -> None:
-    """Let records that were parked while their partition was paused take their turn again.
+    """Let records that were parked while their partition was paused be read again.
 
-    The library puts them back only where nothing is next in line, and counts what is read to its end as something: the
-    resumed partition, which is not fetched as long as records of it are parked, would say nothing ever again.
+    The library puts them back only where no other records are next in line, and takes records that are read to their
+    end for such: the resumed partition, which is not fetched while records of it are parked, would never give any.
     """
     if not fetcher._next_partition_records:  # noqa: SLF001 - there is no public way to it
         fetcher._next_partition_records = None  # noqa: SLF001
 
 
 class AtLeastOnceSession(KafkaSession):
-    """Outputs, then state, then positions (`engine.eventlog.commit_steps.at_least_once`)."""
+    """Delivers outputs, then state, then positions (`engine.eventlog.commit_steps.at_least_once`)."""
 
     def _deliver(self, positions: Mapping[Partition, int], state: Sequence[Outgoing]) -> dict[Partition, int]:
         return commit_steps.at_least_once(self, positions, state)
@@ -185,16 +186,17 @@ class AtLeastOnceSession(KafkaSession):
             self._consumer.commit(_offsets(positions), timeout_ms=self._time_limit_s * 1000)
 
     def complete(self) -> None:
-        """Nothing to do: what was accepted is visible."""
+        """Nothing to do: accepted records are visible."""
 
 
 class ExactlyOnceSession(KafkaSession):
-    """Outputs, state and positions in one transaction: all of them become visible, or none.
+    """Delivers outputs, state and positions in one transaction: all of them become visible, or none.
 
-    Who may commit is decided twice. The group's metadata goes with the positions, and the broker refuses those of a
-    member that is no longer one: a worker that slept through its expulsion commits nothing, whatever it thinks it
-    holds. The transactional id only tells a producer from its own predecessor: making a new one ends what the last one
-    left open, which would otherwise hold up every reader until `kafka.transaction_timeout_s`.
+    Two checks fence a commit. The group's metadata goes with the positions, and the broker refuses those of a member
+    that is no longer one: a worker that slept through its expulsion commits nothing, whatever it holds by its own
+    account. The transactional id only separates a producer from its own predecessor: a new producer ends the
+    transaction that the last one left open, and that would otherwise block every reader until
+    `kafka.transaction_timeout_s`.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Notices a client that polls on and never receives anything, though there is something to receive."""
+"""Detector of a stalled consumer, which polls and receives none of the records there are."""
 
 import time
 from typing import Any, Final
@@ -9,15 +9,15 @@ from engine.errors import EventLogError
 from engine.eventlog.kafka.failures import translated
 from engine.settings.sections import KafkaSettings
 
-_POLLS: Final = 3
-"""Fewer say nothing: one `poll` may have waited long for a callback."""
+_MIN_POLLS: Final = 3
+"""Polls without records before a look at the consumer: a single `poll` may have waited long for a callback."""
 
 
 class StallDetector:
-    """Looks at a consumer that has been quiet for `kafka.stall_timeout_s`, again and again, and compares.
+    """Compares the positions of a quiet consumer with the ends of its partitions, every `kafka.stall_timeout_s`.
 
-    A look asks the broker for the ends of the partitions. When a whole quiet time later the consumer is still not
-    where they ended then, it is stuck; so is a member that took part in no settled group all the while.
+    Each look requests the ends from the broker. A consumer that has not reached them by the next look, though it was
+    quiet in between, has stalled; so has a member that was in no stable group at both looks.
     """
 
     def __init__(self, consumer: Any, settings: KafkaSettings) -> None:
@@ -26,36 +26,36 @@ class StallDetector:
         self.received()
 
     def received(self) -> None:
-        """There were records: all is well."""
+        """Note a poll with records."""
         self._ends: dict[Any, int] = {}
         self._outside = False
-        self._start_again()
+        self._begin_quiet_time()
 
     def nothing_received(self) -> None:
-        """There were none.
+        """Note a poll without records.
 
         Raises:
-            EventLogError: and there should have been, or the broker does not answer.
+            EventLogError: the consumer has stalled, or the broker does not answer.
         """
         self._polls += 1
         quiet_s = time.monotonic() - self._quiet_since_s
-        if self._polls < _POLLS or quiet_s < self._quiet_limit_s:
+        if self._polls < _MIN_POLLS or quiet_s < self._quiet_limit_s:
             return
         with translated("looking for records"):
             self._look()
-        self._start_again()
+        self._begin_quiet_time()
 
-    def _start_again(self) -> None:
+    def _begin_quiet_time(self) -> None:
         self._polls = 0
         self._quiet_since_s = time.monotonic()
 
     def _look(self) -> None:
-        """Compare with what the last look saw, and see anew."""
+        """Compare with the last look, and keep this one for the next."""
         consumer, limit_s = self._consumer, self._quiet_limit_s
         reading = consumer.assignment() - consumer.paused()
-        behind = [p for p in reading if (consumer.position(p, 0) or 0) < self._ends.get(p, 0)]
-        if behind:
-            names = ", ".join(f"{p.topic}/{p.partition}" for p in behind)
+        stalled = [p for p in reading if (consumer.position(p, 0) or 0) < self._ends.get(p, 0)]
+        if stalled:
+            names = ", ".join(f"{p.topic}/{p.partition}" for p in stalled)
             raise EventLogError(
                 f"Kafka: waited for records of {names} in vain for {limit_s:g} s (kafka.stall_timeout_s);"
                 " going on with a new client"

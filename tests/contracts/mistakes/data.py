@@ -16,6 +16,7 @@ from engine.contract import ContentSizes
 from engine.errors import DataError, MissingExtraError, RunFolderError, SettingsError
 from engine.interactions.files import Place
 from engine.interactions.layout import Layout
+from engine.settings.sections import ClickFields, ClickSettings
 from models.data import dataset
 from producers.replay import recorded_events
 from tests.contracts.mistakes.row import Act, Row
@@ -66,7 +67,21 @@ def partitioned(*tables: dict[str, list[object]]) -> Act:
     return act
 
 
+CONSENT = ClickSettings(fields=ClickFields(consent="agrees"), require_consent=True)
+
 ROWS = [
+    Row(
+        "quotes that are not closed",
+        recorded('user,item,ts,note\na,x,1,"c\nb,y,2,d\n'),
+        DataError,
+        r"interactions\.csv, row 1 | a value in quotes goes on to the end of the file | - | close its quotes",
+    ),
+    Row(
+        "consent that is needed, and no column for it",
+        recorded("user,item,ts\na,x,1\n", lambda file: dataset.read(file, CONSENT)),
+        DataError,
+        r"interactions\.csv has no column agrees | found user, item, ts | clicks\.require_consent needs one | add it",
+    ),
     Row(
         "a file of another kind",
         files("clicks.xlsx", read=lambda folder: dataset.read(folder / "clicks.xlsx")),
@@ -117,12 +132,6 @@ ROWS = [
         ),
         DataError,
         r"1\.parquet | has no column user | as .*0\.parquet has | bring",
-    ),
-    Row(
-        "quotes that are never closed",
-        recorded('user,item,ts\na,"x,1\n'),
-        DataError,
-        r"interactions\.csv, row 1 | a value in quotes goes on to the end of the file | - | close its quotes",
     ),
     Row(
         "a header line and no rows",
