@@ -1,4 +1,10 @@
-"""What every kind of test shares: hypothesis without a stopwatch, recorded data, a tiny trained release, figures."""
+"""What every kind of test shares: processes, hypothesis without a stopwatch, recorded data, a tiny release, figures.
+
+Without `-n` a whole folder of tests runs in as many processes as there are cores, four at most. A module's tests share
+one of them, and with it the module's fixtures; the benchmarks are one module in that sense, so that none measures while
+another does. Each process has a broker of its own, where there are brokers. With `-s`, `--pdb` or files named one by
+one everything runs in the process that was started.
+"""
 
 import gzip
 import os
@@ -12,6 +18,10 @@ from hypothesis import HealthCheck, settings
 
 from producers.bench import rows
 
+# A core each is what the processes of a parallel run have; torch and onnxruntime read this when they load.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # These machines are shared: how long an example takes says nothing about it.
 settings.register_profile("shared", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("shared")
@@ -19,10 +29,40 @@ settings.load_profile("shared")
 Report = Callable[[str, dict[str, Any]], None]
 """Takes a sentence for people, and the figures in it by name."""
 
+MOST_PROCESSES = 4
+"""Of a parallel run: each may start a broker, and trains the tiny release for itself."""
+
 TINY_ITEMS = 120
 TINY_USERS = 60
 TINY_EVENTS = 40
 _STEP_S = 60
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Choose how many processes there are."""
+    chosen = config.option
+    if not hasattr(chosen, "numprocesses") or chosen.numprocesses is not None or hasattr(config, "workerinput"):
+        return  # no pytest-xdist, `-n` was given, or this is one of the processes: it must not start more
+    in_one = chosen.capture == "no" or chosen.usepdb or all(Path(path.split("::")[0]).is_file() for path in config.args)
+    cores = config.hook.pytest_xdist_auto_num_workers(config=config)
+    chosen.numprocesses = 0 if in_one else min(cores, chosen.maxprocesses or MOST_PROCESSES)
+    chosen.tx = ["popen"] * chosen.numprocesses  # the plugin's own look at the options may be over
+    chosen.dist = "no" if in_one else "loadscope"
+    chosen.loadscopereorder = False  # folders with slow tests come first as it is
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Hand out whole modules, and the benchmarks as if they were one."""
+    from xdist.scheduler import LoadScopeScheduling  # noqa: PLC0415 - asked for only where it is installed
+
+    class ByModule(LoadScopeScheduling):  # type: ignore[misc] # untyped
+        def _split_scope(self, nodeid: str) -> str:
+            module = nodeid.partition("::")[0]
+            folder = str(Path(module).parent)
+            return folder if folder.endswith("benchmarks") else module
+
+    return ByModule(config, log)
 
 
 @pytest.fixture(scope="session")

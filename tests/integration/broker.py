@@ -3,6 +3,7 @@
 import atexit
 import contextlib
 import functools
+import random
 import shutil
 import signal
 import socket
@@ -15,6 +16,7 @@ from typing import Self
 CLUSTER_ID = "aGVhZHJhY2UtdGVzdHMtMQ"  # any 16 bytes in base64
 USER, PASSWORD = "app", "app-secret"
 STORE_PASSWORD = "store-secret"  # of a key made for one run of the tests
+PORTS = range(15_000, 32_000)
 START_LIMIT_S = 90.0
 STOP_LIMIT_S = 20.0
 
@@ -194,12 +196,14 @@ def _ends_with_us() -> list[str]:
 
 
 def _free_ports(count: int) -> list[int]:
-    """Ports that were free a moment ago, all different."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
+    """Ports that were free a moment ago, all different, and none of those that systems give to clients."""
+    free: list[int] = []
+    for port in random.SystemRandom().sample(PORTS, len(PORTS)):
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            free.append(port)
+        if len(free) == count:
+            return free
+    raise RuntimeError(f"found {len(free)} free ports among {PORTS}, expected {count}; end what listens there")
 
 
 def _key_store(folder: Path) -> Path:

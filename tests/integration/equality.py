@@ -86,13 +86,14 @@ class Recorded:
         users, values = [self.users[row] for row in rows], [self.values[row] for row in rows]
         return Recorded(users, values, [self.partitions[row] for row in rows])
 
-    def last_places(self) -> dict[str, Place]:
-        """Where each user's newest click stands, when all were sent in order to empty partitions."""
+    def places(self) -> list[Place]:
+        """Where each click is, when all were sent in order to empty partitions."""
         offsets = [itertools.count() for _ in range(PARTITIONS)]
-        return {
-            user: (partition, next(offsets[partition]))
-            for user, partition in zip(self.users, self.partitions, strict=True)
-        }
+        return [(partition, next(offsets[partition])) for partition in self.partitions]
+
+    def last_places(self) -> dict[str, Place]:
+        """Where each user's newest click is, when all were sent in order to empty partitions."""
+        return dict(zip(self.users, self.places(), strict=True))
 
 
 @dataclass
@@ -208,6 +209,12 @@ def outcome(log: EventLog, chosen: Settings) -> Outcome:
         if key is not None and value is not None:
             found.windows[key.decode()] = _events(codec, catalogue, chosen, value)
     return found
+
+
+def lists_due(clicks: Recorded, calm: Outcome) -> list[int]:
+    """How many lists the first 0, 1, 2, ... clicks lead to, one click a batch: a measure of a run's progress."""
+    places = {place(one) for one in calm.lists}
+    return [0, *itertools.accumulate(place in places for place in clicks.places())]
 
 
 def assert_equal(found: Outcome, wanted: Outcome, clicks: Recorded, *, repeats: bool) -> None:

@@ -91,6 +91,10 @@ class Site:
                     found += [decode_recommendation(value or b"") for value in records.values]
         return found
 
+    def wait_for_count(self, count: int) -> int:
+        """Wait until so many lists are on the topic; returns how many there are then."""
+        return len(self.wait_for_lists(lambda lists: len(lists) >= count))
+
     def everyone_is_up_to_date(self, lists: list[Recommendation]) -> bool:
         latest: dict[str, int] = {}
         for one in lists:

@@ -3,7 +3,6 @@
 import os
 import signal
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from itertools import count
 from pathlib import Path
@@ -194,9 +193,11 @@ STEPS = {
 @pytest.mark.kafka
 @pytest.mark.parametrize("delivery", STEPS)
 def test_kill_9_on_kafka(delivery: str, site: Site, clicks: Recorded) -> None:
-    """At each step of a commit, and at random moments."""
+    """At each step of a commit, and at random moments: from before a worker's first commit to half of its clicks."""
     rng = np.random.default_rng(SEED)
     chosen = equality.on_site(site, delivery, batch=1)
+    calm = equality.undisturbed(clicks, chosen)
+    due = equality.lists_due(clicks, calm)
     site.log.ensure_topics(equality.topics(chosen))
     deaths = [("", "")] * MOMENTS + [(when, step) for step in STEPS[delivery] for when in ("before", "after")]
     shares = np.linspace(0, len(clicks), len(deaths) + 1).astype(int).tolist()
@@ -206,14 +207,14 @@ def test_kill_9_on_kafka(delivery: str, site: Site, clicks: Recorded) -> None:
         ) as process:
             equality.send(site, clicks, start, stop)
             if not when:
-                time.sleep(rng.uniform(1.0, 4.0))  # from before its first commit to after its last
+                half = (stop - start) // 2
+                site.wait_for_count(due[max(0, start + int(rng.integers(-half, half)))])
                 process.kill()
             assert process.wait(LIMIT_S) == -signal.SIGKILL, site.log_file.read_text()[-3000:]
     with site.worker() as process:
         site.wait_for_lists(lambda found: equality.newest(found) == clicks.last_places())
         process.send_signal(signal.SIGTERM)
         assert process.wait(LIMIT_S) == 0
-    calm = equality.undisturbed(clicks, chosen)
     found = equality.outcome(site.log, chosen)
     equality.assert_equal(found, calm, clicks, repeats=delivery == "at_least_once")
     equality.assert_none_missing(found, calm)

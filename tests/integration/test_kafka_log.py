@@ -339,7 +339,7 @@ def test_a_consumer_that_never_receives_what_is_there_is_noticed(
         started = time.monotonic()
         with pytest.raises(EventLogError, match=rf"waited for records of {topic}/\d in vain for 0.5 s"):
             poll_until(session, lambda: False)
-        assert 0.5 < time.monotonic() - started < 5.0
+        assert 0.5 < time.monotonic() - started < LIMIT_S
 
 
 def test_quiet_and_paused_partitions_are_no_standstill(hasty: KafkaLog, topic_names: Names) -> None:

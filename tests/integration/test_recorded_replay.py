@@ -4,6 +4,7 @@ With LONG_TESTS=1 the whole recording is replayed at its full rate, otherwise a 
 (pytest -s).
 """
 
+import gzip
 import os
 import signal
 import subprocess
@@ -21,13 +22,18 @@ import pytest
 from engine.eventlog.base import EventLog, Records
 from engine.eventlog.kafka import KafkaLog
 from engine.messages.recommendation import decode_recommendation
+from tests.conftest import Report
 from tests.integration.site import HEADRACE, Site
 
 pytestmark = [pytest.mark.kafka, pytest.mark.data]
 
 LONG = os.environ.get("LONG_TESTS") == "1"
 CLICKS = 84_440 if LONG else 4_000
+PARTS = 3
+"""The clicks of a replay that is disturbed come in so many parts."""
 RATE = 1_000
+SOME_LISTS = 20
+"""That a worker has made before it is killed."""
 SETTLE_LIMIT_S = 60.0
 
 
@@ -65,25 +71,39 @@ def site(
 
 
 @contextmanager
-def replay(site: Site, data_folder: Path) -> Iterator["subprocess.Popen[bytes]"]:
-    recording = str(data_folder / "taobao-84k")
-    command = [str(HEADRACE), "produce", "replay", recording, "--rate", str(RATE), "--limit", str(CLICKS)]
+def replay(site: Site, recording: Path, clicks: int) -> Iterator[None]:
+    """Play a recording meanwhile, and to its end when the block ends."""
+    command = [str(HEADRACE), "produce", "replay", str(recording), "--rate", str(RATE), "--limit", str(clicks)]
     environ = site.environ | {"HEADRACE_CLICKS__TIME_UNIT": "ms"}
     with site.log_file.open("ab") as output:
         process = subprocess.Popen([*command, "--shift-to-now"], env=environ, stdout=output, stderr=output)
     try:
-        yield process
-        assert process.wait(CLICKS / RATE + SETTLE_LIMIT_S) == 0
+        yield
+        assert process.wait(clicks / RATE + SETTLE_LIMIT_S) == 0
     finally:
         if process.poll() is None:
             process.kill()
             process.wait()
 
 
-def test_every_change_gets_its_list(site: Site, data_folder: Path) -> None:
+def parts_of(data_folder: Path, folder: Path) -> list[Path]:
+    """The clicks of the recording in order of time, in parts of which each can be replayed."""
+    with gzip.open(data_folder / "taobao-84k" / "interactions.csv.gz", "rt") as file:
+        head, *lines = file
+    time_column = head.strip().split(",").index("ts")
+    lines = sorted(lines, key=lambda line: float(line.split(",")[time_column]))[:CLICKS]
+    parts = [folder / f"part-{number}" for number in range(PARTS)]
+    for number, part in enumerate(parts):
+        part.mkdir()
+        with gzip.open(part / "interactions.csv.gz", "wt") as file:
+            file.writelines([head, *lines[number * CLICKS // PARTS : (number + 1) * CLICKS // PARTS]])
+    return parts
+
+
+def test_every_change_gets_its_list(site: Site, data_folder: Path, report: Report) -> None:
     with site.worker() as worker:
         site.wait_until_ready()
-        with replay(site, data_folder):
+        with replay(site, data_folder / "taobao-84k", CLICKS):
             pass
         outcome = settled(site)
         assert worker.poll() is None
@@ -93,33 +113,41 @@ def test_every_change_gets_its_list(site: Site, data_folder: Path) -> None:
         named = [click for click, _, _ in lists]
         assert named == sorted(set(named)), user
     freshness = np.array([ms for lists in outcome.lists.values() for _, _, ms in lists])
-    print(  # noqa: T201 - shown with pytest -s
-        f"\n{CLICKS} clicks at {RATE}/s: {len(freshness)} lists for {len(outcome.lists)} users,"
-        f" freshness p50 {np.percentile(freshness, 50):.0f} ms, p99 {np.percentile(freshness, 99):.0f} ms,"
-        f" {outcome.dead_letters} dead letters"
+    p50_ms, p99_ms = (float(np.percentile(freshness, share)) for share in (50, 99))
+    report(
+        f"{CLICKS} clicks at {RATE}/s: {len(freshness)} lists for {len(outcome.lists)} users,"
+        f" freshness p50 {p50_ms:.0f} ms, p99 {p99_ms:.0f} ms, {outcome.dead_letters} dead letters",
+        {
+            "clicks": CLICKS,
+            "rate": RATE,
+            "lists": len(freshness),
+            "freshness_p50_ms": p50_ms,
+            "freshness_p99_ms": p99_ms,
+        },
     )
     assert outcome.dead_letters == 0
 
 
 def test_killed_in_the_middle_no_user_is_left_without_the_list_of_the_newest_click(
-    site: Site, data_folder: Path
+    site: Site, data_folder: Path, tmp_path: Path
 ) -> None:
-    with replay(site, data_folder) as replaying:
-        for how in (signal.SIGTERM, signal.SIGKILL):
-            with site.worker() as worker:
-                site.wait_until_ready()
-                time.sleep(CLICKS / RATE / 4)
+    """Each worker is killed when lists of its own have come, whatever the time; one part more always follows."""
+    *disturbed, last = parts_of(data_folder, tmp_path)
+    lists = 0
+    for part, how in zip(disturbed, (signal.SIGTERM, signal.SIGKILL), strict=True):
+        with site.worker() as worker:
+            site.wait_until_ready()
+            with replay(site, part, CLICKS):
+                lists = site.wait_for_count(lists + SOME_LISTS)
                 worker.send_signal(how)
                 worker.wait(SETTLE_LIMIT_S)
-        assert replaying.poll() is None, "the replay was over before the worker was stopped; nothing was shown"
-        with site.worker():
-            replaying.wait(CLICKS / RATE + SETTLE_LIMIT_S)
-            outcome = settled(site)
+    with site.worker():
+        with replay(site, last, CLICKS):
+            pass
+        outcome = settled(site)
     _check(outcome)
-    print(  # noqa: T201 - shown with pytest -s
-        f"\nSIGTERM and SIGKILL in the middle of {CLICKS} clicks: {sum(map(len, outcome.lists.values()))} lists,"
-        f" all {len(outcome.lists)} users have the list of their newest click"
-    )
+    assert sum(map(len, outcome.clicks.values())) == CLICKS
+    assert sum(map(len, outcome.lists.values())) > lists, "nothing was left to do after the last kill"
 
 
 def _check(outcome: Outcome) -> None:

@@ -11,7 +11,6 @@ import pytest
 
 from engine.eventlog.base import Outgoing
 from engine.eventlog.kafka import KafkaLog
-from engine.settings.sections import KafkaSettings
 from tests.integration.site import HEADRACE, LIMIT_S, Site
 from tests.unit.test_bundles import rewritten
 
@@ -43,16 +42,15 @@ def test_a_worker_serves_and_stops_in_order(site: Site) -> None:
 
 
 def test_a_successor_does_not_wait_for_what_a_killed_worker_left_open(site: Site) -> None:
-    """Killed in the middle of a transaction, which the broker would end only half a minute later."""
+    """Killed in the middle of a transaction, which the broker would end only after ten minutes."""
+    site.environ["HEADRACE_KAFKA__TRANSACTION_TIMEOUT_S"] = "600"
     with site.worker(sys.executable, MORTAL_RUN, "before", "Transactions.commit", "2") as process:
         site.send_clicks(50)
         site.wait_for_lists(bool)
         site.send_clicks(50)
         assert process.wait(LIMIT_S) == -signal.SIGKILL
     with site.worker():
-        started_s = time.monotonic()
-        site.wait_for_lists(site.everyone_is_up_to_date)
-    assert time.monotonic() - started_s < KafkaSettings().transaction_timeout_s / 2
+        site.wait_for_lists(site.everyone_is_up_to_date)  # gives up after a minute
     assert "ending what" in site.log_file.read_text()
 
 

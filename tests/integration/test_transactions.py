@@ -14,6 +14,7 @@ from engine.errors import EventLogError, SettingsError
 from engine.eventlog.base import Outgoing, Partition, Rebalance, Records, Session, TopicSpec
 from engine.eventlog.kafka import KafkaLog
 from engine.eventlog.kafka.output import Transactions
+from engine.eventlog.kafka.session import ExactlyOnceSession
 from engine.settings.loader import load
 from engine.settings.sections import KafkaSettings
 from tests.integration import broker
@@ -73,6 +74,12 @@ def send_both(site: Site, session: Session, value: bytes) -> None:
     session.send(Outgoing(site.windows, [b"u"], [value]))
 
 
+def arrive(session: Session) -> None:
+    """Return when what was sent is on its topics, where only the open transaction hides it."""
+    assert isinstance(session, ExactlyOnceSession)
+    assert session._output.flush()
+
+
 def test_outputs_state_and_positions_become_visible_together(site: Site) -> None:
     with closing(site.session()) as session:
         poll_until_some(session)
@@ -89,7 +96,7 @@ def test_what_is_not_committed_is_never_seen_and_its_input_comes_again(site: Sit
     with closing(site.session()) as session:
         poll_until_some(session)
         send_both(site, session, b"never")
-        time.sleep(0.2)  # so that the records are on the topics, where only the open transaction hides them
+        arrive(session)
     with closing(site.session()) as session:
         assert poll_until_some(session)[0].offsets[0] == 0
         send_both(site, session, b"list")
@@ -102,7 +109,7 @@ def test_a_successor_ends_what_a_killed_worker_of_another_name_left_open(site: S
     killed = KafkaLog(patient).session([site.clicks], site.group, Rebalance())
     poll_until_some(killed)
     send_both(site, killed, b"never")
-    time.sleep(0.2)
+    arrive(killed)
     windows = Partition(site.windows, 0)
     with site.log.reader([windows]) as reader:
         assert reader.poll(0.5, 10) == []
@@ -120,7 +127,7 @@ def test_a_new_session_ends_what_a_killed_worker_of_the_same_name_left_open(site
     killed = KafkaLog(patient).session([site.clicks], site.group, Rebalance())
     poll_until_some(killed)
     send_both(site, killed, b"never")
-    time.sleep(0.2)
+    arrive(killed)
     # Another process would be killed here; what is left of one is an open transaction and a member that is silent.
     with closing(site.session(KafkaLog(patient))) as successor:
         poll_until_some(successor)
@@ -138,7 +145,7 @@ def test_the_broker_aborts_what_a_dead_worker_left_open(site: Site) -> None:
     dead = KafkaLog(quick).session([site.clicks], site.group, Rebalance())
     poll_until_some(dead)
     send_both(site, dead, b"never")
-    time.sleep(0.2)
+    arrive(dead)
     assert site.seen(site.lists) == []
     with pytest.raises(EventLogError):
         dead.commit({site.partition: 10})

@@ -4,7 +4,7 @@ The tiny release was trained on two rings of items, i0 to i59 and i60 to i119; e
 """
 
 import tracemalloc
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +56,10 @@ class Served:
             numbers[row, : len(items)] = self.catalogue.numbers(items)
         return numbers
 
+    def lists_of(self, windows: Windows, live: LiveRelease | None = None) -> Lists:
+        recommender = Recommender(RecommendationSettings(count=COUNT), WEIGHTS, Popularity())
+        return recommender.recommend(windows, live or self.live)
+
     def windows(self, users: list[Clicks]) -> Windows:
         items, actions = np.full((len(users), LENGTH), NO_ITEM, np.int32), np.zeros((len(users), LENGTH), np.uint8)
         for row, clicks in enumerate(users):
@@ -73,6 +77,22 @@ def served(request: pytest.FixtureRequest, tiny_release: Path) -> Served:
     catalogue = Catalogue()
     settings = IndexSettings(kind=request.param)
     return Served(serving.warm(bundles.read(tiny_release), catalogue, settings, threads=1), catalogue)
+
+
+def without_column(windows: Windows, column: int) -> Windows:
+    """The windows without one of their events; all others keep their times."""
+
+    def shift(values: np.ndarray, blank: int) -> np.ndarray:
+        return np.insert(np.delete(values, column, axis=1), 0, blank, axis=1)
+
+    return Windows(shift(windows.items, NO_ITEM), shift(windows.times_ms, 0), shift(windows.actions, 0))
+
+
+def assert_same_lists(lists: Lists, others: Lists) -> None:
+    np.testing.assert_array_equal(lists.items, others.items)
+    np.testing.assert_array_equal(lists.scores, others.scores)
+    np.testing.assert_array_equal(lists.reasons, others.reasons)
+    np.testing.assert_array_equal(lists.shares, others.shares)
 
 
 def walk(start: int, steps: int, ring: int = 0) -> Clicks:
@@ -177,11 +197,28 @@ def test_every_interest_names_its_clicks(served: Served) -> None:
     assert (lists.interests < interests).all()
 
 
-def test_the_encoder_does_not_see_items_unknown_to_the_release(served: Served) -> None:
+def test_an_unknown_click_changes_no_list(served: Served) -> None:
     user = walk(10, 6)
-    with_unknown = [*user[:3], ("never met", VIEW), *user[3:]]
-    reasons = served.recommend([with_unknown]).reasons[0].ravel().tolist()
-    assert set(served.catalogue.ids(reasons)) <= {item for item, _ in user}
+    window = served.windows([[*user[:3], ("never met", VIEW), *user[3:]]])
+    without = without_column(window, column=LENGTH - 4)
+    assert served.catalogue.ids([int(window.items[0, LENGTH - 4])]) == ["never met"]
+    assert_same_lists(served.lists_of(window), served.lists_of(without))
+
+
+def test_an_unknown_click_waits_in_the_window_for_a_release_that_knows_it(served: Served, tiny_release: Path) -> None:
+    bundle = bundles.read(tiny_release)
+    renamed = replace(bundle, ids=["never met" if item == "i15" else item for item in bundle.ids])
+    later = serving.warm(renamed, served.catalogue, IndexSettings(), threads=1)
+    clicks = walk(10, 6)
+    window = served.windows([[("never met" if item == "i15" else item, action) for item, action in clicks]])
+    before, after = served.lists_of(window), served.lists_of(window, later)
+    known = served.lists_of(served.windows([clicks]))
+    assert (before.items != after.items).any()
+    np.testing.assert_array_equal(after.items, known.items)
+    np.testing.assert_allclose(after.scores, known.scores, rtol=1e-5)
+    reasons = set(served.catalogue.ids(after.reasons[0][after.reasons[0] != NO_ITEM].tolist()))
+    assert "never met" in reasons
+    assert "never met" not in set(served.catalogue.ids(before.reasons[0][before.reasons[0] != NO_ITEM].tolist()))
 
 
 def test_a_dislike_lowers_the_items_near_it(served: Served) -> None:

@@ -215,7 +215,7 @@ KAFKA_SETTINGS = [
         "a certificate file that is not there",
         kafka(security_protocol="SSL", ssl_ca_file="nowhere.pem"),
         SettingsError,
-        r"kafka\.ssl_ca_file | 'nowhere\.pem', which cannot be used .*No such file | certificates in PEM | name the",
+        r"kafka\.ssl_ca_file | 'nowhere\.pem', which cannot be used .*No such file | certificates in PEM form | name",
     ),
 ]
 
