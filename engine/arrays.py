@@ -48,11 +48,15 @@ class Clicks:
     """[n] action codes, 1 and up (`engine.catalogue.actions.Actions`)."""
     event_hashes: UInt32
     """[n] hash of the event id; 0 for a click without one."""
-    origins: Int32
-    """[n] index of each click's record among the polled ones."""
+    partitions: Int32
+    """[n] number of the partition that each click came from."""
+    offsets: Int64
+    """[n] offset in that partition."""
+    appends_ms: Int64
+    """[n] time at which the record was appended to the log, Unix milliseconds."""
     forgotten: dict[str, int] = field(default_factory=dict)
-    """Users to be forgotten, each with the index of the last polled record that requests it; only their clicks after
-    that record are in the batch."""
+    """Users to be forgotten, each with the number of the partition that the request came from; only their clicks after
+    the last request are in the batch."""
     without_consent: int = 0
     """Clicks left out, as their users gave no consent."""
 

@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Any, Final
 
 import msgspec
@@ -81,11 +82,11 @@ class ClickDecoder:
                 batch.origins.append(position + index)
                 batch.timestamps.append(records.timestamps_ms[index])
             position += len(records)
-        clicks = self._columns(batch)
+        clicks = self._columns(batch, polled)
         refusals = self._impossible(clicks, batch, now_ms)
         for index, refusal in refusals.items():
-            batch.dead.append(_dead(*_locate(polled, int(clicks.origins[index])), refusal))
-        return _without_forgotten(_without(clicks, refusals.keys())), batch.dead
+            batch.dead.append(_dead(*_locate(polled, batch.origins[index]), refusal))
+        return _without(clicks, refusals.keys() | _before_requests(clicks.users, batch)), batch.dead
 
     def _put_aside(self, records: Records, index: int, position: int, batch: "_Batch") -> None:
         """Note who is to be forgotten, or refuse a record unread."""
@@ -139,7 +140,7 @@ class ClickDecoder:
             return Refusal("long_search", detail)
         return search
 
-    def _columns(self, batch: "_Batch") -> Clicks:
+    def _columns(self, batch: "_Batch", polled: Sequence[Records]) -> Clicks:
         get, events = self._get, batch.events
         count = len(events)
         hashes = np.zeros(count, np.uint32)
@@ -154,14 +155,20 @@ class ClickDecoder:
         items = _ids(map(get["item"], events))
         for index, search in batch.searches.items():
             items[index], codes[index] = search, self._actions.search
+        numbers = np.array([records.partition.number for records in polled], np.int32)
+        partitions = np.repeat(numbers, [len(records) for records in polled])
+        offsets = np.fromiter(chain.from_iterable(records.offsets for records in polled), np.int64, len(partitions))
+        origins = np.array(batch.origins, np.int64)
         return Clicks(
             users=_ids(map(get["user"], events)),
             items=items,
             times_ms=self._times_ms(batch),
             actions=np.array(codes, np.uint8),
             event_hashes=hashes,
-            origins=np.array(batch.origins, np.int32),
-            forgotten=batch.forgotten,
+            partitions=partitions[origins],
+            offsets=offsets[origins],
+            appends_ms=np.array(batch.timestamps, np.int64),
+            forgotten={user: int(partitions[origin]) for user, origin in batch.forgotten.items()},
             without_consent=batch.without_consent,
         )
 
@@ -221,15 +228,17 @@ class ClickDecoder:
 
 @dataclass(slots=True)
 class _Batch:
-    """The events of a poll so far, where each came from, and the records that are none."""
+    """The events of a poll so far, and the records that are none."""
 
     events: list[Any] = field(default_factory=list)
     origins: list[int] = field(default_factory=list)
+    """Index of each event's record among all that were polled."""
     timestamps: list[int] = field(default_factory=list)
     searches: dict[int, str] = field(default_factory=dict)
     """Ids of the events that are searches, by index."""
     dead: list[DeadLetter] = field(default_factory=list)
     forgotten: dict[str, int] = field(default_factory=dict)
+    """Users to be forgotten, each with the index of the last record that requests it."""
     without_consent: int = 0
 
 
@@ -241,12 +250,12 @@ def _user(key: bytes | None) -> str | None:
         return None
 
 
-def _without_forgotten(clicks: Clicks) -> Clicks:
-    """All clicks but those before their user's request to be forgotten."""
-    if not clicks.forgotten:
-        return clicks
-    requests = np.array([clicks.forgotten.get(user, -1) for user in clicks.users], np.int64)
-    return _without(clicks, set(np.flatnonzero(requests > clicks.origins).tolist()))
+def _before_requests(users: Sequence[str], batch: _Batch) -> set[int]:
+    """Indices of the clicks that came before their user's request to be forgotten."""
+    if not batch.forgotten:
+        return set()
+    clicks = zip(users, batch.origins, strict=True)
+    return {index for index, (user, origin) in enumerate(clicks) if origin < batch.forgotten.get(user, -1)}
 
 
 def _dead(records: Records, index: int, refusal: Refusal) -> DeadLetter:
@@ -282,7 +291,9 @@ def _without(clicks: Clicks, refused: AbstractSet[int]) -> Clicks:
         times_ms=clicks.times_ms[kept],
         actions=clicks.actions[kept],
         event_hashes=clicks.event_hashes[kept],
-        origins=clicks.origins[kept],
+        partitions=clicks.partitions[kept],
+        offsets=clicks.offsets[kept],
+        appends_ms=clicks.appends_ms[kept],
     )
 
 

@@ -74,16 +74,11 @@ class UserWindows:
     def __len__(self) -> int:
         return len(self.store)
 
-    def locate(self, clicks: Clicks, partitions: Int32) -> Events:
-        """Clicks as events: users by slot, items by number. Evicted users are reloaded, unknown ones get a slot.
-
-        Args:
-            clicks: a batch.
-            partitions: [n] the partition of each click.
-        """
+    def locate(self, clicks: Clicks) -> Events:
+        """Clicks as events: users by slot, items by number. Evicted users are reloaded, unknown ones get a slot."""
         self.reload(clicks.users)
         return Events(
-            slots=self.store.slots(clicks.users, partitions),
+            slots=self.store.slots(clicks.users, clicks.partitions),
             items=self._catalogue.numbers(clicks.items),
             times_ms=clicks.times_ms,
             actions=clicks.actions,

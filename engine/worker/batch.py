@@ -148,8 +148,8 @@ class Processor:
         with stage("decode"):
             clicks, dead = self._decoder.decode(polled, now_ms)
         with stage("windows"):
-            gone = self._forget(clicks, polled)
-            events = self.windows.locate(clicks, _partitions(polled)[clicks.origins])
+            gone = self._forget(clicks)
+            events = self.windows.locate(clicks)
             self._judge_next_clicks(events)
             appended = self.windows.update(events)
             windows = self.windows.read(appended.changed)
@@ -161,7 +161,7 @@ class Processor:
         self._metrics.exact_fallback_queries.inc(live.index.fallbacks - fallbacks)
         newest = _newest_click(events.slots, appended.changed)  # [B] index of each user's last click in the batch
         with stage("messages"):
-            heads = self._heads(clicks, polled, newest, windows.times_ms[:, -1], live.name)
+            heads = self._heads(clicks, newest, windows.times_ms[:, -1], live.name)
             sent = self._worth_sending(appended.changed, lists)
             outgoing = self._list_messages(lists, heads, sent, gone)
             positions = {records.partition: records.offsets[-1] + 1 for records in polled}
@@ -174,9 +174,8 @@ class Processor:
             ends = session.commit(positions, [changes])
             self.windows.wrote(ends)
         self._sent.put(appended.changed, lists.items, live.name)
-        appends_ms = np.concatenate([records.timestamps_ms for records in polled])[clicks.origins[newest[sent]]]
         self._metrics.unchanged_lists.inc(int((~sent).sum()))
-        self._count(clicks, dead, appended, lists, self._time.now_ms() - appends_ms)
+        self._count(clicks, dead, appended, lists, self._time.now_ms() - clicks.appends_ms[newest[sent]])
 
     def rewrite(self, partitions: Sequence[int], session: Session) -> None:
         """Write the windows of restored partitions once more that older ones came after on the changelog.
@@ -188,15 +187,12 @@ class Processor:
         if len(changes):
             self.windows.wrote(session.commit({}, [changes]))
 
-    def _forget(self, clicks: Clicks, polled: Sequence[Records]) -> list[tuple[str, int]]:
+    def _forget(self, clicks: Clicks) -> list[tuple[str, int]]:
         """Drop the windows of users who asked for it; returns who has no click since then, each with the partition."""
-        if not clicks.forgotten:
-            return []
-        partitions = _partitions(polled)
         for user in clicks.forgotten:
             self.windows.forget(user)
         back = set(clicks.users)
-        return [(user, int(partitions[origin])) for user, origin in clicks.forgotten.items() if user not in back]
+        return [(user, partition) for user, partition in clicks.forgotten.items() if user not in back]
 
     def _judge_next_clicks(self, events: Events) -> None:
         """Count whether clicked items were in the lists sent before, and then count the clicks towards popularity."""
@@ -208,14 +204,11 @@ class Processor:
             self._metrics.next_click_popular_hits.labels(verdict.release).inc(verdict.popular_hits)
         self._popularity.add(items, events.times_ms[positive])
 
-    def _heads(
-        self, clicks: Clicks, polled: Sequence[Records], newest: Int64, event_ms: Int64, release: str
-    ) -> ListHeads:
+    def _heads(self, clicks: Clicks, newest: Int64, event_ms: Int64, release: str) -> ListHeads:
         """Heads of B lists, each named after its user's newest click [B] in the batch."""
-        places = [(records.partition.number, offset) for records in polled for offset in records.offsets]
-        origins = [places[origin] for origin in clicks.origins[newest].tolist()]
+        places = zip(clicks.partitions[newest].tolist(), clicks.offsets[newest].tolist(), strict=True)
         return ListHeads(
-            ids=[f"{partition}-{offset}-{release}" for partition, offset in origins],
+            ids=[f"{partition}-{offset}-{release}" for partition, offset in places],
             users=[clicks.users[index] for index in newest.tolist()],
             event_ms=event_ms.tolist(),
             release=release,
@@ -266,12 +259,6 @@ class Processor:
         for milliseconds in freshness_ms.tolist():
             metrics.freshness.observe(max(0, milliseconds) / 1000)
         self._observe(BatchReport(len(clicks), len(freshness_ms), len(dead), freshness_ms))
-
-
-def _partitions(polled: Sequence[Records]) -> Int32:
-    """[n] the partition number of each polled record."""
-    numbers = np.array([records.partition.number for records in polled], np.int32)
-    return np.repeat(numbers, [len(records) for records in polled])
 
 
 def _newest_click(slots: Int32, changed: Int32) -> Int64:

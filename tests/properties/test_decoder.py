@@ -45,7 +45,7 @@ def test_every_record_is_a_click_or_a_dead_letter(stream: list[bytes | None]) ->
         Partition("clicks", 0), list(range(count)), [NOW_MS] * count, [None] * count, stream, [()] * count
     )
     clicks, dead_letters = DECODER.decode([records], NOW_MS)
-    assert sorted([*clicks.origins.tolist(), *(letter.offset for letter in dead_letters)]) == list(range(count))
+    assert sorted([*clicks.offsets.tolist(), *(letter.offset for letter in dead_letters)]) == list(range(count))
     assert all(clicks.users) and all(clicks.items)  # noqa: PT018 - one statement about both columns
     assert ((clicks.times_ms >= EARLIEST_MS) & (clicks.times_ms <= NOW_MS + 3_600_000)).all()
     assert [stream[letter.offset] for letter in dead_letters] == [letter.value for letter in dead_letters]

@@ -242,7 +242,7 @@ def _survives(settings: ClickSettings, mutator: Mutator, count: int) -> Counter[
 
 
 def _check_nothing_is_lost(records: Records, clicks: Clicks, dead_letters: list[DeadLetter]) -> None:
-    offsets = [*clicks.origins.tolist(), *(letter.offset for letter in dead_letters)]
+    offsets = [*clicks.offsets.tolist(), *(letter.offset for letter in dead_letters)]
     assert len(set(offsets)) == len(offsets) == len(records) - clicks.without_consent
     for letter in dead_letters:
         assert letter.value == (None if letter.withheld else records.values[letter.offset])

@@ -121,7 +121,7 @@ def test_seconds_and_the_records_own_time() -> None:
 def test_what_is_no_click_goes_aside_and_the_rest_goes_on(value: bytes | None, reason: str) -> None:
     good = b'{"user":"a","item":"b","ts":1600000000000}'
     clicks, dead = decode([good, value, good])
-    assert clicks.origins.tolist() == [0, 2]
+    assert (clicks.partitions.tolist(), clicks.offsets.tolist()) == ([3, 3], [40, 42])
     assert [letter.reason for letter in dead] == [reason]
     letter = dead[0]
     assert (letter.key, letter.value, letter.partition, letter.offset) == (b"key", value, Partition("clicks", 3), 41)
@@ -167,8 +167,8 @@ def test_a_record_without_a_value_asks_to_forget_the_user_who_is_its_key() -> No
     other = b'{"user":"else","item":"b","ts":1600000000000}'
     clicks, dead = decode([click, other, None, click, other])
     assert dead == []
-    assert clicks.forgotten == {"key": 2}
-    assert clicks.origins.tolist() == [1, 3, 4]  # what the user did before is not even decoded into a window
+    assert clicks.forgotten == {"key": 3}  # the partition of the request
+    assert clicks.offsets.tolist() == [41, 43, 44]  # what the user did before is not even decoded into a window
     nobody, dead = ClickDecoder(settings, Actions(settings)).decode(null_records(None, b"", b"\xff", b"ann"), NOW_MS)
     assert nobody.forgotten == {"ann": 3}
     assert [(letter.reason, letter.offset) for letter in dead] == [
@@ -228,7 +228,7 @@ def test_words_in_the_place_of_an_item_are_a_search() -> None:
 def test_what_is_neither_click_nor_search_goes_aside(event: dict[str, Any], reason: str, said: str) -> None:
     good = b'{"user":"a","query":"b","ts":1600000000000}'
     clicks, dead = decode([good, json.dumps({"user": "a", "ts": 1_600_000_000_000, **event}).encode(), good])
-    assert clicks.origins.tolist() == [0, 2]
+    assert (clicks.partitions.tolist(), clicks.offsets.tolist()) == ([3, 3], [40, 42])
     assert [letter.reason for letter in dead] == [reason]
     assert re.search(said, dead[0].detail)
 
