@@ -190,7 +190,7 @@ def _outgoing(topic: str, letters: list[Letter]) -> Outgoing:
 def _origin(letter: Letter) -> Partition:
     if letter.origin is None:
         raise EventLogError(
-            f"the dead letter at {letter.place.number}/{letter.offset} does not say where it came from: it lacks"
+            f"the dead letter at {letter.place.number}/{letter.offset} does not name its origin: it lacks"
             f" {HEADER_PREFIX} headers, which every dead letter of `headrace run` has; leave it out with --reason,"
             " --since or --until"
         )

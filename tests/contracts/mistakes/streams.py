@@ -158,7 +158,7 @@ TOPICS = [
         "a dead letter that somebody else wrote",
         replay_of_a_stranger,
         EventLogError,
-        r"the dead letter at 0/0 | does not say where it came from | every dead letter of `headrace run` | --reason",
+        r"the dead letter at 0/0 | does not name its origin | every dead letter of `headrace run` | --reason",
     ),
     Row(
         "two numbers of partitions",
