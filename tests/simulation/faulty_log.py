@@ -286,8 +286,9 @@ class FaultySession:
             self._log._freeze()
         if fault == "fenced" and self._producer:
             self._broker.init_producer(self._producer)
-        if fault == "joins again unnoticed" and self.member:
+        if fault == "joins again unnoticed" and self._cursor:
             self._broker.leave(self._group_name, self.member)
+            self._log._freeze()  # until others have taken over
         if fault == "rebalance":
             group, random = self._broker.group(self._group_name), surroundings.faults.detail()
             if group.members and group.partitions:
