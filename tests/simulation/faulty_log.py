@@ -151,11 +151,6 @@ class FaultySession:
         self._looked = False
         self.member = ""
 
-    @property
-    def group(self) -> str:
-        """The group's name."""
-        return self._group_name
-
     def poll(self, timeout_s: float, max_records: int) -> list[Records]:
         """Take part in the group, and read."""
         del timeout_s  # no time passes inside a call

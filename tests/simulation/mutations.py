@@ -24,7 +24,7 @@ from tests.simulation.faulty_log import FaultyLog, FaultySession
 
 @dataclass(frozen=True, slots=True)
 class Mutation:
-    """A rule, and what stands in for the code that keeps it."""
+    """A rule, and the code that takes the place of what keeps it."""
 
     owner: Any
     name: str

@@ -43,7 +43,7 @@ from tests.properties.test_window_store import LENGTH, Event
 from tests.simulation import releases
 from tests.simulation.broker import SESSION_TIMEOUT_S, TRANSACTION_TIMEOUT_S, Broker
 from tests.simulation.faults import MENUS, Crash, Faults
-from tests.simulation.faulty_log import FaultyLog, FaultySession
+from tests.simulation.faulty_log import FaultyLog
 from tests.simulation.reference import FORGET, GARBAGE, Input
 from tests.simulation.releases import COUNT, HandedReleases, MirrorRecommender
 
@@ -211,11 +211,6 @@ class Process:
             self.world.note(f"{self.name} stops with {error}")
         self.log.is_dead = True
 
-    def session(self) -> FaultySession | None:
-        """Its session, if it has one."""
-        session = None if self.worker is None else self.worker._session
-        return session if isinstance(session, FaultySession) else None
-
     def _start(self) -> None:
         self.log = FaultyLog(self.world, self.name, self.world.script.delivery)
         self.world.generations[self.name] = self.world.generations.get(self.name, 0) + 1
@@ -246,7 +241,7 @@ class World:
     inputs: dict[int, list[Input]] = field(default_factory=dict)
     """By partition, every record of the topic of clicks."""
     tainted: set[str] = field(default_factory=set)
-    """Users whose window a stray record stood in for: what they lose by that is nobody's fault."""
+    """Users with a stray record in the place of their window: what they lose by that is nobody's fault."""
     healed: set[str] = field(default_factory=set)
     """Users with a click after the last fault."""
     faults: Faults = field(init=False)
