@@ -36,6 +36,8 @@ class Change:
     input_position: int | None
     """None where the record has no header: written by an earlier version, or by another program."""
     offset: int
+    is_overtaken: bool = False
+    """Whether a record that knows less comes after it."""
     before: "Change | None" = None
     """What a record without a position took the place of, in case that it cannot be read."""
 
@@ -61,7 +63,9 @@ def newest_by_key(records: Records) -> dict[bytes, Change]:
     for key, value, headers, offset in columns:
         change = Change(value, _position(headers), offset)
         before = newest.get(key or b"")
-        if before is None or not is_older(change.input_position, before.input_position):
+        if before is not None and is_older(change.input_position, before.input_position):
+            newest[key or b""] = replace(before, is_overtaken=True)
+        else:
             is_doubtful = change.input_position is None and change.value is not None
             newest[key or b""] = replace(change, before=before) if is_doubtful and before else change
     return newest

@@ -285,7 +285,7 @@ class UserWindows:
         older = {user for user, change in changes.items() if changelog.is_older(change.input_position, held.get(user))}
         overtaken = self._overtaken.setdefault(number, set())
         overtaken.difference_update(changes)
-        overtaken.update(older)
+        overtaken.update(older, (user for user, change in changes.items() if change.is_overtaken))
         return {user: change for user, change in changes.items() if user not in older} if older else changes
 
     def _held_positions(self, users: list[str], number: int) -> dict[str, int]:

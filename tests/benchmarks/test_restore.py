@@ -118,7 +118,7 @@ def _measure(log: EventLog, settings: Settings, where: str, report: Report) -> N
     assert expected == [window(user) for user in range(0, USERS, USERS // 100)]
     for restored in (from_changelog, from_snapshot):
         assert restored.users == USERS
-        assert restored.users / restored.wall_s > FLOOR_USERS_PER_S
+        assert restored.users / restored.cpu_s > FLOOR_USERS_PER_S  # the wall clock is shared
 
 
 def _settings(topic: str, folder: Path) -> Settings:

@@ -23,7 +23,18 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 EXPORTS = [
     *("BrokerUnavailableError", "ChangelogError", "DamagedReleaseError", "DataError", "DeliveryError", "EventLog"),
     *("EventLogError", "HeadraceError", "KafkaLog", "ListedItem", "MemoryLog", "MessageError", "MissingExtraError"),
-    *("Outgoing", "Partition", "Producer", "Reader", "Reason", "Rebalance", "Recommendation", "Records", "Release"),
+    *(
+        "NewerWindowError",
+        "Outgoing",
+        "Partition",
+        "Producer",
+        "Reader",
+        "Reason",
+        "Rebalance",
+        "Recommendation",
+        "Records",
+        "Release",
+    ),
     *("ReleaseError", "RequestError", "RunFolderError", "Session", "Settings", "SettingsError", "TopicSpec"),
     *("UnfitReleaseError", "UnsupportedClientError", "decode_recommendation", "load_settings", "open_release"),
 ]

@@ -266,10 +266,16 @@ def test_a_window_never_gives_way_to_one_that_knows_less(
     assert apart.windows() == together.windows() == expected
 
 
-def test_a_window_that_an_older_one_came_after_is_written_once_more() -> None:
+@pytest.mark.parametrize("polls", [1, 2])
+def test_a_window_that_an_older_one_came_after_is_written_once_more(polls: int) -> None:
     process = reader()
-    process.user_windows.apply(stamped(window("b"), 9))
-    process.user_windows.apply(stamped(window("a"), 5))
+    newer, older = stamped(window("b"), 9), stamped(window("a"), 5)
+    if polls == 1:
+        columns = [[*getattr(newer, name), *getattr(older, name)] for name in ("keys", "values", "headers")]
+        process.user_windows.apply(Records(newer.partition, [0, 1], [0, 0], *columns))
+    else:
+        process.user_windows.apply(newer)
+        process.user_windows.apply(older)
     again = process.user_windows.rewrites([0])
     assert (again.keys, again.headers) == ([b"ann"], [[(POSITION_HEADER, b"9")]])
     assert len(process.user_windows.rewrites([0])) == 0

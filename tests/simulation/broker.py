@@ -21,6 +21,9 @@ SESSION_TIMEOUT_S = 10.0
 TRANSACTION_TIMEOUT_S = 600.0
 """Longer than any run: what is left open must be ended by somebody."""
 
+CLEANER_S = 5.0
+"""Between a segment's end and its compaction; three times that by Kafka's own default."""
+
 
 @dataclass(slots=True)
 class Transaction:
@@ -60,9 +63,16 @@ class PartitionLog:
     start: int = 0
     end: int = 0
     entries: list[Entry] = field(default_factory=list)
+    is_full: bool = False
+    """Whether the next record begins a new segment."""
+    active_start: int = 0
+    """First offset of the active segment, which compaction leaves alone."""
+    rolled_s: float = 0.0
 
-    def add(self, entry: Entry) -> None:
+    def add(self, entry: Entry, now_s: float) -> None:
         """Give the entry the next offset."""
+        if self.is_full:
+            self.is_full, self.active_start, self.rolled_s = False, self.end, now_s
         entry.offset = self.end
         self.end += 1
         self.entries.append(entry)
@@ -141,7 +151,7 @@ class Broker:
                 transaction=transaction,
             )
             log = self.log(partition)
-            log.add(entry)
+            log.add(entry, self.now_s)
             ends[partition] = log.end
             if transaction is not None:
                 transaction.first_offsets.setdefault(partition, entry.offset)
@@ -199,7 +209,7 @@ class Broker:
         transaction.state = state
         del self.open[transaction.producer]
         for partition in transaction.first_offsets:
-            self.log(partition).add(Entry(0, transaction=transaction, is_control=True))
+            self.log(partition).add(Entry(0, transaction=transaction, is_control=True), self.now_s)
         if state == "committed":
             self.committed.append(transaction)
             if transaction.positions:
@@ -239,16 +249,27 @@ class Broker:
                 # As Kafka does: the epoch is raised with the abort, so that its producer is fenced.
                 self.init_producer(transaction.producer)
 
-    def compact(self, topic: str) -> None:
-        """Keep the last committed record of each key below every open transaction, and the marks."""
+    def compact(self, topic: str, *, whole: bool = False) -> None:
+        """Keep the last record of each key, and the marks, below the active segment and every open transaction.
+
+        A segment is closed by a record that finds it full, and compacted no sooner than the cleaner comes by. `whole`
+        is what compaction comes to when there is nothing but time.
+        """
         for partition in self.partitions(topic):
-            log, stop = self.log(partition), self.stable_end(partition)
-            last = {entry.key: entry.offset for entry in log.entries if entry.is_readable() and entry.offset < stop}
-            log.entries = [
-                entry
-                for entry in log.entries
-                if entry.offset >= stop or entry.offset == log.end - 1 or last.get(entry.key) == entry.offset
-            ]
+            log = self.log(partition)
+            is_cleaned = whole or self.now_s - log.rolled_s >= CLEANER_S
+            self._clean(
+                log, min(self.stable_end(partition), log.end if whole else log.active_start if is_cleaned else 0)
+            )
+            log.is_full = True
+
+    def _clean(self, log: PartitionLog, stop: int) -> None:
+        last = {entry.key: entry.offset for entry in log.entries if entry.is_readable() and entry.offset < stop}
+        log.entries = [
+            entry
+            for entry in log.entries
+            if entry.offset >= stop or entry.offset == log.end - 1 or last.get(entry.key) == entry.offset
+        ]
 
     def delete_before(self, partition: Partition, offset: int) -> None:
         """Retention: drop the oldest records."""

@@ -151,11 +151,6 @@ class FaultySession:
         self._looked = False
         self.member = ""
 
-    @property
-    def group(self) -> str:
-        """The group's name."""
-        return self._group_name
-
     def poll(self, timeout_s: float, max_records: int) -> list[Records]:
         """Take part in the group, and read."""
         del timeout_s  # no time passes inside a call
@@ -286,8 +281,9 @@ class FaultySession:
             self._log._freeze()
         if fault == "fenced" and self._producer:
             self._broker.init_producer(self._producer)
-        if fault == "joins again unnoticed" and self.member:
+        if fault == "joins again unnoticed" and self._cursor:
             self._broker.leave(self._group_name, self.member)
+            self._log._freeze()  # until others have taken over
         if fault == "rebalance":
             group, random = self._broker.group(self._group_name), surroundings.faults.detail()
             if group.members and group.partitions:

@@ -43,7 +43,7 @@ from tests.properties.test_window_store import LENGTH, Event
 from tests.simulation import releases
 from tests.simulation.broker import SESSION_TIMEOUT_S, TRANSACTION_TIMEOUT_S, Broker
 from tests.simulation.faults import MENUS, Crash, Faults
-from tests.simulation.faulty_log import FaultyLog, FaultySession
+from tests.simulation.faulty_log import FaultyLog
 from tests.simulation.reference import FORGET, GARBAGE, Input
 from tests.simulation.releases import COUNT, HandedReleases, MirrorRecommender
 
@@ -58,6 +58,8 @@ ITEMS = 30
 ROUND_S = 0.5
 ROUNDS = 240
 """Two minutes without a fault: several times the longest time limit in the settings below."""
+_SETTLING_ROUNDS = 12
+"""Time for what follows a commit: windows that are read again, and written once more."""
 STEPS = {
     "work": 52,
     "click": 20,
@@ -209,11 +211,6 @@ class Process:
             self.world.note(f"{self.name} stops with {error}")
         self.log.is_dead = True
 
-    def session(self) -> FaultySession | None:
-        """Its session, if it has one."""
-        session = None if self.worker is None else self.worker._session
-        return session if isinstance(session, FaultySession) else None
-
     def _start(self) -> None:
         self.log = FaultyLog(self.world, self.name, self.world.script.delivery)
         self.world.generations[self.name] = self.world.generations.get(self.name, 0) + 1
@@ -244,7 +241,9 @@ class World:
     inputs: dict[int, list[Input]] = field(default_factory=dict)
     """By partition, every record of the topic of clicks."""
     tainted: set[str] = field(default_factory=set)
-    """Users whose window a stray record stood in for: what they lose by that is nobody's fault."""
+    """Users with a stray record in the place of their window: what they lose by that is nobody's fault."""
+    healed: set[str] = field(default_factory=set)
+    """Users with a click after the last fault."""
     faults: Faults = field(init=False)
     settings: Settings = field(init=False)
     processes: list[Process] = field(init=False)
@@ -277,8 +276,11 @@ class World:
             return  # somebody has to go on
         frozen.is_frozen = True
         ends_s = self.broker.now_s + seconds
+        dice = self.faults.detail()
         while self.broker.now_s < ends_s:
             self.pass_time(1.0)
+            if dice.random() < 0.3:
+                self.take("click", dice.random(), dice.random())
             for other in self.processes:
                 other.turn()
         frozen.is_frozen = False
@@ -330,11 +332,11 @@ class World:
         positions = self.broker.group(GROUP).positions
         return all(positions.get(Partition("clicks", n), 0) >= len(inputs) for n, inputs in self.inputs.items())
 
-    def calm(self) -> None:
-        """No more faults: all processes run, and all work is done in time.
+    def calm(self, judge: Callable[[World], None]) -> None:
+        """No more faults: all processes run, and all work is done in time. Judged before and after one more click each.
 
         Raises:
-            Failure: it is not.
+            Failure: it is not done in time, or the judge finds something.
         """
         self.faults.happens = False
         self._add_partitions()
@@ -342,22 +344,31 @@ class World:
         for process in self.processes:
             process.is_stopped = False
         self._drain()
+        judge(self)
         dice = random.Random(self.script.seed)
         for number in self.inputs:
-            for user in users_of(number):
-                self.click(number, user, dice, is_new=True)
+            user = dice.choice(users_of(number))
+            self.click(number, user, dice, is_new=True)
+            self.healed.add(user)
         self._drain()
+        self._rounds(_SETTLING_ROUNDS)
+        self.broker.compact("windows", whole=True)
+        judge(self)
 
     def _drain(self) -> None:
         for _ in range(ROUNDS):
-            self.pass_time(ROUND_S)
-            for process in self.processes:
-                process.turn()
+            self._rounds(1)
             if self.drained() and not self._late:
                 return
         positions = self.broker.group(GROUP).positions
         waiting = [n for n, inputs in self.inputs.items() if positions.get(Partition("clicks", n), 0) < len(inputs)]
         raise Failure(f"clicks of partitions {waiting} wait {ROUNDS * ROUND_S:g} s after the last fault")
+
+    def _rounds(self, count: int) -> None:
+        for _ in range(count):
+            self.pass_time(ROUND_S)
+            for process in self.processes:
+                process.turn()
 
     def _input(self, number: int, record: Input, key: bytes | None, value: bytes | None) -> None:
         self.inputs[number].append(record)
@@ -411,7 +422,9 @@ class World:
         self.broker.wall_ms += round((first - 0.5) * 7_200_000)
 
     def _compact(self, first: float, _second: float) -> None:
-        self.broker.compact(_chosen(["windows", "windows", "recommendations"], first))
+        topic = _chosen(["windows", "windows", "recommendations"], first)
+        self.note(f"{topic} is compacted")
+        self.broker.compact(topic)
 
     def _retention(self, _first: float, _second: float) -> None:
         """Clicks that are committed go; who still reads there finds his offset out of range."""
@@ -493,12 +506,11 @@ def _folder(chosen: Script) -> Iterator[Path | None]:
         yield Path(folder)
 
 
-@contextmanager
-def finished(chosen: Script) -> Iterator[World]:
-    """Run a script to its calm end; the world is there to be judged.
+def run(chosen: Script, judge: Callable[[World], None]) -> World:
+    """Run a script to its calm end, and have it judged.
 
     Raises:
-        Failure: the calm end did not come.
+        Failure: a promise was broken; it carries the trace.
     """
     with _folder(chosen) as folder:
         world = World(chosen, folder)
@@ -506,9 +518,9 @@ def finished(chosen: Script) -> Iterator[World]:
             try:
                 for step in chosen.steps:
                     world.take(*step)
-                world.calm()
-                yield world
+                world.calm(judge)
             except Failure as failure:
                 failure.trace = "\n".join(world.trace)
                 failure.fired = tuple(index for index, _ in world.faults.fired)
                 raise
+    return world
