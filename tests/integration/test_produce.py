@@ -47,7 +47,7 @@ def produce(kafka_bootstrap: str, topic: str) -> Callable[..., subprocess.Popen[
 
 @pytest.fixture
 def recorded(tmp_path: Path) -> Path:
-    lines = "".join(f"u{number % 7},i{number},{1_000 + number / 10},view\n" for number in range(500))
+    lines = "".join(f"u{number % 7},i{number},{1_700_000_000 + number / 10},view\n" for number in range(500))
     (tmp_path / "interactions.csv.gz").write_bytes(gzip.compress(f"user,item,ts,event\n{lines}".encode()))
     return tmp_path
 
