@@ -379,8 +379,8 @@ def test_a_folder_that_is_no_release_is_refused(tmp_path: Path) -> None:
     with pytest.raises(headrace.DamagedReleaseError) as refusal:
         headrace.open_release(tmp_path)
     assert str(refusal.value) == (
-        f"release {tmp_path}: release.json cannot be read (No such file or directory); expected the folder of one"
-        " release, RELEASES/MODEL-VERSION, as `headrace train` writes it"
+        f"release {tmp_path}: release.json cannot be read (No such file or directory); expected the folder of a"
+        " release, RELEASES/MODEL-VERSION, as `headrace train` writes it: name another, or copy the bundle again"
     )
 
 
