@@ -51,7 +51,7 @@ def test_a_successor_does_not_wait_for_what_a_killed_worker_left_open(site: Site
         assert process.wait(LIMIT_S) == -signal.SIGKILL
     with site.worker():
         site.wait_for_lists(site.everyone_is_up_to_date)  # gives up after a minute
-    assert "ending what" in site.log_file.read_text()
+    assert "ending the transaction that" in site.log_file.read_text()
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
