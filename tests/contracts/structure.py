@@ -275,7 +275,7 @@ def _table(structures: dict[str, Structure]) -> str:
         ("", list(structures)),
         *((title, [show(figures) for figures in structures.values()]) for title, show in FIGURES.items()),
     ]
-    return "\n".join(f"{title:48}" + "".join(f"{cell:>16}" for cell in cells) for title, cells in rows)
+    return "\n".join(f"{title:48}" + "".join(f"{cell:>20}" for cell in cells) for title, cells in rows)
 
 
 def _spread(figures: Spread) -> str:
