@@ -7,7 +7,7 @@ from typing import Final
 
 import numpy as np
 
-from engine.arrays import Bool, Float32, Int32, Int64
+from engine.arrays import Bool, Float32, Float64, Int32, Int64
 
 DAY_MS: Final = 86_400_000
 DAYS: Final = 7
@@ -73,10 +73,7 @@ class Popularity:
             self._rank(count)
 
     def _rank(self, count: int) -> None:
-        items = np.flatnonzero(self._total > 0)
-        if count < len(items):
-            items = np.sort(items[np.argpartition(self._total[items], -count)[-count:]])
-        self._ranking = items[np.argsort(-self._total[items], kind="stable")].astype(np.int32)
+        self._ranking = most_popular(self._total, count)
         self._rank_by_item = np.full(len(self._total), np.iinfo(np.int32).max, np.int32)
         self._rank_by_item[self._ranking] = np.arange(len(self._ranking))
         self._ranked_count, self._ranked_events = count, self._events
@@ -104,6 +101,15 @@ class Popularity:
             extra = max(items, 2 * capacity) - capacity
             self._counts = np.concatenate([self._counts, np.zeros((DAYS + 1, extra), np.float32)], axis=1)
             self._total = np.concatenate([self._total, np.zeros(extra, np.float32)])
+
+
+def most_popular(counts: Float32 | Float64, count: int) -> Int32:
+    """Up to `count` items with the highest counts [V] above 0, highest first, ties by number."""
+    items = np.flatnonzero(counts > 0)
+    if count < len(items):
+        lowest = np.partition(counts[items], -count)[-count] if count else np.inf
+        items = items[counts[items] >= lowest]  # with all that tie at the end, of which the sort leaves the first
+    return items[np.argsort(-counts[items], kind="stable")][:count].astype(np.int32)
 
 
 def untaken(popular: Int32, taken: Int32) -> Bool:

@@ -171,7 +171,10 @@ def grow(index: Index, vectors: Float32) -> Index:
 
 
 def best(scores: Float32, count: int) -> tuple[Int32, Float32]:
-    """Columns and values of the `count` highest scores of each row [Q, V], highest first, ties by column."""
+    """Columns and values of the `count` highest scores of each row [Q, V], highest first, ties by column.
+
+    Which of the columns that tie at the end are among them is up to numpy's partition.
+    """
     if count < scores.shape[1]:
         columns = np.argpartition(scores, -count, axis=1)[:, -count:]
         columns.sort(axis=1)

@@ -1,14 +1,17 @@
 """A real Kafka for the tests, started once for the whole run; the contract tests import these fixtures too."""
 
 import os
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
 
+from engine import contract
 from engine.eventlog.kafka import KafkaLog
-from engine.settings.sections import KafkaSettings
+from engine.releases import probe
+from engine.settings.sections import KafkaSettings, ReleaseSettings
 from tests.integration import broker
 
 
@@ -25,6 +28,27 @@ def kafka_bootstrap(tmp_path_factory: pytest.TempPathFactory) -> str:
 def kafka_home() -> Path:
     """Where the tests that need a broker of their own start it from, else skip."""
     return _kafka_home()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_trial_of_each_release() -> Iterator[None]:
+    """Hundreds of workers are started in this process, and a trial load costs more than all else that most of them do.
+
+    A release that passed is known by its manifest, which has the checksums of its files; each load verifies them.
+    """
+    passed: set[bytes] = set()
+    check = probe.check
+
+    def check_once(folder: Path, settings: ReleaseSettings, stop: threading.Event) -> None:
+        path = folder / contract.MANIFEST_FILE
+        manifest = path.read_bytes() if path.is_file() else b""
+        if manifest not in passed:
+            check(folder, settings, stop)
+            passed.add(manifest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(probe, "check", check_once)
+        yield
 
 
 @pytest.fixture

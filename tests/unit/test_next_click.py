@@ -1,7 +1,7 @@
 """The next-click judge, against the same rule written down one click at a time."""
 
 import numpy as np
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from engine.arrays import NO_ITEM, Int32
@@ -29,6 +29,7 @@ def rows(lists: list[list[int]], width: int) -> Int32:
     st.lists(st.integers(0, 5), min_size=20, max_size=31),
     st.lists(st.tuples(items, st.lists(items, max_size=6), st.integers(0, 12)), min_size=1, max_size=8),
 )
+@example([0, 0, 1] + [1] * 17, [(2, [], 1)])  # all tie at the end of the ranking
 def test_popular_hits_are_those_of_a_list_made_by_hand(
     counts: list[int], clicks: list[tuple[int, list[int], int]]
 ) -> None:

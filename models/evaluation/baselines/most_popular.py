@@ -4,7 +4,8 @@ from typing import Self
 
 import numpy as np
 
-from engine.arrays import NO_ITEM, Float64, Int32, Int64, Windows
+from engine.arrays import NO_ITEM, Int32, Int64, Windows
+from engine.ranking.popularity import most_popular
 from models.evaluation.baselines.baseline import first_unseen
 from models.evaluation.queries import LIST_LENGTH, EvalData, EvalQueries
 
@@ -34,7 +35,7 @@ class PopularityBaseline:
             np.add.at(ever, items[past:until], 1.0)
             np.add.at(recent, items[expired:since], -1.0)
             past, expired = until, since
-            ranking = _highest(recent + ever / (past + 1.0), depth)
+            ranking = most_popular(recent + ever / (past + 1.0), depth)
             self._rankings[row, : len(ranking)] = ranking
 
     @classmethod
@@ -53,11 +54,3 @@ class PopularityBaseline:
     def lists(self, windows: Windows, times_ms: Int64, count: int) -> Int32:
         """See `Baseline.lists`."""
         return first_unseen(self.ranking(times_ms), windows.items, count)
-
-
-def _highest(scores: Float64, count: int) -> Int64:
-    """Up to `count` indices of the highest scores above 0, highest first, ties by index."""
-    cut = max(0, len(scores) - count)
-    best = np.sort(np.argpartition(scores, min(cut, len(scores) - 1))[cut:])
-    best = best[scores[best] > 0]
-    return best[np.argsort(-scores[best], kind="stable")]
