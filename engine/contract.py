@@ -43,6 +43,8 @@ ENCODER_FILE: Final = "encoder.onnx"
 ITEMS_FILE: Final = "items.onnx"
 CONTENT_FILE: Final = "content.onnx"
 VECTORS_FILE: Final = "vectors.npy"
+NEIGHBOURS_FILE: Final = "neighbours.npy"
+NEIGHBOUR_WEIGHTS_FILE: Final = "neighbour_weights.npy"
 POPULARITY_FILE: Final = "popularity.npy"
 IDS_FILE: Final = "ids.json"
 REPORT_FILE: Final = "report.json"
@@ -93,6 +95,22 @@ class ContentSizes:
 
 
 @dataclass(frozen=True, slots=True)
+class NeighbourSizes:
+    """Size of a release's table of neighbours, and the parameters of the score (`engine.retrieval.item_neighbours`)."""
+
+    count: int
+    """M, the most neighbours of an item."""
+    last_items: int
+    """W: newest items of a window whose neighbours count."""
+    decay: float
+    """Factor of a neighbour's weight for each item that is newer than the one it belongs to."""
+    weight: float
+    """w, the weight of the neighbours' part of the score."""
+    floor: float
+    """Affinity that makes the part log(2) * w."""
+
+
+@dataclass(frozen=True, slots=True)
 class Contract:
     """Sizes, precision and types of one release's graphs."""
 
@@ -110,6 +128,8 @@ class Contract:
     """Type of the keys and values of both hops; the scale of an int8 is known to the two graphs alone."""
     content: ContentSizes | None = None
     """None for a release that was trained without content, and so knows no items but its own."""
+    neighbours: NeighbourSizes | None = None
+    """None for a release without a table of neighbours."""
 
     def as_dict(self) -> dict[str, Any]:
         """The fields by name, as in a release's manifest."""

@@ -1,6 +1,7 @@
-"""The pipeline from windows to lists: features, encoder, index, candidates, ranking. No clock, no file, no broker.
+r"""The pipeline from windows to lists: features, encoder, index, candidates, ranking. No clock, no file, no broker.
 
 windows [B, L] -> features -> interests [B, K, D] -> near items [B, K, C] -> candidates [B, P] -> lists [B, N]
+            \-> newest items [B, W] -> neighbours of each [B, W, M] ------------/
 """
 
 from collections.abc import Callable, Sequence
@@ -15,13 +16,16 @@ from engine.ranking import lists, rerank
 from engine.ranking.lists import NO_INTEREST, Lists, Ranking, Reasons, Removed
 from engine.ranking.popularity import Popularity, untaken
 from engine.releases.serving import LiveRelease
-from engine.retrieval import candidates, features
+from engine.retrieval import candidates, features, item_neighbours
 from engine.retrieval.candidates import Candidates
 from engine.retrieval.features import Features
+from engine.retrieval.item_neighbours import NeighbourTable
 from engine.settings.sections import RecommendationSettings
 
 _POOL: Final = 3
 """Candidates per item of a list, where ranking may change their order."""
+_ADDED_NEIGHBOURS: Final = 2
+"""Neighbours per item of a list that are scored where no interest found them."""
 _FILL_USERS: Final = 512
 """Users whose lists are filled up at once, which bounds the memory that a batch of new users takes."""
 
@@ -85,6 +89,11 @@ class Recommender:
         seen = np.where(seen_mask, query.rows, np.int32(NO_ITEM))
         excluded = np.concatenate([seen, query.excluded], axis=1)  # [B', S]
         merged, removed = self._candidates(live, interests, excluded, bool(strength.any()), stage)
+        if live.neighbours is not None:
+            with stage("neighbours"):
+                merged = _with_neighbours(
+                    merged, query, live, live.neighbours, interests, excluded, self.settings.count
+                )
         with stage("rank"):
             if strength.any():
                 merged = self._push_away(merged, query.rows, strength, live)
@@ -95,7 +104,7 @@ class Recommender:
     ) -> tuple[Candidates, Removed]:
         """Candidates near each interest; users with too few are searched again, deep enough for a full list."""
         count = self.settings.count
-        reordered = disliked or self.settings.diversity > 0.0
+        reordered = disliked or self.settings.diversity > 0.0 or live.neighbours is not None
         keep = count * _POOL if reordered else count
         size = len(live.index)
         depth = min(size, self.settings.candidates_per_interest)
@@ -127,11 +136,12 @@ class Recommender:
             order = rerank.diversify(merged, live.vectors, count, self.settings.diversity)
             merged = merged.take(order, merged.scores)
         rows, scores, interests = merged.rows[:, :count], merged.scores[:, :count], merged.interests[:, :count]
-        filled = rows != NO_ITEM
+        filled, origins = rows != NO_ITEM, merged.origins[:, :count]
         return Ranking(
             items=np.where(filled, live.numbers[np.maximum(rows, 0)], np.int32(NO_ITEM)),
             scores=np.where(filled, scores, np.float32(0.0)),
             interests=np.where(filled, interests, np.int32(NO_INTEREST)),
+            origins=np.where(origins == NO_ITEM, np.int32(NO_ITEM), live.numbers[np.maximum(origins, 0)]),
         )
 
     def _fill(self, items: Int32, taken: Sequence[Int32]) -> Int32:
@@ -172,6 +182,24 @@ class _Query:
         if len(users) == len(self.rows):
             return self
         return _Query(self.inputs.take(users), self.rows[users], self.excluded[users], self.weights[users])
+
+
+def _with_neighbours(  # noqa: PLR0913 - all that a score is made of
+    merged: Candidates,
+    query: _Query,
+    live: LiveRelease,
+    table: NeighbourTable,
+    interests: Float32,
+    excluded: Int32,
+    count: int,
+) -> Candidates:
+    """The candidates with the neighbours of the newest items that the encoder sees, by their joint score."""
+    newest = slice(-table.sizes.last_items, None)
+    rows, weights = query.inputs.rows[:, newest], query.inputs.weights[:, newest]
+    recent = np.where((weights > 0.0) & live.is_item(rows), rows, np.int32(NO_ITEM))[:, ::-1]
+    return item_neighbours.add_neighbours(
+        merged, table, recent, excluded, interests, live.vectors, count * _ADDED_NEIGHBOURS
+    )
 
 
 def _search(live: LiveRelease, interests: Float32, depth: int) -> tuple[Int32, Float32]:

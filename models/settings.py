@@ -109,6 +109,9 @@ class TrainSettings(BaseModel):
     """Most users (and never more than half of them) whose newest training event is held out for validation."""
     patience: PositiveInt = 10
     """Training stops after this many validations in a row without a better one."""
+    neighbours: bool = True
+    """Whether the release gets a table of neighbours, if the validation is better with it
+    (`models.training.neighbours_choice`). A private training has none: counts of pairs are exact."""
     private_epsilon: Annotated[float, Gt(0.0)] | None = None
     """Largest epsilon of a differentially private training; none trains without privacy (`models.training.private`)."""
     private_delta: Annotated[float, Gt(0.0), Lt(1.0)] | None = None

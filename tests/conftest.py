@@ -94,7 +94,7 @@ def tiny_interactions(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_release(tiny_interactions: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A release bundle trained on `tiny_interactions` for a few passes."""
+    """A release bundle trained on `tiny_interactions` for a few passes, whose lists follow from its interests alone."""
     torch = pytest.importorskip("torch", reason="a release is trained for this test: pip install 'headrace[train]'")
     from models.data import dataset  # noqa: PLC0415 - only where torch is installed
     from models.publishing import export  # noqa: PLC0415 - only where torch is installed
@@ -103,7 +103,7 @@ def tiny_release(tiny_interactions: Path, tmp_path_factory: pytest.TempPathFacto
 
     torch.set_num_threads(1)  # so small a model gains nothing from more, and waits for them on a busy machine
     sizes = EncoderSettings(dimensions=16, interests=2, heads=2, window_length=20)
-    chosen = TrainSettings(encoder=sizes, holdout="last", epochs=20, batch_sequences=16)
+    chosen = TrainSettings(encoder=sizes, holdout="last", epochs=20, batch_sequences=16, neighbours=False)
     trained = train(dataset.read(tiny_interactions), chosen)
     return export.write(trained, chosen, ("two-hop", "tiny"), 0, tmp_path_factory.mktemp("releases"))
 

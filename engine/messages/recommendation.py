@@ -16,11 +16,13 @@ class ListedItem(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     item: str
     """Id of the item."""
     score: float
-    """Inner product of interest and item vector, after pushing away; 0 for an item that no interest found."""
+    """Inner product of interest and item vector plus the neighbours' part, after pushing away; 0 for a popular item."""
     source: str
-    """Where the item comes from: `interest` or `popular`."""
+    """Where the item comes from: `interest`, `neighbour` (of an item in the window) or `popular`."""
     interest: int = -1
-    """Index into the list's `interests`; absent for an item that no interest found."""
+    """Index into the list's `interests`, of the nearest one; absent for a popular item."""
+    neighbour_of: str = ""
+    """Id of the item in the window that others clicked near this one; only where `source` is `neighbour`."""
 
 
 class Reason(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+import msgspec
 import numpy as np
 
 from engine.arrays import FIRST_SEARCH, NO_ITEM
@@ -47,6 +48,7 @@ def recommendations(
     scores = np.round(lists.scores.astype(np.float64), _SCORE_DIGITS).ravel().tolist()
     sources = [SOURCES[code] for code in lists.sources.ravel().tolist()]
     listed = list(map(ListedItem, names, scores, sources, lists.interests.ravel().tolist()))
+    _name_origins(listed, lists, item_ids)
     lengths = (lists.items != NO_ITEM).sum(axis=1).tolist()
     reasons = _reasons(lists, item_ids)
     return [
@@ -61,6 +63,14 @@ def recommendations(
         )
         for user in range(users)
     ]
+
+
+def _name_origins(listed: list[ListedItem], lists: Lists, item_ids: Callable[[Sequence[int]], list[str]]) -> None:
+    """Complete the listed items that are neighbours of another."""
+    origins = lists.origins.ravel()
+    neighbours = np.flatnonzero(origins != NO_ITEM)
+    for index, name in zip(neighbours.tolist(), item_ids(origins[neighbours].tolist()), strict=True):
+        listed[index] = msgspec.structs.replace(listed[index], neighbour_of=name)
 
 
 def _reasons(lists: Lists, item_ids: Callable[[Sequence[int]], list[str]]) -> list[list[list[Reason]]]:

@@ -8,10 +8,12 @@ import numpy.typing as npt
 
 from engine.arrays import NO_ITEM, Float32, Int32, Int64, UInt8
 
-SOURCES: Final = ("interest", "popular")
-"""Sources of a listed item, by source code: near an interest of the user, or popular with everybody."""
+SOURCES: Final = ("interest", "popular", "neighbour")
+"""Sources of a listed item, by source code: near an interest of the user, popular with everybody, or clicked by others
+near an item of the window."""
 FROM_INTEREST: Final = 0
 FROM_POPULAR: Final = 1
+FROM_NEIGHBOUR: Final = 2
 NO_INTEREST: Final = -1
 
 Removed = dict[str, int]
@@ -20,14 +22,16 @@ Removed = dict[str, int]
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """Items near the interests of B users, best first, before empty places are filled."""
+    """Items near the interests and clicks of B users, best first, before empty places are filled."""
 
     items: Int32
     """[B, N] item numbers; NO_ITEM after the last one."""
     scores: Float32
-    """[B, N] interest · item, after pushing away; 0 after the last item."""
+    """[B, N] interest · item with the neighbours' part, after pushing away; 0 after the last item."""
     interests: Int32
     """[B, N] the interest nearest to the item; NO_INTEREST after the last item."""
+    origins: Int32
+    """[B, N] number of the window's item that the item is a neighbour of, where no interest found it; else NO_ITEM."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +51,13 @@ class Lists:
     items: Int32
     """[B, N] item numbers; NO_ITEM after the last one, where there were not enough."""
     scores: Float32
-    """[B, N] interest · item, after pushing away; 0 for popular items."""
+    """[B, N] interest · item with the neighbours' part, after pushing away; 0 for popular items."""
     sources: UInt8
     """[B, N] index into SOURCES."""
     interests: Int32
     """[B, N] the interest nearest to the item; NO_INTEREST for popular items."""
+    origins: Int32
+    """[B, N] number of the window's item that a neighbour belongs to; NO_ITEM for other sources."""
     reasons: Int32
     """[B, K, M] numbers of the items and searches with most of each interest's attention; NO_ITEM after the last."""
     shares: Float32
@@ -67,6 +73,7 @@ def no_ranking(users: int, count: int) -> Ranking:
         items=np.full(shape, NO_ITEM, np.int32),
         scores=np.zeros(shape, np.float32),
         interests=np.full(shape, NO_INTEREST, np.int32),
+        origins=np.full(shape, NO_ITEM, np.int32),
     )
 
 
@@ -82,7 +89,9 @@ def spread_ranking(ranking: Ranking, users: Int64, count: int) -> Ranking:
         return ranking
     everyone = no_ranking(count, ranking.items.shape[1])
     _copy_rows(
-        (everyone.items, everyone.scores, everyone.interests), users, ranking.items, ranking.scores, ranking.interests
+        (everyone.items, everyone.scores, everyone.interests, everyone.origins),
+        users,
+        *(ranking.items, ranking.scores, ranking.interests, ranking.origins),
     )
     return everyone
 
@@ -105,12 +114,14 @@ def assemble(ranking: Ranking, popular: Int32, reasons: Reasons, removed: Remove
         reasons: of all B users.
         removed: candidates removed on the way, by reason.
     """
-    from_interest = ranking.items != NO_ITEM
+    ranked = ranking.items != NO_ITEM
+    from_ranking = np.where(ranking.origins == NO_ITEM, np.uint8(FROM_INTEREST), np.uint8(FROM_NEIGHBOUR))
     return Lists(
-        items=np.where(from_interest, ranking.items, popular),
+        items=np.where(ranked, ranking.items, popular),
         scores=ranking.scores,
-        sources=np.where(from_interest, np.uint8(FROM_INTEREST), np.uint8(FROM_POPULAR)),
+        sources=np.where(ranked, from_ranking, np.uint8(FROM_POPULAR)),
         interests=ranking.interests,
+        origins=ranking.origins,
         reasons=reasons.items,
         shares=reasons.shares,
         removed=removed,

@@ -6,6 +6,8 @@
       items.onnx       item vectors -> attention tables
       content.onnx     features of an item's content -> item vector; only if trained with content
       vectors.npy      float32 [V, D]  item vectors e(x)
+      neighbours.npy, neighbour_weights.npy
+                       int32, float32 [V, M]  rows of each item's neighbours, and their weights; not in every release
       popularity.npy   float32 [V]     events per item in the last seven days of the training data
       ids.json         V item ids, in row order
       report.json      settings, learning curve and figures of the training
@@ -26,8 +28,9 @@ import numpy as np
 import numpy.typing as npt
 
 from engine import contract
+from engine.arrays import NO_ITEM
 from engine.catalogue import searches
-from engine.contract import Contract
+from engine.contract import Contract, NeighbourSizes
 from engine.errors import DamagedReleaseError, ReleaseError, UnfitReleaseError
 
 _WAY_OUT: Final = "train or export the release again"
@@ -44,6 +47,7 @@ _CHUNK_BYTES = 1 << 20
 _MAX_MANIFEST_BYTES = 1 << 20
 _MAX_ID_BYTES = 65_535
 """Of an item id: as many as `clicks.max_id_bytes` may allow, and as a changelog record can hold."""
+_MAX_NEIGHBOURS = 1024
 _LIMITS = {"window_length": 1000, "interests": 64, "dimensions": 4096}
 """Largest sizes of a contract that the engine serves; the least is 1."""
 
@@ -100,6 +104,17 @@ class Bundle:
     popularity: npt.NDArray[np.float32]
     """[V]"""
     content_onnx: bytes | None = None
+    neighbours: "NeighbourArrays | None" = None
+
+
+@dataclass(frozen=True, slots=True)
+class NeighbourArrays:
+    """The table of neighbours of V items, as it is on disk; present if and only if the contract has its sizes."""
+
+    rows: npt.NDArray[np.int32]
+    """[V, M] rows of each item's neighbours; NO_ITEM after the last."""
+    weights: npt.NDArray[np.float32]
+    """[V, M] their weights, 0 and up; 0 after the last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +135,7 @@ class NewRelease:
     ids: list[str]
     content_onnx: bytes | None = None
     """Present if and only if the contract has its sizes."""
+    neighbours: NeighbourArrays | None = None
     action_values: Mapping[str, float] = field(default_factory=dict)
     figures: dict[str, float] = field(default_factory=dict)
     report: Mapping[str, Any] = field(default_factory=dict)
@@ -141,6 +157,9 @@ def write(release: NewRelease, releases: Path) -> Path:
     (partial / contract.ITEMS_FILE).write_bytes(release.items_onnx)
     if release.content_onnx is not None:
         (partial / contract.CONTENT_FILE).write_bytes(release.content_onnx)
+    if release.neighbours is not None:
+        np.save(partial / contract.NEIGHBOURS_FILE, np.ascontiguousarray(release.neighbours.rows, np.int32))
+        np.save(partial / contract.NEIGHBOUR_WEIGHTS_FILE, np.ascontiguousarray(release.neighbours.weights, np.float32))
     (partial / contract.IDS_FILE).write_bytes(msgspec.json.encode(release.ids))
     (partial / contract.REPORT_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(release.report), indent=1))
     np.save(partial / contract.VECTORS_FILE, np.ascontiguousarray(release.vectors, np.float32))
@@ -217,6 +236,7 @@ def read(folder: Path) -> Bundle:
         vectors=_read_array(folder / contract.VECTORS_FILE),
         popularity=_read_array(folder / contract.POPULARITY_FILE),
         content_onnx=(folder / contract.CONTENT_FILE).read_bytes() if manifest.contract.content else None,
+        neighbours=_read_neighbours(folder) if manifest.contract.neighbours else None,
     )
     _check_fit(bundle)
     return bundle
@@ -224,7 +244,9 @@ def read(folder: Path) -> Bundle:
 
 def files_of(sizes: Contract) -> tuple[str, ...]:
     """Names of the files of a release with this contract, without its manifest."""
-    return (*REQUIRED_FILES, contract.CONTENT_FILE) if sizes.content else REQUIRED_FILES
+    content = (contract.CONTENT_FILE,) if sizes.content else ()
+    neighbours = (contract.NEIGHBOURS_FILE, contract.NEIGHBOUR_WEIGHTS_FILE) if sizes.neighbours else ()
+    return REQUIRED_FILES + content + neighbours
 
 
 def checksum(path: Path) -> str:
@@ -271,9 +293,15 @@ def _read_ids(path: Path) -> list[str]:
     return ids
 
 
-def _read_array(path: Path) -> npt.NDArray[np.float32]:
+def _read_neighbours(folder: Path) -> NeighbourArrays:
+    return NeighbourArrays(
+        _read_array(folder / contract.NEIGHBOURS_FILE), _read_array(folder / contract.NEIGHBOUR_WEIGHTS_FILE)
+    )
+
+
+def _read_array(path: Path) -> npt.NDArray[Any]:
     try:
-        array: npt.NDArray[np.float32] = np.load(path, allow_pickle=False)
+        array: npt.NDArray[Any] = np.load(path, allow_pickle=False)
     except (ValueError, OSError, EOFError, MemoryError) as error:
         raise DamagedReleaseError(
             f"release {path.parent}: {path.name} is no array that numpy reads ({error}); export the release again"
@@ -293,10 +321,28 @@ def _check_sizes(manifest: Manifest, where: str) -> None:
             raise UnfitReleaseError(
                 f"{where}: contract.{name} is {size}, expected 1 to {most}; train it with other sizes"
             )
+    if manifest.contract.neighbours is not None:
+        _check_neighbour_sizes(manifest.contract.neighbours, where)
     if not (0.0 < manifest.contract.tolerance < math.inf and manifest.items >= 0):
         raise UnfitReleaseError(
             f"{where}: contract.tolerance is {manifest.contract.tolerance} and items is {manifest.items}, expected a"
             " number above 0 and a count; export the release again"
+        )
+
+
+def _check_neighbour_sizes(sizes: NeighbourSizes, where: str) -> None:
+    fits = (
+        1 <= sizes.count <= _MAX_NEIGHBOURS
+        and 1 <= sizes.last_items <= _LIMITS["window_length"]
+        and 0.0 < sizes.decay <= 1.0
+        and 0.0 <= sizes.weight < math.inf
+        and 0.0 < sizes.floor < math.inf
+    )
+    if not fits:
+        raise UnfitReleaseError(
+            f"{where}: contract.neighbours is {sizes}, expected a count from 1 to {_MAX_NEIGHBOURS}, last_items from 1"
+            f" to {_LIMITS['window_length']}, a decay above 0 and up to 1, a weight of 0 or more and a floor above 0;"
+            f" {_WAY_OUT}"
         )
 
 
@@ -317,14 +363,35 @@ def _check_fit(bundle: Bundle) -> None:
             )
     if not np.isfinite(bundle.vectors).all():
         raise UnfitReleaseError(f"{release}: vectors hold values that are not finite, expected numbers; {_WAY_OUT}")
+    if bundle.neighbours is not None and manifest.contract.neighbours is not None:
+        _check_neighbours(bundle.neighbours, (manifest.items, manifest.contract.neighbours.count), release)
     _check_ids(bundle.ids, manifest.items, release)
     if manifest.items == 0:
         raise UnfitReleaseError(f"{release}: found no items, expected one at least; {_WAY_OUT}")
 
 
-def _check_array(array: npt.NDArray[np.float32], subject: str, shape: tuple[int, ...]) -> None:
-    if array.dtype != np.float32 or array.shape != shape:
-        raise UnfitReleaseError(f"{subject} {array.dtype} {array.shape}, expected float32 {shape}; {_WAY_OUT}")
+def _check_neighbours(neighbours: NeighbourArrays, shape: tuple[int, int], release: str) -> None:
+    _check_array(neighbours.rows, f"{release}: neighbours are", shape, np.int32)
+    _check_array(neighbours.weights, f"{release}: weights of neighbours are", shape)
+    lowest, highest = int(neighbours.rows.min(initial=NO_ITEM)), int(neighbours.rows.max(initial=NO_ITEM))
+    if lowest < NO_ITEM or highest >= shape[0]:
+        raise UnfitReleaseError(
+            f"{release}: neighbours are rows from {lowest} to {highest}, expected {NO_ITEM} to {shape[0] - 1};"
+            f" {_WAY_OUT}"
+        )
+    if not (np.isfinite(neighbours.weights).all() and neighbours.weights.min(initial=0.0) >= 0.0):
+        raise UnfitReleaseError(
+            f"{release}: weights of neighbours hold negative or infinite values, expected numbers from 0 on; {_WAY_OUT}"
+        )
+
+
+def _check_array(
+    array: npt.NDArray[Any], subject: str, shape: tuple[int, ...], dtype: type[np.generic] = np.float32
+) -> None:
+    if array.dtype != dtype or array.shape != shape:
+        raise UnfitReleaseError(
+            f"{subject} {array.dtype} {array.shape}, expected {np.dtype(dtype)} {shape}; {_WAY_OUT}"
+        )
 
 
 def _check_ids(ids: list[str], items: int, release: str) -> None:

@@ -22,6 +22,7 @@ from engine.retrieval import candidates
 from engine.retrieval.encoder import ContentEncoder, Encoder
 from engine.retrieval.features import Features
 from engine.retrieval.index import Index, build, grow
+from engine.retrieval.item_neighbours import NeighbourTable
 from engine.retrieval.tables import EmbeddingTables
 from engine.settings.sections import IndexSettings
 
@@ -53,6 +54,8 @@ class LiveRelease:
     popularity: Float32
     """[V]"""
     index: Index
+    neighbours: NeighbourTable | None
+    """Of the items that the release was trained with; None in a release without."""
     _rows: _Rows
     _encoder: Encoder
     _tables: EmbeddingTables
@@ -178,6 +181,7 @@ def warm(bundle: Bundle, catalogue: Catalogue, settings: IndexSettings, threads:
         numbers=numbers,
         popularity=bundle.popularity,
         index=build(tables.vectors(), settings, threads),
+        neighbours=_neighbours(bundle),
         _rows=_Rows(numbers),
         _encoder=encoder,
         _tables=tables,
@@ -187,6 +191,13 @@ def warm(bundle: Bundle, catalogue: Catalogue, settings: IndexSettings, threads:
     )
     _dry_run(live)
     return live
+
+
+def _neighbours(bundle: Bundle) -> NeighbourTable | None:
+    sizes = bundle.manifest.contract.neighbours
+    if sizes is None or bundle.neighbours is None:
+        return None
+    return NeighbourTable(bundle.neighbours.rows, bundle.neighbours.weights, sizes)
 
 
 def _content_encoder(bundle: Bundle, threads: int) -> ContentEncoder | None:

@@ -42,7 +42,9 @@ class Candidates:
     scores: Float32
     """[B, P] interest · item; -inf after the last candidate."""
     interests: Int32
-    """[B, P] the interest that found the item with that score."""
+    """[B, P] the interest that found the item with that score, or is nearest to it."""
+    origins: Int32
+    """[B, P] row of the window's item that an item is a neighbour of, where no interest found it; NO_ITEM elsewhere."""
     counts: Int64
     """[B] candidates of each user, of which at most P are kept."""
     duplicates: int
@@ -56,6 +58,7 @@ class Candidates:
             rows=np.take_along_axis(self.rows, columns, axis=1),
             scores=np.take_along_axis(scores, columns, axis=1),
             interests=np.take_along_axis(self.interests, columns, axis=1),
+            origins=np.take_along_axis(self.origins, columns, axis=1),
             counts=self.counts,
             duplicates=self.duplicates,
             seen=self.seen,
@@ -65,6 +68,7 @@ class Candidates:
         """Replace the candidates of these users by those of a deeper search."""
         self.rows[users], self.scores[users] = others.rows, others.scores
         self.interests[users], self.counts[users] = others.interests, others.counts
+        self.origins[users] = others.origins
         self.duplicates += others.duplicates
         self.seen += others.seen
 
@@ -106,6 +110,7 @@ def merge(rows: Int32, scores: Float32, seen: Int32, keep: int) -> Candidates:
         rows=np.where(there, np.take_along_axis(flat_rows, index, axis=1), np.int32(NO_ITEM)),
         scores=np.where(there, np.take_along_axis(flat_scores, index, axis=1), np.float32(-np.inf)),
         interests=(index // per_interest).astype(np.int32),
+        origins=np.full(places.shape, NO_ITEM, np.int32),
         counts=counts,
         duplicates=int(ordered.is_result.sum()) - int(counts.sum()) - seen_count,
         seen=seen_count,

@@ -73,6 +73,7 @@ _OPTIONS: dict[str, Any] = {
     "validation_interval_steps": int,
     "validation_users": int,
     "holdout_items": float,
+    "neighbours": bool,
     "private_epsilon": float,
     "private_delta": float,
     "private_clip": float,

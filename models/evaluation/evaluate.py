@@ -9,6 +9,7 @@ release does not know is a miss, and so is one that the window holds already. A 
 has a reason instead of figures. The protocol in full: `docs/evaluation.md`.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -114,15 +115,36 @@ def _evaluate_split(
     under_test: ReleaseUnderTest, queries: EvalQueries, split: str, on_progress: OnProgress
 ) -> dict[str, Any]:
     release = _InstrumentedRecommender(under_test, len(queries.targets))
-    comparison = BaselineComparison(under_test, {RELEASE: release, **under_test.baselines(queries)})
+    baselines = under_test.baselines(queries)
+    comparison = BaselineComparison(under_test, {RELEASE: release, **baselines.systems})
     comparison.run(queries, split, on_progress)
     data, targets, ranks = under_test.interactions, comparison.targets, comparison.ranks
+    figures = comparison.figures()
     return {
-        **comparison.figures(),
+        **figures,
+        "skipped": baselines.skipped,
+        "verdict": verdict(figures["baselines"]),
         "by_history": breakdowns.by_history(data, targets, ranks),
         "by_item_age": breakdowns.by_item_age(data, targets, ranks),
         **release.report(),
     }
+
+
+def verdict(baselines: Mapping[str, Any]) -> str:
+    """Whether the release is worth serving, in a sentence, by its lead in NDCG@10 over each baseline."""
+    leads = {
+        name: (figures["lead"]["ndcg10"], *figures["lead"]["intervals"]["ndcg10"])
+        for name, figures in baselines.items()
+    }
+    least = min(leads, key=lambda name: leads[name][0])
+    lead = leads[least][0]
+    behind = [name for name, (_, _, high) in leads.items() if high < 0.0]
+    level = [name for name, (_, low, high) in leads.items() if low <= 0.0 <= high]
+    if behind:
+        return f"Not worth serving: {' and '.join(behind)} beyond chance ahead, {least} by {-lead:.4f} NDCG@10."
+    if level:
+        return f"No clear gain: level with {' and '.join(level)} within chance, ahead of every other baseline."
+    return f"Worth serving: beyond chance ahead of every baseline, of the best one, {least}, by {lead:.4f} NDCG@10."
 
 
 def _narrowed(under_test: ReleaseUnderTest) -> str:

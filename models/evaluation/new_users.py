@@ -1,29 +1,22 @@
 """Evaluation on users of whom the release was trained on no event: those whose first event is after its time split.
 
 Targets are the second, third, fourth and sixth event of each, ranked in the release's whole catalogue from windows of
-1, 2, 3 and 5 clicks. The baselines are those of every evaluation, and item-kNN, tuned as in `headrace compare`.
+1, 2, 3 and 5 clicks. The baselines are those of every evaluation.
 """
 
-import time
-from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
 
 from engine.arrays import Int64
-from engine.errors import DataError, MissingExtraError
 from models.data import splits
-from models.evaluation.baselines import Baseline, extras
-from models.evaluation.baselines.task import Task
+from models.evaluation.baselines import Baseline
 from models.evaluation.list_evaluation import RELEASE, OnProgress
-from models.evaluation.queries import EvalQueries, event_queries
+from models.evaluation.queries import event_queries
 from models.evaluation.release_under_test import BaselineComparison, ReleaseRecommender, ReleaseUnderTest
 
 CLICKS: Final = (1, 2, 3, 5)
 """Clicks in the windows that lists are made from."""
-_ITEM_KNN: Final = "item_knn"
-_TUNING_MINUTES: Final = 5.0
-"""Processor time for the hyperparameters of item-kNN."""
 
 
 def new_users(under_test: ReleaseUnderTest, on_progress: OnProgress) -> dict[str, Any]:
@@ -36,18 +29,14 @@ def new_users(under_test: ReleaseUnderTest, on_progress: OnProgress) -> dict[str
     if not len(all_queries.targets):
         return {"reason": "no user's first event is after the time that the release was trained on"}
     systems: dict[str, Baseline] = {RELEASE: ReleaseRecommender(under_test.live, under_test)}
-    systems |= under_test.baselines(all_queries)
-    skipped = {}
-    try:
-        systems[_ITEM_KNN] = _item_knn(under_test, all_queries)
-    except (DataError, MissingExtraError) as error:
-        skipped[_ITEM_KNN] = str(error)
+    baselines = under_test.baselines(all_queries)
+    systems |= baselines.systems
     rows = {}
     for clicks, targets in targets_by_clicks.items():
         comparison = BaselineComparison(under_test, systems)
         comparison.run(event_queries(under_test, targets), f"new users, clicks so far: {clicks}", on_progress)
         rows[str(clicks)] = comparison.figures()
-    return {"from_ms": from_ms, "clicks": rows, "skipped": skipped}
+    return {"from_ms": from_ms, "clicks": rows, "skipped": baselines.skipped}
 
 
 def _events_of_new_users(under_test: ReleaseUnderTest, from_ms: int) -> dict[int, Int64]:
@@ -57,16 +46,3 @@ def _events_of_new_users(under_test: ReleaseUnderTest, from_ms: int) -> dict[int
     known_users[data.users[data.times_ms < from_ms]] = True
     of_new_users, earlier = under_test.target_mask & ~known_users[data.users], splits.earlier(data.users)
     return {clicks: np.flatnonzero(of_new_users & (earlier == clicks)) for clicks in CLICKS}
-
-
-def _item_knn(under_test: ReleaseUnderTest, queries: EvalQueries) -> Baseline:
-    """Item-kNN, fitted on the release's training events.
-
-    Raises:
-        MissingExtraError: it needs an extra that is not installed.
-        DataError: there are too few events to fit it on.
-    """
-    with extras.required("compare"):
-        from models.evaluation.baselines import item_knn  # noqa: PLC0415 - only where the extra is installed
-    task = Task.of(under_test, under_test.training_mask, queries)
-    return item_knn.fit(replace(task, minutes=_TUNING_MINUTES, clock_s=time.process_time)).baseline

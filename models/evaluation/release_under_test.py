@@ -1,13 +1,16 @@
 """A warm release with recorded interactions, its lists through the engine's own pipeline, and baselines for them."""
 
+import time
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
 import msgspec
 import numpy as np
 
 from engine import contract
 from engine.arrays import NO_ITEM, Bool, Int32, Int64, Windows
+from engine.errors import DataError, MissingExtraError
 from engine.pipeline import Recommender
 from engine.ranking.lists import Lists
 from engine.releases import serving
@@ -16,9 +19,23 @@ from engine.releases.serving import LiveRelease
 from engine.settings.sections import RecommendationSettings, Settings
 from models.data import splits
 from models.data.dataset import Interactions
-from models.evaluation.baselines import Baseline, Neighbours, PopularityBaseline
+from models.evaluation.baselines import Baseline, Neighbours, PopularityBaseline, extras
+from models.evaluation.baselines.task import Hyperparameters, Task
 from models.evaluation.list_evaluation import RELEASE, ListEvaluation, with_baselines
 from models.evaluation.queries import EvalData, EvalQueries, frequent_item_queries
+
+_TUNING_MINUTES: Final = 4.0
+"""Processor time for the hyperparameters of item-kNN; half of it goes to the search."""
+
+
+@dataclass(frozen=True, slots=True)
+class Baselines:
+    """The baselines of an evaluation."""
+
+    systems: dict[str, Baseline]
+    """By name."""
+    skipped: dict[str, str]
+    """By name, the reason why one is missing."""
 
 
 class ReleaseUnderTest(EvalData):
@@ -45,6 +62,7 @@ class ReleaseUnderTest(EvalData):
         self.popularity: Int64 = np.bincount(
             self.items[self.training_mask], minlength=len(self.catalogue)
         )  # training events by item number
+        self._item_knn_configuration: Hyperparameters | None = None
 
     def frequent_only(self, queries: EvalQueries) -> EvalQueries:
         """The queries whose target item has at least `min_item_events` training events."""
@@ -54,13 +72,33 @@ class ReleaseUnderTest(EvalData):
         """Number of the events at these indices whose item the release does not know."""
         return int((self.live.rows(self.items[targets]) == NO_ITEM).sum())
 
-    def baselines(self, queries: EvalQueries) -> dict[str, Baseline]:
-        """The baselines that need nothing but numpy, fitted for these queries."""
+    def baselines(self, queries: EvalQueries) -> Baselines:
+        """The baselines of every evaluation, fitted for these queries on the release's training events."""
         popularity, training = PopularityBaseline.of(self, queries), self.by_user(self.training_mask)
-        return {
+        systems: dict[str, Baseline] = {
             "popularity_7d": popularity,
             "last_item_neighbours": Neighbours(training.users, training.items, popularity),
         }
+        try:
+            return Baselines(systems | {"item_knn": self._item_knn(queries)}, {})
+        except (DataError, MissingExtraError) as error:
+            return Baselines(systems, {"item_knn": str(error)})
+
+    def _item_knn(self, queries: EvalQueries) -> Baseline:
+        """Item-kNN, tuned at the first call.
+
+        Raises:
+            MissingExtraError: it needs an extra that is not installed.
+            DataError: there are too few events to tune it on.
+        """
+        with extras.required("baselines"):
+            from models.evaluation.baselines import item_knn  # noqa: PLC0415 - only where the extra is installed
+        task = Task.of(self, self.training_mask, queries)
+        if self._item_knn_configuration is None:
+            limited = replace(task, minutes=_TUNING_MINUTES, clock_s=time.process_time)
+            notes = item_knn.fit(limited, item_knn.QUICK_GRID).notes
+            self._item_knn_configuration = {name: notes[name] for name in item_knn.QUICK_GRID[0]}
+        return item_knn.ItemKnn(task, self._item_knn_configuration, task.events)
 
 
 class ReleaseRecommender:

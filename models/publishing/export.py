@@ -19,6 +19,7 @@ from models.network.two_hop import TwoHopEncoder
 from models.publishing import graphs
 from models.settings import TrainSettings
 from models.training.fit import TrainingResult
+from models.training.neighbours_choice import ChosenNeighbours
 from models.training.private import PROMISE
 
 _PARITY_BATCHES = ((1, 1), (3, 2), (16, 17), (8, None))
@@ -46,6 +47,8 @@ def write(
         exported = ContentEncoder(content_onnx, content.sizes, sizes.dimensions)
         difference = max(difference, largest_content_difference(content, exported), key=_nan_last)
     refuse_difference(difference, sizes)
+    if trained.neighbours:
+        sizes = replace(sizes, neighbours=trained.neighbours.sizes)
     bundle = NewRelease(
         model=name[0],
         version=name[1],
@@ -59,6 +62,7 @@ def write(
         action_values=trained.action_values,
         ids=trained.ids,
         content_onnx=content_onnx,
+        neighbours=trained.neighbours.table if trained.neighbours else None,
         figures={**_figures(trained), "parity_difference": difference},
         report=_report(trained, settings),
     )
@@ -139,7 +143,18 @@ def _items_with_content(trained: TrainingResult) -> int:
 def _figures(trained: TrainingResult) -> dict[str, float]:
     if trained.privacy:
         return {"epsilon": trained.privacy.epsilon, "delta": trained.privacy.delta}
-    return {"validation_ndcg": trained.validations[-1].best_ndcg}
+    figures = {"validation_ndcg": trained.validations[-1].best_ndcg}
+    if trained.neighbours:
+        figures["validation_ndcg_with_neighbours"] = trained.neighbours.ndcg
+    return figures
+
+
+def _neighbours_report(neighbours: ChosenNeighbours | None) -> dict[str, Any] | None:
+    """The choice of the neighbours; None where the release has none."""
+    if neighbours is None:
+        return None
+    choice = asdict(neighbours.sizes) | {"backward": neighbours.backward}
+    return choice | {"encoder_ndcg": neighbours.encoder_ndcg, "ndcg": neighbours.ndcg}
 
 
 def _report(trained: TrainingResult, settings: TrainSettings) -> dict[str, Any]:
@@ -154,4 +169,5 @@ def _report(trained: TrainingResult, settings: TrainSettings) -> dict[str, Any]:
         "newest_training_event_ms": trained.newest_ms,
         "data_fingerprint": trained.fingerprint,
         "validations": [asdict(progress) for progress in trained.validations],
+        "neighbours": _neighbours_report(trained.neighbours),
     }

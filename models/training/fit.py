@@ -21,8 +21,9 @@ from models.network.action_values import ActionValues
 from models.network.item_vectors import Content
 from models.network.two_hop import TwoHopEncoder
 from models.settings import TrainSettings
-from models.training import devices, private, validation
+from models.training import devices, neighbours_choice, private, validation
 from models.training.distributed import Group
+from models.training.neighbours_choice import ChosenNeighbours
 from models.training.private import Privacy
 from models.training.step import Stepper
 from models.training.trainer import Checkpointer, NullCheckpointer, Trainer, TrainingClock, TrainingProgress
@@ -50,6 +51,8 @@ class TrainingResult:
     """Progress at each validation; a private training has none."""
     privacy: Privacy | None
     """Guarantee of a private training."""
+    neighbours: ChosenNeighbours | None = None
+    """None where they are not to be tried, or the encoder alone is better."""
 
 
 def train(  # noqa: PLR0913 - four of them have defaults
@@ -87,11 +90,14 @@ def train(  # noqa: PLR0913 - four of them have defaults
         torch.manual_seed(settings.seed)
         encoder, privacy = _encoder(data, items or {}, settings).to(device), None
         validations: list[TrainingProgress] = []
+        neighbours = None
         if settings.private_epsilon:
             encoder, privacy = private.train(encoder, data.histories, settings, clock, on_step)
         else:
             encoder, validations = _train(encoder, data, settings, clock, checkpointer or NullCheckpointer(), on_step)
     encoder = encoder.cpu().eval()
+    if settings.neighbours and not settings.private_epsilon and Group.current().is_rank_zero:
+        neighbours = neighbours_choice.choose(encoder, data, validation.split(data.histories, settings)[1])
     return TrainingResult(
         encoder=encoder,
         ids=data.ids,
@@ -102,6 +108,7 @@ def train(  # noqa: PLR0913 - four of them have defaults
         fingerprint=data.fingerprint,
         validations=validations,
         privacy=privacy,
+        neighbours=neighbours,
     )
 
 

@@ -8,7 +8,7 @@ log and take batches in turn, so that a change in the machine's speed affects bo
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
@@ -21,6 +21,7 @@ from threadpoolctl import threadpool_limits
 from engine.arrays import Float32, Int32, Int64, UInt8, Windows
 from engine.catalogue.actions import Actions
 from engine.catalogue.ids import Catalogue
+from engine.contract import NeighbourSizes
 from engine.eventlog.base import Outgoing, Rebalance, Records, Session, TopicSpec
 from engine.eventlog.memory.log import MemoryLog
 from engine.metrics import Metrics
@@ -28,7 +29,7 @@ from engine.pipeline import Recommender
 from engine.ranking.encode import ListHeads, encode_recommendations
 from engine.ranking.lists import Lists
 from engine.releases import bundles, serving
-from engine.releases.bundles import Bundle, NewRelease
+from engine.releases.bundles import Bundle, NeighbourArrays, NewRelease
 from engine.retrieval import features
 from engine.retrieval.features import Features
 from engine.settings.sections import Settings, WindowSettings, WorkerSettings
@@ -39,6 +40,10 @@ _JITTER: Final = 0.5
 _NEIGHBOURHOODS: Final = 5
 """Neighbourhoods of the catalogue that a user's clicks come from."""
 _NEIGHBOURHOOD_ITEMS: Final = 50
+_NEIGHBOUR_SPREAD: Final = 500.0
+"""Standard deviation of the distance, in item numbers, between an item and its neighbours."""
+_NEIGHBOUR_SIZES: Final = NeighbourSizes(count=0, last_items=10, decay=0.8, weight=2.0, floor=0.01)
+"""As training chooses them, but for the count."""
 _FIRST_MS: Final = 1_700_000_000_000
 _STEP_MS: Final = 60_000
 _WARM_UP_BATCHES: Final = 3
@@ -53,6 +58,7 @@ class Load:
     users: int
     batch: int
     batches: int
+    neighbours: int = 64
     seed: int = 0
 
 
@@ -156,6 +162,7 @@ class _Bench:
             "users": self.load.users,
             "batch": self.load.batch,
             "batches": len(times),
+            "neighbours": self.load.neighbours,
             "cpu_us_per_list": median(batch.engine_s for batch in times) * us_per_list,
             "floor_cpu_us_per_list": median(batch.floor_s for batch in times) * us_per_list,
             "ratio": median(batch.engine_s / batch.floor_s for batch in times),
@@ -256,16 +263,29 @@ def _enlarged(bundle: Bundle, load: Load, folder: Path) -> Path:
             model=bundle.manifest.model,
             version="bench",
             created_ms=bundle.manifest.created_ms,
-            contract=bundle.manifest.contract,
+            contract=replace(bundle.manifest.contract, neighbours=_neighbour_sizes(load)),
             holdout=bundle.manifest.holdout,
             encoder_onnx=bundle.encoder_onnx,
             items_onnx=bundle.items_onnx,
             vectors=vectors.astype(np.float32),
+            neighbours=_synthetic_neighbours(load, rng) if load.neighbours else None,
             popularity=np.ones(load.items, np.float32),
             ids=[f"item-{number:07d}" for number in range(load.items)],
         ),
         folder,
     )
+
+
+def _neighbour_sizes(load: Load) -> NeighbourSizes | None:
+    return replace(_NEIGHBOUR_SIZES, count=load.neighbours) if load.neighbours else None
+
+
+def _synthetic_neighbours(load: Load, rng: np.random.Generator) -> NeighbourArrays:
+    """Neighbours with near numbers, and falling weights."""
+    distances = np.rint(rng.normal(0.0, _NEIGHBOUR_SPREAD, (load.items, load.neighbours))).astype(np.int64)
+    rows = (np.arange(load.items)[:, None] + np.where(distances == 0, 1, distances)) % load.items
+    weights = np.sort(rng.random((load.items, load.neighbours), np.float32), axis=1)[:, ::-1]
+    return NeighbourArrays(rows.astype(np.int32), weights)
 
 
 def _clicks(topic: str, users: Int64, items: npt.NDArray[Any], times_ms: Int64) -> Outgoing:

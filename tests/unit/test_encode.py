@@ -9,15 +9,16 @@ from engine.arrays import FIRST_SEARCH, NO_ITEM
 from engine.catalogue import searches
 from engine.messages.recommendation import Reason, decode_recommendation
 from engine.ranking.encode import ListHeads, encode_recommendations
-from engine.ranking.lists import FROM_INTEREST, FROM_POPULAR, Lists
+from engine.ranking.lists import FROM_INTEREST, FROM_NEIGHBOUR, FROM_POPULAR, Lists
 
 
 def lists() -> Lists:
     return Lists(
         items=np.array([[2, 1, 0], [1, NO_ITEM, NO_ITEM]], np.int32),
         scores=np.array([[1.25, 0.5, 0.0], [0.0, 0.0, 0.0]], np.float32),
-        sources=np.array([[FROM_INTEREST, FROM_INTEREST, FROM_POPULAR], [FROM_POPULAR] * 3], np.uint8),
+        sources=np.array([[FROM_INTEREST, FROM_NEIGHBOUR, FROM_POPULAR], [FROM_POPULAR] * 3], np.uint8),
         interests=np.array([[1, 0, -1], [-1, -1, -1]], np.int32),
+        origins=np.array([[NO_ITEM, 2, NO_ITEM], [NO_ITEM] * 3], np.int32),
         reasons=np.array([[[0, 1], [1, NO_ITEM]], [[NO_ITEM, NO_ITEM], [NO_ITEM, NO_ITEM]]], np.int32),
         shares=np.array([[[0.75, 0.25], [1.0, 0.0]], [[0.0, 0.0], [0.0, 0.0]]], np.float32),
         removed={},
@@ -34,7 +35,7 @@ def test_recommendation_schema_1_golden_bytes() -> None:
     assert encoded() == [
         b'{"schema":1,"id":"3-40-m-1","user":"ann","release":"m-1","event_ms":1000,"computed_ms":3000,'
         b'"items":[{"item":"two","score":1.25,"source":"interest","interest":1},'
-        b'{"item":"one","score":0.5,"source":"interest","interest":0},'
+        b'{"item":"one","score":0.5,"source":"neighbour","interest":0,"neighbour_of":"two"},'
         b'{"item":"zero","score":0.0,"source":"popular"}],'
         b'"interests":[[{"item":"zero","share":0.75},{"item":"one","share":0.25}],[{"item":"one","share":1.0}]]}',
         b'{"schema":1,"id":"3-41-m-1","user":"bob","release":"m-1","event_ms":2000,"computed_ms":3000,'

@@ -77,7 +77,8 @@ def test_leave_last_out_agrees_with_plain_arithmetic(bundle: Bundle, rings: Inte
     assert {name: report[name] for name in ranking_metrics.ACCURACY_METRICS} == pytest.approx(figures_of(ranks))
     assert report["targets"] == report["users"] == len(rings.user_ids)
     assert 0.0 < report["coverage"] <= 1.0
-    assert set(report["baselines"]) == {"popularity_7d", "last_item_neighbours"}
+    assert set(report["baselines"]) == {"popularity_7d", "last_item_neighbours", "item_knn"}
+    assert report["skipped"] == {}
 
 
 def test_a_trained_release_beats_popularity_on_rings(bundle: Bundle, rings: Interactions) -> None:

@@ -16,6 +16,7 @@ def candidates(rows: list[int], scores: list[float]) -> Candidates:
         rows=np.array([rows], np.int32),
         scores=np.array([scores], np.float32),
         interests=np.zeros((1, len(rows)), np.int32),
+        origins=np.full((1, len(rows)), NO_ITEM, np.int32),
         counts=np.array([sum(row != NO_ITEM for row in rows)]),
         duplicates=0,
         seen=0,

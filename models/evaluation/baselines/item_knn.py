@@ -7,6 +7,7 @@ the similarity of pairs with few common users, as in Ferrari Dacrema et al., Are
 who found this baseline hard to beat once neighbourhood and shrinkage were tuned.
 """
 
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -26,13 +27,19 @@ GRID: Final[tuple[Hyperparameters, ...]] = tuple(
 )
 """The first is RecBole's default. Unlike in the papers, the newest items of the window may count alone: a neighbourhood
 of everything a user ever clicked has no chance against models of sequences."""
+QUICK_GRID: Final[tuple[Hyperparameters, ...]] = tuple(
+    {"last_items": last_items, "neighbours": 100, "shrinkage": shrinkage}
+    for last_items in (1000, 5, 20, 2)
+    for shrinkage in (10, 100)
+)
+"""For every evaluation: what won on recorded sets, by the data."""
 _BLOCK_ITEMS: Final = 1_000
 """Rows of the similarity matrix computed at once: all of them would not fit in memory with a large catalogue."""
 
 
-def fit(task: Task) -> Fitted:
-    """Item-kNN with the configuration that does best on the validation."""
-    return grid_search(task, GRID, lambda configuration, events, _until_s: ItemKnn(task, configuration, events))
+def fit(task: Task, grid: Sequence[Hyperparameters] = GRID) -> Fitted:
+    """Item-kNN with the configuration of `grid` that does best on the validation."""
+    return grid_search(task, grid, lambda configuration, events, _until_s: ItemKnn(task, configuration, events))
 
 
 class ItemKnn:

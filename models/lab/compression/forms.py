@@ -147,6 +147,7 @@ def write(compressed: CompressedRelease, version: str | None, created_ms: int, r
         items_onnx=bundle.items_onnx,
         content_onnx=bundle.content_onnx,
         vectors=bundle.vectors,
+        neighbours=bundle.neighbours,
         popularity=bundle.popularity,
         ids=bundle.ids,
         action_values=manifest.action_values,

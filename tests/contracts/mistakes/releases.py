@@ -14,7 +14,7 @@ from engine import contract
 from engine.catalogue import searches
 from engine.catalogue.content import Item
 from engine.catalogue.ids import Catalogue
-from engine.contract import ContentSizes
+from engine.contract import ContentSizes, NeighbourSizes
 from engine.errors import (
     DamagedReleaseError,
     MessageError,
@@ -23,7 +23,7 @@ from engine.errors import (
 )
 from engine.messages.recommendation import decode_recommendation
 from engine.releases import announcements, bundles, serving
-from engine.releases.bundles import Bundle, NewRelease
+from engine.releases.bundles import Bundle, NeighbourArrays, NewRelease
 from engine.retrieval import candidates
 from engine.retrieval.encoder import ContentEncoder, Encoder
 from engine.settings.sections import (
@@ -61,6 +61,14 @@ def written(folder: Path, **changes: object) -> Path:
         "ids": ["a", "b"],
     }
     return bundles.write(NewRelease(**{**parts, **changes}), folder)  # type: ignore[arg-type]
+
+
+def with_neighbours(rows: object = ((1,), (0,)), weights: object = ((1.0,), (1.0,)), **sizes: float) -> Act:
+    """Write a bundle of two items, each the other's neighbour, with some part of the table changed, and read it."""
+    chosen = NeighbourSizes(**({"count": 1, "last_items": 10, "decay": 0.8, "weight": 1.0, "floor": 0.01} | sizes))  # type: ignore[arg-type]
+    table = NeighbourArrays(np.array(rows, np.int32), np.array(weights, np.float32))
+    demo = bundles.read_manifest(DEMO_RELEASE).contract
+    return bundle_with(contract=replace(demo, neighbours=chosen), neighbours=table)
 
 
 def damaged(name: str, content: bytes | None, old: str = "", new: str = "") -> Act:
@@ -264,6 +272,32 @@ RELEASES = [
         bundle_with(popularity=np.ones(1, np.float32)),
         UnfitReleaseError,
         r"two-hop-1: popularity | is float32 \(1,\) | expected float32 \(2,\) | train or export the release again",
+    ),
+    Row(
+        "a decay of neighbours that grows",
+        with_neighbours(decay=1.5),
+        UnfitReleaseError,
+        r"two-hop-1: contract\.neighbours | is NeighbourSizes\(.*decay=1\.5 | expected .*a decay above 0 and up to 1"
+        r" | train or export the release again",
+    ),
+    Row(
+        "neighbours beyond the items",
+        with_neighbours(rows=((1,), (2,))),
+        UnfitReleaseError,
+        r"two-hop-1: neighbours | are rows from -1 to 2 | expected -1 to 1 | train or export the release again",
+    ),
+    Row(
+        "more neighbours than the contract says",
+        with_neighbours(count=3),
+        UnfitReleaseError,
+        r"two-hop-1: neighbours | are int32 \(2, 1\) | expected int32 \(2, 3\) | train or export the release again",
+    ),
+    Row(
+        "neighbours that weigh less than nothing",
+        with_neighbours(weights=((1.0,), (-1.0,))),
+        UnfitReleaseError,
+        r"two-hop-1: weights of neighbours | hold negative or infinite values | expected numbers from 0 on | train or"
+        r" export the release again",
     ),
     Row(
         "an action that is worth nothing",
