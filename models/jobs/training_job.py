@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Final
 
 from engine.catalogue.content import Item
 from engine.errors import ReleaseError
@@ -18,10 +19,12 @@ from models.publishing import export
 from models.settings import TrainSettings
 from models.training import devices, distributed, private, training_data
 from models.training.checkpoints import RunFolder
-from models.training.fit import train
+from models.training.fit import TrainingResult, train
 from models.training.trainer import TrainingProgress
 from models.training.training_data import TrainingData
 
+_OVERFIT: Final = 0.02
+"""Share of the best validation that the newest may lack before it is told."""
 RUNS = ".runs"
 """Folder of run folders next to the releases, each under its release's name."""
 
@@ -90,9 +93,41 @@ def run(
                 lambda: _training_data(training_input, opened, settings, folder, callbacks.on_message)
             )
             trained = train(data, settings, callbacks.on_step, items=training_input.items, checkpointer=folder)
+            for message in outcome(trained, settings):
+                callbacks.on_message(message)
             export.write(trained, settings, (target.model, version), created_ms, target.releases)
             folder.finish(bundle)
         return bundle
+
+
+def outcome(trained: TrainingResult, settings: TrainSettings) -> list[str]:
+    """Sentences for the user on how the training ended, and what would make the release better."""
+    if trained.privacy:
+        return []
+    validations = [progress.ndcg for progress in trained.validations]
+    best, newest = max(validations), validations[-1]
+    ended = {
+        "patience": f"converged: no better validation in {settings.patience} in a row",
+        "minutes": f"stopped by its limit of {settings.minutes:g} minutes (--minutes)",
+        "epochs": f"stopped after its {settings.epochs} epochs (--epochs)",
+        "interrupted": "stopped when it was interrupted",
+    }[trained.stop_reason]
+    messages = [f"{ended}, best validation NDCG {best:.4f}"]
+    if trained.stop_reason in {"minutes", "interrupted"} and validations.index(best) >= len(validations) - 2:
+        messages.append("the validation was still rising: a longer training would make a better release")
+    if settings.learning_rate_decay != "none" and newest < (1.0 - _OVERFIT) * best:
+        messages.append(
+            f"the release has the weights at the end of the falling rate, which validate {newest:.4f}, below the best:"
+            " give fewer --epochs, or more --dropout"
+        )
+    if settings.neighbours:
+        chosen = trained.neighbours
+        messages.append(
+            f"with neighbours of the newest items {chosen.ndcg:.4f}, without {chosen.encoder_ndcg:.4f}"
+            if chosen
+            else "neighbours of the newest items made the validation no better: the release has none"
+        )
+    return messages
 
 
 def _training_data(

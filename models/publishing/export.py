@@ -169,5 +169,6 @@ def _report(trained: TrainingResult, settings: TrainSettings) -> dict[str, Any]:
         "newest_training_event_ms": trained.newest_ms,
         "data_fingerprint": trained.fingerprint,
         "validations": [asdict(progress) for progress in trained.validations],
+        "stop_reason": trained.stop_reason,
         "neighbours": _neighbours_report(trained.neighbours),
     }

@@ -26,7 +26,7 @@ from models.training.distributed import Group
 from models.training.neighbours_choice import ChosenNeighbours
 from models.training.private import Privacy
 from models.training.step import Stepper
-from models.training.trainer import Checkpointer, NullCheckpointer, Trainer, TrainingClock, TrainingProgress
+from models.training.trainer import Checkpointer, NullCheckpointer, StopReason, Trainer, TrainingClock, TrainingProgress
 from models.training.training_data import TrainingData, prepare
 
 
@@ -51,6 +51,8 @@ class TrainingResult:
     """Progress at each validation; a private training has none."""
     privacy: Privacy | None
     """Guarantee of a private training."""
+    stop_reason: StopReason = "epochs"
+    """Why the training ended; a private one ends after its epochs."""
     neighbours: ChosenNeighbours | None = None
     """None where they are not to be tried, or the encoder alone is better."""
 
@@ -91,10 +93,12 @@ def train(  # noqa: PLR0913 - four of them have defaults
         encoder, privacy = _encoder(data, items or {}, settings).to(device), None
         validations: list[TrainingProgress] = []
         neighbours = None
+        stop_reason: StopReason = "epochs"
         if settings.private_epsilon:
             encoder, privacy = private.train(encoder, data.histories, settings, clock, on_step)
         else:
-            encoder, validations = _train(encoder, data, settings, clock, checkpointer or NullCheckpointer(), on_step)
+            checkpointer = checkpointer or NullCheckpointer()
+            encoder, validations, stop_reason = _train(encoder, data, settings, clock, checkpointer, on_step)
     encoder = encoder.cpu().eval()
     if settings.neighbours and not settings.private_epsilon and Group.current().is_rank_zero:
         neighbours = neighbours_choice.choose(encoder, data, validation.split(data.histories, settings)[1])
@@ -108,6 +112,7 @@ def train(  # noqa: PLR0913 - four of them have defaults
         fingerprint=data.fingerprint,
         validations=validations,
         privacy=privacy,
+        stop_reason=stop_reason,
         neighbours=neighbours,
     )
 
@@ -119,15 +124,16 @@ def _train(  # noqa: PLR0913 - all of a training
     clock: TrainingClock,
     checkpointer: Checkpointer,
     on_step: Callable[[TrainingProgress], None],
-) -> tuple[TwoHopEncoder, list[TrainingProgress]]:
-    """The encoder with its best weights, and the progress at each validation."""
+) -> tuple[TwoHopEncoder, list[TrainingProgress], StopReason]:
+    """The encoder with its best weights, the progress at each validation, and why the training ended."""
     group = Group.current()
     training, held_out = validation.split(data.histories, settings)
     stepper = Stepper(encoder, data, training, settings, group)
     if not group.is_rank_zero:  # equal initial weights, but dropout and negatives of its own
         torch.manual_seed(settings.seed + (group.rank << 32))
-    validations = Trainer(stepper, (training, held_out), settings, group, clock).run(checkpointer, on_step)
-    return stepper.encoder, validations
+    trainer = Trainer(stepper, (training, held_out), settings, group, clock)
+    validations = trainer.run(checkpointer, on_step)
+    return stepper.encoder, validations, trainer.stop_reason
 
 
 def _encoder(data: TrainingData, items: Mapping[str, Item], settings: TrainSettings) -> TwoHopEncoder:

@@ -8,7 +8,7 @@ checkpoint has that generator's state.
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -21,6 +21,9 @@ from models.training.distributed import Group
 from models.training.schedule import learning_rate
 from models.training.step import Stepper
 from models.training.validation import Validation
+
+StopReason = Literal["patience", "minutes", "epochs", "interrupted"]
+"""Why a training ended: no better validation for long enough, a limit, or a request."""
 
 
 class StopTraining(Exception):  # noqa: N818 - a request, not an error
@@ -126,6 +129,7 @@ class Trainer:
         self._best = {name: value.clone() for name, value in stepper.encoder.state_dict().items()}
         self._decays = settings.learning_rate_decay != "none"
         self._stop_requested = self._stopping = False
+        self.stop_reason: StopReason = "epochs"
         self._epoch_batches = 0  # batches of the current epoch that are done
         self._stale_validations, self._validations = 0, list[TrainingProgress]()
         self._progress = TrainingProgress(epoch_steps=-(-len(self._training) // settings.batch_sequences))
@@ -153,6 +157,7 @@ class Trainer:
                 if self._group.is_rank_zero:
                     checkpointer.save(self._progress.step, state)
             if is_over:
+                self.stop_reason = "patience"
                 break
         encoder.load_state_dict(self._best)
         return self._validations
@@ -169,6 +174,7 @@ class Trainer:
                 self._epoch_batches += 1
                 self._advance(losses, on_step, step=self._progress.step + 1)
                 if self._stopping:
+                    self.stop_reason = "interrupted" if self._stop_requested else "minutes"
                     yield losses
                     return
                 if len(losses) == settings.validation_interval_steps:

@@ -299,10 +299,12 @@ def test_nan_weights_validate_worst(rings: Interactions) -> None:
 def test_time_limit_and_patience_end_training(rings: Interactions) -> None:
     clock = iter(range(0, 10_000, 20))
     progress: list[TrainingProgress] = []
-    train(rings, settings(epochs=None, minutes=2.0), progress.append, lambda: float(next(clock)))
+    timed = train(rings, settings(epochs=None, minutes=2.0), progress.append, lambda: float(next(clock)))
+    assert timed.stop_reason == "minutes"
     assert 1 <= progress[-1].step <= 6  # 120 s on a clock that moves 20 s whenever it is read
     impatient = train(rings, settings(epochs=None, learning_rate=1e-9, patience=2))
     assert len(impatient.validations) <= 10
+    assert impatient.stop_reason == "patience"
 
 
 def test_a_decaying_rate_trains_to_its_end_and_takes_the_newest_weights(

@@ -34,7 +34,7 @@ from models.settings import EncoderSettings, TrainSettings
 from models.training import devices, training_data, validation
 from models.training.checkpoints import RunFolder
 from models.training.fit import train
-from models.training.trainer import StopTraining, TrainingProgress, estimate_remaining
+from models.training.trainer import StopReason, StopTraining, TrainingProgress, estimate_remaining
 
 SMALL = ["--dimensions", "8", "--interests", "2", "--heads", "2", "--window-length", "10", "--batch-sequences", "16"]
 SIZES = EncoderSettings(dimensions=8, interests=2, heads=2, hidden=16, window_length=10)
@@ -225,6 +225,31 @@ def test_a_callback_can_stop_training(tiny_interactions: Path) -> None:
 
     trained = train(dataset.read(tiny_interactions), settings(epochs=None), stop_at_3)
     assert [now.step for now in trained.validations] == [4]  # the request travels with the next step's gradients
+    assert trained.stop_reason == "interrupted"
+    sentences = training_job.outcome(trained, settings(epochs=None))
+    assert sentences[0].startswith("stopped when it was interrupted, best validation NDCG 0.")
+    assert "still rising" in sentences[1]
+
+
+@pytest.mark.parametrize(
+    ("ndcgs", "reason", "decay", "expected"),
+    [
+        ([0.1, 0.2, 0.15], "patience", "none", ["converged: no better validation in 10 in a row"]),
+        ([0.1, 0.2, 0.3], "minutes", "none", ["limit of 5 minutes", "still rising"]),
+        ([0.3, 0.2, 0.1, 0.1], "minutes", "none", ["limit of 5 minutes"]),
+        ([0.3, 0.298], "epochs", "cosine", ["after its 5 epochs"]),
+        ([0.3, 0.29], "epochs", "cosine", ["after its 5 epochs", "validate 0.2900, below the best"]),
+    ],
+)
+def test_the_end_of_a_training_is_told(
+    ndcgs: list[float], reason: StopReason, decay: str, expected: list[str], tiny_interactions: Path
+) -> None:
+    plan = TrainSettings.model_validate({"learning_rate_decay": decay, "epochs": 5, "neighbours": False})
+    trained = train(dataset.read(tiny_interactions), settings(epochs=1, neighbours=False))
+    validations = [TrainingProgress(ndcg=ndcg, best_ndcg=max(ndcgs)) for ndcg in ndcgs]
+    sentences = training_job.outcome(dataclasses.replace(trained, validations=validations, stop_reason=reason), plan)
+    assert len(sentences) == len(expected)
+    assert all(words in sentence for words, sentence in zip(expected, sentences, strict=True))
 
 
 @pytest.mark.parametrize(
