@@ -9,7 +9,7 @@ where it comes from.
 
 import datetime as dt
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 from annotated_types import Ge, Gt, Le
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
@@ -17,6 +17,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 from engine.arrays import MAX_ACTIONS
 
 MAX_ACTION_WEIGHT = 1000.0
+PREFIXED: Final = {
+    "kafka": {"group", "client_id"},
+    "clicks": {"topic", "dead_letter_topic"},
+    "windows": {"topic"},
+    "recommendations": {"topic"},
+    "releases": {"topic"},
+}
+"""By section, the settings that `kafka.prefix` stands before."""
 MAX_ACTION_BYTES = 255
 
 TimeUnit = Literal["s", "ms", "us", "iso8601"]
@@ -34,8 +42,14 @@ class KafkaSettings(Section):
     """The Kafka cluster, and the worker's membership in its consumer group."""
 
     bootstrap_servers: str = "127.0.0.1:9092"
+    prefix: Annotated[str, Field(pattern=r"^[a-zA-Z0-9._-]*$", max_length=100)] = ""
+    """Keeps deployments on one cluster apart: with it every topic, the group and the client id are named PREFIX.NAME,
+    but for those that the settings name themselves."""
     group: str = "headrace"
     client_id: str = "headrace"
+    deployment: str | None = None
+    """The name that this deployment's windows carry on the changelog, where those of another are refused. Without it
+    `kafka.prefix` (or else `kafka.group`) and `clicks.topic`: "shop/clicks"."""
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = None
     sasl_username: str | None = None
@@ -308,3 +322,19 @@ class Settings(Section):
     releases: ReleaseSettings = ReleaseSettings()
     worker: WorkerSettings = WorkerSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
+
+    @property
+    def deployment(self) -> str:
+        """The name that this deployment's windows carry (`kafka.deployment`)."""
+        kafka = self.kafka
+        return kafka.deployment or f"{kafka.prefix or kafka.group}/{self.clicks.topic}"
+
+    @model_validator(mode="after")
+    def _with_prefix(self) -> Self:
+        """Put `kafka.prefix` before the names that are at their defaults."""
+        if self.kafka.prefix:
+            for section, keys in PREFIXED.items():
+                values: Section = getattr(self, section)
+                names = {key: f"{self.kafka.prefix}.{getattr(values, key)}" for key in keys - values.model_fields_set}
+                object.__setattr__(self, section, values.model_copy(update=names))
+        return self

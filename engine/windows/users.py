@@ -51,6 +51,7 @@ class UserWindows:
 
     def __init__(self, settings: Settings, catalogue: Catalogue, actions: Actions) -> None:
         self._topic = settings.windows.topic
+        self._deployment = settings.deployment
         self._catalogue = catalogue
         self._codec = WindowCodec(catalogue, actions)
         self._spill = SpillStore()
@@ -153,7 +154,9 @@ class UserWindows:
 
         Raises:
             NewerWindowError: a record was written by a later version of this engine.
+            SettingsError: a record is of another deployment.
         """
+        changelog.refuse_strangers(records, self._deployment)
         number = records.partition.number
         newest = changelog.newest_by_key(records)
         changes = {user: change for key, change in newest.items() if (user := self._named(key, change, records))}
@@ -264,7 +267,7 @@ class UserWindows:
             input_positions=input_positions,
         )
         self._written = Counter(changes.partitions)
-        return changelog.records(self._topic, changes)
+        return changelog.records(self._topic, changes, self._deployment)
 
     def _named(self, key: bytes, change: changelog.Change, records: Records) -> str | None:
         """The user of a record; a key that names none is set aside."""

@@ -113,7 +113,7 @@ class Worker:
         The first turn joins the group, and so does the one after a failure of the log.
 
         Raises:
-            SettingsError: the topics do not fit one another.
+            SettingsError: the topics do not fit one another, or the changelog is another deployment's.
         """
         self.heartbeat_s = self._time.monotonic_s()
         try:

@@ -34,6 +34,42 @@ def test_the_default_action_is_one_that_has_a_weight(tmp_path: Path) -> None:
     assert loader.load(path, {"HEADRACE_CLICKS__DEFAULT_ACTION": "buy"}).clicks.default_action == "buy"
 
 
+def test_the_prefix_names_everything() -> None:
+    shop, other = (loader.load(None, {"HEADRACE_KAFKA__PREFIX": prefix}) for prefix in ("shop", "other"))
+    assert names(shop) == {
+        "kafka.group": "shop.headrace",
+        "kafka.client_id": "shop.headrace",
+        "clicks.topic": "shop.clicks",
+        "clicks.dead_letter_topic": "shop.clicks.dead",
+        "windows.topic": "shop.windows",
+        "recommendations.topic": "shop.recommendations",
+        "releases.topic": "shop.releases",
+    }
+    assert {*names(shop).values()}.isdisjoint(names(other).values())
+    assert (shop.deployment, other.deployment) == ("shop/shop.clicks", "other/other.clicks")
+    every_topic = {name for name in loader.flatten(sections.Settings()) if name.endswith("topic")}
+    assert every_topic <= names(shop).keys(), "a topic that the prefix does not stand before"
+
+
+def test_a_name_of_its_own_has_no_prefix(tmp_path: Path) -> None:
+    path = written(tmp_path, '[kafka]\nprefix = "shop"\n[clicks]\ntopic = "events"\n')
+    environ = {"HEADRACE_WINDOWS__TOPIC": "windows"}
+    loaded = loader.load(path, environ)
+    assert (loaded.clicks.topic, loaded.windows.topic) == ("events", "windows")
+    assert loaded.clicks.dead_letter_topic == "shop.clicks.dead"
+    assert loaded.deployment == "shop/events"
+    origins = loader.origins(path, environ)
+    assert (origins["clicks.topic"], origins["windows.topic"]) == (str(path), "environment")
+    assert origins["releases.topic"] == "kafka.prefix"
+
+
+def names(settings: sections.Settings) -> dict[str, str]:
+    values = loader.flatten(settings)
+    return {
+        f"{section}.{key}": values[f"{section}.{key}"] for section, keys in sections.PREFIXED.items() for key in keys
+    }
+
+
 def test_origin_of_each_setting_is_known(tmp_path: Path) -> None:
     path = written(tmp_path, '[clicks]\ntopic = "a"\n[clicks.actions]\nview = 1\n')
     assert loader.origins(path, {"HEADRACE_INDEX__M": "8"}) == {
@@ -72,6 +108,7 @@ def test_unknown_environment_variable_is_refused() -> None:
         ({"HEADRACE_CLICKS__EARLIEST": "1969-12-31"}, "setting 'clicks.earliest': found '1969-12-31'"),
         ({"HEADRACE_CLICKS__ACTIONS": '{"view": 1e9}'}, "weight of action 'view'"),
         ({"HEADRACE_CLICKS__ACTIONS": "{"}, "written as JSON"),
+        ({"HEADRACE_KAFKA__PREFIX": "my shop"}, "setting 'kafka.prefix': found 'my shop'"),
     ],
 )
 def test_wrong_value_names_setting_and_value(environ: dict[str, str], message: str) -> None:

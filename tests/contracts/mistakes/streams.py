@@ -28,8 +28,10 @@ from engine.settings.sections import (
     TelemetrySettings,
     WindowSettings,
 )
+from engine.windows.changelog import DEPLOYMENT_HEADER
 from engine.windows.codec import WindowCodec
 from engine.windows.store import WindowStore
+from engine.windows.users import UserWindows
 from engine.worker.loop import Worker
 from engine.worker.telemetry import Telemetry
 from tests.contracts.mistakes.releases import written
@@ -175,7 +177,22 @@ TOPICS = [
 ]
 
 
+def windows_of_another_shop(_folder: Path) -> object:
+    log, settings = log_with("windows"), Settings()
+    headers = [[(DEPLOYMENT_HEADER, b"shop/clicks")]]
+    log.producer().send(Outgoing("windows", [b"ann"], [b"window"], headers=[*headers]))
+    with log.reader(["windows"]) as reader:
+        (records,) = reader.poll(0.0, 10)
+    return UserWindows(settings, Catalogue(), Actions(settings.clicks)).apply(records)
+
+
 WINDOWS = [
+    Row(
+        "a changelog of another deployment",
+        windows_of_another_shop,
+        SettingsError,
+        r"windows\.topic 'windows' partition 0, offset 0 | deployment 'shop/clicks' | 'headrace/clicks' | its own kaf",
+    ),
     Row(
         "more windows than there is memory",
         lambda _folder: WindowStore(WindowSettings(max_users=1 << 45, length=1_000)),
