@@ -79,9 +79,12 @@ class TopicSpec:
 
     name: str
     partitions: int = 1
+    """-1 for the broker's default."""
     compacted: bool = False
     replication: int = -1
     """Replicas of each partition; -1 for the broker's default."""
+    retention_ms: int | None = None
+    """Age at which records are deleted; None for the broker's default."""
 
 
 @dataclass(frozen=True, slots=True)

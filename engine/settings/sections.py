@@ -123,6 +123,9 @@ class ClickSettings(Section):
     """The topic of clicks, and their schema."""
 
     topic: str = "clicks"
+    create_topic: bool = False
+    """Create the topic of clicks where it is missing, as `[topics]` says. It is yours, so that a worker only waits for
+    it otherwise."""
     dead_letter_topic: str = "clicks.dead"
     """Records that are no clicks are sent there, with the reason."""
     fields: ClickFields = ClickFields()
@@ -177,6 +180,19 @@ class ClickSettings(Section):
         if default not in actions:
             raise ValueError(f"found {default!r}, expected one of clicks.actions: {', '.join(actions)}")
         return default
+
+
+class TopicSettings(Section):
+    """The topics that Headrace creates: their size, and how long they keep records. Existing ones stay as they are."""
+
+    partitions: PositiveInt | None = None
+    """Partitions of the topic of clicks, which those of lists and windows follow; the broker's default without one."""
+    replication: PositiveInt | None = None
+    """Replicas of each partition; the broker's default without a number."""
+    click_retention_h: PositiveFloat | None = None
+    """Age at which clicks are deleted; the broker's default without one."""
+    dead_letter_retention_h: PositiveFloat | None = 336.0
+    """Age at which dead letters are deleted, which hold what users did."""
 
 
 class ItemFields(Section):
@@ -314,6 +330,7 @@ class Settings(Section):
 
     kafka: KafkaSettings = KafkaSettings()
     clicks: ClickSettings = ClickSettings()
+    topics: TopicSettings = TopicSettings()
     items: ItemSettings = ItemSettings()
     windows: WindowSettings = WindowSettings()
     snapshots: SnapshotSettings = SnapshotSettings()

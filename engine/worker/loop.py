@@ -11,8 +11,9 @@ from threadpoolctl import threadpool_limits
 
 from engine.catalogue.actions import Actions
 from engine.catalogue.ids import Catalogue
-from engine.errors import EventLogError, SettingsError
-from engine.eventlog.base import EventLog, Partition, Rebalance, Session, TopicSpec
+from engine.errors import EventLogError
+from engine.eventlog import topic_plan
+from engine.eventlog.base import EventLog, Partition, Rebalance, Session
 from engine.eventlog.share_watch import ShareWatch
 from engine.metrics import Metrics
 from engine.releases.announcements import open_feed
@@ -138,7 +139,9 @@ class Worker:
         if self._environment.releases is not None:
             return self._environment.releases(catalogue)
         settings, log = self._settings, self._log
-        return ReleaseLoader(settings, catalogue, self._metrics, lambda: open_feed(settings.releases, log))
+        return ReleaseLoader(
+            settings, catalogue, self._metrics, lambda: open_feed(settings.releases, log, topic_plan.releases(settings))
+        )
 
     def _join(self) -> bool:
         """Open a session as soon as there is a release to serve by; False while there is none."""
@@ -150,7 +153,7 @@ class Worker:
         self._joined_s = self.heartbeat_s
         self._share_watch = ShareWatch(self._settings.kafka.stall_timeout_s)
         self.not_ready = "no partition is assigned yet"
-        partitions = self._prepare_topics()
+        partitions = topic_plan.prepare(self._log, self._settings)
         rebalance = Rebalance(assigned=self._assigned, revoked=self._given_up, lost=self._given_up)
         self._session = self._log.session([self._settings.clicks.topic], self._settings.kafka.group, rebalance)
         self._restorer.stand_by(range(partitions))
@@ -246,29 +249,6 @@ class Worker:
         for topic, number in map(_labels, partitions):
             self._metrics.consumer_lag.remove_by_labels({"topic": topic, "partition": number})
         logger.info("given up: %s", _names(partitions))
-
-    def _prepare_topics(self) -> int:
-        """Create the topics that are missing; returns how many partitions there are to share.
-
-        Raises:
-            SettingsError: the changelog has not as many partitions as the clicks.
-        """
-        clicks, changelog = self._settings.clicks, self._settings.windows.topic
-        partitions = self._log.partitions(clicks.topic) or 1
-        specs = [
-            TopicSpec(clicks.topic, partitions),
-            TopicSpec(self._settings.recommendations.topic, partitions, compacted=True),
-            TopicSpec(changelog, partitions, compacted=True),
-            TopicSpec(clicks.dead_letter_topic),
-        ]
-        self._log.ensure_topics(specs)
-        found = self._log.partitions(changelog)
-        if found != partitions:
-            raise SettingsError(
-                f"windows.topic {changelog!r} has {found} partitions, clicks.topic {clicks.topic!r} has {partitions}:"
-                " a window stands in the partition of its user's clicks; give both the same number, or name a new topic"
-            )
-        return partitions
 
 
 def _labels(partition: Partition) -> tuple[str, str]:

@@ -15,6 +15,7 @@ from engine.errors import (
     NewerWindowError,
     SettingsError,
 )
+from engine.eventlog import topic_plan
 from engine.eventlog.base import Outgoing, Partition, Rebalance, TopicSpec
 from engine.eventlog.kafka import KafkaLog
 from engine.eventlog.memory.log import MemoryLog
@@ -81,6 +82,10 @@ def changelog_of_another_size(folder: Path) -> None:
     log.ensure_topics([TopicSpec("clicks", 3), TopicSpec("windows", 2), TopicSpec("releases")])
     settings = Settings(releases=ReleaseSettings(path=written(folder)), windows=WindowSettings(max_users=10))
     Worker(settings, log, Metrics()).run(importlib.import_module("threading").Event())
+
+
+def no_topic_of_clicks(_folder: Path) -> object:
+    return topic_plan.prepare(MemoryLog(), Settings())
 
 
 def busy_port(_folder: Path) -> object:
@@ -161,6 +166,12 @@ TOPICS = [
         replay_of_a_stranger,
         EventLogError,
         r"the dead letter at 0/0 | does not name its origin | every dead letter of `headrace run` | --reason",
+    ),
+    Row(
+        "no topic of clicks",
+        no_topic_of_clicks,
+        EventLogError,
+        r"topic 'clicks' \(clicks\.topic\) | does not exist | expected the topic that your | `headrace topics create",
     ),
     Row(
         "two numbers of partitions",
