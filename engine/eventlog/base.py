@@ -246,6 +246,21 @@ class EventLog(Protocol):
         """
         ...
 
+    def begin_group(self, group: str, topic: str, from_ms: int | None) -> None:
+        """Let a group without positions in `topic` begin at the first records appended from this time on.
+
+        Partitions that are added later are read from their start: what is in them came after the group began.
+
+        Args:
+            group: its name; one that has positions, or members, stays as it is.
+            topic: what it will read.
+            from_ms: Unix milliseconds; None for the end.
+
+        Raises:
+            EventLogError: the topic does not exist.
+        """
+        ...
+
     def session(self, topics: Sequence[str], group: str, rebalance: Rebalance) -> Session:
         """A new member of `group` reading `topics` from the group's committed positions (from the start at first)."""
         ...

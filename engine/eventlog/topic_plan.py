@@ -5,6 +5,7 @@ so: that one is the user's, and its number of partitions is for the user to deci
 of them.
 """
 
+import datetime as dt
 from collections.abc import Iterator
 from typing import Final
 
@@ -74,6 +75,25 @@ def prepare(log: EventLog, settings: Settings) -> int:
             " a window is in the partition of its user's clicks; give both the same number, or name a new topic"
         )
     return partitions
+
+
+def begin(log: EventLog, settings: Settings) -> None:
+    """Let a new group begin where `clicks.start` says.
+
+    Raises:
+        EventLogError: the topic of clicks does not exist.
+    """
+    start = settings.clicks.start
+    if start != "earliest":
+        log.begin_group(settings.kafka.group, settings.clicks.topic, start_ms(start))
+
+
+def start_ms(start: str) -> int | None:
+    """Unix milliseconds of a time in ISO 8601, which is UTC where it names no zone; None for `latest`."""
+    if start == "latest":
+        return None
+    time = dt.datetime.fromisoformat(start)
+    return round((time if time.tzinfo else time.replace(tzinfo=dt.UTC)).timestamp() * 1000)
 
 
 def _replication(settings: Settings) -> int:

@@ -126,6 +126,9 @@ class ClickSettings(Section):
     create_topic: bool = False
     """Create the topic of clicks where it is missing, as `[topics]` says. It is yours, so that a worker only waits for
     it otherwise."""
+    start: str = "earliest"
+    """Where a new group begins: at the `earliest` record, at the `latest`, or at the first one appended from a time on
+    (`2026-11-25T06:00:00Z`). A group that has begun goes on from its last commit."""
     dead_letter_topic: str = "clicks.dead"
     """Records that are no clicks are sent there, with the reason."""
     fields: ClickFields = ClickFields()
@@ -160,6 +163,20 @@ class ClickSettings(Section):
     """A larger message goes to the dead letters without being parsed."""
     max_id_bytes: Annotated[int, Ge(1), Le(65_535)] = 512
     """Largest size of a user's id, an item's id or a search, in bytes of UTF-8."""
+
+    @field_validator("start", mode="before")
+    @classmethod
+    def _is_a_place_in_time(cls, start: object) -> object:
+        if isinstance(start, dt.date):  # TOML has dates and times of its own
+            return start.isoformat()
+        if isinstance(start, str) and start not in {"earliest", "latest"}:
+            try:
+                dt.datetime.fromisoformat(start)
+            except ValueError:
+                raise ValueError(
+                    f"found {start!r}, expected earliest, latest or a time as 2026-11-25T06:00:00Z"
+                ) from None
+        return start
 
     @field_validator("actions")
     @classmethod

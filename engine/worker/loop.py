@@ -154,6 +154,7 @@ class Worker:
         self._share_watch = ShareWatch(self._settings.kafka.stall_timeout_s)
         self.not_ready = "no partition is assigned yet"
         partitions = topic_plan.prepare(self._log, self._settings)
+        topic_plan.begin(self._log, self._settings)
         rebalance = Rebalance(assigned=self._assigned, revoked=self._given_up, lost=self._given_up)
         self._session = self._log.session([self._settings.clicks.topic], self._settings.kafka.group, rebalance)
         self._restorer.stand_by(range(partitions))

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from engine.errors import SettingsError
+from engine.eventlog import topic_plan
 from engine.settings import loader, sections
 
 
@@ -47,8 +48,24 @@ def test_the_prefix_names_everything() -> None:
     }
     assert {*names(shop).values()}.isdisjoint(names(other).values())
     assert (shop.deployment, other.deployment) == ("shop/shop.clicks", "other/other.clicks")
-    every_topic = {name for name in loader.flatten(sections.Settings()) if name.endswith("topic")}
+    values = loader.flatten(sections.Settings())
+    every_topic = {name for name, value in values.items() if name.endswith("topic") and isinstance(value, str)}
     assert every_topic <= names(shop).keys(), "a topic that the prefix does not stand before"
+
+
+@pytest.mark.parametrize(
+    ("start", "start_ms"),
+    [
+        ('"latest"', None),
+        ('"1970-01-01T00:00:02Z"', 2_000),
+        ('"1970-01-01T01:00:02+01:00"', 2_000),
+        ("1970-01-02", 86_400_000),
+        ("1970-01-01T00:00:02", 2_000),
+    ],
+)
+def test_a_start_is_a_word_or_a_time(tmp_path: Path, start: str, start_ms: int | None) -> None:
+    loaded = loader.load(written(tmp_path, f"[clicks]\nstart = {start}\n"), {})
+    assert topic_plan.start_ms(loaded.clicks.start) == start_ms
 
 
 def test_a_name_of_its_own_has_no_prefix(tmp_path: Path) -> None:
@@ -108,6 +125,7 @@ def test_unknown_environment_variable_is_refused() -> None:
         ({"HEADRACE_CLICKS__EARLIEST": "1969-12-31"}, "setting 'clicks.earliest': found '1969-12-31'"),
         ({"HEADRACE_CLICKS__ACTIONS": '{"view": 1e9}'}, "weight of action 'view'"),
         ({"HEADRACE_CLICKS__ACTIONS": "{"}, "written as JSON"),
+        ({"HEADRACE_CLICKS__START": "noon"}, "'clicks.start': found 'noon', expected earliest, latest or a time"),
         ({"HEADRACE_KAFKA__PREFIX": "my shop"}, "setting 'kafka.prefix': found 'my shop'"),
     ],
 )

@@ -17,6 +17,7 @@ from kafka.errors import (
 
 from engine.errors import BrokerUnavailableError, EventLogError, SettingsError
 from engine.eventlog.base import Partition, Rebalance, TopicSpec
+from engine.eventlog.kafka import group_positions
 from engine.eventlog.kafka.client import Client
 from engine.eventlog.kafka.client_surface import check_client
 from engine.eventlog.kafka.failures import explain_unavailable, translated
@@ -100,6 +101,15 @@ class KafkaLog:
                 self._transactions(transactional_id).close(0.0)
         except EventLogError as error:
             logger.warning("transactions that dead workers left open cannot be ended now: %s", error)
+
+    def begin_group(self, group: str, topic: str, from_ms: int | None) -> None:
+        """Let a group without positions begin at this time, or at the end (see `engine.eventlog.base.EventLog`).
+
+        Raises:
+            EventLogError: the topic does not exist, or the broker refused the positions.
+        """
+        partitions = self._all_partitions([topic])
+        self._admin(lambda admin: group_positions.begin(admin, group, partitions, from_ms))
 
     def session(self, topics: Sequence[str], group: str, rebalance: Rebalance) -> KafkaSession:
         """A new member of `group`; it joins at its first `poll`.
