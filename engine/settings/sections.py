@@ -117,6 +117,9 @@ class ClickFields(Section):
     consent: str = ""
     """A boolean; false keeps the click out of windows and lists. May be absent from a message, which
     `clicks.require_consent` decides about; anything but a boolean is no click. An empty path: never read."""
+    type: str = ""
+    """The type of an event, on a topic that has others than clicks (`clicks.skip_types`). May be absent from a message.
+    An empty path: never read."""
 
 
 class ClickSettings(Section):
@@ -137,6 +140,9 @@ class ClickSettings(Section):
     seconds, or a date alone). Times that name no zone are UTC."""
     earliest: Annotated[dt.date, Ge(dt.date(1970, 1, 1))] = dt.date(1990, 1, 1)
     """A click before this day (UTC) goes to the dead letters: a time in the wrong unit is in 1970."""
+    skip_types: list[str] = []
+    """Types of events that are no clicks, by `clicks.fields.type`: they are left out and counted
+    (`headrace_dropped_events_total{reason="skipped_type"}`), and are no dead letters."""
     require_consent: bool = False
     """Take a click without consent, or with null in its place, for one that is refused. Records of which the consent
     cannot be read then go to the dead letters without their value."""
