@@ -59,6 +59,8 @@ class Clicks:
     the last request are in the batch."""
     without_consent: int = 0
     """Clicks left out, as their users gave no consent."""
+    skipped: int = 0
+    """Events left out, as their type is none of clicks."""
 
     def __len__(self) -> int:
         return len(self.users)

@@ -79,9 +79,12 @@ class TopicSpec:
 
     name: str
     partitions: int = 1
+    """-1 for the broker's default."""
     compacted: bool = False
     replication: int = -1
     """Replicas of each partition; -1 for the broker's default."""
+    retention_ms: int | None = None
+    """Age at which records are deleted; None for the broker's default."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,6 +243,21 @@ class EventLog(Protocol):
         """End the transactions that writers left open on these partitions; the caller is their successor there.
 
         Nothing after an open transaction can be read, and a dead writer's is open until a time limit ends it.
+        """
+        ...
+
+    def begin_group(self, group: str, topic: str, from_ms: int | None) -> None:
+        """Let a group without positions in `topic` begin at the first records appended from this time on.
+
+        Partitions that are added later are read from their start: what is in them came after the group began.
+
+        Args:
+            group: its name; one that has positions, or members, stays as it is.
+            topic: what it will read.
+            from_ms: Unix milliseconds; None for the end.
+
+        Raises:
+            EventLogError: the topic does not exist.
         """
         ...
 

@@ -23,6 +23,7 @@ from engine.catalogue.actions import Actions
 from engine.eventlog.base import Records
 from engine.ingest import times
 from engine.ingest.dead_letters import DeadLetter
+from engine.ingest.event_types import SkippedTypes
 from engine.ingest.fields import ClickLayout
 from engine.ingest.lenient import LenientDecoder, Refusal, is_absent
 from engine.settings.sections import ClickSettings
@@ -44,6 +45,7 @@ class ClickDecoder:
         self._actions = actions
         self._layout = ClickLayout(settings)
         self._decode: Callable[[bytes], Any] = msgspec.json.Decoder(self._layout.type).decode
+        self._skipped_types = SkippedTypes(settings)
         self._lenient = LenientDecoder(self._layout, settings.time_unit, settings.require_consent)
         self._get = {name: self._layout.getter(name) for name in self._layout.fields}
         self._earliest_ms = round(dt.datetime.combine(settings.earliest, dt.time(), dt.UTC).timestamp() * 1000)
@@ -58,13 +60,16 @@ class ClickDecoder:
             now_ms: the current time, for telling the far future.
         """
         batch = _Batch()
-        decode, max_bytes = self._decode, self._settings.max_bytes
+        decode, max_bytes, skipped_types = self._decode, self._settings.max_bytes, self._skipped_types
         consent, item, search = self._get.get("consent"), self._get["item"], self._get.get("search")
         position = 0
         for records in polled:
             for index, value in enumerate(records.values):
                 if value is None or len(value) > max_bytes:
                     self._put_aside(records, index, position, batch)
+                    continue
+                if skipped_types and skipped_types.has(value):
+                    batch.skipped += 1
                     continue
                 try:
                     event = decode(value)
@@ -170,6 +175,7 @@ class ClickDecoder:
             appends_ms=np.array(batch.timestamps, np.int64),
             forgotten={user: int(partitions[origin]) for user, origin in batch.forgotten.items()},
             without_consent=batch.without_consent,
+            skipped=batch.skipped,
         )
 
     def _times_ms(self, batch: "_Batch") -> Int64:
@@ -240,6 +246,7 @@ class _Batch:
     forgotten: dict[str, int] = field(default_factory=dict)
     """Users to be forgotten, each with the index of the last record that requests it."""
     without_consent: int = 0
+    skipped: int = 0
 
 
 def _user(key: bytes | None) -> str | None:

@@ -75,6 +75,20 @@ class ClickLayout:
         )
 
 
+def single_field(name: str, path: str) -> tuple[type[msgspec.Struct], Callable[[Any], Any]]:
+    """The struct type of a message of which only one field is read, None where it is absent, and its getter.
+
+    Args:
+        name: of the setting, under `clicks.fields`.
+        path: in the messages.
+
+    Raises:
+        SettingsError: the path cannot be one.
+    """
+    field = MappedField(name, path, parse_path(path, f"clicks.fields.{name}"), Any, required=False)
+    return _struct([field], ()), attrgetter(".".join(map(_attribute, field.steps)))
+
+
 def _mapped(settings: ClickSettings) -> Iterator[MappedField]:
     """The fields whose setting is not empty."""
     fields = settings.fields

@@ -245,14 +245,19 @@ class MergedFeed:
             raise failure
 
 
-def open_feed(settings: ReleaseSettings, log: EventLog) -> MergedFeed:
+def open_feed(settings: ReleaseSettings, log: EventLog, topic: TopicSpec | None = None) -> MergedFeed:
     """The announcements that the settings follow: those on the topic and, where one is set, those in the folder.
 
     Nothing is opened before `MergedFeed.live` is called.
+
+    Args:
+        settings: what to follow.
+        log: has the topic.
+        topic: how to create the topic where it is missing; by the log's defaults where None.
     """
 
     def open_topic() -> Feed:
-        log.ensure_topics([TopicSpec(settings.topic, compacted=True)])
+        log.ensure_topics([topic or TopicSpec(settings.topic, compacted=True)])
         return TopicFeed(log.reader([settings.topic]), settings.model)
 
     openers: dict[str, Callable[[], Feed]] = {f"releases.topic {settings.topic!r}": open_topic}

@@ -12,7 +12,7 @@ from pydantic_settings import BaseSettings, EnvSettingsSource
 from pydantic_settings import SettingsError as PydanticSettingsError
 
 from engine.errors import SettingsError
-from engine.settings.sections import Section, Settings
+from engine.settings.sections import PREFIXED, Section, Settings
 
 ENV_PREFIX = "HEADRACE_"
 ENV_SEPARATOR = "__"
@@ -78,7 +78,11 @@ def read_environment(environ: Mapping[str, str]) -> dict[str, Any]:
 def origins(path: Path | None, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
     """The source of each setting that is not at its default, by dotted name."""
     from_file = dict.fromkeys(_leaves(read_file(path)), str(path)) if path else {}
-    return from_file | dict.fromkeys(_leaves(read_environment(environ)), "environment")
+    written = from_file | dict.fromkeys(_leaves(read_environment(environ)), "environment")
+    if "kafka.prefix" not in written:
+        return written
+    prefixed = [f"{section}.{key}" for section, keys in PREFIXED.items() for key in keys]
+    return dict.fromkeys(prefixed, "kafka.prefix") | written
 
 
 def flatten(settings: Settings) -> dict[str, Any]:

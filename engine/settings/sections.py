@@ -9,7 +9,7 @@ where it comes from.
 
 import datetime as dt
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 from annotated_types import Ge, Gt, Le
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
@@ -17,6 +17,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 from engine.arrays import MAX_ACTIONS
 
 MAX_ACTION_WEIGHT = 1000.0
+PREFIXED: Final = {
+    "kafka": {"group", "client_id"},
+    "clicks": {"topic", "dead_letter_topic"},
+    "windows": {"topic"},
+    "recommendations": {"topic"},
+    "releases": {"topic"},
+}
+"""By section, the settings that `kafka.prefix` stands before."""
 MAX_ACTION_BYTES = 255
 
 TimeUnit = Literal["s", "ms", "us", "iso8601"]
@@ -34,8 +42,14 @@ class KafkaSettings(Section):
     """The Kafka cluster, and the worker's membership in its consumer group."""
 
     bootstrap_servers: str = "127.0.0.1:9092"
+    prefix: Annotated[str, Field(pattern=r"^[a-zA-Z0-9._-]*$", max_length=100)] = ""
+    """Keeps deployments on one cluster apart: with it every topic, the group and the client id are named PREFIX.NAME,
+    but for those that the settings name themselves."""
     group: str = "headrace"
     client_id: str = "headrace"
+    deployment: str | None = None
+    """The name that this deployment's windows carry on the changelog, where those of another are refused. Without it
+    `kafka.prefix` (or else `kafka.group`) and `clicks.topic`: "shop/clicks"."""
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = None
     sasl_username: str | None = None
@@ -103,12 +117,21 @@ class ClickFields(Section):
     consent: str = ""
     """A boolean; false keeps the click out of windows and lists. May be absent from a message, which
     `clicks.require_consent` decides about; anything but a boolean is no click. An empty path: never read."""
+    type: str = ""
+    """The type of an event, on a topic that has others than clicks (`clicks.skip_types`). May be absent from a message.
+    An empty path: never read."""
 
 
 class ClickSettings(Section):
     """The topic of clicks, and their schema."""
 
     topic: str = "clicks"
+    create_topic: bool = False
+    """Create the topic of clicks where it is missing, as `[topics]` says. It is yours, so that a worker only waits for
+    it otherwise."""
+    start: str = "earliest"
+    """Where a new group begins: at the `earliest` record, at the `latest`, or at the first one appended from a time on
+    (`2026-11-25T06:00:00Z`). A group that has begun goes on from its last commit."""
     dead_letter_topic: str = "clicks.dead"
     """Records that are no clicks are sent there, with the reason."""
     fields: ClickFields = ClickFields()
@@ -117,6 +140,9 @@ class ClickSettings(Section):
     seconds, or a date alone). Times that name no zone are UTC."""
     earliest: Annotated[dt.date, Ge(dt.date(1970, 1, 1))] = dt.date(1990, 1, 1)
     """A click before this day (UTC) goes to the dead letters: a time in the wrong unit is in 1970."""
+    skip_types: list[str] = []
+    """Types of events that are no clicks, by `clicks.fields.type`: they are left out and counted
+    (`headrace_dropped_events_total{reason="skipped_type"}`), and are no dead letters."""
     require_consent: bool = False
     """Take a click without consent, or with null in its place, for one that is refused. Records of which the consent
     cannot be read then go to the dead letters without their value."""
@@ -144,6 +170,20 @@ class ClickSettings(Section):
     max_id_bytes: Annotated[int, Ge(1), Le(65_535)] = 512
     """Largest size of a user's id, an item's id or a search, in bytes of UTF-8."""
 
+    @field_validator("start", mode="before")
+    @classmethod
+    def _is_a_place_in_time(cls, start: object) -> object:
+        if isinstance(start, dt.date):  # TOML has dates and times of its own
+            return start.isoformat()
+        if isinstance(start, str) and start not in {"earliest", "latest"}:
+            try:
+                dt.datetime.fromisoformat(start)
+            except ValueError:
+                raise ValueError(
+                    f"found {start!r}, expected earliest, latest or a time as 2026-11-25T06:00:00Z"
+                ) from None
+        return start
+
     @field_validator("actions")
     @classmethod
     def _finite(cls, actions: dict[str, float]) -> dict[str, float]:
@@ -163,6 +203,19 @@ class ClickSettings(Section):
         if default not in actions:
             raise ValueError(f"found {default!r}, expected one of clicks.actions: {', '.join(actions)}")
         return default
+
+
+class TopicSettings(Section):
+    """The topics that Headrace creates: their size, and how long they keep records. Existing ones stay as they are."""
+
+    partitions: PositiveInt | None = None
+    """Partitions of the topic of clicks, which those of lists and windows follow; the broker's default without one."""
+    replication: PositiveInt | None = None
+    """Replicas of each partition; the broker's default without a number."""
+    click_retention_h: PositiveFloat | None = None
+    """Age at which clicks are deleted; the broker's default without one."""
+    dead_letter_retention_h: PositiveFloat | None = 336.0
+    """Age at which dead letters are deleted, which hold what users did."""
 
 
 class ItemFields(Section):
@@ -300,6 +353,7 @@ class Settings(Section):
 
     kafka: KafkaSettings = KafkaSettings()
     clicks: ClickSettings = ClickSettings()
+    topics: TopicSettings = TopicSettings()
     items: ItemSettings = ItemSettings()
     windows: WindowSettings = WindowSettings()
     snapshots: SnapshotSettings = SnapshotSettings()
@@ -308,3 +362,19 @@ class Settings(Section):
     releases: ReleaseSettings = ReleaseSettings()
     worker: WorkerSettings = WorkerSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
+
+    @property
+    def deployment(self) -> str:
+        """The name that this deployment's windows carry (`kafka.deployment`)."""
+        kafka = self.kafka
+        return kafka.deployment or f"{kafka.prefix or kafka.group}/{self.clicks.topic}"
+
+    @model_validator(mode="after")
+    def _with_prefix(self) -> Self:
+        """Put `kafka.prefix` before the names that are at their defaults."""
+        if self.kafka.prefix:
+            for section, keys in PREFIXED.items():
+                values: Section = getattr(self, section)
+                names = {key: f"{self.kafka.prefix}.{getattr(values, key)}" for key in keys - values.model_fields_set}
+                object.__setattr__(self, section, values.model_copy(update=names))
+        return self

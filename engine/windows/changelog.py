@@ -7,14 +7,19 @@ The header `input-position` says how much of that partition's clicks the record 
 worker that was expelled and does not know it yet may put a window after those of its successor; by the header it is
 known to be the older one, wherever it is. It never falls for one user: a worker that reads clicks again, because
 somebody set the group's positions back, writes the position that it found instead.
+
+The header `deployment` says whose window it is (`Settings.deployment`). Two deployments may be given one changelog by
+mistake, and would take each other's users over without a word: a record of another one is refused.
 """
 
 from dataclasses import dataclass, replace
 from typing import Final
 
+from engine.errors import SettingsError
 from engine.eventlog.base import Headers, Outgoing, Records
 
 POSITION_HEADER: Final = "input-position"
+DEPLOYMENT_HEADER: Final = "deployment"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +47,11 @@ class Change:
     """What a record without a position took the place of, in case that it cannot be read."""
 
 
-def records(topic: str, changes: Changes) -> Outgoing:
-    """Records of B changes."""
+def records(topic: str, changes: Changes, deployment: str) -> Outgoing:
+    """Records of B changes, of this deployment."""
+    owner = (DEPLOYMENT_HEADER, deployment.encode())
     headers: dict[int, Headers] = {
-        position: [(POSITION_HEADER, b"%d" % position)] for position in set(changes.input_positions)
+        position: [(POSITION_HEADER, b"%d" % position), owner] for position in set(changes.input_positions)
     }
     return Outgoing(
         topic=topic,
@@ -54,6 +60,26 @@ def records(topic: str, changes: Changes) -> Outgoing:
         headers=[headers[position] for position in changes.input_positions],
         partitions=changes.partitions,
     )
+
+
+def refuse_strangers(records: Records, deployment: str) -> None:
+    """Refuse records of another deployment; those that do not say whose they are, of earlier versions, count as ours.
+
+    Raises:
+        SettingsError: there is one.
+    """
+    expected = deployment.encode()
+    for offset, headers in zip(records.offsets, records.headers, strict=True):
+        for name, value in headers:
+            if name == DEPLOYMENT_HEADER and value != expected:
+                topic, number = records.partition
+                other = value.decode("utf-8", "replace")
+                raise SettingsError(
+                    f"windows.topic {topic!r} partition {number}, offset {offset}: found a window of deployment"
+                    f" {other!r}, expected only those of {deployment!r} (kafka.prefix or kafka.group, and"
+                    " clicks.topic); give each deployment its own windows.topic, best by its own kafka.prefix. Where it"
+                    f" is this deployment under its earlier name, set kafka.deployment = {other!r}"
+                )
 
 
 def newest_by_key(records: Records) -> dict[bytes, Change]:

@@ -9,10 +9,11 @@ knows before the group decides, so all of them are followed.
 """
 
 import logging
+import zlib
 from collections.abc import Collection, Iterator
 from typing import Final
 
-from engine.errors import ChangelogError
+from engine.errors import ChangelogError, SettingsError
 from engine.eventlog.base import EventLog, Partition, Reader, Records
 from engine.metrics import Metrics
 from engine.settings.sections import Settings
@@ -46,6 +47,7 @@ class Restorer:
     ) -> None:
         self.time = time or TimeSource()
         self._topic = settings.windows.topic
+        self._deployment_checksum = zlib.crc32(settings.deployment.encode())
         self._keeps_warm = settings.windows.standby
         self._log = log
         self._windows = windows
@@ -60,7 +62,8 @@ class Restorer:
         self._outdated = False
         self._snapshot_parts: dict[int, Iterator[PackedWindows]] = {}
         self.identity = ""
-        """Of the changelog (`EventLog.identity`); known when the first partition is restored."""
+        """Of the changelog (`EventLog.identity`) and the deployment, by which snapshots are told apart; known when the
+        first partition is restored."""
         self._began_s: dict[int, float] = {}
         self._end_abandoned_due_s = 0.0
         self._report_due_s = 0.0
@@ -163,7 +166,7 @@ class Restorer:
         if self._reader is None or self._outdated:
             self._close_reader()
             self._outdated = False
-            self.identity = self._log.identity(self._topic)
+            self.identity = f"{self._log.identity(self._topic)}-{self._deployment_checksum:08x}"
             partitions = [Partition(self._topic, number) for number in sorted(numbers)]
             self._reader = self._log.reader(partitions)
             for partition in partitions:
@@ -213,10 +216,11 @@ class Restorer:
         number = records.partition.number
         try:
             users = self._windows.apply(records)
-        except ChangelogError as error:
+        except (ChangelogError, SettingsError) as error:
             if number in self._waiting:
                 raise
-            # Its owner may be of a later version. Should the partition come here, that will be the time to refuse it.
+            # Its owner may be of a later version or another deployment. Should the partition come here, that will be
+            # the time to refuse it.
             logger.error("partition %d is not kept warm: %s", number, error)
             self._drop_windows(number)
             self._set_standby(self._standby - {number})

@@ -53,7 +53,7 @@ class SnapshotHeader:
     """What a snapshot is of."""
 
     topic: str
-    """Identity of the changelog (`EventLog.identity`)."""
+    """Identity of the changelog and its deployment (`Restorer.identity`)."""
     partition: int
     position: int
     """Offset of the changelog up to which it knows everything."""

@@ -250,6 +250,8 @@ class Processor:
             metrics.dead_letters.labels(letter.reason).inc()
         if clicks.without_consent:
             metrics.dropped_events.labels("no_consent").inc(clicks.without_consent)
+        if clicks.skipped:
+            metrics.dropped_events.labels("skipped_type").inc(clicks.skipped)
         metrics.forgotten_users.inc(len(clicks.forgotten))
         for reason in ("repeated", "late", "expired"):
             if count := getattr(appended, reason):

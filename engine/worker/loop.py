@@ -11,8 +11,9 @@ from threadpoolctl import threadpool_limits
 
 from engine.catalogue.actions import Actions
 from engine.catalogue.ids import Catalogue
-from engine.errors import EventLogError, SettingsError
-from engine.eventlog.base import EventLog, Partition, Rebalance, Session, TopicSpec
+from engine.errors import EventLogError
+from engine.eventlog import topic_plan
+from engine.eventlog.base import EventLog, Partition, Rebalance, Session
 from engine.eventlog.share_watch import ShareWatch
 from engine.metrics import Metrics
 from engine.releases.announcements import open_feed
@@ -23,6 +24,7 @@ from engine.windows.restorer import Restorer
 from engine.windows.saver import Saver
 from engine.windows.snapshots import Snapshots
 from engine.worker.batch import BatchReport, Processor
+from engine.worker.growth import Growth
 
 logger = logging.getLogger(__name__)
 
@@ -72,6 +74,7 @@ class Worker:
         self._session: Session | None = None
         self._saver: Saver | None = None
         self._joined_s = 0.0
+        self._growth = Growth(settings, 0)
         self._share_watch = ShareWatch(settings.kafka.stall_timeout_s)
         self._pause_s = _FIRST_PAUSE_S
         self._gauges_due_s = 0.0
@@ -113,7 +116,7 @@ class Worker:
         The first turn joins the group, and so does the one after a failure of the log.
 
         Raises:
-            SettingsError: the topics do not fit one another.
+            SettingsError: the topics do not fit one another, or the changelog is another deployment's.
         """
         self.heartbeat_s = self._time.monotonic_s()
         try:
@@ -138,7 +141,9 @@ class Worker:
         if self._environment.releases is not None:
             return self._environment.releases(catalogue)
         settings, log = self._settings, self._log
-        return ReleaseLoader(settings, catalogue, self._metrics, lambda: open_feed(settings.releases, log))
+        return ReleaseLoader(
+            settings, catalogue, self._metrics, lambda: open_feed(settings.releases, log, topic_plan.releases(settings))
+        )
 
     def _join(self) -> bool:
         """Open a session as soon as there is a release to serve by; False while there is none."""
@@ -150,7 +155,9 @@ class Worker:
         self._joined_s = self.heartbeat_s
         self._share_watch = ShareWatch(self._settings.kafka.stall_timeout_s)
         self.not_ready = "no partition is assigned yet"
-        partitions = self._prepare_topics()
+        partitions = topic_plan.prepare(self._log, self._settings)
+        self._growth = Growth(self._settings, partitions)
+        topic_plan.begin(self._log, self._settings)
         rebalance = Rebalance(assigned=self._assigned, revoked=self._given_up, lost=self._given_up)
         self._session = self._log.session([self._settings.clicks.topic], self._settings.kafka.group, rebalance)
         self._restorer.stand_by(range(partitions))
@@ -209,9 +216,12 @@ class Worker:
             self._processor.rewrite(restored, session)
             session.resume([Partition(self._settings.clicks.topic, number) for number in restored])
         self._take_release()
+        if self._growth.is_due(self.heartbeat_s):
+            self._growth.look(self.heartbeat_s, self._log.partitions(self._settings.windows.topic))
         if self._share_watch.is_due(self.heartbeat_s):
             self._share_watch.look(self.heartbeat_s, session.unserved())
         self.not_ready = self._restorer.progress if session.assignment() else "no partition is assigned yet"
+        self.not_ready = self.not_ready or self._growth.message
         if self.heartbeat_s >= self._gauges_due_s:
             self._processor.set_gauges()
             for partition, lag in session.lag().items():
@@ -235,40 +245,17 @@ class Worker:
         """Their clicks wait until their windows are restored."""
         if self._session is not None:
             self._session.pause(partitions)
-        self._restorer.begin([partition.number for partition in partitions])
+        self._restorer.begin(self._growth.assigned([partition.number for partition in partitions]))
         logger.info("assigned: %s", _names(partitions))
 
     def _given_up(self, partitions: Sequence[Partition]) -> None:
         """Revoked or lost alike: every batch was committed before the poll in which this is called."""
-        numbers = [partition.number for partition in partitions]
+        numbers = self._growth.given_up([partition.number for partition in partitions])
         self._processor.hand_over(numbers)
         self._restorer.drop(numbers)
         for topic, number in map(_labels, partitions):
             self._metrics.consumer_lag.remove_by_labels({"topic": topic, "partition": number})
         logger.info("given up: %s", _names(partitions))
-
-    def _prepare_topics(self) -> int:
-        """Create the topics that are missing; returns how many partitions there are to share.
-
-        Raises:
-            SettingsError: the changelog has not as many partitions as the clicks.
-        """
-        clicks, changelog = self._settings.clicks, self._settings.windows.topic
-        partitions = self._log.partitions(clicks.topic) or 1
-        specs = [
-            TopicSpec(clicks.topic, partitions),
-            TopicSpec(self._settings.recommendations.topic, partitions, compacted=True),
-            TopicSpec(changelog, partitions, compacted=True),
-            TopicSpec(clicks.dead_letter_topic),
-        ]
-        self._log.ensure_topics(specs)
-        found = self._log.partitions(changelog)
-        if found != partitions:
-            raise SettingsError(
-                f"windows.topic {changelog!r} has {found} partitions, clicks.topic {clicks.topic!r} has {partitions}:"
-                " a window stands in the partition of its user's clicks; give both the same number, or name a new topic"
-            )
-        return partitions
 
 
 def _labels(partition: Partition) -> tuple[str, str]:

@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from engine.cli.options import config_option
+from engine.eventlog import topic_plan
 from engine.eventlog.kafka import KafkaLog
 from engine.settings import loader
 from models.cli.options import FOLDER
@@ -22,5 +23,5 @@ def publish(config: Path | None, bundle: Path, folder: Path | None) -> None:
     if folder:
         announcement = announce.to_folder(bundle, folder, now_ms)
     else:
-        announcement = announce.to_topic(bundle, KafkaLog(settings.kafka), settings.releases.topic, now_ms)
+        announcement = announce.to_topic(bundle, KafkaLog(settings.kafka), topic_plan.releases(settings), now_ms)
     click.echo(f"{announcement.model}-{announcement.version} is {announcement.state}: {announcement.bundle}")

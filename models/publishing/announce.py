@@ -26,15 +26,17 @@ def to_folder(bundle: Path, folder: Path, now_ms: int) -> Announcement:
     return copied
 
 
-def to_topic(bundle: Path, log: EventLog, topic: str, now_ms: int) -> Announcement:
-    """Announce a bundle as live on a topic; the workers must be able to read its folder.
+def to_topic(bundle: Path, log: EventLog, topic: TopicSpec, now_ms: int) -> Announcement:
+    """Announce a bundle as live on a topic, which is created where it is missing.
+
+    The workers must be able to read the bundle's folder.
 
     Raises:
         ReleaseError: the bundle is damaged or does not fit.
         EventLogError: the broker did not accept the announcement.
     """
     announcement = announcements.announce(bundle, "live", now_ms)
-    log.ensure_topics([TopicSpec(topic, compacted=True)])
+    log.ensure_topics([topic])
     with log.producer() as producer:
-        announcements.send(announcement, producer, topic)
+        announcements.send(announcement, producer, topic.name)
     return announcement

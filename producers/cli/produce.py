@@ -11,7 +11,7 @@ import click
 from engine.cli.layout_options import layout_options
 from engine.cli.options import config_option
 from engine.errors import SettingsError
-from engine.eventlog.base import TopicSpec
+from engine.eventlog import topic_plan
 from engine.eventlog.kafka import KafkaLog
 from engine.interactions.layout import Layout, Source
 from engine.settings.sections import Settings
@@ -39,7 +39,9 @@ simulation_options = with_options(
     simulation_option("searches", "Share of the clicks after a turn to an interest that a search comes before."),
 )
 partitions_option = click.option(
-    "--partitions", type=click.IntRange(min=1), default=1, show_default=True, help="Of the topic, if it is missing."
+    "--partitions",
+    type=click.IntRange(min=1),
+    help="Of the topic, if it is missing. Default: topics.partitions, or else the broker's default.",
 )
 
 
@@ -111,11 +113,11 @@ def _write(simulation: Simulation, folder: Path, clicks: int) -> None:
 
 
 @contextmanager
-def _sending(settings: Settings, partitions: int, total: int | None) -> Iterator[Send]:
+def _sending(settings: Settings, partitions: int | None, total: int | None) -> Iterator[Send]:
     """Give a function that sends events; Ctrl-C or SIGTERM ends the block in order, with everything delivered."""
     log = KafkaLog(settings.kafka)
     encoder = ClickEncoder(settings.clicks)
-    log.ensure_topics([TopicSpec(settings.clicks.topic, partitions)])
+    log.ensure_topics([topic_plan.clicks(settings, partitions)])
     end_on_sigterm()
     with log.producer() as producer, bar("sending", total) as progress:
         tally = _Tally()

@@ -49,7 +49,7 @@ def demo_settings(settings: Settings) -> Settings:
     releases = {"topic": f"{PREFIX}.releases", "folder": None, "path": DEMO_RELEASE}
     return settings.model_copy(
         update={
-            "kafka": settings.kafka.model_copy(update={"group": PREFIX}),
+            "kafka": settings.kafka.model_copy(update={"group": PREFIX, "prefix": PREFIX}),
             "clicks": settings.clicks.model_copy(update=clicks),
             "recommendations": settings.recommendations.model_copy(update={"topic": f"{PREFIX}.recommendations"}),
             "releases": settings.releases.model_copy(update=releases),

@@ -27,6 +27,9 @@ __all__ = ["kafka_bootstrap", "kafka_log", "kafka_settings", "topic_names"]  # f
 ROWS = [*settings.ROWS, *releases.ROWS, *streams.ROWS, *data.ROWS]
 
 ELSEWHERE = {
+    "engine/cli/repartition.py repartition": "tests/integration/test_topics.py",
+    "engine/cli/topics.py create_topics": "tests/integration/test_topics.py",
+    "engine/eventlog/kafka/group_positions.py refuse_members": "tests/integration/test_topics.py",
     "engine/eventlog/kafka/log.py KafkaLog._open": "tests/integration/test_kafka_log.py",
     "engine/eventlog/kafka/output.py Transactions._finish": "tests/integration/test_kafka_log.py",
     "engine/eventlog/commit_steps.py Holder.check": "tests/integration/test_transactions.py",
@@ -42,8 +45,8 @@ ON_A_BROKER = {
     "engine/eventlog/kafka/failures.py translated",
     "engine/eventlog/kafka/log.py KafkaLog._all_partitions",
     "engine/eventlog/kafka/log.py KafkaLog.identity",
-    "engine/eventlog/kafka/log.py _create_missing",
-    "engine/eventlog/kafka/log.py _partition_counts",
+    "engine/eventlog/kafka/topic_admin.py create_missing",
+    "engine/eventlog/kafka/topic_admin.py partition_counts",
     "engine/eventlog/kafka/output.py Output._wait_for",
     "engine/eventlog/kafka/output.py Output.send",
     "engine/eventlog/kafka/session.py KafkaSession.commit",

@@ -384,6 +384,47 @@ def test_what_a_member_commits_while_it_hands_over_is_kept(log: EventLog, topic_
             assert again[0].offsets[0] == read[taken]
 
 
+@pytest.mark.parametrize(("from_ms", "first"), [(None, 6), (2_500, 3), (9_000, 6), (0, 0)])
+def test_a_new_group_begins_where_it_is_told_and_an_old_one_goes_on(
+    log: EventLog, topic_names: Names, join: Callable[[str, str], Worker], from_ms: int | None, first: int
+) -> None:
+    topic, group = topic_names("clicks"), topic_names("group")
+    log.ensure_topics([TopicSpec(topic, partitions=2)])
+    with log.producer() as producer:
+        # one record at 0, 1, 2 ... 5 s, alternating over the partitions
+        stamps, places = [second * 1000 for second in range(6)], [0, 1] * 3
+        producer.send(Outgoing(topic, [b"k"] * 6, [*numbers(6)], timestamps_ms=stamps, partitions=places))
+    for _ in range(2):  # a second worker of the group changes nothing
+        log.begin_group(group, topic, from_ms)
+    worker = join(topic, group)
+    until(lambda: len(worker.session.assignment()) == 2, worker.step)
+    put(log, topic, b"later")
+    until(lambda: b"later" in worker.values, worker.step)
+    assert sorted(value or b"" for value in worker.values) == sorted([*numbers(6)[first:], b"later"])
+    worker.session.close()
+    put(log, topic, b"meanwhile")
+    log.begin_group(group, topic, None)
+    again = join(topic, group)
+    until(lambda: b"meanwhile" in again.values, again.step)
+    assert again.values == [b"meanwhile"]
+
+
+def test_a_group_with_members_stays_where_it_is(
+    log: EventLog, topic_names: Names, join: Callable[[str, str], Worker]
+) -> None:
+    topic, group = topic_names("clicks"), topic_names("group")
+    log.ensure_topics([TopicSpec(topic)])
+    put(log, topic, b"before")
+    worker = join(topic, group)
+    until(lambda: b"before" in worker.values, lambda: worker.values.extend(values_of(worker.session.poll(0.1, 10))))
+    log.begin_group(group, topic, None)
+    worker.session.commit({Partition(topic, 0): 0})
+    worker.session.close()
+    again = join(topic, group)
+    until(lambda: bool(again.values), again.step)
+    assert again.values == [b"before"]
+
+
 def test_the_partitions_of_a_leaving_member_go_to_the_other(
     log: EventLog, topic_names: Names, join: Callable[[str, str], Worker]
 ) -> None:

@@ -79,6 +79,7 @@ class MortalLog:
         self.partitions = self._log.partitions
         self.identity = self._log.identity
         self.end_abandoned = self._log.end_abandoned
+        self.begin_group = self._log.begin_group
         self.producer = self._log.producer
         self.reader = self._log.reader
 

@@ -250,6 +250,42 @@ def test_a_partition_that_cannot_be_read_is_not_kept_warm_and_not_served(log: Me
         copy.restore(1)
 
 
+def test_windows_of_another_deployment_are_refused(log: MemoryLog, settings: Settings) -> None:
+    """Two shops with one changelog: the second neither restores users of the first nor uses its snapshots."""
+    first, second = Copy(log, settings), Copy(log, named(settings, "second/clicks"))
+    first.restore(0)
+    first.click("ann", "a")
+    first.saver.finish()
+    with pytest.raises(SettingsError, match=r"'headrace/clicks', expected only those of 'second/clicks'"):
+        second.restore(0)
+    assert (second.restored_from("snapshot"), second.items("ann")) == (0, [])
+
+
+def test_a_deployment_goes_on_under_its_earlier_name(log: MemoryLog, settings: Settings) -> None:
+    first = Copy(log, settings)
+    first.restore(0)
+    first.click("ann", "a")
+    renamed = settings.model_copy(update={"kafka": settings.kafka.model_copy(update={"group": "shop"})})
+    with pytest.raises(SettingsError, match=r"set kafka.deployment = 'headrace/clicks'"):
+        Copy(log, renamed).restore(0)
+    again = Copy(log, named(renamed, "headrace/clicks"))
+    again.restore(0)
+    assert again.items("ann") == ["a"]
+
+
+def test_a_standby_leaves_partitions_of_another_deployment(log: MemoryLog, warm: Settings) -> None:
+    first, second = Copy(log, named(warm, "first/clicks")), Copy(log, warm)
+    first.restore(0)
+    first.click("ann", "a")
+    second.restorer.stand_by([0, 1])
+    second.keep_warm()
+    assert (second.warm_partitions(), second.items("ann")) == (1, [])
+
+
+def named(settings: Settings, deployment: str) -> Settings:
+    return settings.model_copy(update={"kafka": settings.kafka.model_copy(update={"deployment": deployment})})
+
+
 def test_progress_is_told(log: MemoryLog, settings: Settings) -> None:
     first, second = Copy(log, settings), Copy(log, settings)
     first.restore(0)
@@ -268,10 +304,10 @@ def test_progress_is_told(log: MemoryLog, settings: Settings) -> None:
 
 def test_a_changelog_of_another_size_is_refused(tiny_release: Path) -> None:
     log = MemoryLog()
-    log.ensure_topics([TopicSpec("clicks", 3), TopicSpec("windows", 2), TopicSpec("releases")])
+    log.ensure_topics([TopicSpec("clicks", 2), TopicSpec("windows", 3), TopicSpec("releases")])
     releases = ReleaseSettings(path=tiny_release)
     worker = Worker(Settings(releases=releases, windows=WindowSettings(max_users=100)), log, Metrics())
-    with pytest.raises(SettingsError, match=r"windows.topic 'windows' has 2 partitions, clicks.topic 'clicks' has 3"):
+    with pytest.raises(SettingsError, match=r"windows.topic 'windows' has 3 partitions, clicks.topic 'clicks' has 2"):
         worker.run(threading.Event())
 
 

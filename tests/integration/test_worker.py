@@ -19,7 +19,14 @@ from engine.eventlog.memory.log import MemoryLog
 from engine.messages.recommendation import Recommendation, decode_recommendation
 from engine.metrics import Metrics
 from engine.releases import announcements
-from engine.settings.sections import ReleaseSettings, Settings, TelemetrySettings, WindowSettings, WorkerSettings
+from engine.settings.sections import (
+    ClickSettings,
+    ReleaseSettings,
+    Settings,
+    TelemetrySettings,
+    WindowSettings,
+    WorkerSettings,
+)
 from engine.worker.loop import Worker
 from engine.worker.telemetry import Telemetry
 from tests.unit.test_bundles import rewritten
@@ -93,6 +100,29 @@ def test_every_changed_user_gets_a_list(running: Running) -> None:
     assert ann.items[0].item in {"i12", "i13", "i14"}
     assert {reason.item for interest in ann.interests for reason in interest} <= {"i10", "i11"}
     assert ann.computed_ms >= ann.event_ms
+
+
+def test_a_new_group_begins_at_the_latest_click(tiny_release: Path) -> None:
+    settings = Settings(
+        clicks=ClickSettings(start="latest"),
+        windows=WindowSettings(max_users=100),
+        releases=ReleaseSettings(path=tiny_release, poll_interval_s=0.02),
+        worker=WorkerSettings(poll_timeout_s=0.02),
+    )
+    log, stop = MemoryLog(), threading.Event()
+    log.ensure_topics([TopicSpec("clicks"), TopicSpec("recommendations")])
+    worker = Worker(settings, log, Metrics())
+    running = Running(settings, log, Metrics(), worker, log.reader(["recommendations"]), log.reader(["clicks"]), stop)
+    running.click(("ann", "i10"))
+    thread = threading.Thread(target=worker.run, args=[stop])
+    thread.start()
+    try:
+        _until(lambda: worker.not_ready is None)
+        running.click(("bob", "i70"))
+        assert [one.user for one in running.wait_for_lists(bool)] == ["bob"]
+    finally:
+        stop.set()
+        thread.join(LIMIT_S)
 
 
 def test_a_burst_of_one_user_gives_one_list_with_all_of_it(running: Running) -> None:

@@ -9,11 +9,11 @@ from engine.arrays import MAX_TIME_MS, Int32
 from engine.catalogue import searches
 from engine.catalogue.actions import Actions
 from engine.catalogue.ids import Catalogue
-from engine.errors import ChangelogError, NewerWindowError
+from engine.errors import ChangelogError, NewerWindowError, SettingsError
 from engine.eventlog.base import Headers, Outgoing, Partition, Records
 from engine.metrics import Metrics
 from engine.settings.sections import ClickSettings, Settings, WindowSettings
-from engine.windows.changelog import POSITION_HEADER
+from engine.windows.changelog import DEPLOYMENT_HEADER, POSITION_HEADER
 from engine.windows.codec import SCHEMA, WindowCodec
 from engine.windows.packed import PackedWindows
 from engine.windows.store import Events
@@ -22,6 +22,8 @@ from engine.windows.users import UserWindows
 LENGTH = 5
 ITEMS = ["a", "b", "long-" * 50, "ünï¢ode", "7", searches.id_of("Größe b"), searches.id_of("b")]
 ACTIONS = ClickSettings().actions
+
+OURS = (DEPLOYMENT_HEADER, Settings().deployment.encode())
 
 Event = tuple[str, str, int, str, int]  # user, item, time in ms, action, hash of the event id
 
@@ -277,7 +279,7 @@ def test_a_window_that_an_older_one_came_after_is_written_once_more(polls: int) 
         process.user_windows.apply(newer)
         process.user_windows.apply(older)
     again = process.user_windows.rewrites([0])
-    assert (again.keys, again.headers) == ([b"ann"], [[(POSITION_HEADER, b"9")]])
+    assert (again.keys, again.headers) == ([b"ann"], [[(POSITION_HEADER, b"9"), OURS]])
     assert len(process.user_windows.rewrites([0])) == 0
 
 
@@ -286,10 +288,21 @@ def test_positions_that_were_set_back_do_not_lower_what_a_window_knows() -> None
     process = reader()
     process.user_windows.apply(stamped(window("b"), 900))
     changes = process.user_windows.changes(process.append([("ann", "a", 2, "view", 0)]), [], {0: 3})
-    assert changes.headers == [[(POSITION_HEADER, b"900")]]
+    assert changes.headers == [[(POSITION_HEADER, b"900"), OURS]]
     process.user_windows.forget("ann")
     gone = process.user_windows.changes(np.empty(0, np.int32), [("ann", 0)], {0: 4})
-    assert (gone.values, gone.headers) == ([None], [[(POSITION_HEADER, b"900")]])
+    assert (gone.values, gone.headers) == ([None], [[(POSITION_HEADER, b"900"), OURS]])
+
+
+@pytest.mark.parametrize("value", [window("a"), None], ids=["a window", "a tombstone"])
+def test_a_record_of_another_deployment_is_refused_and_changes_nothing(value: bytes | None) -> None:
+    process = reader()
+    process.user_windows.apply(stamped(window("b"), 9))
+    stranger = stamped(value, 12)
+    stranger.headers[0] = [*stranger.headers[0], (DEPLOYMENT_HEADER, b"other/clicks")]
+    with pytest.raises(SettingsError, match=r"offset 0: found a window of deployment 'other/clicks', expected"):
+        process.user_windows.apply(stranger)
+    assert process.windows() == {"ann": [("b", 1, "view", 0)]}
 
 
 def test_of_more_users_than_the_store_may_hold_the_last_ones_stay() -> None:

@@ -67,6 +67,10 @@ class FaultyLog:
             if any(partition in transaction.first_offsets for partition in partitions):
                 broker.init_producer(producer)
 
+    def begin_group(self, group: str, topic: str, from_ms: int | None) -> None:
+        """Groups begin at the first record here, as by the default of the settings."""
+        raise NotImplementedError
+
     def session(self, topics: Sequence[str], group: str, rebalance: Rebalance) -> FaultySession:
         """A new member, and its producer."""
         broker, producer, epoch = self.surroundings.broker, "", 0

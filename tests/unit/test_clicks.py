@@ -195,6 +195,39 @@ def test_a_click_without_consent_is_left_out_and_counted() -> None:
     assert [letter.reason for letter in dead] == ["mistyped_field"]
 
 
+@pytest.mark.parametrize(("path", "wrap"), [("type", "{}"), ("meta.kind", '{{"kind":{}}}'), ("events.1", "[0,{}]")])
+def test_events_of_skipped_types_are_counted_and_no_dead_letters(path: str, wrap: str) -> None:
+    settings = ClickSettings(fields=ClickFields(type=path), skip_types=["heartbeat", "page view", "7"])
+    key = path.partition(".")[0]
+
+    def event(event_type: str, rest: str = "") -> bytes:
+        return f'{{"{key}":{wrap.format(event_type)}{rest}}}'.encode()
+
+    complete = ',"user":"ann","item":"x","ts":1600000000000'
+    clicks, dead = decode(
+        [
+            event('"heartbeat"'),  # has neither user nor item
+            event('"page view"', complete),
+            event("7", ',"user":[]'),
+            event('"click"', complete),
+            event("null", complete),
+            b'{"user":"bob","item":"y","ts":1600000000000}',  # no type at all
+            event('"other"'),
+            b"rubbish",
+        ],
+        settings,
+    )
+    assert (clicks.users, clicks.skipped) == (["ann", "ann", "bob"], 3)
+    assert [letter.reason for letter in dead] == ["missing_field", "unparsable"]
+    assert clicks.offsets.tolist() == [43, 44, 45]
+
+
+def test_a_null_forgets_its_user_whatever_types_are_skipped() -> None:
+    settings = ClickSettings(fields=ClickFields(type="type"), skip_types=["heartbeat"])
+    clicks, dead = ClickDecoder(settings, Actions(settings)).decode(null_records(b"ann"), NOW_MS)
+    assert (clicks.forgotten, clicks.skipped, dead) == ({"ann": 3}, 0, [])
+
+
 def test_words_in_the_place_of_an_item_are_a_search() -> None:
     clicks, dead = decode(
         [

@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from engine.errors import DamagedReleaseError, MissingExtraError, ReleaseError, SettingsError
+from engine.eventlog.base import TopicSpec
 from engine.eventlog.memory.log import MemoryLog
 from engine.messages.announcement import Announcement
 from engine.releases import announcements, bundles
@@ -151,7 +152,7 @@ def test_evaluate_and_publish_need_neither_torch_nor_matplotlib(
 
 def test_a_release_is_announced_on_the_topic(tiny_release: Path) -> None:
     log = MemoryLog()
-    sent = announce.to_topic(tiny_release, log, "releases", 123)
+    sent = announce.to_topic(tiny_release, log, TopicSpec("releases", compacted=True), 123)
     feed = announcements.TopicFeed(log.reader(["releases"]), "two-hop")
     assert feed.live() == [sent]
     assert isinstance(sent, Announcement)

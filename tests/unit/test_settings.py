@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from engine.errors import SettingsError
+from engine.eventlog import topic_plan
 from engine.settings import loader, sections
 
 
@@ -32,6 +33,58 @@ def test_the_default_action_is_one_that_has_a_weight(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"clicks\.default_action': found 'view', .* one of clicks\.actions: buy"):
         loader.load(path, {})
     assert loader.load(path, {"HEADRACE_CLICKS__DEFAULT_ACTION": "buy"}).clicks.default_action == "buy"
+
+
+def test_the_prefix_names_everything() -> None:
+    shop, other = (loader.load(None, {"HEADRACE_KAFKA__PREFIX": prefix}) for prefix in ("shop", "other"))
+    assert names(shop) == {
+        "kafka.group": "shop.headrace",
+        "kafka.client_id": "shop.headrace",
+        "clicks.topic": "shop.clicks",
+        "clicks.dead_letter_topic": "shop.clicks.dead",
+        "windows.topic": "shop.windows",
+        "recommendations.topic": "shop.recommendations",
+        "releases.topic": "shop.releases",
+    }
+    assert {*names(shop).values()}.isdisjoint(names(other).values())
+    assert (shop.deployment, other.deployment) == ("shop/shop.clicks", "other/other.clicks")
+    values = loader.flatten(sections.Settings())
+    every_topic = {name for name, value in values.items() if name.endswith("topic") and isinstance(value, str)}
+    assert every_topic <= names(shop).keys(), "a topic that the prefix does not stand before"
+
+
+@pytest.mark.parametrize(
+    ("start", "start_ms"),
+    [
+        ('"latest"', None),
+        ('"1970-01-01T00:00:02Z"', 2_000),
+        ('"1970-01-01T01:00:02+01:00"', 2_000),
+        ("1970-01-02", 86_400_000),
+        ("1970-01-01T00:00:02", 2_000),
+    ],
+)
+def test_a_start_is_a_word_or_a_time(tmp_path: Path, start: str, start_ms: int | None) -> None:
+    loaded = loader.load(written(tmp_path, f"[clicks]\nstart = {start}\n"), {})
+    assert topic_plan.start_ms(loaded.clicks.start) == start_ms
+
+
+def test_a_name_of_its_own_has_no_prefix(tmp_path: Path) -> None:
+    path = written(tmp_path, '[kafka]\nprefix = "shop"\n[clicks]\ntopic = "events"\n')
+    environ = {"HEADRACE_WINDOWS__TOPIC": "windows"}
+    loaded = loader.load(path, environ)
+    assert (loaded.clicks.topic, loaded.windows.topic) == ("events", "windows")
+    assert loaded.clicks.dead_letter_topic == "shop.clicks.dead"
+    assert loaded.deployment == "shop/events"
+    origins = loader.origins(path, environ)
+    assert (origins["clicks.topic"], origins["windows.topic"]) == (str(path), "environment")
+    assert origins["releases.topic"] == "kafka.prefix"
+
+
+def names(settings: sections.Settings) -> dict[str, str]:
+    values = loader.flatten(settings)
+    return {
+        f"{section}.{key}": values[f"{section}.{key}"] for section, keys in sections.PREFIXED.items() for key in keys
+    }
 
 
 def test_origin_of_each_setting_is_known(tmp_path: Path) -> None:
@@ -72,6 +125,8 @@ def test_unknown_environment_variable_is_refused() -> None:
         ({"HEADRACE_CLICKS__EARLIEST": "1969-12-31"}, "setting 'clicks.earliest': found '1969-12-31'"),
         ({"HEADRACE_CLICKS__ACTIONS": '{"view": 1e9}'}, "weight of action 'view'"),
         ({"HEADRACE_CLICKS__ACTIONS": "{"}, "written as JSON"),
+        ({"HEADRACE_CLICKS__START": "noon"}, "'clicks.start': found 'noon', expected earliest, latest or a time"),
+        ({"HEADRACE_KAFKA__PREFIX": "my shop"}, "setting 'kafka.prefix': found 'my shop'"),
     ],
 )
 def test_wrong_value_names_setting_and_value(environ: dict[str, str], message: str) -> None:

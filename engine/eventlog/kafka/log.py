@@ -12,19 +12,17 @@ from kafka.errors import (
     KafkaConfigurationError,
     KafkaError,
     RetriableError,
-    TopicAlreadyExistsError,
-    UnknownTopicOrPartitionError,
     for_code,
 )
 
 from engine.errors import BrokerUnavailableError, EventLogError, SettingsError
 from engine.eventlog.base import Partition, Rebalance, TopicSpec
+from engine.eventlog.kafka import group_positions, topic_admin
 from engine.eventlog.kafka.client import Client
 from engine.eventlog.kafka.client_surface import check_client
 from engine.eventlog.kafka.failures import explain_unavailable, translated
 from engine.eventlog.kafka.listener import Listener, throttle_lookups
 from engine.eventlog.kafka.options import (
-    MAX_RECORD_BYTES,
     connection_options,
     consumer_options,
     producer_options,
@@ -34,6 +32,7 @@ from engine.eventlog.kafka.options import (
 from engine.eventlog.kafka.output import KafkaLogProducer, Output, Transactions
 from engine.eventlog.kafka.reader import KafkaReader
 from engine.eventlog.kafka.session import AtLeastOnceSession, ExactlyOnceSession, KafkaSession
+from engine.eventlog.kafka.topic_admin import ExistingTopic, create_missing, existing, partition_counts
 from engine.settings.sections import KafkaSettings
 
 Result = TypeVar("Result")
@@ -44,12 +43,6 @@ _RETRY_S: Final = 0.1
 """Pause before a request to the cluster is repeated."""
 _SETTLED: Final = "Stable"
 """State of a group that waits for no member."""
-_COMPACTED: Final = {
-    "cleanup.policy": "compact",
-    # Compaction leaves the active segment out and starts at this dirty share; smaller values make restores faster.
-    "segment.bytes": str(64 * 2**20),
-    "min.cleanable.dirty.ratio": "0.2",
-}
 
 
 class KafkaLog:
@@ -69,12 +62,47 @@ class KafkaLog:
         """Transactional ids of closed sessions, by group, for the next sessions, which end what those left open."""
 
     def ensure_topics(self, specs: Sequence[TopicSpec]) -> None:
-        """Create the topics that are missing; existing ones are left as they are."""
-        self._admin(lambda admin: _create_missing(admin, specs, self._settings.connect_timeout_s * 1000))
+        """Create the topics that are missing, and log each; existing ones are left as they are."""
+        self._admin(lambda admin: create_missing(admin, specs, self._settings.connect_timeout_s * 1000))
 
     def partitions(self, topic: str) -> int:
         """Number of partitions of `topic`; 0 where it does not exist."""
-        return self._admin(lambda admin: _partition_counts(admin, [topic])).get(topic, 0)
+        return self._admin(lambda admin: partition_counts(admin, [topic])).get(topic, 0)
+
+    def existing(self, topics: Sequence[str]) -> dict[str, ExistingTopic]:
+        """Those of these topics that exist, as they are.
+
+        Raises:
+            EventLogError: a name cannot be one, or the client lacks the right to look.
+        """
+        return self._admin(lambda admin: existing(admin, topics))
+
+    def grow(self, topic: str, partitions: int) -> None:
+        """Give a topic more partitions, and wait for them; does nothing where it has so many.
+
+        Raises:
+            EventLogError: the broker refused, or it is not done in time.
+        """
+        self._admin(lambda admin: topic_admin.grow(admin, topic, partitions, self._settings.connect_timeout_s * 1000))
+
+    def idle_positions(self, group: str, topic: str) -> dict[int, int]:
+        """By partition, the next record that a group would read; nothing for partitions that it has not read.
+
+        Raises:
+            EventLogError: the group has members, or the topic does not exist.
+        """
+        partitions = self._all_partitions([topic])
+        self.refuse_members(group)
+        committed = self._admin(lambda admin: group_positions.committed(admin, group, partitions))
+        return {partition.number: position for partition, position in committed.items()}
+
+    def refuse_members(self, group: str) -> None:
+        """Refuse a group that has members.
+
+        Raises:
+            EventLogError: it has.
+        """
+        self._admin(lambda admin: group_positions.refuse_members(admin, group))
 
     def identity(self, topic: str) -> str:
         """The broker's id of `topic`, which changes when the topic is deleted and created again.
@@ -100,6 +128,15 @@ class KafkaLog:
                 self._transactions(transactional_id).close(0.0)
         except EventLogError as error:
             logger.warning("transactions that dead workers left open cannot be ended now: %s", error)
+
+    def begin_group(self, group: str, topic: str, from_ms: int | None) -> None:
+        """Let a group without positions begin at this time, or at the end (see `engine.eventlog.base.EventLog`).
+
+        Raises:
+            EventLogError: the topic does not exist, or the broker refused the positions.
+        """
+        partitions = self._all_partitions([topic])
+        self._admin(lambda admin: group_positions.begin(admin, group, partitions, from_ms))
 
     def session(self, topics: Sequence[str], group: str, rebalance: Rebalance) -> KafkaSession:
         """A new member of `group`; it joins at its first `poll`.
@@ -184,7 +221,7 @@ class KafkaLog:
         return Transactions(producer, client, self._settings.commit_timeout_s)
 
     def _all_partitions(self, topics: Sequence[str]) -> list[Partition]:
-        counts = self._admin(lambda admin: _partition_counts(admin, topics))
+        counts = self._admin(lambda admin: partition_counts(admin, topics))
         missing = [topic for topic in topics if topic not in counts]
         if missing:
             raise EventLogError(f"topic {missing[0]!r} does not exist; create it first (ensure_topics)")
@@ -231,27 +268,6 @@ class KafkaLog:
             raise SettingsError(f"the Kafka client refuses its settings: {error}; see the section [kafka]") from error
 
 
-def _create_missing(admin: Any, specs: Sequence[TopicSpec], timeout_ms: float) -> None:
-    counts = _partition_counts(admin, [spec.name for spec in specs])
-    missing = {spec.name: _topic_options(spec) for spec in specs if spec.name not in counts}
-    if not missing:
-        return
-    for answer in admin.create_topics(missing, raise_errors=False)["topics"]:
-        error = for_code(answer["error_code"])
-        # Another worker may have created it meanwhile.
-        if answer["error_code"] and error is not TopicAlreadyExistsError:
-            raise EventLogError(
-                f"topic {answer['name']!r} could not be created:"
-                f" {answer['error_message'] or error.__name__}; create it by hand, or give this client the right to"
-            )
-    admin.wait_for_topics(list(missing), timeout_ms=timeout_ms)
-
-
-def _topic_options(spec: TopicSpec) -> dict[str, Any]:
-    configs = {"max.message.bytes": str(MAX_RECORD_BYTES)} | (_COMPACTED if spec.compacted else {})
-    return {"num_partitions": spec.partitions, "replication_factor": spec.replication, "configs": configs}
-
-
 def _bounds(admin: Any, partitions: Sequence[Partition]) -> dict[Partition, range]:
     """First offset and end of each partition; not its last stable offset, which may lag after a commit."""
     keys = [TopicPartition(*partition) for partition in partitions]
@@ -285,15 +301,3 @@ def _given(members: Sequence[Mapping[str, Any]]) -> dict[str, set[Partition]]:
         }
         for member in members
     }
-
-
-def _partition_counts(admin: Any, topics: Sequence[str]) -> dict[str, int]:
-    """Number of partitions by topic, without topics that do not exist."""
-    counts = {}
-    for topic in admin.describe_topics(list(topics)):
-        error = for_code(topic["error_code"])
-        if topic["partitions"]:
-            counts[topic["name"]] = len(topic["partitions"])
-        elif error is not UnknownTopicOrPartitionError:
-            raise EventLogError(f"topic {topic['name']!r}: {error.__name__}; check its name and this client's rights")
-    return counts

@@ -44,6 +44,13 @@ class Journal:
                 del column[:excess]
             self.start += excess
 
+    def first_from(self, from_ms: int | None) -> int:
+        """Offset of the first record of this time or later; the end where there is none, or no time."""
+        if from_ms is None:
+            return self.end
+        rows = (row for row, stamp_ms in enumerate(self.timestamps_ms) if stamp_ms >= from_ms)
+        return self.start + next(rows, len(self.timestamps_ms))
+
     def read(self, partition: Partition, position: int, max_records: int) -> Records:
         """Records from offset `position` on, at most `max_records`; from the oldest kept where those are gone."""
         position = max(position, self.start)

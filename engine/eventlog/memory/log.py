@@ -52,6 +52,16 @@ class MemoryLog:
     def end_abandoned(self, partitions: Sequence[Partition]) -> None:
         """Nothing is ever left open here: a commit is one step."""
 
+    def begin_group(self, group: str, topic: str, from_ms: int | None) -> None:
+        """Let a group without positions begin at this time, or at the end (see `engine.eventlog.base.EventLog`)."""
+        with self._topics.changed:
+            positions = self._groups.setdefault(group, ConsumerGroup()).positions
+            partitions = self._topics.partitions([topic])
+            if not positions.keys() & set(partitions):
+                positions |= {
+                    partition: self._topics.journal(partition).first_from(from_ms) for partition in partitions
+                }
+
     def session(self, topics: Sequence[str], group: str, rebalance: Rebalance) -> MemorySession:
         """A new member of `group`; its partitions arrive at its first `poll`."""
         with self._topics.changed:

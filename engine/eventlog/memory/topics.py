@@ -23,10 +23,10 @@ class Topics:
         """Guards the journals and the groups that read them; notified when any of them changes."""
 
     def create(self, specs: Sequence[TopicSpec]) -> None:
-        """Create the topics that are missing."""
+        """Create the topics that are missing; the default is one partition."""
         for spec in specs:
             retain = self._retain_records.get(spec.name)
-            self._journals.setdefault(spec.name, [Journal(retain) for _ in range(spec.partitions)])
+            self._journals.setdefault(spec.name, [Journal(retain) for _ in range(abs(spec.partitions))])
             self._identities.setdefault(spec.name, uuid4().hex)
 
     def count(self, topic: str) -> int:

@@ -52,6 +52,8 @@ def command(*arguments: str) -> Act:
     return act
 
 
+SKIPPING = ClickSettings(skip_types=["heartbeat"])
+
 SETTINGS = [
     Row(
         "a settings file that is not there",
@@ -112,6 +114,12 @@ SETTINGS = [
         environment(CLICKS__ACTIONS="{"),
         SettingsError,
         r"environment: | error parsing value for field \"clicks\" | table written as JSON | HEADRACE_SECTION__KEY",
+    ),
+    Row(
+        "types to skip and no field that holds them",
+        lambda _folder: ClickDecoder(SKIPPING, Actions(SKIPPING)),
+        SettingsError,
+        r"setting 'clicks\.skip_types' is \['heartbeat'\] | 'clicks\.fields\.type' is empty | the path of | name it",
     ),
     Row(
         "transactions that end before commits do",

@@ -1,0 +1,107 @@
+"""The topics of a deployment, as the settings want them; who creates them, and when.
+
+A worker creates its own topics where they are missing, and the topic of clicks only where `clicks.create_topic` says
+so: that one is the user's, and its number of partitions is for the user to decide. `headrace topics create` makes all
+of them.
+"""
+
+import datetime as dt
+from collections.abc import Iterator
+from typing import Final
+
+from engine.errors import EventLogError, SettingsError
+from engine.eventlog.base import EventLog, TopicSpec
+from engine.settings.sections import Settings
+
+_HOUR_MS: Final = 3_600_000
+ANY_NUMBER: Final = -1
+"""Leaves a number of partitions or replicas to the broker."""
+
+
+def clicks(settings: Settings, partitions: int | None = None) -> TopicSpec:
+    """The topic of clicks; `topics.partitions` of them, or the broker's default, unless a number is named."""
+    topics = settings.topics
+    count = partitions or topics.partitions or ANY_NUMBER
+    retention_ms = _milliseconds(topics.click_retention_h)
+    return TopicSpec(settings.clicks.topic, count, replication=_replication(settings), retention_ms=retention_ms)
+
+
+def outputs(settings: Settings, partitions: int) -> list[TopicSpec]:
+    """Lists, windows and dead letters of a deployment with so many partitions of clicks."""
+    replication = _replication(settings)
+    retention_ms = _milliseconds(settings.topics.dead_letter_retention_h)
+    return [
+        TopicSpec(settings.recommendations.topic, partitions, compacted=True, replication=replication),
+        TopicSpec(settings.windows.topic, partitions, compacted=True, replication=replication),
+        TopicSpec(settings.clicks.dead_letter_topic, replication=replication, retention_ms=retention_ms),
+    ]
+
+
+def releases(settings: Settings) -> TopicSpec:
+    """The topic of announcements."""
+    return TopicSpec(settings.releases.topic, compacted=True, replication=_replication(settings))
+
+
+def whole(settings: Settings, partitions: int) -> Iterator[TopicSpec]:
+    """All topics of a deployment, that of clicks first."""
+    yield clicks(settings, partitions)
+    yield from outputs(settings, partitions)
+    yield releases(settings)
+
+
+def prepare(log: EventLog, settings: Settings) -> int:
+    """Create what a worker needs and may create; returns the number of partitions that have windows.
+
+    That is fewer than the partitions of clicks when the clicks were given more (`engine.worker.growth`).
+
+    Raises:
+        EventLogError: the topic of clicks does not exist, and a worker may not create it.
+        SettingsError: the changelog has more partitions than the clicks.
+    """
+    topic, changelog = settings.clicks.topic, settings.windows.topic
+    partitions = log.partitions(topic)
+    if not partitions and settings.clicks.create_topic:
+        log.ensure_topics([clicks(settings)])
+        partitions = log.partitions(topic)
+    if not partitions:
+        raise EventLogError(
+            f"topic {topic!r} (clicks.topic) does not exist, expected the topic that your clicks go to; create it"
+            " (`headrace topics create --partitions N` makes it and all others), name another one, or set"
+            " clicks.create_topic"
+        )
+    log.ensure_topics(outputs(settings, partitions))
+    count = log.partitions(changelog)
+    if count > partitions:
+        raise SettingsError(
+            f"windows.topic {changelog!r} has {count} partitions, clicks.topic {topic!r} has {partitions}:"
+            " a window is in the partition of its user's clicks; give clicks as many and run `headrace repartition`, or"
+            " name a new topic for windows"
+        )
+    return count
+
+
+def begin(log: EventLog, settings: Settings) -> None:
+    """Let a new group begin where `clicks.start` says.
+
+    Raises:
+        EventLogError: the topic of clicks does not exist.
+    """
+    start = settings.clicks.start
+    if start != "earliest":
+        log.begin_group(settings.kafka.group, settings.clicks.topic, start_ms(start))
+
+
+def start_ms(start: str) -> int | None:
+    """Unix milliseconds of a time in ISO 8601, which is UTC where it names no zone; None for `latest`."""
+    if start == "latest":
+        return None
+    time = dt.datetime.fromisoformat(start)
+    return round((time if time.tzinfo else time.replace(tzinfo=dt.UTC)).timestamp() * 1000)
+
+
+def _replication(settings: Settings) -> int:
+    return settings.topics.replication or ANY_NUMBER
+
+
+def _milliseconds(hours: float | None) -> int | None:
+    return None if hours is None else round(hours * _HOUR_MS)
