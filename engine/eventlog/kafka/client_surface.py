@@ -12,6 +12,7 @@ from typing import Final
 from kafka import KafkaConsumer, KafkaProducer
 from kafka.consumer.fetcher import Fetcher
 from kafka.coordinator.consumer import ConsumerCoordinator
+from kafka.future import Future
 from kafka.net.compat import KafkaNetClient
 from kafka.net.connection import KafkaConnection
 from kafka.net.inet import KafkaNetSocket
@@ -37,10 +38,15 @@ MEMBERS: Final[tuple[tuple[type, str], ...]] = (
     (Sender, "wakeup"),
     (TransactionManager, "begin_abort"),
     (TransactionManager, "begin_commit"),
+    (TransactionManager, "producer_id_and_epoch"),
     (TransactionManager, "send_offsets_to_transaction"),
     (TransactionalRequestResult, "wait"),
     (FutureRecordMetadata, "_produce_future"),
     (KafkaNetClient, "await_ready"),
+    (KafkaNetClient, "send"),
+    (Future, "add_callback"),
+    (Future, "add_errback"),
+    (Future, "is_done"),
     (KafkaConnectionManager, "bootstrapped"),
     (KafkaConnectionManager, "close"),
     (KafkaConnectionManager, "get_connection"),

@@ -42,6 +42,8 @@ logger = logging.getLogger(__name__)
 
 _RETRY_S: Final = 0.1
 """Pause before a request to the cluster is repeated."""
+_FENCE_LIMIT_S: Final = 2.0
+"""Time limit for ending at once what was not answered, while the brokers may be silent still."""
 _SETTLED: Final = "Stable"
 """State of a group that waits for no member."""
 _COMPACTED: Final = {
@@ -181,7 +183,22 @@ class KafkaLog:
 
     def _transactions(self, transactional_id: str) -> Transactions:
         producer, client = self._open(KafkaProducer, **transaction_options(self._settings, transactional_id))
-        return Transactions(producer, client, self._settings.commit_timeout_s)
+        return Transactions(producer, client, self._settings.commit_timeout_s, lambda: self._fence(transactional_id))
+
+    def _fence(self, transactional_id: str) -> None:
+        """End what a producer left behind whose last call was not answered, so that no reader waits for the next one.
+
+        Where the brokers do not answer now, the next producer of this id does it when it is made.
+        """
+        limit_s = min(self._settings.commit_timeout_s, _FENCE_LIMIT_S)
+        limits = {"bootstrap_timeout_ms": limit_s * 1000, "max_block_ms": int(limit_s * 1000)}
+        try:
+            producer, client = self._open(
+                KafkaProducer, **(transaction_options(self._settings, transactional_id) | limits)
+            )
+            Transactions(producer, client, limit_s, lambda: None).close(0.0)
+        except EventLogError as error:
+            logger.debug("a transaction of %s is left to the next producer: %s", transactional_id, error)
 
     def _all_partitions(self, topics: Sequence[str]) -> list[Partition]:
         counts = self._admin(lambda admin: _partition_counts(admin, topics))
