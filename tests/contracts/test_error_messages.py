@@ -28,6 +28,7 @@ ROWS = [*settings.ROWS, *releases.ROWS, *streams.ROWS, *data.ROWS]
 
 ELSEWHERE = {
     "engine/eventlog/kafka/log.py KafkaLog._open": "tests/integration/test_kafka_log.py",
+    "engine/eventlog/kafka/log.py KafkaLog.end_abandoned": "tests/integration/test_unended.py",
     "engine/eventlog/kafka/output.py Transactions._finish": "tests/integration/test_kafka_log.py",
     "engine/eventlog/commit_steps.py Holder.check": "tests/integration/test_transactions.py",
     "engine/eventlog/kafka/stall_detector.py StallDetector._look": "tests/integration/test_kafka_log.py",

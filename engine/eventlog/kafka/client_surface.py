@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from inspect import isfunction
 from typing import Final
 
-from kafka import KafkaConsumer, KafkaProducer
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 from kafka.consumer.fetcher import Fetcher
 from kafka.coordinator.consumer import ConsumerCoordinator
 from kafka.future import Future
@@ -47,6 +47,10 @@ MEMBERS: Final[tuple[tuple[type, str], ...]] = (
     (Future, "add_callback"),
     (Future, "add_errback"),
     (Future, "is_done"),
+    (KafkaAdminClient, "abort_transaction"),
+    (KafkaAdminClient, "describe_producers"),
+    (KafkaAdminClient, "describe_transactions"),
+    (KafkaAdminClient, "list_transactions"),
     (KafkaConnectionManager, "bootstrapped"),
     (KafkaConnectionManager, "close"),
     (KafkaConnectionManager, "get_connection"),

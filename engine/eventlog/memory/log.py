@@ -49,8 +49,10 @@ class MemoryLog:
         with self._topics.changed:
             return self._topics.identity(topic)
 
-    def end_abandoned(self, partitions: Sequence[Partition]) -> None:
+    def end_abandoned(self, partitions: Sequence[Partition], shared: Sequence[str] = ()) -> bool:
         """Nothing is ever left open here: a commit is one step."""
+        del partitions, shared
+        return True
 
     def session(self, topics: Sequence[str], group: str, rebalance: Rebalance) -> MemorySession:
         """A new member of `group`; its partitions arrive at its first `poll`."""
