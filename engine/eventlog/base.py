@@ -239,10 +239,20 @@ class EventLog(Protocol):
         """
         ...
 
-    def end_abandoned(self, partitions: Sequence[Partition]) -> None:
-        """End the transactions that writers left open on these partitions; the caller is their successor there.
+    def end_abandoned(self, partitions: Sequence[Partition], shared: Sequence[str] = ()) -> bool:
+        """End the transactions that writers left open; nothing after an open transaction can be read.
 
-        Nothing after an open transaction can be read, and a dead writer's is open until a time limit ends it.
+        Args:
+            partitions: the caller is the successor of every writer there: whatever is open is ended, because a dead
+                writer's is open until a time limit ends it.
+            shared: topics that others write to meanwhile: what no time limit would end is ended there.
+
+        Returns:
+            False where the partitions and topics could not be looked at: what the caller sends there might become a
+            part of what is open.
+
+        Raises:
+            EventLogError: the caller must go on with a new session.
         """
         ...
 

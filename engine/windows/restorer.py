@@ -30,6 +30,10 @@ _STANDBY_RECORDS_AT_ONCE: Final = 500
 """The same where nobody waits for the windows, only clicks for the step."""
 _END_ABANDONED_EVERY_S: Final = 3.0
 """What a dead worker left open stands in the way of everything behind it, and cannot always be ended at once."""
+_LOOK_AGAIN_S: Final = 0.5
+"""The same where no broker could say what was left open."""
+_LOOK_LIMIT_S: Final = 30.0
+"""A topic whose partition has no leader for so long keeps the others' clicks waiting no longer."""
 _REPORT_EVERY_S: Final = 5.0
 
 
@@ -48,6 +52,7 @@ class Restorer:
         self.time = time or TimeSource()
         self._topic = settings.windows.topic
         self._deployment_checksum = zlib.crc32(settings.deployment.encode())
+        self._shared = (settings.recommendations.topic, settings.clicks.dead_letter_topic)
         self._keeps_warm = settings.windows.standby
         self._log = log
         self._windows = windows
@@ -66,6 +71,8 @@ class Restorer:
         first partition is restored."""
         self._began_s: dict[int, float] = {}
         self._end_abandoned_due_s = 0.0
+        self._is_clear = False
+        """Whether what was left open was looked for, and ended, since the last partitions came."""
         self._report_due_s = 0.0
         self.progress: str | None = None
         """How far it is, for people; None when nothing waits."""
@@ -81,6 +88,7 @@ class Restorer:
         now_s = self.time.monotonic_s()
         self._began_s |= dict.fromkeys(partitions, now_s)
         self._end_abandoned_due_s = now_s
+        self._is_clear = False
         # An open reader knows the ends of another moment: since then another worker may have written more.
         self._outdated = True
         self._set_standby(self._standby - set(partitions))
@@ -133,11 +141,10 @@ class Restorer:
             return []
         started_s = self.time.monotonic_s()
         if started_s >= self._end_abandoned_due_s:
-            self._end_abandoned_due_s = started_s + _END_ABANDONED_EVERY_S
-            self._log.end_abandoned([Partition(self._topic, number) for number in sorted(self._waiting)])
+            self._end_abandoned(started_s)
         reader = self._open(self._waiting)
         self._follow(reader, timeout_s, _RECORDS_AT_ONCE)
-        done = [number for number in sorted(self._waiting) if self._at_end(reader, number)]
+        done = [number for number in sorted(self._waiting) if self._may_serve(number) and self._at_end(reader, number)]
         for number in done:
             logger.info(
                 "partition %d is restored after %.2f s", number, self.time.monotonic_s() - self._began_s.pop(number)
@@ -233,6 +240,17 @@ class Restorer:
             return False
         partition = Partition(self._topic, number)
         return reader.position(partition) >= reader.bounds[partition].stop
+
+    def _end_abandoned(self, now_s: float) -> None:
+        """End what was left open where we are about to write, and on the changelog, which we are about to read."""
+        inherited = [Partition(self._topic, number) for number in sorted(self._waiting)]
+        has_looked = self._log.end_abandoned(inherited, self._shared)
+        self._is_clear |= has_looked
+        self._end_abandoned_due_s = now_s + (_END_ABANDONED_EVERY_S if has_looked else _LOOK_AGAIN_S)
+
+    def _may_serve(self, number: int) -> bool:
+        """Whether what we send becomes no part of what was left open; after a while without an answer, taken for so."""
+        return self._is_clear or self.time.monotonic_s() - self._began_s[number] > _LOOK_LIMIT_S
 
     def _drop_windows(self, number: int) -> None:
         self._snapshot_parts.pop(number, None)

@@ -31,6 +31,7 @@ ELSEWHERE = {
     "engine/cli/topics.py create_topics": "tests/integration/test_topics.py",
     "engine/eventlog/kafka/group_positions.py refuse_members": "tests/integration/test_topics.py",
     "engine/eventlog/kafka/log.py KafkaLog._open": "tests/integration/test_kafka_log.py",
+    "engine/eventlog/kafka/log.py KafkaLog.end_abandoned": "tests/integration/test_unended.py",
     "engine/eventlog/kafka/output.py Transactions._finish": "tests/integration/test_kafka_log.py",
     "engine/eventlog/commit_steps.py Holder.check": "tests/integration/test_transactions.py",
     "engine/eventlog/kafka/stall_detector.py StallDetector._look": "tests/integration/test_kafka_log.py",

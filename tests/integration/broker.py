@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -60,14 +61,26 @@ class Node:
 class Cluster:
     """Nodes that are started on entering the context and stopped on leaving it; each can be killed and started again.
 
-    With `secure` clients come in by SASL_SSL (SCRAM-SHA-512 or PLAIN) as USER, trusting `ca_file`.
+    With `secure` clients come in by SASL_SSL (SCRAM-SHA-512 or PLAIN) as USER, trusting `ca_file`. A node of which
+    `advertised` names a port sends its clients there: to a proxy (`tests.integration.proxy`).
     """
 
-    def __init__(self, home: Path, folder: Path, *, nodes: int = 1, secure: bool = False) -> None:
+    def __init__(
+        self,
+        home: Path,
+        folder: Path,
+        *,
+        nodes: int = 1,
+        secure: bool = False,
+        advertised: Mapping[int, int] | None = None,
+        options: Mapping[str, str] | None = None,
+    ) -> None:
         self.ca_file = folder / "ca.pem"
         self._home = home
         self._folder = folder
         self._secure = secure
+        self._advertised = advertised or {}
+        self._options = options or {}
         ports = iter(_free_ports(3 * nodes))
         self.nodes = [
             Node(number, folder / f"node{number}", next(ports), next(ports), next(ports))
@@ -156,13 +169,14 @@ class Cluster:
         replicas = str(min(len(self.nodes), 3))
         in_sync = "2" if len(self.nodes) >= 3 else "1"
         clients, internal = f"CLIENTS://127.0.0.1:{node.port}", f"INTERNAL://127.0.0.1:{node.internal_port}"
+        seen_by_clients = f"CLIENTS://127.0.0.1:{self._advertised.get(node.number, node.port)}"
         protocol = "SASL_SSL" if self._secure else "PLAINTEXT"
         return {
             "process.roles": "broker,controller",
             "node.id": str(node.number),
             "controller.quorum.voters": ",".join(f"{n.number}@127.0.0.1:{n.controller_port}" for n in self.nodes),
             "listeners": f"{clients},{internal},CONTROLLER://127.0.0.1:{node.controller_port}",
-            "advertised.listeners": f"{clients},{internal}",
+            "advertised.listeners": f"{seen_by_clients},{internal}",
             "listener.security.protocol.map": f"CLIENTS:{protocol},INTERNAL:PLAINTEXT,CONTROLLER:PLAINTEXT",
             "controller.listener.names": "CONTROLLER",
             "inter.broker.listener.name": "INTERNAL",
@@ -174,6 +188,7 @@ class Cluster:
             "transaction.state.log.min.isr": in_sync,
             **QUICK,
             **(self._secure_settings() if self._secure else {}),
+            **self._options,
         }
 
     def _secure_settings(self) -> dict[str, str]:

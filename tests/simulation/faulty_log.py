@@ -60,12 +60,14 @@ class FaultyLog:
         """A name of the topic: none is ever deleted here."""
         return f"identity of {topic}"
 
-    def end_abandoned(self, partitions: Sequence[Partition]) -> None:
+    def end_abandoned(self, partitions: Sequence[Partition], shared: Sequence[str] = ()) -> bool:
         """Take over the transactional ids of what is open there."""
+        del shared
         broker = self.surroundings.broker
         for producer, transaction in list(broker.open.items()):
             if any(partition in transaction.first_offsets for partition in partitions):
                 broker.init_producer(producer)
+        return True
 
     def begin_group(self, group: str, topic: str, from_ms: int | None) -> None:
         """Groups begin at the first record here, as by the default of the settings."""

@@ -7,11 +7,19 @@ import time
 from typing import Any, Final
 from weakref import WeakSet
 
-from kafka.errors import KafkaConnectionError, KafkaTimeoutError
+from kafka.errors import KafkaConnectionError, KafkaError, KafkaTimeoutError
+from kafka.future import Future
 from kafka.net.compat import KafkaNetClient
 from kafka.net.inet import KafkaNetSocket
 from kafka.net.manager import KafkaConnectionManager
 from kafka.net.selector import NetworkSelector
+from kafka.protocol.producer import (
+    AddOffsetsToTxnRequest,
+    AddPartitionsToTxnRequest,
+    EndTxnRequest,
+    InitProducerIdRequest,
+    TxnOffsetCommitRequest,
+)
 
 from engine.eventlog.kafka.failures import is_permanent
 
@@ -19,6 +27,17 @@ MAX_WAIT_S: Final = 45.0
 """Time limit of one call into the library's event loop. All calls have shorter ones of their own, which the library
 mostly keeps."""
 _UNREACHABLE_PAUSE_S: Final = 0.02
+_TRANSACTION_CALLS: Final = (
+    InitProducerIdRequest,
+    AddPartitionsToTxnRequest,
+    AddOffsetsToTxnRequest,
+    TxnOffsetCommitRequest,
+    EndTxnRequest,
+)
+
+
+class UnansweredError(KafkaError):  # type: ignore[misc]
+    """The connection was lost between a call of a transaction and its answer."""
 
 
 class _Loop(NetworkSelector):  # type: ignore[misc]
@@ -106,10 +125,31 @@ class Client(KafkaNetClient):  # type: ignore[misc]
             time.sleep(_UNREACHABLE_PAUSE_S)  # the sender tries again without a pause
             return False
 
+    def send(self, node_id: Any, request: Any, **options: Any) -> Any:
+        """As the library's, but no call of a transaction that was not answered is sent once more.
+
+        The library would repeat it on a new connection under the same epoch. The first copy may be on its way still,
+        and would then be taken for a call of the next transaction: its end would commit half of that.
+        """
+        answer = super().send(node_id, request, **options)
+        if answer.is_done or not isinstance(request, _TRANSACTION_CALLS):  # what failed at once was not sent
+            return answer
+        outcome = Future()
+        answer.add_callback(outcome.success)
+        answer.add_errback(lambda error: outcome.failure(_final(error)))
+        return outcome
+
     def close_connections(self) -> None:
         """Close every connection, from any thread, so that no thread goes on waiting for an answer."""
         with contextlib.suppress(RuntimeError):  # closed already
             self.net.call_soon_threadsafe(self.connections.close)
+
+
+def _final(error: Exception) -> Exception:
+    """The error, in a form that makes the library give its producer up instead of trying again."""
+    if isinstance(error, KafkaConnectionError):
+        return UnansweredError(f"no answer, and it may have been done: {error}")
+    return error
 
 
 class _PlainSocket(socket.socket):

@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from inspect import isfunction
 from typing import Final
 
-from kafka import KafkaConsumer, KafkaProducer
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 from kafka.consumer.fetcher import Fetcher
 from kafka.coordinator.consumer import ConsumerCoordinator
+from kafka.future import Future
 from kafka.net.compat import KafkaNetClient
 from kafka.net.connection import KafkaConnection
 from kafka.net.inet import KafkaNetSocket
@@ -37,10 +38,19 @@ MEMBERS: Final[tuple[tuple[type, str], ...]] = (
     (Sender, "wakeup"),
     (TransactionManager, "begin_abort"),
     (TransactionManager, "begin_commit"),
+    (TransactionManager, "producer_id_and_epoch"),
     (TransactionManager, "send_offsets_to_transaction"),
     (TransactionalRequestResult, "wait"),
     (FutureRecordMetadata, "_produce_future"),
     (KafkaNetClient, "await_ready"),
+    (KafkaNetClient, "send"),
+    (Future, "add_callback"),
+    (Future, "add_errback"),
+    (Future, "is_done"),
+    (KafkaAdminClient, "abort_transaction"),
+    (KafkaAdminClient, "describe_producers"),
+    (KafkaAdminClient, "describe_transactions"),
+    (KafkaAdminClient, "list_transactions"),
     (KafkaConnectionManager, "bootstrapped"),
     (KafkaConnectionManager, "close"),
     (KafkaConnectionManager, "get_connection"),

@@ -33,6 +33,7 @@ from engine.eventlog.kafka.output import KafkaLogProducer, Output, Transactions
 from engine.eventlog.kafka.reader import KafkaReader
 from engine.eventlog.kafka.session import AtLeastOnceSession, ExactlyOnceSession, KafkaSession
 from engine.eventlog.kafka.topic_admin import ExistingTopic, create_missing, existing, partition_counts
+from engine.eventlog.kafka.unended import Unended
 from engine.settings.sections import KafkaSettings
 
 Result = TypeVar("Result")
@@ -41,6 +42,8 @@ logger = logging.getLogger(__name__)
 
 _RETRY_S: Final = 0.1
 """Pause before a request to the cluster is repeated."""
+_FENCE_LIMIT_S: Final = 2.0
+"""Time limit for ending at once what was not answered, while the brokers may be silent still."""
 _SETTLED: Final = "Stable"
 """State of a group that waits for no member."""
 
@@ -60,6 +63,14 @@ class KafkaLog:
         self._connection = connection_options(settings)
         self._idle_ids: defaultdict[str, set[str]] = defaultdict(set)
         """Transactional ids of closed sessions, by group, for the next sessions, which end what those left open."""
+        self._retired_ids: set[str] = set()
+        """Transactional ids under which something stays open: no further session sends under them."""
+        self._unended = Unended(
+            fence=lambda transactional_id: self._transactions(transactional_id).close(0.0),
+            is_ours=lambda transactional_id: any(transactional_id.startswith(f"{group}-") for group in self._idle_ids),
+            bootstrap_servers=settings.bootstrap_servers,
+            time_limit_s=settings.transaction_timeout_s,
+        )
 
     def ensure_topics(self, specs: Sequence[TopicSpec]) -> None:
         """Create the topics that are missing, and log each; existing ones are left as they are."""
@@ -116,18 +127,29 @@ class KafkaLog:
             raise EventLogError(f"topic {topic!r}: {error}; create it first, or check this client's rights")
         return str(described["topic_id"])
 
-    def end_abandoned(self, partitions: Sequence[Partition]) -> None:
-        """End the transactions that writers left open on these partitions, by taking their transactional ids over.
+    def end_abandoned(self, partitions: Sequence[Partition], shared: Sequence[str] = ()) -> bool:
+        """End what writers left open on these partitions and topics (see `engine.eventlog.kafka.unended`).
 
-        A transaction that cannot be ended now, because a broker is dying too or this client lacks the rights, is left
-        to the next call, or to the broker itself after `kafka.transaction_timeout_s`.
+        What cannot be ended now, because a broker is dying too or this client lacks the rights, is left to the next
+        call, or to the broker itself after `kafka.transaction_timeout_s`.
+
+        Raises:
+            EventLogError: what stays open is of this process's own producer; the next session has one of another id.
         """
         try:
-            for transactional_id in self._admin(lambda admin: _open_transactions(admin, partitions), retry_limit_s=0.0):
-                logger.info("ending the transaction that %s left open", transactional_id)
-                self._transactions(transactional_id).close(0.0)
+            stuck = self._admin(
+                lambda admin: self._unended.end(admin, partitions, _of_topics(admin, shared)), retry_limit_s=0.0
+            )
         except EventLogError as error:
-            logger.warning("transactions that dead workers left open cannot be ended now: %s", error)
+            logger.warning("transactions that were left open cannot be looked for now: %s", error)
+            return False
+        if stuck:
+            self._retired_ids |= stuck
+            raise EventLogError(
+                f"Kafka: a transaction of {', '.join(sorted(stuck))} is open that this client may not end; going on"
+                " under another transactional id. The log names the command that ends it"
+            )
+        return True
 
     def begin_group(self, group: str, topic: str, from_ms: int | None) -> None:
         """Let a group without positions begin at this time, or at the end (see `engine.eventlog.base.EventLog`).
@@ -153,12 +175,21 @@ class KafkaLog:
         if self._settings.delivery == "at_least_once":
             output = self._output(self._settings.commit_timeout_s)
             return AtLeastOnceSession(*self._member(topics, group, rebalance, output), output, self._settings, shares)
-        idle = self._idle_ids[group]
+        idle = self._idle_ids[group] = self._idle_ids[group] - self._retired_ids
         transactional_id = next(iter(idle), f"{group}-{self._settings.static_member or uuid4().hex}")
+        if transactional_id in self._retired_ids:
+            transactional_id += f"-{uuid4().hex}"
         transactions = self._transactions(transactional_id)
         member = self._member(topics, group, rebalance, transactions)
         idle.discard(transactional_id)
-        return ExactlyOnceSession(*member, transactions, self._settings, shares, lambda: idle.add(transactional_id))
+        own = self._unended.own
+        own[transactions.producer_id] = transactions.epoch, transactional_id
+
+        def released() -> None:
+            own.pop(transactions.producer_id, None)
+            self._idle_ids[group].add(transactional_id)
+
+        return ExactlyOnceSession(*member, transactions, self._settings, shares, released)
 
     def producer(self) -> "KafkaLogProducer":
         """A new producer.
@@ -218,7 +249,22 @@ class KafkaLog:
 
     def _transactions(self, transactional_id: str) -> Transactions:
         producer, client = self._open(KafkaProducer, **transaction_options(self._settings, transactional_id))
-        return Transactions(producer, client, self._settings.commit_timeout_s)
+        return Transactions(producer, client, self._settings.commit_timeout_s, lambda: self._fence(transactional_id))
+
+    def _fence(self, transactional_id: str) -> None:
+        """End what a producer left behind whose last call was not answered, so that no reader waits for the next one.
+
+        Where the brokers do not answer now, the next producer of this id does it when it is made.
+        """
+        limit_s = min(self._settings.commit_timeout_s, _FENCE_LIMIT_S)
+        limits = {"bootstrap_timeout_ms": limit_s * 1000, "max_block_ms": int(limit_s * 1000)}
+        try:
+            producer, client = self._open(
+                KafkaProducer, **(transaction_options(self._settings, transactional_id) | limits)
+            )
+            Transactions(producer, client, limit_s, lambda: None).close(0.0)
+        except EventLogError as error:
+            logger.debug("a transaction of %s is left to the next producer: %s", transactional_id, error)
 
     def _all_partitions(self, topics: Sequence[str]) -> list[Partition]:
         counts = self._admin(lambda admin: partition_counts(admin, topics))
@@ -276,19 +322,10 @@ def _bounds(admin: Any, partitions: Sequence[Partition]) -> dict[Partition, rang
     return {Partition(*key): range(starts[key].offset, ends[key].offset) for key in keys}
 
 
-def _open_transactions(admin: Any, partitions: Sequence[Partition]) -> list[str]:
-    """Transactional ids with an open transaction on any of these partitions."""
-    states = admin.describe_producers([TopicPartition(*partition) for partition in partitions])
-    writers = {
-        producer.producer_id
-        for state in states.values()
-        for producer in state.active_producers
-        if producer.current_transaction_start_offset >= 0
-    }
-    if not writers:
-        return []
-    listings = admin.list_transactions(producer_id_filters=writers)
-    return sorted({listing.transactional_id for of_broker in listings.values() for listing in of_broker})
+def _of_topics(admin: Any, topics: Sequence[str]) -> list[Partition]:
+    """Every partition of those topics that exist."""
+    counts = partition_counts(admin, topics) if topics else {}
+    return [Partition(topic, number) for topic, count in counts.items() for number in range(count)]
 
 
 def _given(members: Sequence[Mapping[str, Any]]) -> dict[str, set[Partition]]:

@@ -3,11 +3,11 @@
 import contextlib
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import repeat
 from typing import Any, Final, Self
 
-from kafka.errors import KafkaError, KafkaTimeoutError
+from kafka.errors import InvalidProducerEpochError, KafkaError, KafkaTimeoutError, ProducerFencedError
 
 from engine.errors import DeliveryError, EventLogError
 from engine.eventlog.base import Outgoing, Partition
@@ -103,16 +103,32 @@ class Transactions(Output):
 
     The client's own methods wait without limit when a broker dies at the wrong moment, so their results are waited for
     here, with a time limit.
+
+    One rule for every call: when its outcome is unknown, this producer sends nothing more, and a new one of the same
+    transactional id ends the transaction (`fence`). A request that is still on its way belongs to an old epoch from
+    then on, and is refused wherever it arrives. An abort by this producer would not do that: a record that arrives
+    after it opens a transaction that nobody ends, and an end that arrives late ends the next transaction.
     """
 
-    def __init__(self, producer: Any, client: Client, time_limit_s: float) -> None:
+    def __init__(self, producer: Any, client: Client, time_limit_s: float, fence: Callable[[], None]) -> None:
         """End the transaction that a producer of the same transactional id left open; it cannot commit from now on.
+
+        Args:
+            producer: of the library, with a transactional id.
+            client: its network client.
+            time_limit_s: for what the producer waits for.
+            fence: makes a producer of the same transactional id, and closes it.
 
         Raises:
             EventLogError: it was refused, or took too long.
         """
         super().__init__(producer, client, time_limit_s)
+        self._fence = fence
         self._begun = False
+        self._is_answered = True
+        """Whether every call of the transaction came to an end that is known."""
+        self._has_successor = False
+        """Whether another producer of this transactional id was made, as a broker says."""
         try:
             with translated("ending the transaction of a predecessor"):
                 producer.init_transactions()
@@ -120,10 +136,33 @@ class Transactions(Output):
             self.close(0.0)
             raise
 
+    @property
+    def producer_id(self) -> int:
+        """The broker's number of this producer, the same for all of one transactional id."""
+        return int(self._manager.producer_id_and_epoch.producer_id)
+
+    @property
+    def epoch(self) -> int:
+        """Tells this producer from its predecessors of the same number."""
+        return int(self._manager.producer_id_and_epoch.epoch)
+
     def send(self, outgoing: Outgoing) -> None:
         """Hand records over to the producer's thread, in a transaction."""
         self._begin()
+        self._is_answered = False
         super().send(outgoing)
+
+    def flush(self) -> dict[Partition, int]:
+        """Wait until all records that were sent are accepted.
+
+        Returns:
+            For each partition of these records, the offset after the last of them.
+
+        Raises:
+            DeliveryError: a record was refused or not accepted in time; it names the first.
+        """
+        with self._awaited():
+            return super().flush()
 
     def add_positions(self, offsets: Mapping[Any, Any], membership: Any, deadline_s: float) -> None:
         """Add input positions to the transaction.
@@ -132,7 +171,7 @@ class Transactions(Output):
             EventLogError: the member may not commit any more, or it took too long.
         """
         self._begin()
-        with translated("adding positions to a transaction"):
+        with translated("adding positions to a transaction"), self._awaited():
             self._finish(self._manager.send_offsets_to_transaction(offsets, membership), deadline_s)
 
     def commit(self, deadline_s: float) -> None:
@@ -142,16 +181,18 @@ class Transactions(Output):
             EventLogError: it was refused, or took too long: the records may become visible or not.
         """
         if self._begun:
-            with translated("committing a transaction"):
+            with translated("committing a transaction"), self._awaited():
                 self._finish(self._manager.begin_commit(), deadline_s)
             self._begun = False
 
     def close(self, timeout_s: float) -> None:
-        """Abort an open transaction, if that is quick, and stop the producer and its thread."""
-        if self._begun:
-            with contextlib.suppress(KafkaError, EventLogError):
+        """End an open transaction, if that is quick, and stop the producer and its thread."""
+        if self._begun and self._is_answered:
+            with contextlib.suppress(KafkaError, EventLogError), self._awaited():
                 self._finish(self._manager.begin_abort(), time.monotonic() + _ABORT_LIMIT_S)
         super().close(timeout_s)
+        if self._begun and not self._is_answered and not self._has_successor:
+            self._fence()
 
     @property
     def _manager(self) -> Any:
@@ -162,6 +203,18 @@ class Transactions(Output):
             with translated("beginning a transaction"):
                 self._producer.begin_transaction()
             self._begun = True
+
+    @contextlib.contextmanager
+    def _awaited(self) -> Iterator[None]:
+        """Note whether the calls within came to a known end, and whether a successor is why they did not."""
+        self._is_answered = False
+        try:
+            yield
+        except (KafkaError, DeliveryError) as error:
+            reason = error.__cause__ if isinstance(error, DeliveryError) else error
+            self._has_successor = isinstance(reason, ProducerFencedError | InvalidProducerEpochError)
+            raise
+        self._is_answered = True
 
     def _finish(self, result: Any, deadline_s: float) -> None:
         self._producer._sender.wakeup()  # noqa: SLF001 - as the client's own methods do

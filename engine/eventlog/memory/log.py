@@ -49,8 +49,10 @@ class MemoryLog:
         with self._topics.changed:
             return self._topics.identity(topic)
 
-    def end_abandoned(self, partitions: Sequence[Partition]) -> None:
+    def end_abandoned(self, partitions: Sequence[Partition], shared: Sequence[str] = ()) -> bool:
         """Nothing is ever left open here: a commit is one step."""
+        del partitions, shared
+        return True
 
     def begin_group(self, group: str, topic: str, from_ms: int | None) -> None:
         """Let a group without positions begin at this time, or at the end (see `engine.eventlog.base.EventLog`)."""
