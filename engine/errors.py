@@ -16,6 +16,7 @@
         │   └── NewerWindowError        it was written by a later version of this engine
         ├── UnsupportedClientError  the installed Kafka client lacks members that the engine uses
         └── DeliveryError           a record was not accepted, or not within its time limit
+            └── RecordRefusedError      the broker takes it as little at the next attempt
 
 Errors of other libraries are translated where these are called. The command line prints the message of a HeadraceError
 and nothing else, so a message names the setting or field, what was found there, what was expected and the way out.
@@ -84,3 +85,16 @@ class UnsupportedClientError(EventLogError):
 
 class DeliveryError(EventLogError):
     """A record was not accepted by the log, or not within its time limit."""
+
+
+class RecordRefusedError(DeliveryError):
+    """A record that the broker takes as little at the next attempt: too large, of the wrong form, or without the right.
+
+    Args:
+        message: names the topic and the reason.
+        topic: that refused it.
+    """
+
+    def __init__(self, message: str, topic: str) -> None:
+        super().__init__(message)
+        self.topic = topic

@@ -15,6 +15,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self._add_losses()
         self.clicks = self._counter("clicks", "Clicks decoded, searches among them.")
         self.searches = self._counter("searches", "Searches decoded.")
         self.lists = self._counter("lists", "Lists delivered.")
@@ -63,6 +64,11 @@ class Metrics:
             "Of those, clicks on one of as many most popular items of seven days, seen ones left out as in lists.",
             "release",
         )
+
+    def _add_losses(self) -> None:
+        """Counters of what could not be kept as it came."""
+        self.cut_dead_letters = self._counter("cut_dead_letters", "Dead letters with the head of their value alone.")
+        self.unsent_dead_letters = self._counter("unsent_dead_letters", "Dead letters that their topic refuses.")
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"headrace_{name}", text, labels, registry=self.registry)

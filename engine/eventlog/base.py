@@ -10,11 +10,13 @@ Outputs and input positions go through one object, because they are committed to
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol, Self
+from typing import Final, NamedTuple, Protocol, Self
 
 from engine.errors import EventLogError
 
 Headers = Sequence[tuple[str, bytes]]
+MAX_RECORD_BYTES: Final = 16 * 2**20
+"""Largest record that is sent, and that topics created here accept, as a dead letter holds any record that came in."""
 
 
 class Partition(NamedTuple):

@@ -28,6 +28,7 @@ ROWS = [*settings.ROWS, *releases.ROWS, *streams.ROWS, *data.ROWS]
 
 ELSEWHERE = {
     "engine/eventlog/kafka/log.py KafkaLog._open": "tests/integration/test_kafka_log.py",
+    "engine/eventlog/kafka/output.py Output._wait_for": "tests/integration/test_kafka_log.py",
     "engine/eventlog/kafka/output.py Transactions._finish": "tests/integration/test_kafka_log.py",
     "engine/eventlog/commit_steps.py Holder.check": "tests/integration/test_transactions.py",
     "engine/eventlog/kafka/stall_detector.py StallDetector._look": "tests/integration/test_kafka_log.py",
@@ -44,7 +45,7 @@ ON_A_BROKER = {
     "engine/eventlog/kafka/log.py KafkaLog.identity",
     "engine/eventlog/kafka/log.py _create_missing",
     "engine/eventlog/kafka/log.py _partition_counts",
-    "engine/eventlog/kafka/output.py Output._wait_for",
+    "engine/eventlog/kafka/output.py Output._raise_refusal",
     "engine/eventlog/kafka/output.py Output.send",
     "engine/eventlog/kafka/session.py KafkaSession.commit",
 }

@@ -7,6 +7,7 @@ NAMES = {
     "headrace_catalogue_items": "gauge",
     "headrace_clicks": "counter",
     "headrace_consumer_lag": "gauge",
+    "headrace_cut_dead_letters": "counter",
     "headrace_dead_letters": "counter",
     "headrace_dropped_events": "counter",
     "headrace_evicted_users": "gauge",
@@ -34,6 +35,7 @@ NAMES = {
     "headrace_set_aside_windows": "counter",
     "headrace_stage_seconds": "counter",
     "headrace_unchanged_lists": "counter",
+    "headrace_unsent_dead_letters": "counter",
     "headrace_users": "gauge",
     "headrace_window_bytes": "gauge",
 }

@@ -4,7 +4,16 @@ import contextlib
 import ssl
 from collections.abc import Iterator
 
-from kafka.errors import KafkaError, KafkaTimeoutError, SaslAuthenticationFailedError, UnsupportedSaslMechanismError
+from kafka.errors import (
+    InvalidRecordError,
+    KafkaError,
+    KafkaTimeoutError,
+    MessageSizeTooLargeError,
+    RecordListTooLargeError,
+    SaslAuthenticationFailedError,
+    TopicAuthorizationFailedError,
+    UnsupportedSaslMechanismError,
+)
 
 from engine.errors import EventLogError
 from engine.settings.sections import KafkaSettings
@@ -33,6 +42,13 @@ def is_permanent(error: Exception) -> bool:
     """True for a failure that another attempt would only repeat."""
     return isinstance(error, SaslAuthenticationFailedError | UnsupportedSaslMechanismError) or isinstance(
         error.__context__, ssl.SSLCertVerificationError
+    )
+
+
+def is_refusal(error: Exception | None) -> bool:
+    """True for a record that the broker, or the client before it, takes as little at the next attempt."""
+    return isinstance(
+        error, MessageSizeTooLargeError | RecordListTooLargeError | InvalidRecordError | TopicAuthorizationFailedError
     )
 
 

@@ -18,13 +18,12 @@ from kafka.errors import (
 )
 
 from engine.errors import BrokerUnavailableError, EventLogError, SettingsError
-from engine.eventlog.base import Partition, Rebalance, TopicSpec
+from engine.eventlog.base import MAX_RECORD_BYTES, Partition, Rebalance, TopicSpec
 from engine.eventlog.kafka.client import Client
 from engine.eventlog.kafka.client_surface import check_client
 from engine.eventlog.kafka.failures import explain_unavailable, translated
 from engine.eventlog.kafka.listener import Listener, throttle_lookups
 from engine.eventlog.kafka.options import (
-    MAX_RECORD_BYTES,
     connection_options,
     consumer_options,
     producer_options,
