@@ -69,6 +69,7 @@ class Metrics:
         """Counters of what could not be kept as it came."""
         self.cut_dead_letters = self._counter("cut_dead_letters", "Dead letters with the head of their value alone.")
         self.unsent_dead_letters = self._counter("unsent_dead_letters", "Dead letters that their topic refuses.")
+        self.deleted_records = self._counter("deleted_records", "Records that retention deleted before they were read.")
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"headrace_{name}", text, labels, registry=self.registry)

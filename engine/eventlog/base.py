@@ -147,6 +147,10 @@ class Session(Protocol):
         """Records not yet read, for each assigned partition whose end is known. Sends no request to a broker."""
         ...
 
+    def take_deleted(self) -> dict[Partition, range]:
+        """Offsets that were deleted before this session read them, since the last call; reading goes on after them."""
+        ...
+
     def unserved(self) -> list[Partition]:
         """Partitions that are this member's to read by what the group says, and that it does not read.
 

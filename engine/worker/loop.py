@@ -201,6 +201,7 @@ class Worker:
     def _turn(self, session: Session) -> None:
         settings = self._settings.worker
         polled = session.poll(0.0 if self._restorer.behind() else settings.poll_timeout_s, settings.max_batch_clicks)
+        self._report_deleted(session)
         if polled:
             self._processor.process(polled, session)
             self._read_again(session)
@@ -224,6 +225,16 @@ class Worker:
             logger.warning("partitions %s of the changelog have another writer, and are read again", intruded)
             session.pause([Partition(self._settings.clicks.topic, number) for number in intruded])
             self._restorer.begin(intruded)
+
+    def _report_deleted(self, session: Session) -> None:
+        """Warn of records that nobody read and nobody will."""
+        for partition, offsets in session.take_deleted().items():
+            self._metrics.deleted_records.inc(len(offsets))
+            logger.warning(
+                "%d records of %s (offsets %d to %d) were deleted by retention before this group read them, and are"
+                " in no window; keep the topic longer (retention.ms, retention.bytes) than a worker may be away",
+                *(len(offsets), _names([partition]), offsets.start, offsets.stop - 1),
+            )
 
     def _take_release(self) -> None:
         release = self._releases.take()

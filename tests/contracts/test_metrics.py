@@ -9,6 +9,7 @@ NAMES = {
     "headrace_consumer_lag": "gauge",
     "headrace_cut_dead_letters": "counter",
     "headrace_dead_letters": "counter",
+    "headrace_deleted_records": "counter",
     "headrace_dropped_events": "counter",
     "headrace_evicted_users": "gauge",
     "headrace_exact_fallback_queries": "counter",

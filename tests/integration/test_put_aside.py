@@ -9,7 +9,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
-from kafka import KafkaAdminClient, KafkaProducer  # noqa: TID251 - records and topics that Headrace does not make
+from kafka import KafkaAdminClient, KafkaProducer, TopicPartition  # noqa: TID251 - records and topics that Headrace does not make
 
 from engine.eventlog.base import Partition, TopicSpec
 from engine.eventlog.kafka import KafkaLog
@@ -132,3 +132,64 @@ def test_letters_that_are_refused_in_any_size_do_not_stop_the_stream(
         eventually(lambda: users_with_lists(kafka_log, settings) == {"bob"})
         eventually(lambda: metrics.registry.get_sample_value("headrace_unsent_dead_letters_total") == 1)
     assert f"no dead letter of it: {settings.clicks.topic}/0/0: unparsable" in caplog.text
+
+
+class NotText(str):
+    """A name of a header that is not UTF-8, as clients in C write it."""
+
+    __slots__ = ()
+
+    def encode(self, encoding: str = "utf-8", errors: str = "strict") -> bytes:
+        del encoding, errors
+        return b"\xff\xfebad"
+
+
+@pytest.mark.parametrize("codec", [None, "gzip"])
+def test_a_header_whose_name_is_not_utf_8_stops_nobody(
+    settings: Settings, kafka_log: KafkaLog, codec: str | None
+) -> None:
+    topic = settings.clicks.topic
+    kafka_log.ensure_topics([TopicSpec(topic)])
+    sender = KafkaProducer(bootstrap_servers=settings.kafka.bootstrap_servers, compression_type=codec, linger_ms=200)
+    bad = [(NotText("x"), b"1"), ("trace", b"2")]
+    for key, value, headers in [
+        (b"ann", click("ann", 1), []),
+        (b"bob", click("bob", 2), bad),
+        (b"eve", b"rubbish", bad),
+        (b"joe", click("joe", 3), []),
+    ]:
+        sender.send(topic, value, key, headers)
+    sender.close()
+    with serving(settings, Metrics()):
+        eventually(lambda: users_with_lists(kafka_log, settings) == {"ann", "bob", "joe"})
+    (letter,) = dead_letters.read(kafka_log, settings.clicks.dead_letter_topic, LetterFilter())
+    assert (letter.value, letter.origin_offset) == (b"rubbish", 2)
+    assert letter.headers == [("\\xff\\xfebad", b"1"), ("trace", b"2")]
+    with kafka_log.reader([topic]) as reader:
+        assert [records.offsets for records in reader.poll(5.0, 100)] == [[0, 1, 2, 3]]
+
+
+def test_records_deleted_before_they_were_read_are_told_and_counted(
+    settings: Settings, kafka_log: KafkaLog, caplog: pytest.LogCaptureFixture
+) -> None:
+    topic = settings.clicks.topic
+    kafka_log.ensure_topics([TopicSpec(topic)])
+    sender = producer(settings)
+    metrics = Metrics()
+    sender.send(topic, click("ann", 1), b"ann").get(10)
+    with serving(settings, metrics):
+        eventually(lambda: users_with_lists(kafka_log, settings) == {"ann"})
+    for number in range(2, 5):
+        sender.send(topic, click("bob", number), b"bob").get(10)
+    admin = KafkaAdminClient(bootstrap_servers=settings.kafka.bootstrap_servers)
+    admin.delete_records({TopicPartition(topic, 0): 4})
+    admin.close()
+    with serving(settings, metrics):
+        eventually(lambda: metrics.registry.get_sample_value("headrace_deleted_records_total") == 3)
+        sender.send(topic, click("eve", 5), b"eve").get(10)
+        eventually(lambda: users_with_lists(kafka_log, settings) == {"ann", "eve"})
+    sender.close()
+    warnings = [record.message for record in caplog.records if "deleted by retention" in record.message]
+    assert len(warnings) == 1
+    assert f"3 records of {topic}/0 (offsets 1 to 3)" in warnings[0]
+    assert metrics.registry.get_sample_value("headrace_deleted_records_total") == 3

@@ -248,6 +248,10 @@ class FaultySession:
         """Offsets not yet read."""
         return {p: max(self._broker.log(p).end - position, 0) for p, position in self._cursor.items()}
 
+    def take_deleted(self) -> dict[Partition, range]:
+        """Retention deletes only what was read here."""
+        return {}
+
     def unserved(self) -> list[Partition]:
         """What the group says that this member holds, or should, and it does not read."""
         group = self._broker.group(self._group_name)

@@ -12,6 +12,7 @@ from kafka.errors import (
     RecordListTooLargeError,
     SaslAuthenticationFailedError,
     TopicAuthorizationFailedError,
+    UnsupportedCodecError,
     UnsupportedSaslMechanismError,
 )
 
@@ -35,6 +36,8 @@ def describe(error: Exception) -> str:
     """The client's message; in words even where it has none."""
     if isinstance(error, KafkaTimeoutError) and not any(error.args):
         return "no answer in time"
+    if isinstance(error, UnsupportedCodecError):
+        return f"{error}; records compressed by lz4, zstd or snappy need: pip install 'headrace[compression]'"
     return str(error) or type(error).__name__
 
 

@@ -22,6 +22,7 @@ from engine.eventlog.base import MAX_RECORD_BYTES, Partition, Rebalance, TopicSp
 from engine.eventlog.kafka.client import Client
 from engine.eventlog.kafka.client_surface import check_client
 from engine.eventlog.kafka.failures import explain_unavailable, translated
+from engine.eventlog.kafka.fetching import parse_leniently
 from engine.eventlog.kafka.listener import Listener, throttle_lookups
 from engine.eventlog.kafka.options import (
     connection_options,
@@ -143,7 +144,7 @@ class KafkaLog:
         if whole:
             partitions += self._all_partitions(whole)
         bounds = self._admin(lambda admin: _bounds(admin, partitions))
-        consumer, _ = self._open(KafkaConsumer, **consumer_options())
+        consumer, _ = self._consumer(consumer_options())
         try:
             with translated(f"reading {', '.join({partition.topic for partition in partitions})}"):
                 return KafkaReader(consumer, bounds)
@@ -154,7 +155,7 @@ class KafkaLog:
     def _member(self, topics: Sequence[str], group: str, rebalance: Rebalance, output: Output) -> tuple[Any, Listener]:
         """A consumer and its listener; closes `output` when they cannot be made."""
         try:
-            consumer, client = self._open(KafkaConsumer, **session_options(self._settings, group))
+            consumer, client = self._consumer(session_options(self._settings, group))
         except BaseException:
             output.close(0.0)
             raise
@@ -173,6 +174,11 @@ class KafkaLog:
         except EventLogError as error:
             logger.debug("what the group's members were given cannot be told: %s", error)
             return {}, []
+
+    def _consumer(self, options: Mapping[str, Any]) -> tuple[Any, Client]:
+        consumer, client = self._open(KafkaConsumer, **options)
+        parse_leniently(consumer._fetcher)  # noqa: SLF001 - there is no public way to it
+        return consumer, client
 
     def _output(self, time_limit_s: float) -> Output:
         producer, client = self._open(KafkaProducer, **producer_options(self._settings, time_limit_s))

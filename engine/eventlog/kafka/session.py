@@ -14,6 +14,7 @@ from engine.eventlog import commit_steps
 from engine.eventlog.base import Outgoing, Partition, Records
 from engine.eventlog.kafka.commit_throttle import CommitThrottle
 from engine.eventlog.kafka.failures import translated
+from engine.eventlog.kafka.fetching import DeletionWatch
 from engine.eventlog.kafka.listener import Listener, keep_pending_join
 from engine.eventlog.kafka.output import Output, Transactions
 from engine.eventlog.kafka.reader import to_records
@@ -47,6 +48,7 @@ class KafkaSession(ABC):
         self._time_limit_s = settings.commit_timeout_s
         self._throttle = CommitThrottle(settings.commit_share)
         self._stall_detector = StallDetector(consumer, settings)
+        self._deletions = DeletionWatch(consumer._fetcher)  # noqa: SLF001 - there is no public way to it
         self._failed = False
         self._session_timeout_s = settings.session_timeout_s
         self._polled_s = 0.0
@@ -131,6 +133,10 @@ class KafkaSession(ABC):
                     lag[Partition(*partition)] = max(end - position, 0)
         return lag
 
+    def take_deleted(self) -> dict[Partition, range]:
+        """Offsets that retention deleted before this session read them, since the last call."""
+        return self._deletions.take(self._position)
+
     def unserved(self) -> list[Partition]:
         """What the group gives this member, or nobody, and it does not read."""
         shares, topic = self._shares()
@@ -166,6 +172,15 @@ class KafkaSession(ABC):
         before_s = time.process_time()
         yield
         self._throttle.committed(time.process_time() - before_s, time.monotonic())
+
+    def _position(self, partition: Partition) -> int | None:
+        """The next offset to read, where it is known without a request to a broker."""
+        key = TopicPartition(*partition)
+        with translated("reading positions"):
+            if key not in self._consumer.assignment():
+                return None
+            position: int | None = self._consumer.position(key, timeout_ms=0)
+        return position
 
     def _poll(self, timeout_s: float, max_records: int) -> list[Records]:
         _make_way_for_resumed(self._consumer._fetcher)  # noqa: SLF001 - there is no public way to it

@@ -80,6 +80,10 @@ class MemorySession:
         with self._topics.changed:
             return self._cursor.lag()
 
+    def take_deleted(self) -> dict[Partition, range]:
+        """Nothing is ever deleted here."""
+        return {}
+
     def unserved(self) -> list[Partition]:
         """What the group gives this session and it has not taken yet."""
         with self._topics.changed:
