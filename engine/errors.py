@@ -12,6 +12,8 @@
     │   └── UnfitReleaseError      the bundle is whole, but does not match the contract or this engine
     └── EventLogError          the event log (Kafka) failed
         ├── BrokerUnavailableError  no broker answered, or it refused the login
+        │   └── LoginRefusedError       it refused the login, or its certificate cannot be trusted
+        ├── RightMissingError       this client lacks a right
         ├── ChangelogError          a window on the changelog cannot be read
         │   └── NewerWindowError        it was written by a later version of this engine
         ├── UnsupportedClientError  the installed Kafka client lacks members that the engine uses
@@ -69,6 +71,14 @@ class EventLogError(HeadraceError):
 
 class BrokerUnavailableError(EventLogError):
     """No broker answered, or it refused the login."""
+
+
+class LoginRefusedError(BrokerUnavailableError):
+    """A broker refused the login, or its certificate cannot be trusted: another attempt would only repeat it."""
+
+
+class RightMissingError(EventLogError):
+    """This client lacks a right to a topic, the group, a transactional id or the cluster."""
 
 
 class ChangelogError(EventLogError):

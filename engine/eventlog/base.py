@@ -144,7 +144,11 @@ class Session(Protocol):
         ...
 
     def lag(self) -> dict[Partition, int]:
-        """Records not yet read, for each assigned partition whose end is known. Sends no request to a broker."""
+        """Records not yet read, for each assigned partition whose position and end are known."""
+        ...
+
+    def silent_s(self) -> float:
+        """Time since a broker last answered this session; may be called by any thread."""
         ...
 
     def take_deleted(self) -> dict[Partition, range]:

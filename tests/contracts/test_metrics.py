@@ -7,6 +7,7 @@ NAMES = {
     "headrace_catalogue_items": "gauge",
     "headrace_clicks": "counter",
     "headrace_consumer_lag": "gauge",
+    "headrace_consumer_lag_seconds": "gauge",
     "headrace_cut_dead_letters": "counter",
     "headrace_dead_letters": "counter",
     "headrace_deleted_records": "counter",

@@ -248,6 +248,10 @@ class FaultySession:
         """Offsets not yet read."""
         return {p: max(self._broker.log(p).end - position, 0) for p, position in self._cursor.items()}
 
+    def silent_s(self) -> float:
+        """A log in this process always answers."""
+        return 0.0
+
     def take_deleted(self) -> dict[Partition, range]:
         """Retention deletes only what was read here."""
         return {}

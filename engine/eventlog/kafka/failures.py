@@ -5,6 +5,7 @@ import ssl
 from collections.abc import Iterator
 
 from kafka.errors import (
+    AuthorizationError,
     InvalidRecordError,
     KafkaError,
     KafkaTimeoutError,
@@ -16,7 +17,7 @@ from kafka.errors import (
     UnsupportedSaslMechanismError,
 )
 
-from engine.errors import EventLogError
+from engine.errors import EventLogError, RightMissingError
 from engine.settings.sections import KafkaSettings
 
 
@@ -25,6 +26,11 @@ def translated(activity: str) -> Iterator[None]:
     """Raise the client's errors as EventLogError, which names the activity that failed."""
     try:
         yield
+    except AuthorizationError as error:
+        raise RightMissingError(
+            f"Kafka: {activity} failed: {describe(error)}; expected the right to it; give it to this client's user by"
+            " ACLs for topics, group and transactional ids"
+        ) from error
     except (KafkaError, RuntimeError) as error:  # the second comes from a network thread that is closed or broken
         raise EventLogError(
             f"Kafka: {activity} failed: {describe(error)}; if it fails again, look at the broker's log and this"

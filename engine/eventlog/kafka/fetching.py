@@ -36,7 +36,7 @@ class _LenientBatch(DefaultRecordBatch):  # type: ignore[misc]
         try:
             return super()._read_msg()
         except UnicodeDecodeError:
-            self._buffer = _LenientBytes(self._buffer)
+            self._buffer: Any = _LenientBytes(self._buffer)  # type: ignore[misc]  # a slot of the library's
             return super()._read_msg()
 
 

@@ -9,6 +9,7 @@ from uuid import uuid4
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, OffsetSpec, TopicPartition
 from kafka.errors import (
+    AuthorizationError,
     KafkaConfigurationError,
     KafkaError,
     RetriableError,
@@ -17,11 +18,17 @@ from kafka.errors import (
     for_code,
 )
 
-from engine.errors import BrokerUnavailableError, EventLogError, SettingsError
+from engine.errors import (
+    BrokerUnavailableError,
+    EventLogError,
+    LoginRefusedError,
+    RightMissingError,
+    SettingsError,
+)
 from engine.eventlog.base import MAX_RECORD_BYTES, Partition, Rebalance, TopicSpec
 from engine.eventlog.kafka.client import Client
 from engine.eventlog.kafka.client_surface import check_client
-from engine.eventlog.kafka.failures import explain_unavailable, translated
+from engine.eventlog.kafka.failures import explain_unavailable, is_permanent, translated
 from engine.eventlog.kafka.fetching import parse_leniently
 from engine.eventlog.kafka.listener import Listener, throttle_lookups
 from engine.eventlog.kafka.options import (
@@ -232,6 +239,8 @@ class KafkaLog:
                 client.close()
             if isinstance(error, KafkaError) and not isinstance(error, KafkaConfigurationError):
                 reason = clients[0].connections.last_error or error
+                if is_permanent(reason):
+                    raise LoginRefusedError(explain_unavailable(self._settings, reason)) from error
                 raise BrokerUnavailableError(explain_unavailable(self._settings, reason)) from error
             raise SettingsError(f"the Kafka client refuses its settings: {error}; see the section [kafka]") from error
 
@@ -244,6 +253,11 @@ def _create_missing(admin: Any, specs: Sequence[TopicSpec], timeout_ms: float) -
     for answer in admin.create_topics(missing, raise_errors=False)["topics"]:
         error = for_code(answer["error_code"])
         # Another worker may have created it meanwhile.
+        if issubclass(error, AuthorizationError):
+            raise RightMissingError(
+                f"topic {answer['name']!r} could not be created: {error.__name__}; give this client's user the right to"
+                " create it, or create it by hand"
+            )
         if answer["error_code"] and error is not TopicAlreadyExistsError:
             raise EventLogError(
                 f"topic {answer['name']!r} could not be created:"
@@ -299,6 +313,10 @@ def _partition_counts(admin: Any, topics: Sequence[str]) -> dict[str, int]:
         error = for_code(topic["error_code"])
         if topic["partitions"]:
             counts[topic["name"]] = len(topic["partitions"])
+        elif issubclass(error, AuthorizationError):
+            raise RightMissingError(
+                f"topic {topic['name']!r}: {error.__name__}; give this client's user the right to describe it"
+            )
         elif error is not UnknownTopicOrPartitionError:
             raise EventLogError(f"topic {topic['name']!r}: {error.__name__}; check its name and this client's rights")
     return counts
