@@ -12,10 +12,13 @@
     │   └── UnfitReleaseError      the bundle is whole, but does not match the contract or this engine
     └── EventLogError          the event log (Kafka) failed
         ├── BrokerUnavailableError  no broker answered, or it refused the login
+        │   └── LoginRefusedError       it refused the login, or its certificate cannot be trusted
+        ├── RightMissingError       this client lacks a right
         ├── ChangelogError          a window on the changelog cannot be read
         │   └── NewerWindowError        it was written by a later version of this engine
         ├── UnsupportedClientError  the installed Kafka client lacks members that the engine uses
         └── DeliveryError           a record was not accepted, or not within its time limit
+            └── RecordRefusedError      the broker takes it as little at the next attempt
 
 Errors of other libraries are translated where these are called. The command line prints the message of a HeadraceError
 and nothing else, so a message names the setting or field, what was found there, what was expected and the way out.
@@ -70,6 +73,14 @@ class BrokerUnavailableError(EventLogError):
     """No broker answered, or it refused the login."""
 
 
+class LoginRefusedError(BrokerUnavailableError):
+    """A broker refused the login, or its certificate cannot be trusted: another attempt would only repeat it."""
+
+
+class RightMissingError(EventLogError):
+    """This client lacks a right to a topic, the group, a transactional id or the cluster."""
+
+
 class ChangelogError(EventLogError):
     """A window on the changelog cannot be read."""
 
@@ -84,3 +95,16 @@ class UnsupportedClientError(EventLogError):
 
 class DeliveryError(EventLogError):
     """A record was not accepted by the log, or not within its time limit."""
+
+
+class RecordRefusedError(DeliveryError):
+    """A record that the broker takes as little at the next attempt: too large, of the wrong form, or without the right.
+
+    Args:
+        message: names the topic and the reason.
+        topic: that refused it.
+    """
+
+    def __init__(self, message: str, topic: str) -> None:
+        super().__init__(message)
+        self.topic = topic

@@ -15,6 +15,8 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self._add_losses()
+        self._add_lag()
         self.clicks = self._counter("clicks", "Clicks decoded, searches among them.")
         self.searches = self._counter("searches", "Searches decoded.")
         self.lists = self._counter("lists", "Lists delivered.")
@@ -32,7 +34,6 @@ class Metrics:
             "headrace_batch_clicks", "Clicks in a micro-batch.", buckets=_BATCH_CLICKS, registry=self.registry
         )
         self.stage_seconds = self._counter("stage_seconds", "Time spent in each stage of the data path.", "stage")
-        self.consumer_lag = self._gauge("consumer_lag", "Records not yet read.", "topic", "partition")
         self.users = self._gauge("users", "Users in the window store.")
         self.window_bytes = self._gauge("window_bytes", "Bytes of the window store.")
         self.evicted_users = self._gauge("evicted_users", "Users evicted from the window store since the start.")
@@ -62,6 +63,19 @@ class Metrics:
             "next_click_popular_hits",
             "Of those, clicks on one of as many most popular items of seven days, seen ones left out as in lists.",
             "release",
+        )
+
+    def _add_losses(self) -> None:
+        """Counters of what could not be kept as it came."""
+        self.cut_dead_letters = self._counter("cut_dead_letters", "Dead letters with the head of their value alone.")
+        self.unsent_dead_letters = self._counter("unsent_dead_letters", "Dead letters that their topic refuses.")
+        self.deleted_records = self._counter("deleted_records", "Records that retention deleted before they were read.")
+
+    def _add_lag(self) -> None:
+        """Gauges of what is not read yet."""
+        self.consumer_lag = self._gauge("consumer_lag", "Records not yet read.", "topic", "partition")
+        self.consumer_lag_seconds = self._gauge(
+            "consumer_lag_seconds", "Age of the oldest record not yet read.", "topic", "partition"
         )
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:

@@ -65,6 +65,8 @@ def show_dead(place: str, config: Path | None) -> None:
         click.echo(f"header  {name}: {value!r}", err=True)
     if letter.withheld:
         click.echo("value   withheld, as its user gave no consent", err=True)
+    if letter.whole:
+        click.echo(f"value   cut: the head of {letter.whole.bytes} bytes, SHA-256 {letter.whole.checksum}", err=True)
     click.echo(letter.value or b"", nl=False)
 
 
@@ -82,6 +84,8 @@ def replay_dead(reason: str | None, since: datetime | None, until: datetime | No
     click.echo(f"sent {replayed.sent} again")
     if replayed.withheld:
         click.echo(f"left {replayed.withheld} whose value is withheld, as their users gave no consent")
+    if replayed.cut:
+        click.echo(f"left {replayed.cut} that were cut to the head of their value")
 
 
 def _summary(letter: Letter) -> dict[str, str]:

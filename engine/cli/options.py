@@ -2,11 +2,14 @@
 
 import logging
 from pathlib import Path
+from typing import Final
 
 import click
 
 from engine.settings import loader
 from engine.settings.sections import Settings
+
+_REPEAT_S: Final = 60.0
 
 config_option = click.option(
     "--config",
@@ -23,4 +26,26 @@ def log_to_stderr(settings: Settings) -> None:
         level=settings.telemetry.log_level.upper(),
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
-    logging.getLogger("kafka").setLevel(logging.WARNING)
+    client = logging.getLogger("kafka")
+    client.setLevel(logging.INFO if settings.telemetry.log_level == "debug" else logging.ERROR)
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(_SeldomRepeats(client.name))
+
+
+class _SeldomRepeats(logging.Filter):
+    """Lets each message of the Kafka client through once a minute: it repeats them several times a second."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self._prefix = f"{name}."
+        self._due_s: dict[tuple[str, int], float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the record is to be logged; every record that is not the client's is."""
+        if not record.name.startswith(self._prefix) or record.levelno < logging.WARNING:
+            return True
+        place = record.pathname, record.lineno
+        if record.created < self._due_s.get(place, 0.0):
+            return False
+        self._due_s[place] = record.created + _REPEAT_S
+        return True

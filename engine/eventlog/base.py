@@ -10,11 +10,13 @@ Outputs and input positions go through one object, because they are committed to
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol, Self
+from typing import Final, NamedTuple, Protocol, Self
 
 from engine.errors import EventLogError
 
 Headers = Sequence[tuple[str, bytes]]
+MAX_RECORD_BYTES: Final = 16 * 2**20
+"""Largest record that is sent, and that topics created here accept, as a dead letter holds any record that came in."""
 
 
 class Partition(NamedTuple):
@@ -145,7 +147,15 @@ class Session(Protocol):
         ...
 
     def lag(self) -> dict[Partition, int]:
-        """Records not yet read, for each assigned partition whose end is known. Sends no request to a broker."""
+        """Records not yet read, for each assigned partition whose position and end are known."""
+        ...
+
+    def silent_s(self) -> float:
+        """Time since a broker last answered this session; may be called by any thread."""
+        ...
+
+    def take_deleted(self) -> dict[Partition, range]:
+        """Offsets that were deleted before this session read them, since the last call; reading goes on after them."""
         ...
 
     def unserved(self) -> list[Partition]:

@@ -4,11 +4,14 @@ A letter is on its topic with the key, value and headers of its record, and with
 reason, the origin and the record's own time. The letter itself is stamped with the time at which it was sent: a broker
 deletes by that time, and would delete the letter of an old record at once. Sent again, it is the old record once more.
 
-Where the user gave no consent, the value is left out of the letter, which then cannot be sent again.
+Where the user gave no consent, the value is left out of the letter, which then cannot be sent again. Nor can a letter
+that was cut, because its topic takes none of the record's size: it has the head of the value, and size and checksum of
+the whole.
 """
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from hashlib import sha256
 from itertools import islice
 from typing import Final, Literal, NamedTuple
 
@@ -22,6 +25,8 @@ SCHEMA: Final = 1
 _POLL_S: Final = 0.5
 _MAX_RECORDS: Final = 1_000
 """Records polled, and letters sent, at a time."""
+HEAD_BYTES: Final = 16 * 2**10
+"""Most that a letter keeps of a value that is cut: enough to see what it is."""
 
 DeadLetterReason = Literal[
     "null_value",
@@ -40,6 +45,14 @@ DeadLetterReason = Literal[
 """Reasons for which a record is no click."""
 
 
+class Whole(NamedTuple):
+    """A value of which a letter has the head alone."""
+
+    bytes: int
+    checksum: str
+    """SHA-256, in hexadecimal digits."""
+
+
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
     """A record that is no click, and the reason."""
@@ -54,6 +67,24 @@ class DeadLetter:
     detail: str
     withheld: bool = False
     """The value is left out, as its user gave no consent."""
+    whole: "Whole | None" = None
+    """The value that was cut; None where `value` is all of it."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of key, value and headers as they are sent."""
+        headers = sum(len(name.encode()) + len(text) for name, text in self.as_headers())
+        return len(self.key or b"") + len(self.value or b"") + headers
+
+    def cut_to(self, limit: int) -> "DeadLetter":
+        """A letter of at most `limit` bytes with the head of the value; key and headers if there is room for them."""
+        value = self.value or b""
+        whole = Whole(len(value), sha256(value).hexdigest())
+        room = max(limit // 2, 0)
+        key = self.key if self.key is None or len(self.key) <= limit // 8 else None
+        fits = sum(len(name.encode()) + len(text) for name, text in self.headers) <= limit // 8
+        head = None if self.value is None else value[: min(room, HEAD_BYTES)]
+        return replace(self, key=key, value=head, headers=self.headers if fits else (), whole=whole)
 
     def as_headers(self) -> Headers:
         """The record's own headers, then version, reason, origin and the record's own time."""
@@ -68,6 +99,8 @@ class DeadLetter:
         }
         if self.withheld:
             added["withheld"] = "no_consent"
+        if self.whole:
+            added |= {"value_bytes": str(self.whole.bytes), "value_sha256": self.whole.checksum}
         return [*self.headers, *((HEADER_PREFIX + name, text.encode()) for name, text in added.items())]
 
 
@@ -91,6 +124,8 @@ class Letter:
     origin_offset: int | None
     withheld: bool
     """The value is left out, as its user gave no consent."""
+    whole: Whole | None
+    """The value of which this letter has the head; None where it has all of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +154,8 @@ class Replayed(NamedTuple):
     """Letters sent to their origin."""
     withheld: int
     """Letters that were not, as they have no value: a null under a user's key would be a request to forget the user."""
+    cut: int
+    """Letters that were not, as they have the head of their value alone."""
 
 
 def read(log: EventLog, topic: str, letter_filter: LetterFilter) -> Iterator[Letter]:
@@ -163,17 +200,18 @@ def replay(log: EventLog, letters: Iterable[Letter]) -> Replayed:
     Raises:
         EventLogError: a letter does not name its origin, or could not be delivered.
     """
-    sent = withheld = 0
+    sent = withheld = cut = 0
     with log.producer() as producer:
         remaining = iter(letters)
         while chunk := list(islice(remaining, _MAX_RECORDS)):
-            whole = [letter for letter in chunk if not letter.withheld]
-            for topic in sorted({_origin(letter).topic for letter in whole}):
-                producer.send(_outgoing(topic, [letter for letter in whole if _origin(letter).topic == topic]))
+            complete = [letter for letter in chunk if not letter.withheld and letter.whole is None]
+            for topic in sorted({_origin(letter).topic for letter in complete}):
+                producer.send(_outgoing(topic, [letter for letter in complete if _origin(letter).topic == topic]))
             producer.flush()
-            sent += len(whole)
-            withheld += len(chunk) - len(whole)
-    return Replayed(sent, withheld)
+            sent += len(complete)
+            withheld += sum(letter.withheld for letter in chunk)
+            cut += sum(letter.whole is not None and not letter.withheld for letter in chunk)
+    return Replayed(sent, withheld, cut)
 
 
 def _outgoing(topic: str, letters: list[Letter]) -> Outgoing:
@@ -218,4 +256,10 @@ def _letters(records: Records) -> Iterator[Letter]:
             origin=Partition(added["topic"], int(added["partition"])) if has_origin else None,
             origin_offset=int(added["offset"]) if added.get("offset", "").isdigit() else None,
             withheld="withheld" in added,
+            whole=_whole(added),
         )
+
+
+def _whole(added: Mapping[str, str]) -> Whole | None:
+    size = added.get("value_bytes", "")
+    return Whole(int(size), added.get("value_sha256", "")) if size.isdigit() else None

@@ -19,7 +19,7 @@ class Announcement(msgspec.Struct, frozen=True, kw_only=True):
     state: str
     """`candidate`, `canary`, `live` or `retired`; workers serve by the live release that was announced last."""
     bundle: str
-    """Path of the bundle's folder, as the workers see it."""
+    """The bundle's folder as the workers see it: an absolute path, or an address that fsspec knows."""
     manifest_checksum: str
     """SHA-256 of the bundle's manifest, which holds the checksums of all other files."""
     announced_ms: int

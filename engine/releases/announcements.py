@@ -28,8 +28,16 @@ _REOPEN_S: Final = 30.0
 """Pause before a feed that failed is opened again: opening one may wait for a broker until a time limit."""
 
 
-def announce(bundle: Path, state: Literal["candidate", "canary", "live", "retired"], now_ms: int) -> Announcement:
+def announce(
+    bundle: Path, state: Literal["candidate", "canary", "live", "retired"], now_ms: int, address: str | None = None
+) -> Announcement:
     """The announcement of a verified bundle.
+
+    Args:
+        bundle: its folder.
+        state: of the release.
+        now_ms: the current time.
+        address: where workers fetch it from; `bundle` as an absolute path where None.
 
     Raises:
         ReleaseError: the bundle is damaged or does not fit.
@@ -39,7 +47,7 @@ def announce(bundle: Path, state: Literal["candidate", "canary", "live", "retire
         model=manifest.model,
         version=manifest.version,
         state=state,
-        bundle=str(bundle.resolve()),
+        bundle=address or str(bundle.resolve()),
         manifest_checksum=bundles.checksum(bundle / contract.MANIFEST_FILE),
         announced_ms=now_ms,
         figures=manifest.figures,

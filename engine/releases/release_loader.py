@@ -17,8 +17,8 @@ from engine.catalogue.ids import Catalogue
 from engine.errors import DamagedReleaseError, ReleaseError, UnfitReleaseError
 from engine.messages.announcement import Announcement
 from engine.metrics import Metrics
-from engine.releases import bundles, probe, serving
-from engine.releases.announcements import Feed, copy_bundle
+from engine.releases import bundles, probe, remote, serving
+from engine.releases.announcements import Feed
 from engine.releases.bundles import Bundle
 from engine.releases.serving import LiveRelease
 from engine.settings.sections import Settings
@@ -146,9 +146,9 @@ class ReleaseLoader:
                 f"its announcement is dated {ahead_ms // 1000} s in the future (announced_ms ="
                 f" {announcement.announced_ms}), expected now; set the publisher's clock and publish it again"
             )
-        source = Path(announcement.bundle)
+        source = announcement.bundle
         with tempfile.TemporaryDirectory(prefix="headrace-release-") as folder:
-            copy = copy_bundle(source, Path(folder))
+            copy = remote.fetch(source, Path(folder))
             if bundles.checksum(copy / contract.MANIFEST_FILE) != announcement.manifest_checksum:
                 raise DamagedReleaseError(f"release {source}: its manifest is not the one that was announced")
             manifest = bundles.read_manifest(copy)

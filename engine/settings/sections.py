@@ -57,6 +57,9 @@ class KafkaSettings(Section):
     ssl_ca_file: Path | None = None
     connect_timeout_s: PositiveFloat = 15.0
     """Time limit for finding a broker."""
+    first_connect_timeout_s: PositiveFloat = 60.0
+    """A worker that never committed anything ends with exit code 2 when its login, the broker's certificate or a right
+    was refused for this long. Once it has committed, it goes on trying."""
     session_timeout_s: PositiveFloat = 45.0
     """A worker whose heartbeats are missing this long loses its partitions to the others."""
     max_poll_interval_s: PositiveFloat = 300.0

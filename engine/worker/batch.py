@@ -11,7 +11,7 @@ right: were positions recorded before the windows, a crash would lose clicks; we
 clicks that come again would change nothing and their lists would be lost.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import compress
 from typing import Final
@@ -22,7 +22,8 @@ from engine.arrays import FIRST_SEARCH, Bool, Clicks, Int32, Int64
 from engine.catalogue import searches
 from engine.catalogue.actions import Actions
 from engine.catalogue.ids import Catalogue
-from engine.eventlog.base import Outgoing, Records, Session
+from engine.errors import RecordRefusedError
+from engine.eventlog.base import Outgoing, Partition, Records, Session
 from engine.ingest.dead_letters import DeadLetter
 from engine.ingest.decoder import ClickDecoder
 from engine.metrics import Metrics
@@ -38,6 +39,7 @@ from engine.settings.sections import Settings
 from engine.time_source import TimeSource
 from engine.windows.store import Appended, Events
 from engine.windows.users import UserWindows
+from engine.worker.dead_letter_outbox import DeadLetterOutbox
 
 _SENT_LISTS: Final = 1 << 16
 """Users whose last list is remembered, for next-click judgement and for finding unchanged lists."""
@@ -80,6 +82,7 @@ class Processor:
         self._observe = observe
         self._actions = Actions(settings.clicks)
         self._decoder = ClickDecoder(settings.clicks, self._actions)
+        self._dead_letters = DeadLetterOutbox(settings.clicks.dead_letter_topic, metrics)
         self.windows = UserWindows(settings, catalogue, self._actions)
         self._popularity = Popularity()
         self._sent = SentLists(_SENT_LISTS, settings.recommendations.count)
@@ -168,11 +171,7 @@ class Processor:
             inputs = {partition.number: position for partition, position in positions.items()}
             changes = self.windows.changes(appended.changed, gone, inputs)
         with stage("deliver"):
-            session.send(outgoing)
-            if dead:
-                session.send(self._dead_letter_messages(dead))
-            ends = session.commit(positions, [changes])
-            self.windows.wrote(ends)
+            self.windows.wrote(self._deliver(session, outgoing, dead, positions, changes))
         self._sent.put(appended.changed, lists.items, live.name)
         self._metrics.unchanged_lists.inc(int((~sent).sum()))
         self._count(clicks, dead, appended, lists, self._time.now_ms() - clicks.appends_ms[newest[sent]])
@@ -230,13 +229,24 @@ class Processor:
         ]
         return Outgoing(self._settings.recommendations.topic, keys, values)
 
-    def _dead_letter_messages(self, dead: list[DeadLetter]) -> Outgoing:
-        return Outgoing(
-            topic=self._settings.clicks.dead_letter_topic,
-            keys=[letter.key for letter in dead],
-            values=[letter.value for letter in dead],
-            headers=[letter.as_headers() for letter in dead],
-        )
+    def _deliver(
+        self,
+        session: Session,
+        lists: Outgoing,
+        dead: list[DeadLetter],
+        positions: Mapping[Partition, int],
+        changes: Outgoing,
+    ) -> dict[Partition, int]:
+        """Steps 4 and 5; a dead letter that is refused is smaller when the batch comes again."""
+        try:
+            session.send(lists)
+            if dead and len(letters := self._dead_letters.outgoing(dead, self._time.monotonic_s())):
+                session.send(letters)
+            return session.commit(positions, [changes])
+        except RecordRefusedError as error:
+            if error.topic == self._dead_letters.topic:
+                self._dead_letters.refused(error, self._time.monotonic_s())
+            raise
 
     def _count(
         self, clicks: Clicks, dead: list[DeadLetter], appended: Appended, lists: Lists, freshness_ms: Int64
@@ -246,8 +256,7 @@ class Processor:
         metrics.searches.inc(sum(map(searches.is_search, clicks.items)))
         metrics.batch_clicks.observe(len(clicks))
         metrics.lists.inc(len(freshness_ms))
-        for letter in dead:
-            metrics.dead_letters.labels(letter.reason).inc()
+        self._dead_letters.count(dead)
         if clicks.without_consent:
             metrics.dropped_events.labels("no_consent").inc(clicks.without_consent)
         if clicks.skipped:

@@ -23,14 +23,19 @@ from engine.time_source import TimeSource
 from engine.windows.restorer import Restorer
 from engine.windows.saver import Saver
 from engine.windows.snapshots import Snapshots
+from engine.worker.access import Access
 from engine.worker.batch import BatchReport, Processor
 from engine.worker.growth import Growth
+from engine.worker.lag import LagGauges
 
 logger = logging.getLogger(__name__)
 
 _GAUGES_EVERY_S: Final = 1.0
 _FIRST_PAUSE_S: Final = 0.5
 _LONGEST_PAUSE_S: Final = 5.0
+_NO_RELEASE_EVERY_S: Final = 60.0
+_SILENT_S: Final = 5.0
+"""Time without an answer from any broker, of which heartbeats bring one a second, after which a worker is not ready."""
 _SETTLED_S: Final = 30.0
 """After a session that lasted this long the pauses start again at the first."""
 
@@ -79,19 +84,32 @@ class Worker:
         self._pause_s = _FIRST_PAUSE_S
         self._gauges_due_s = 0.0
         self.heartbeat_s = self._time.monotonic_s()
-        self.not_ready: str | None = "the worker has not started yet"
-        """Why this worker serves nobody at the moment; None when it does. Written by the loop, read by any thread."""
+        self._not_ready: str | None = "the worker has not started yet"
+        """Written by the loop, read by any thread."""
+        self._lag = LagGauges(metrics, log, self._time)
+        self._access = Access(settings.kafka.first_connect_timeout_s)
+        self._no_release_due_s = 0.0
 
     @property
     def release_name(self) -> str | None:
         """The release in use, None before the first."""
         return self._processor.live.name if self._processor.live else None
 
+    @property
+    def not_ready(self) -> str | None:
+        """Why this worker serves nobody at the moment; None when it does. May be read by any thread."""
+        session = self._session
+        silent_s = session.silent_s() if session is not None else 0.0
+        if silent_s > _SILENT_S:
+            return f"no broker has answered for {silent_s:.0f} s (kafka.bootstrap_servers)"
+        return self._not_ready
+
     def run(self, stop: threading.Event) -> None:
         """Serve until `stop` is set. A failure of the log ends in a new session that starts from the last commit.
 
         Raises:
             ReleaseError: the release named in the settings cannot be used.
+            EventLogError: the cluster has refused the login, or a right, since the start.
         """
         try:
             self.start()
@@ -148,13 +166,15 @@ class Worker:
     def _join(self) -> bool:
         """Open a session as soon as there is a release to serve by; False while there is none."""
         if self._processor.live is None:
-            self.not_ready = "no release is live yet"
+            self._not_ready = "no release is live yet"
+            self._access.check(self._log, self._settings.clicks.topic)
+            self._report_no_release()
             self._releases.wait(self._settings.worker.poll_timeout_s)
             self._take_release()
             return False
         self._joined_s = self.heartbeat_s
         self._share_watch = ShareWatch(self._settings.kafka.stall_timeout_s)
-        self.not_ready = "no partition is assigned yet"
+        self._not_ready = "no partition is assigned yet"
         partitions = topic_plan.prepare(self._log, self._settings)
         self._growth = Growth(self._settings, partitions)
         topic_plan.begin(self._log, self._settings)
@@ -176,15 +196,17 @@ class Worker:
 
     def _leave_after(self, error: EventLogError) -> float:
         """Throw the session away; returns the pause before a new one starts from the last commit."""
-        lasted = self._time.monotonic_s() - self._joined_s > _SETTLED_S
+        now_s = self._time.monotonic_s()
+        lasted = self._session is not None and now_s - self._joined_s > _SETTLED_S
         try:
             self._leave(in_order=False)
         except EventLogError as close_error:
             logger.debug("closing the session failed: %s", close_error)
+        self._access.failed(error, now_s, lasted=lasted)
         self._metrics.restarts.inc()
         self._pause_s = _FIRST_PAUSE_S if lasted else min(2 * self._pause_s, _LONGEST_PAUSE_S)
         logger.error("the event log failed, again in %.1f s from the last commit: %s", self._pause_s, error)
-        self.not_ready = f"the event log failed: {error}"
+        self._not_ready = f"the event log failed: {error}"
         return self._pause_s
 
     def _leave(self, *, in_order: bool) -> None:
@@ -193,7 +215,7 @@ class Worker:
         self._session = self._saver = None
         if session is None:
             return
-        self.not_ready = "the worker has left its group"
+        self._not_ready = "the worker has left its group"
         try:
             session.close()  # first, so that the others can take over while this worker writes its snapshots
             if in_order and saver is not None:
@@ -203,13 +225,16 @@ class Worker:
                 saver.close()
             self._restorer.close()
             self._processor.clear()
-            self._metrics.consumer_lag.clear()
+            self._lag.clear()
 
     def _turn(self, session: Session) -> None:
         settings = self._settings.worker
         polled = session.poll(0.0 if self._restorer.behind() else settings.poll_timeout_s, settings.max_batch_clicks)
+        self._report_deleted(session)
         if polled:
             self._processor.process(polled, session)
+            self._lag.read(polled)
+            self._access.served()
             self._read_again(session)
         restored = self._restorer.step(settings.poll_timeout_s)
         if restored:
@@ -220,12 +245,11 @@ class Worker:
             self._growth.look(self.heartbeat_s, self._log.partitions(self._settings.windows.topic))
         if self._share_watch.is_due(self.heartbeat_s):
             self._share_watch.look(self.heartbeat_s, session.unserved())
-        self.not_ready = self._restorer.progress if session.assignment() else "no partition is assigned yet"
-        self.not_ready = self.not_ready or self._growth.message
+        self._not_ready = self._restorer.progress if session.assignment() else "no partition is assigned yet"
+        self._not_ready = self._not_ready or self._growth.message
         if self.heartbeat_s >= self._gauges_due_s:
             self._processor.set_gauges()
-            for partition, lag in session.lag().items():
-                self._metrics.consumer_lag.labels(*_labels(partition)).set(lag)
+            self._lag.update(session)
             self._gauges_due_s = self.heartbeat_s + _GAUGES_EVERY_S
 
     def _read_again(self, session: Session) -> None:
@@ -234,6 +258,28 @@ class Worker:
             logger.warning("partitions %s of the changelog have another writer, and are read again", intruded)
             session.pause([Partition(self._settings.clicks.topic, number) for number in intruded])
             self._restorer.begin(intruded)
+
+    def _report_deleted(self, session: Session) -> None:
+        """Warn of records that nobody read and nobody will."""
+        for partition, offsets in session.take_deleted().items():
+            self._metrics.deleted_records.inc(len(offsets))
+            logger.warning(
+                "%d records of %s (offsets %d to %d) were deleted by retention before this group read them, and are"
+                " in no window; keep the topic longer (retention.ms, retention.bytes) than a worker may be away",
+                *(len(offsets), _names([partition]), offsets.start, offsets.stop - 1),
+            )
+
+    def _report_no_release(self) -> None:
+        """Warn that nothing is served, at once and every minute."""
+        if self.heartbeat_s < self._no_release_due_s:
+            return
+        self._no_release_due_s = self.heartbeat_s + _NO_RELEASE_EVERY_S
+        releases = self._settings.releases
+        logger.warning(
+            "no list is sent, as no release is live: waiting for one of model %r (releases.model) on the topic %r%s;"
+            " announce one with `headrace publish`, or name a bundle in releases.path",
+            *(releases.model, releases.topic, f" or in {releases.folder}" if releases.folder else ""),
+        )
 
     def _take_release(self) -> None:
         release = self._releases.take()
@@ -253,8 +299,7 @@ class Worker:
         numbers = self._growth.given_up([partition.number for partition in partitions])
         self._processor.hand_over(numbers)
         self._restorer.drop(numbers)
-        for topic, number in map(_labels, partitions):
-            self._metrics.consumer_lag.remove_by_labels({"topic": topic, "partition": number})
+        self._lag.drop(partitions)
         logger.info("given up: %s", _names(partitions))
 
 

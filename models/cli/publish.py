@@ -1,6 +1,7 @@
 """The verb `publish`; it needs no torch."""
 
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import click
@@ -8,20 +9,42 @@ import click
 from engine.cli.options import config_option
 from engine.eventlog import topic_plan
 from engine.eventlog.kafka import KafkaLog
+from engine.messages.announcement import Announcement
+from engine.releases import remote
 from engine.settings import loader
+from engine.settings.sections import Settings
 from models.cli.options import FOLDER
 from models.publishing import announce
 
 
 @click.command()
 @config_option
-@click.argument("bundle", type=FOLDER)
-@click.option("--folder", type=FOLDER, help="Announce in this watched folder instead of on the topic.")
-def publish(config: Path | None, bundle: Path, folder: Path | None) -> None:
-    """Verify a release bundle and announce it to the workers, which switch to it without a pause."""
-    settings, now_ms = loader.load(config), time.time_ns() // 1_000_000
+@click.argument("bundle")
+@click.option("--folder", type=FOLDER, help="Copy into this watched folder and announce there, not on the topic.")
+@click.option(
+    "--wait", "wait_s", type=click.FloatRange(min=0.0, min_open=True), help="Seconds to wait for a list by it."
+)
+def publish(config: Path | None, bundle: str, folder: Path | None, wait_s: float | None) -> None:
+    """Load a release BUNDLE, a folder or an address (s3://...), as a worker does, and announce it to the workers.
+
+    They switch to it without a pause. They must be able to read the folder, or the address, themselves.
+    """
+    settings = loader.load(config)
+    with ExitStack() as stack:
+        local = stack.enter_context(announce.checked(bundle, settings.releases))
+        if wait_s is not None:
+            topic = settings.recommendations.topic
+            lists = stack.enter_context(announce.lists_from_now(KafkaLog(settings.kafka), topic))
+        announcement = _announce(settings, bundle, local, folder)
+        name = f"{announcement.model}-{announcement.version}"
+        click.echo(f"{name} is announced as {announcement.state}: {announcement.bundle}")
+        if wait_s is not None:
+            click.echo(f"the first list by {name} came after {announce.wait_until_taken(lists, name, wait_s):.1f} s")
+
+
+def _announce(settings: Settings, bundle: str, local: Path, folder: Path | None) -> Announcement:
+    now_ms = time.time_ns() // 1_000_000
     if folder:
-        announcement = announce.to_folder(bundle, folder, now_ms)
-    else:
-        announcement = announce.to_topic(bundle, KafkaLog(settings.kafka), topic_plan.releases(settings), now_ms)
-    click.echo(f"{announcement.model}-{announcement.version} is {announcement.state}: {announcement.bundle}")
+        return announce.to_folder(local, folder, now_ms)
+    address = bundle if remote.is_address(bundle) else None
+    return announce.to_topic(local, KafkaLog(settings.kafka), topic_plan.releases(settings), now_ms, address)

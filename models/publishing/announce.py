@@ -1,11 +1,35 @@
 """Announcement of a release to the workers: in a watched folder, or on the topic `releases`."""
 
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
-from engine.errors import ReleaseError
-from engine.eventlog.base import EventLog, TopicSpec
+from engine.errors import EventLogError, ReleaseError
+from engine.eventlog.base import EventLog, Reader, TopicSpec
 from engine.messages.announcement import Announcement
-from engine.releases import announcements
+from engine.messages.recommendation import decode_recommendation
+from engine.releases import announcements, probe, remote
+from engine.settings.sections import ReleaseSettings
+
+_POLL_S: Final = 0.2
+_MAX_RECORDS: Final = 1_000
+
+
+@contextmanager
+def checked(place: str, settings: ReleaseSettings) -> Iterator[Path]:
+    """A folder with the bundle of a path or an address, loaded once as a worker loads it.
+
+    Raises:
+        ReleaseError: no worker could serve by it.
+    """
+    with tempfile.TemporaryDirectory(prefix="headrace-publish-") as folder:
+        bundle = remote.fetch(place, Path(folder)) if remote.is_address(place) else Path(place)
+        probe.check(bundle, settings, threading.Event())
+        yield bundle
 
 
 def to_folder(bundle: Path, folder: Path, now_ms: int) -> Announcement:
@@ -26,17 +50,49 @@ def to_folder(bundle: Path, folder: Path, now_ms: int) -> Announcement:
     return copied
 
 
-def to_topic(bundle: Path, log: EventLog, topic: TopicSpec, now_ms: int) -> Announcement:
+def to_topic(bundle: Path, log: EventLog, topic: TopicSpec, now_ms: int, address: str | None = None) -> Announcement:
     """Announce a bundle as live on a topic, which is created where it is missing.
 
-    The workers must be able to read the bundle's folder.
+    The workers must be able to read the bundle's folder, or the address.
 
     Raises:
         ReleaseError: the bundle is damaged or does not fit.
         EventLogError: the broker did not accept the announcement.
     """
-    announcement = announcements.announce(bundle, "live", now_ms)
+    announcement = announcements.announce(bundle, "live", now_ms, address)
     log.ensure_topics([topic])
     with log.producer() as producer:
         announcements.send(announcement, producer, topic.name)
     return announcement
+
+
+@contextmanager
+def lists_from_now(log: EventLog, topic: str) -> Iterator[Reader]:
+    """A reader of the lists that come from now on.
+
+    Raises:
+        EventLogError: the topic does not exist, or cannot be read.
+    """
+    with log.reader([topic]) as reader:
+        for partition, bounds in reader.bounds.items():
+            reader.seek(partition, bounds.stop)
+        yield reader
+
+
+def wait_until_taken(lists: Reader, name: str, limit_s: float) -> float:
+    """Wait for a list by a release; returns the seconds waited.
+
+    Workers say which release they serve by in their lists alone, so one that gets no clicks says nothing.
+
+    Raises:
+        EventLogError: none came in time.
+    """
+    started_s = time.monotonic()
+    while time.monotonic() - started_s < limit_s:
+        for records in lists.poll(_POLL_S, _MAX_RECORDS):
+            if any(value and decode_recommendation(value).release == name for value in records.values):
+                return time.monotonic() - started_s
+    raise EventLogError(
+        f"{name} is announced, but no list by it came within {limit_s:g} s (--wait): no clicks come, or the workers"
+        " refused it; look at their log and at headrace_release_refusals_total"
+    )

@@ -22,7 +22,9 @@ ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 EXPORTS = [
     *("BrokerUnavailableError", "ChangelogError", "DamagedReleaseError", "DataError", "DeliveryError", "EventLog"),
-    *("EventLogError", "HeadraceError", "KafkaLog", "ListedItem", "MemoryLog", "MessageError", "MissingExtraError"),
+    *("EventLogError", "HeadraceError", "KafkaLog", "ListedItem", "LoginRefusedError"),
+    *("MemoryLog", "MessageError"),
+    "MissingExtraError",
     *(
         "NewerWindowError",
         "Outgoing",
@@ -32,10 +34,20 @@ EXPORTS = [
         "Reason",
         "Rebalance",
         "Recommendation",
+        "RecordRefusedError",
         "Records",
         "Release",
     ),
-    *("ReleaseError", "RequestError", "RunFolderError", "Session", "Settings", "SettingsError", "TopicSpec"),
+    *(
+        "ReleaseError",
+        "RequestError",
+        "RightMissingError",
+        "RunFolderError",
+        "Session",
+        "Settings",
+        "SettingsError",
+        "TopicSpec",
+    ),
     *("UnfitReleaseError", "UnsupportedClientError", "decode_recommendation", "load_settings", "open_release"),
 ]
 OLDEST_SETUPTOOLS = 77

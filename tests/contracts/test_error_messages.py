@@ -32,11 +32,14 @@ ELSEWHERE = {
     "engine/eventlog/kafka/group_positions.py refuse_members": "tests/integration/test_topics.py",
     "engine/eventlog/kafka/log.py KafkaLog._open": "tests/integration/test_kafka_log.py",
     "engine/eventlog/kafka/log.py KafkaLog.end_abandoned": "tests/integration/test_unended.py",
+    "engine/eventlog/kafka/output.py Output._wait_for": "tests/integration/test_kafka_log.py",
     "engine/eventlog/kafka/output.py Transactions._finish": "tests/integration/test_kafka_log.py",
     "engine/eventlog/commit_steps.py Holder.check": "tests/integration/test_transactions.py",
     "engine/eventlog/kafka/stall_detector.py StallDetector._look": "tests/integration/test_kafka_log.py",
     "engine/releases/probe.py _raise_refusal": "tests/unit/test_release_loader.py",
     "engine/releases/probe.py _wait": "tests/unit/test_release_loader.py",
+    "engine/releases/remote.py _download": "tests/unit/test_publish.py",
+    "engine/releases/remote.py fetch": "tests/unit/test_publish.py",
     "engine/releases/release_loader.py ReleaseLoader._fetch": "tests/unit/test_release_loader.py",
 }
 """Errors that need a broker, a child process, a worker in trouble, or a file of many megabytes, as these tests have."""
@@ -48,7 +51,7 @@ ON_A_BROKER = {
     "engine/eventlog/kafka/log.py KafkaLog.identity",
     "engine/eventlog/kafka/topic_admin.py create_missing",
     "engine/eventlog/kafka/topic_admin.py partition_counts",
-    "engine/eventlog/kafka/output.py Output._wait_for",
+    "engine/eventlog/kafka/output.py Output._raise_refusal",
     "engine/eventlog/kafka/output.py Output.send",
     "engine/eventlog/kafka/session.py KafkaSession.commit",
 }
@@ -128,7 +131,9 @@ def test_every_kind_of_error_is_raised_and_drawn() -> None:
     depths = [len(kind.__mro__) - len(HeadraceError.__mro__) for kind in kinds]
     assert [len(lines) // len("├── ") for lines, _ in drawn] == depths
     raised = {row.error for row in (*ROWS, *streams.ON_KAFKA)}
-    assert set(kinds) - raised == {HeadraceError, errors.RequestError, errors.UnsupportedClientError}  # see their tests
+    with_other_tests = {errors.RequestError, errors.UnsupportedClientError}
+    of_a_secure_broker = {errors.LoginRefusedError, errors.RightMissingError}  # tests/integration/test_waiting.py
+    assert set(kinds) - raised == {HeadraceError, *with_other_tests, *of_a_secure_broker}
 
 
 def sites() -> Iterator[Site]:

@@ -7,7 +7,10 @@ NAMES = {
     "headrace_catalogue_items": "gauge",
     "headrace_clicks": "counter",
     "headrace_consumer_lag": "gauge",
+    "headrace_consumer_lag_seconds": "gauge",
+    "headrace_cut_dead_letters": "counter",
     "headrace_dead_letters": "counter",
+    "headrace_deleted_records": "counter",
     "headrace_dropped_events": "counter",
     "headrace_evicted_users": "gauge",
     "headrace_exact_fallback_queries": "counter",
@@ -34,6 +37,7 @@ NAMES = {
     "headrace_set_aside_windows": "counter",
     "headrace_stage_seconds": "counter",
     "headrace_unchanged_lists": "counter",
+    "headrace_unsent_dead_letters": "counter",
     "headrace_users": "gauge",
     "headrace_window_bytes": "gauge",
 }

@@ -16,6 +16,7 @@ from typing import Self
 
 CLUSTER_ID = "aGVhZHJhY2UtdGVzdHMtMQ"  # any 16 bytes in base64
 USER, PASSWORD = "app", "app-secret"
+GUEST, GUEST_PASSWORD = "guest", "guest-secret"  # may log in, and has no right to anything
 STORE_PASSWORD = "store-secret"  # of a key made for one run of the tests
 PORTS = range(15_000, 32_000)
 START_LIMIT_S = 90.0
@@ -197,8 +198,10 @@ class Cluster:
             "sasl.enabled.mechanisms": "SCRAM-SHA-512,PLAIN",
             "listener.name.clients.scram-sha-512.sasl.jaas.config": f"{login}.scram.ScramLoginModule required;",
             "listener.name.clients.plain.sasl.jaas.config": (
-                f'{login}.plain.PlainLoginModule required user_{USER}="{PASSWORD}";'
+                f'{login}.plain.PlainLoginModule required user_{USER}="{PASSWORD}" user_{GUEST}="{GUEST_PASSWORD}";'
             ),
+            "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+            "super.users": f"User:{USER};User:ANONYMOUS",  # the broker's own listeners have no login
             "ssl.keystore.type": "PKCS12",
             "ssl.keystore.location": str(_key_store(self._folder)),
             "ssl.keystore.password": STORE_PASSWORD,

@@ -52,6 +52,8 @@ class MortalSession:
         self.resume = session.resume
         self.lag = session.lag
         self.unserved = session.unserved
+        self.take_deleted = session.take_deleted
+        self.silent_s = session.silent_s
         self.close = session.close
 
     def commit(self, positions: Mapping[Partition, int], state: Sequence[Outgoing] = ()) -> dict[Partition, int]:

@@ -137,7 +137,7 @@ def test_a_letter_without_its_value_is_not_sent_as_a_request_to_forget() -> None
         headers = [letter.as_headers() for letter in letters]
         producer.send(Outgoing("dead", [b"ann", b"ann"], [letter.value for letter in letters], headers=headers))
     assert [letter.value for letter in dead_letters.read(log, "dead", LetterFilter())] == [bad[0], None]
-    assert dead_letters.replay(log, dead_letters.read(log, "dead", LetterFilter())) == (1, 1)
+    assert dead_letters.replay(log, dead_letters.read(log, "dead", LetterFilter())) == (1, 1, 0)
     with log.reader(["clicks"]) as reader:
         assert [value for records in reader.poll(0.2, 100) for value in records.values] == [*bad, bad[0]]
 

@@ -13,8 +13,8 @@ from typing import Literal
 import pytest
 
 from engine.errors import BrokerUnavailableError, DeliveryError, EventLogError, SettingsError
-from engine.eventlog.base import Outgoing, Partition, Rebalance, Records, Session, TopicSpec
-from engine.eventlog.kafka import MAX_RECORD_BYTES, KafkaLog
+from engine.eventlog.base import MAX_RECORD_BYTES, Outgoing, Partition, Rebalance, Records, Session, TopicSpec
+from engine.eventlog.kafka import KafkaLog
 from engine.settings.sections import KafkaSettings
 from tests.integration import broker
 

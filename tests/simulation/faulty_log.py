@@ -254,6 +254,14 @@ class FaultySession:
         """Offsets not yet read."""
         return {p: max(self._broker.log(p).end - position, 0) for p, position in self._cursor.items()}
 
+    def silent_s(self) -> float:
+        """A log in this process always answers."""
+        return 0.0
+
+    def take_deleted(self) -> dict[Partition, range]:
+        """Retention deletes only what was read here."""
+        return {}
+
     def unserved(self) -> list[Partition]:
         """What the group says that this member holds, or should, and it does not read."""
         group = self._broker.group(self._group_name)

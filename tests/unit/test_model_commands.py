@@ -47,7 +47,7 @@ def test_train_then_evaluate_then_publish(tiny_interactions: Path, tmp_path: Pat
     assert f"{report['ndcg10']:.4f}" in page.read_text()
     watched = tmp_path / "watched"
     published = run(publish_command.publish, [str(folder), "--folder", str(watched)], catch_exceptions=False)
-    assert published.stdout == f"two-hop-7 is live: {watched / 'two-hop-7'}\n"
+    assert published.stdout == f"two-hop-7 is announced as live: {watched / 'two-hop-7'}\n"
     (newest,) = announcements.FolderFeed(watched, "two-hop").live()
     assert newest.version == "7"
 
@@ -147,7 +147,7 @@ def test_evaluate_and_publish_need_neither_torch_nor_matplotlib(
     )
     done = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
-    assert "two-hop-tiny is live" in done.stdout
+    assert "two-hop-tiny is announced as live" in done.stdout
 
 
 def test_a_release_is_announced_on_the_topic(tiny_release: Path) -> None:

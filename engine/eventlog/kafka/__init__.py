@@ -20,10 +20,9 @@ from engine.eventlog.kafka.client_version import unsupported
 
 try:
     from engine.eventlog.kafka.log import KafkaLog
-    from engine.eventlog.kafka.options import MAX_RECORD_BYTES
 except ImportError as error:  # the client lacks a whole module, or a name in one
     if (error.name or "").partition(".")[0] != "kafka":
         raise
     raise unsupported(str(error)) from error
 
-__all__ = ["MAX_RECORD_BYTES", "KafkaLog"]
+__all__ = ["KafkaLog"]

@@ -48,11 +48,17 @@ class _Loop(NetworkSelector):  # type: ignore[misc]
     def __init__(self, **config: Any) -> None:
         super().__init__(**config)
         self._sockets = WeakSet[socket.socket]()
+        self._received_s = 0.0
 
     def register_event(self, fileobj: Any, event: int, task: Any) -> None:
         """As the library's; every wait for a socket comes through here."""
         self._sockets.add(fileobj)
+        self._received_s = max(self._received_s, getattr(fileobj, "received_s", 0.0))  # before it waits for more
         super().register_event(fileobj, event, task)
+
+    def silent_s(self) -> float:
+        """Time since data last came in on any connection; may be called by any thread."""
+        return time.monotonic() - self._received_s
 
     def close(self) -> None:
         """As the library's, with every socket: it leaves those open that have something to write when the loop ends."""
@@ -159,6 +165,8 @@ class _PlainSocket(socket.socket):
     """
 
     _has_data = False
+    received_s = 0.0
+    """Time of the last data, on a monotonic clock."""
 
     def recv(self, size: int = 1024, flags: int = 0) -> bytes:
         data = super().recv(size, flags)
@@ -166,6 +174,7 @@ class _PlainSocket(socket.socket):
             self._has_data = False
             raise BlockingIOError
         self._has_data = bool(data)
+        self.received_s = time.monotonic()
         return data
 
 

@@ -21,6 +21,7 @@ from kafka.net.selector import NetworkSelector
 from kafka.producer.future import FutureRecordMetadata
 from kafka.producer.sender import Sender
 from kafka.producer.transaction_manager import TransactionalRequestResult, TransactionManager
+from kafka.record.default_records import DefaultRecordBatch
 
 from engine.eventlog.kafka.client_version import unsupported
 
@@ -28,7 +29,12 @@ MEMBERS: Final[tuple[tuple[type, str], ...]] = (
     (KafkaConsumer, "_client"),
     (KafkaConsumer, "_coordinator"),
     (KafkaConsumer, "_fetcher"),
+    (Fetcher, "PartitionRecords"),
     (Fetcher, "_next_partition_records"),
+    (Fetcher, "_parse_fetched_data"),
+    (Fetcher.PartitionRecords, "_unpack_records"),
+    (DefaultRecordBatch, "_buffer"),
+    (DefaultRecordBatch, "_read_msg"),
     (ConsumerCoordinator, "_join_task"),
     (ConsumerCoordinator, "_send_group_coordinator_request"),
     (ConsumerCoordinator, "request_rejoin"),

@@ -4,9 +4,20 @@ import contextlib
 import ssl
 from collections.abc import Iterator
 
-from kafka.errors import KafkaError, KafkaTimeoutError, SaslAuthenticationFailedError, UnsupportedSaslMechanismError
+from kafka.errors import (
+    AuthorizationError,
+    InvalidRecordError,
+    KafkaError,
+    KafkaTimeoutError,
+    MessageSizeTooLargeError,
+    RecordListTooLargeError,
+    SaslAuthenticationFailedError,
+    TopicAuthorizationFailedError,
+    UnsupportedCodecError,
+    UnsupportedSaslMechanismError,
+)
 
-from engine.errors import EventLogError
+from engine.errors import EventLogError, RightMissingError
 from engine.settings.sections import KafkaSettings
 
 
@@ -15,6 +26,11 @@ def translated(activity: str) -> Iterator[None]:
     """Raise the client's errors as EventLogError, which names the activity that failed."""
     try:
         yield
+    except AuthorizationError as error:
+        raise RightMissingError(
+            f"Kafka: {activity} failed: {describe(error)}; expected the right to it; give it to this client's user by"
+            " ACLs for topics, group and transactional ids"
+        ) from error
     except (KafkaError, RuntimeError) as error:  # the second comes from a network thread that is closed or broken
         raise EventLogError(
             f"Kafka: {activity} failed: {describe(error)}; if it fails again, look at the broker's log and this"
@@ -26,6 +42,8 @@ def describe(error: Exception) -> str:
     """The client's message; in words even where it has none."""
     if isinstance(error, KafkaTimeoutError) and not any(error.args):
         return "no answer in time"
+    if isinstance(error, UnsupportedCodecError):
+        return f"{error}; records compressed by lz4, zstd or snappy need: pip install 'headrace[compression]'"
     return str(error) or type(error).__name__
 
 
@@ -33,6 +51,13 @@ def is_permanent(error: Exception) -> bool:
     """True for a failure that another attempt would only repeat."""
     return isinstance(error, SaslAuthenticationFailedError | UnsupportedSaslMechanismError) or isinstance(
         error.__context__, ssl.SSLCertVerificationError
+    )
+
+
+def is_refusal(error: Exception | None) -> bool:
+    """True for a record that the broker, or the client before it, takes as little at the next attempt."""
+    return isinstance(
+        error, MessageSizeTooLargeError | RecordListTooLargeError | InvalidRecordError | TopicAuthorizationFailedError
     )
 
 

@@ -21,7 +21,7 @@ class Listener(AsyncConsumerRebalanceListener):  # type: ignore[misc]
     """
 
     def __init__(self, net: Any, consumer: Any, rebalance: Rebalance) -> None:
-        self._net = net
+        self.net = net
         self._consumer = consumer
         self._rebalance = rebalance
         self.failure: Exception | None = None
@@ -61,7 +61,7 @@ class Listener(AsyncConsumerRebalanceListener):  # type: ignore[misc]
                 callback([Partition(*partition) for partition in sorted(partitions)])
             except Exception as error:  # noqa: BLE001 - raised again by the thread that polls
                 self.failure = error
-            self._net.call_soon_threadsafe(lambda: done.success(None))
+            self.net.call_soon_threadsafe(lambda: done.success(None))
 
         threading.Thread(target=call, name="rebalance").start()
         await done

@@ -15,12 +15,18 @@ from kafka.errors import (
     for_code,
 )
 
-from engine.errors import BrokerUnavailableError, EventLogError, SettingsError
+from engine.errors import (
+    BrokerUnavailableError,
+    EventLogError,
+    LoginRefusedError,
+    SettingsError,
+)
 from engine.eventlog.base import Partition, Rebalance, TopicSpec
 from engine.eventlog.kafka import group_positions, topic_admin
 from engine.eventlog.kafka.client import Client
 from engine.eventlog.kafka.client_surface import check_client
-from engine.eventlog.kafka.failures import explain_unavailable, translated
+from engine.eventlog.kafka.failures import explain_unavailable, is_permanent, translated
+from engine.eventlog.kafka.fetching import parse_leniently
 from engine.eventlog.kafka.listener import Listener, throttle_lookups
 from engine.eventlog.kafka.options import (
     connection_options,
@@ -212,7 +218,7 @@ class KafkaLog:
         if whole:
             partitions += self._all_partitions(whole)
         bounds = self._admin(lambda admin: _bounds(admin, partitions))
-        consumer, _ = self._open(KafkaConsumer, **consumer_options())
+        consumer, _ = self._consumer(consumer_options())
         try:
             with translated(f"reading {', '.join({partition.topic for partition in partitions})}"):
                 return KafkaReader(consumer, bounds)
@@ -223,7 +229,7 @@ class KafkaLog:
     def _member(self, topics: Sequence[str], group: str, rebalance: Rebalance, output: Output) -> tuple[Any, Listener]:
         """A consumer and its listener; closes `output` when they cannot be made."""
         try:
-            consumer, client = self._open(KafkaConsumer, **session_options(self._settings, group))
+            consumer, client = self._consumer(session_options(self._settings, group))
         except BaseException:
             output.close(0.0)
             raise
@@ -242,6 +248,11 @@ class KafkaLog:
         except EventLogError as error:
             logger.debug("what the group's members were given cannot be told: %s", error)
             return {}, []
+
+    def _consumer(self, options: Mapping[str, Any]) -> tuple[Any, Client]:
+        consumer, client = self._open(KafkaConsumer, **options)
+        parse_leniently(consumer._fetcher)  # noqa: SLF001 - there is no public way to it
+        return consumer, client
 
     def _output(self, time_limit_s: float) -> Output:
         producer, client = self._open(KafkaProducer, **producer_options(self._settings, time_limit_s))
@@ -310,6 +321,8 @@ class KafkaLog:
                 client.close()
             if isinstance(error, KafkaError) and not isinstance(error, KafkaConfigurationError):
                 reason = clients[0].connections.last_error or error
+                if is_permanent(reason):
+                    raise LoginRefusedError(explain_unavailable(self._settings, reason)) from error
                 raise BrokerUnavailableError(explain_unavailable(self._settings, reason)) from error
             raise SettingsError(f"the Kafka client refuses its settings: {error}; see the section [kafka]") from error
 

@@ -6,11 +6,10 @@ from typing import Any, Final
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 
 from engine.errors import SettingsError
+from engine.eventlog.base import MAX_RECORD_BYTES
 from engine.eventlog.kafka.client import Connector, TlsSocket
 from engine.settings.sections import KafkaSettings
 
-MAX_RECORD_BYTES: Final = 16 * 2**20
-"""Largest record that is sent, and that topics created here accept, as a dead letter holds any record that came in."""
 _BATCH_BYTES: Final = 512 * 2**10
 """Largest produce batch of a partition. An idempotent producer has one batch a partition in flight, so a small one
 turns a commit into many round trips; a broker refuses batches above its message.max.bytes (1 MiB unless set)."""

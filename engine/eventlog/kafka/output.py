@@ -9,11 +9,10 @@ from typing import Any, Final, Self
 
 from kafka.errors import InvalidProducerEpochError, KafkaError, KafkaTimeoutError, ProducerFencedError
 
-from engine.errors import DeliveryError, EventLogError
-from engine.eventlog.base import Outgoing, Partition
+from engine.errors import DeliveryError, EventLogError, RecordRefusedError
+from engine.eventlog.base import MAX_RECORD_BYTES, Outgoing, Partition
 from engine.eventlog.kafka.client import Client
-from engine.eventlog.kafka.failures import describe, translated
-from engine.eventlog.kafka.options import MAX_RECORD_BYTES
+from engine.eventlog.kafka.failures import describe, is_refusal, translated
 
 _MAX_IN_FLIGHT: Final = 10_000
 """Records in flight of a producer beyond which `send` waits for the oldest, which bounds its memory."""
@@ -44,10 +43,14 @@ class Output:
                 payload = b"" if value is None and key is None else value
                 in_flight(send(topic, payload, key, header, partition, timestamp))
         except (KafkaError, TypeError, ValueError) as error:
-            raise DeliveryError(
+            self._raise_refusal()
+            text = (
                 f"topic {topic!r}: record not accepted for sending: {describe(error)}; expected at most"
                 f" {MAX_RECORD_BYTES} bytes, and an answer within {self._time_limit_s:g} s; check topic and broker"
-            ) from error
+            )
+            if is_refusal(error):
+                raise RecordRefusedError(text, topic) from error
+            raise DeliveryError(text) from error
 
     def flush(self) -> dict[Partition, int]:
         """Wait until all records that were sent are accepted.
@@ -89,13 +92,29 @@ class Output:
         try:
             future.get(timeout_s)
         except KafkaError as error:
-            failed = 1 + len([other for other in self._in_flight if not other.succeeded()])
+            self._in_flight.appendleft(future)
+            self._raise_refusal()
+            failed = len([future for future in self._in_flight if not future.succeeded()])
             self._in_flight.clear()
             topic, partition = future._produce_future.topic_partition  # noqa: SLF001 - the error has not always both
             raise DeliveryError(
                 f"topic {topic!r} partition {partition}: {describe(error)}; {failed} records were not accepted within"
-                f" {self._time_limit_s:g} s; check the topic (max.message.bytes, min.insync.replicas) and the broker"
+                f" {self._time_limit_s:g} s; check the topic (min.insync.replicas) and the broker"
             ) from error
+
+    def _raise_refusal(self) -> None:
+        """Name the record that was refused, if one was: it takes others with it, whose errors name no cause."""
+        refused = next((future for future in self._in_flight if is_refusal(future.exception)), None)
+        if refused is None:
+            return
+        self._in_flight.clear()
+        topic, partition = refused._produce_future.topic_partition  # noqa: SLF001 - the error has not always both
+        raise RecordRefusedError(
+            f"topic {topic!r} partition {partition}: a record was refused: {describe(refused.exception)}; expected what"
+            f" the topic takes: at most max.message.bytes (and {MAX_RECORD_BYTES} bytes), a key where it is compacted,"
+            " and the right to write; change the topic, or this client's rights",
+            topic,
+        ) from refused.exception
 
 
 class Transactions(Output):

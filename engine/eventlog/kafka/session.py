@@ -14,6 +14,7 @@ from engine.eventlog import commit_steps
 from engine.eventlog.base import Outgoing, Partition, Records
 from engine.eventlog.kafka.commit_throttle import CommitThrottle
 from engine.eventlog.kafka.failures import translated
+from engine.eventlog.kafka.fetching import DeletionWatch
 from engine.eventlog.kafka.listener import Listener, keep_pending_join
 from engine.eventlog.kafka.output import Output, Transactions
 from engine.eventlog.kafka.reader import to_records
@@ -26,6 +27,8 @@ Shares = Callable[[], tuple[Mapping[str, Collection[Partition]], Collection[Part
 
 _LEAVE_LIMIT_S: Final = 2.0
 """Time limit for leaving the group."""
+_ENDS_LIMIT_S: Final = 1.0
+"""Time limit for asking the ends of partitions, which only the metrics need."""
 _GATHER_S: Final = 0.01
 """Time limit for a second poll, of the records that gathered at the broker."""
 
@@ -47,6 +50,7 @@ class KafkaSession(ABC):
         self._time_limit_s = settings.commit_timeout_s
         self._throttle = CommitThrottle(settings.commit_share)
         self._stall_detector = StallDetector(consumer, settings)
+        self._deletions = DeletionWatch(consumer._fetcher)  # noqa: SLF001 - there is no public way to it
         self._failed = False
         self._session_timeout_s = settings.session_timeout_s
         self._polled_s = 0.0
@@ -120,16 +124,39 @@ class KafkaSession(ABC):
         self._consumer.resume(*(TopicPartition(*partition) for partition in partitions))
 
     def lag(self) -> dict[Partition, int]:
-        """Records not yet read, for each assigned partition whose end is known; transaction markers count too."""
-        lag = {}
+        """Records not yet read, for each assigned partition; transaction markers count too.
+
+        Asks the broker for the ends of partitions that are not being fetched.
+        """
         with translated("reading positions"):
-            for partition in self._consumer.assignment():
-                end = self._consumer.highwater(partition)
-                # The end comes with the first fetch, from when on the position is known without a request to a broker.
-                position = None if end is None else self._consumer.position(partition, timeout_ms=0)
-                if position is not None:
-                    lag[Partition(*partition)] = max(end - position, 0)
-        return lag
+            ends = self._ends()
+            positions = {partition: self._position(Partition(*partition)) for partition in ends}
+        return {
+            Partition(*partition): max(ends[partition] - position, 0)
+            for partition, position in positions.items()
+            if position is not None
+        }
+
+    def _ends(self) -> dict[Any, int]:
+        """The ends of assigned partitions, as far as they are known or can be asked for now."""
+        consumer = self._consumer
+        paused = consumer.paused()
+        known = {partition: consumer.highwater(partition) for partition in consumer.assignment() - paused}
+        ends = {partition: end for partition, end in known.items() if end is not None}
+        not_fetched = list(consumer.assignment() - ends.keys())
+        if not_fetched and self.silent_s() < _ENDS_LIMIT_S:
+            with contextlib.suppress(KafkaError):  # they are asked for again a second later
+                ends |= consumer.end_offsets(not_fetched, _ENDS_LIMIT_S * 1000)
+        return ends
+
+    def silent_s(self) -> float:
+        """Time since a broker last answered this member."""
+        silent_s: float = self._listener.net.silent_s()
+        return silent_s
+
+    def take_deleted(self) -> dict[Partition, range]:
+        """Offsets that retention deleted before this session read them, since the last call."""
+        return self._deletions.take(self._position)
 
     def unserved(self) -> list[Partition]:
         """What the group gives this member, or nobody, and it does not read."""
@@ -166,6 +193,15 @@ class KafkaSession(ABC):
         before_s = time.process_time()
         yield
         self._throttle.committed(time.process_time() - before_s, time.monotonic())
+
+    def _position(self, partition: Partition) -> int | None:
+        """The next offset to read, where it is known without a request to a broker."""
+        key = TopicPartition(*partition)
+        with translated("reading positions"):
+            if key not in self._consumer.assignment():
+                return None
+            position: int | None = self._consumer.position(key, timeout_ms=0)
+        return position
 
     def _poll(self, timeout_s: float, max_records: int) -> list[Records]:
         _make_way_for_resumed(self._consumer._fetcher)  # noqa: SLF001 - there is no public way to it

@@ -7,11 +7,16 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from kafka.admin import ConfigResource, ConfigResourceType
-from kafka.errors import KafkaTimeoutError, TopicAlreadyExistsError, UnknownTopicOrPartitionError, for_code
+from kafka.errors import (
+    AuthorizationError,
+    KafkaTimeoutError,
+    TopicAlreadyExistsError,
+    UnknownTopicOrPartitionError,
+    for_code,
+)
 
-from engine.errors import EventLogError
-from engine.eventlog.base import TopicSpec
-from engine.eventlog.kafka.options import MAX_RECORD_BYTES
+from engine.errors import EventLogError, RightMissingError
+from engine.eventlog.base import MAX_RECORD_BYTES, TopicSpec
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +75,11 @@ def create_missing(admin: Any, specs: Sequence[TopicSpec], timeout_ms: float) ->
                 answer["replication_factor"],
                 ", ".join("=".join(pair) for pair in missing[answer["name"]]["configs"].items()),
             )
+        elif issubclass(error, AuthorizationError):
+            raise RightMissingError(
+                f"topic {answer['name']!r} could not be created: {error.__name__}; give this client's user the right to"
+                " create it, or create it by hand"
+            )
         # Another worker may have created it meanwhile.
         elif error is not TopicAlreadyExistsError:
             raise EventLogError(
@@ -125,6 +135,10 @@ def partition_counts(admin: Any, topics: Sequence[str]) -> dict[str, int]:
         error = for_code(topic["error_code"])
         if topic["partitions"]:
             counts[topic["name"]] = len(topic["partitions"])
+        elif issubclass(error, AuthorizationError):
+            raise RightMissingError(
+                f"topic {topic['name']!r}: {error.__name__}; give this client's user the right to describe it"
+            )
         elif error is not UnknownTopicOrPartitionError:
             raise EventLogError(f"topic {topic['name']!r}: {error.__name__}; check its name and this client's rights")
     return counts

@@ -80,6 +80,14 @@ class MemorySession:
         with self._topics.changed:
             return self._cursor.lag()
 
+    def silent_s(self) -> float:
+        """A log in this process always answers."""
+        return 0.0
+
+    def take_deleted(self) -> dict[Partition, range]:
+        """Nothing is ever deleted here."""
+        return {}
+
     def unserved(self) -> list[Partition]:
         """What the group gives this session and it has not taken yet."""
         with self._topics.changed:

@@ -14,6 +14,7 @@ from engine.errors import (
     DeliveryError,
     EventLogError,
     NewerWindowError,
+    RecordRefusedError,
     SettingsError,
 )
 from engine.eventlog import topic_plan
@@ -299,7 +300,7 @@ ON_KAFKA = [
     Row(
         "a record larger than the client sends",
         too_large_for_the_client,
-        DeliveryError,
+        RecordRefusedError,
         r"topic 'clicks-\w+': record not accepted | bytes when serialized | at most 16777216 bytes | check topic and",
     ),
     Row(
@@ -311,8 +312,8 @@ ON_KAFKA = [
     Row(
         "a record without a key for a compacted topic",
         record_without_key,
-        DeliveryError,
-        r"topic 'lists-\w+' partition 0 | InvalidRecord | 1 records were not accepted within 10 s | check the topic",
+        RecordRefusedError,
+        r"topic 'lists-\w+' partition 0 | InvalidRecord | a key where it is compacted | change the topic, or this",
     ),
     Row(
         "a second commit after one that failed",

@@ -1,0 +1,147 @@
+"""Waiting and failing: a worker says what it waits for, and ends where waiting cannot help. On a real Kafka."""
+
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+
+from engine.eventlog.base import Outgoing, Partition, Rebalance, Session, TopicSpec
+from engine.eventlog.kafka import KafkaLog
+from engine.metrics import Metrics
+from engine.settings.loader import ENV_PREFIX
+from engine.settings.sections import KafkaSettings, ReleaseSettings, Settings, WindowSettings
+from engine.worker.loop import Worker
+from tests.integration import broker
+from tests.integration.site import HEADRACE
+
+pytestmark = pytest.mark.kafka
+
+LIMIT_S = 60.0
+Names = Callable[[str], str]
+
+
+def eventually(condition: Callable[[], bool], limit_s: float = LIMIT_S) -> None:
+    deadline = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def secure(kafka_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[broker.Cluster]:
+    with broker.Cluster(kafka_home, tmp_path_factory.mktemp("secure"), secure=True) as cluster:
+        yield cluster
+
+
+def environ(cluster: broker.Cluster, **changes: str) -> dict[str, str]:
+    """The environment of a worker that may do everything, but for the changes."""
+    own = {
+        "HEADRACE_KAFKA__BOOTSTRAP_SERVERS": cluster.bootstrap,
+        "HEADRACE_KAFKA__SECURITY_PROTOCOL": "SASL_SSL",
+        "HEADRACE_KAFKA__SASL_MECHANISM": "PLAIN",
+        "HEADRACE_KAFKA__SASL_USERNAME": broker.USER,
+        "HEADRACE_KAFKA__SASL_PASSWORD": broker.PASSWORD,
+        "HEADRACE_KAFKA__SSL_CA_FILE": str(cluster.ca_file),
+        "HEADRACE_KAFKA__FIRST_CONNECT_TIMEOUT_S": "3",
+        "HEADRACE_WINDOWS__MAX_USERS": "100",
+        "HEADRACE_TELEMETRY__PORT": "0",
+    }
+    others = {name: value for name, value in os.environ.items() if not name.startswith(ENV_PREFIX)}
+    return others | own | {f"HEADRACE_{name}": value for name, value in changes.items()}
+
+
+GUEST = {"KAFKA__SASL_USERNAME": broker.GUEST, "KAFKA__SASL_PASSWORD": broker.GUEST_PASSWORD}
+
+
+@pytest.mark.parametrize("has_release", [True, False], ids=["release", "no release"])
+@pytest.mark.parametrize(
+    ("changes", "cause"),
+    [
+        ({"KAFKA__SASL_PASSWORD": "wrong"}, "refused the login of 'app' by PLAIN; check kafka.sasl_username"),
+        ({"KAFKA__SSL_CA_FILE": "/etc/ssl/certs/ca-certificates.crt"}, "set kafka.ssl_ca_file to the certificate"),
+        (GUEST, "TopicAuthorizationFailedError; give this client's user the right"),
+    ],
+    ids=["password", "authority", "right"],
+)
+def test_a_worker_that_is_refused_from_the_start_ends_with_the_cause(
+    secure: broker.Cluster, changes: dict[str, str], cause: str, has_release: bool, tiny_release: Path
+) -> None:
+    release = {"RELEASES__PATH": str(tiny_release)} if has_release else {}
+    started_s = time.monotonic()
+    done = subprocess.run(
+        [HEADRACE, "run"],
+        env=environ(secure, **changes, **release),
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    assert time.monotonic() - started_s > 3.0
+    assert cause in done.stderr.splitlines()[-1]
+    assert done.stderr.splitlines()[-1].startswith("headrace: ")
+    assert "wrong" not in done.stderr
+
+
+@contextmanager
+def serving(worker: Worker) -> Iterator[None]:
+    stop = threading.Event()
+    thread = threading.Thread(target=worker.run, args=[stop])
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(LIMIT_S)
+        assert not thread.is_alive()
+
+
+def test_a_worker_is_not_ready_seconds_after_its_broker_went_away(
+    kafka_home: Path, tmp_path: Path, tiny_release: Path
+) -> None:
+    with broker.Cluster(kafka_home, tmp_path) as cluster:
+        kafka = KafkaSettings(bootstrap_servers=cluster.bootstrap)
+        releases = ReleaseSettings(path=tiny_release)
+        log = KafkaLog(kafka)
+        log.ensure_topics([TopicSpec("clicks", 2)])
+        settings = Settings(kafka=kafka, releases=releases, windows=WindowSettings(max_users=100))
+        worker = Worker(settings, log, Metrics())
+        with serving(worker):
+            eventually(lambda: worker.not_ready is None)
+            cluster.send_signal(cluster.nodes[0], signal.SIGSTOP)
+            eventually(lambda: "no broker has answered for" in (worker.not_ready or ""), 9.0)
+            cluster.send_signal(cluster.nodes[0], signal.SIGCONT)
+            eventually(lambda: worker.not_ready is None)
+
+
+def test_the_lag_of_partitions_that_are_not_fetched_is_known(kafka_log: KafkaLog, topic_names: Names) -> None:
+    topic = topic_names("clicks")
+    kafka_log.ensure_topics([TopicSpec(topic, 3)])
+    with kafka_log.producer() as producer:
+        producer.send(Outgoing(topic, [None] * 70, [b"click"] * 70, partitions=[0] * 10 + [2] * 60))
+    sessions: list[Session] = []
+
+    def pause(partitions: Sequence[Partition]) -> None:
+        sessions[0].pause(partitions)
+
+    rebalance = Rebalance(assigned=pause)
+    expected = {Partition(topic, number): count for number, count in enumerate([10, 0, 60])}
+    with closing(kafka_log.session([topic], topic_names("group"), rebalance)) as session:
+        sessions.append(session)
+        deadline = time.monotonic() + LIMIT_S
+        while session.lag() != expected:
+            assert time.monotonic() < deadline, session.lag()
+            session.poll(0.1, 100)
+        with kafka_log.producer() as producer:
+            producer.send(Outgoing(topic, [None], [b"click"], partitions=[1]))
+        assert session.lag() == expected | {Partition(topic, 1): 1}
+        session.resume([Partition(topic, 2)])
+        while (read := sum(map(len, session.poll(0.1, 100)))) == 0:
+            assert time.monotonic() < deadline
+        assert session.lag() == expected | {Partition(topic, 1): 1, Partition(topic, 2): 60 - read}
