@@ -54,6 +54,8 @@ class Clicks:
     """[n] offset in that partition."""
     appends_ms: Int64
     """[n] time at which the record was appended to the log, Unix milliseconds."""
+    keys: list[bytes | None] = field(default_factory=list)
+    """[n] keys of the records; empty where nobody needs them."""
     forgotten: dict[str, int] = field(default_factory=dict)
     """Users to be forgotten, each with the number of the partition that the request came from; only their clicks after
     the last request are in the batch."""

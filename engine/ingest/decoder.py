@@ -159,6 +159,7 @@ class ClickDecoder:
         partitions = np.repeat(numbers, [len(records) for records in polled])
         offsets = np.fromiter(chain.from_iterable(records.offsets for records in polled), np.int64, len(partitions))
         origins = np.array(batch.origins, np.int64)
+        keys = list(chain.from_iterable(records.keys for records in polled))
         return Clicks(
             users=_ids(map(get["user"], events)),
             items=items,
@@ -168,6 +169,7 @@ class ClickDecoder:
             partitions=partitions[origins],
             offsets=offsets[origins],
             appends_ms=np.array(batch.timestamps, np.int64),
+            keys=[keys[origin] for origin in batch.origins],
             forgotten={user: int(partitions[origin]) for user, origin in batch.forgotten.items()},
             without_consent=batch.without_consent,
         )
@@ -294,6 +296,7 @@ def _without(clicks: Clicks, refused: AbstractSet[int]) -> Clicks:
         partitions=clicks.partitions[kept],
         offsets=clicks.offsets[kept],
         appends_ms=clicks.appends_ms[kept],
+        keys=[clicks.keys[index] for index in kept],
     )
 
 

@@ -38,6 +38,7 @@ from engine.settings.sections import Settings
 from engine.time_source import TimeSource
 from engine.windows.store import Appended, Events
 from engine.windows.users import UserWindows
+from engine.worker.key_watch import KeyWatch
 
 _SENT_LISTS: Final = 1 << 16
 """Users whose last list is remembered, for next-click judgement and for finding unchanged lists."""
@@ -86,6 +87,7 @@ class Processor:
         self.windows.store.user_slots.subscribe(released=self._sent.forget)
         self._judge = NextClickJudge(self._sent, self._popularity, exclude_seen=settings.recommendations.exclude_seen)
         self._serving: _Serving | None = None
+        self.key_watch = KeyWatch(self.windows, metrics)
 
     @property
     def live(self) -> LiveRelease | None:
@@ -150,6 +152,7 @@ class Processor:
         with stage("windows"):
             gone = self._forget(clicks)
             events = self.windows.locate(clicks)
+            self.key_watch.look(clicks, events.slots)
             self._judge_next_clicks(events)
             appended = self.windows.update(events)
             windows = self.windows.read(appended.changed)
