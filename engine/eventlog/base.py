@@ -243,6 +243,14 @@ class EventLog(Protocol):
         """
         ...
 
+    def delete_before(self, offsets: Mapping[Partition, int]) -> None:
+        """Delete the records of each partition before an offset.
+
+        Raises:
+            EventLogError: the broker refused, as for a compacted topic or for want of the right.
+        """
+        ...
+
     def session(self, topics: Sequence[str], group: str, rebalance: Rebalance) -> Session:
         """A new member of `group` reading `topics` from the group's committed positions (from the start at first)."""
         ...

@@ -17,11 +17,11 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
-from engine.arrays import MAX_TIME_MS, Clicks, Int64
+from engine.arrays import MAX_TIME_MS, Clicks, ForgetRequest, Int64
 from engine.catalogue import searches
 from engine.catalogue.actions import Actions
 from engine.eventlog.base import Records
-from engine.ingest import times
+from engine.ingest import forget_requests, times
 from engine.ingest.dead_letters import DeadLetter
 from engine.ingest.fields import ClickLayout
 from engine.ingest.lenient import LenientDecoder, Refusal, is_absent
@@ -86,16 +86,17 @@ class ClickDecoder:
         refusals = self._impossible(clicks, batch, now_ms)
         for index, refusal in refusals.items():
             batch.dead.append(_dead(*_locate(polled, batch.origins[index]), refusal))
-        return _without(clicks, refusals.keys() | _before_requests(clicks.users, batch)), batch.dead
+        return _without(clicks, refusals.keys() | _before_requests(clicks, batch)), batch.dead
 
     def _put_aside(self, records: Records, index: int, position: int, batch: "_Batch") -> None:
         """Note who is to be forgotten, or refuse a record unread."""
-        value, user = records.values[index], _user(records.keys[index])
+        value, user = records.values[index], forget_requests.user_of(records.keys[index])
         if value is not None:
             detail = f"{len(value)} bytes, clicks.max_bytes is {self._settings.max_bytes}"
             refusal = Refusal("too_large", detail, self._settings.require_consent)
         elif user:
-            batch.forgotten[user] = position + index
+            is_everywhere = forget_requests.is_in_every_partition(records.headers[index])
+            batch.forget(user, records.partition.number, position + index, is_everywhere=is_everywhere)
             return
         else:
             refusal = Refusal("null_value", "no value, nor a key that names a user to forget")
@@ -170,7 +171,10 @@ class ClickDecoder:
             offsets=offsets[origins],
             appends_ms=np.array(batch.timestamps, np.int64),
             keys=[keys[origin] for origin in batch.origins],
-            forgotten={user: int(partitions[origin]) for user, origin in batch.forgotten.items()},
+            forgotten=[
+                ForgetRequest(user, partition, is_everywhere)
+                for (user, partition), (_, is_everywhere) in batch.forgotten.items()
+            ],
             without_consent=batch.without_consent,
         )
 
@@ -239,25 +243,31 @@ class _Batch:
     searches: dict[int, str] = field(default_factory=dict)
     """Ids of the events that are searches, by index."""
     dead: list[DeadLetter] = field(default_factory=list)
-    forgotten: dict[str, int] = field(default_factory=dict)
-    """Users to be forgotten, each with the index of the last record that requests it."""
+    forgotten: dict[tuple[str, int], tuple[int, bool]] = field(default_factory=dict)
+    """Users to be forgotten, each with the partition of the request, the index of the last record that requests it, and
+    whether there is such a request in every partition."""
     without_consent: int = 0
 
-
-def _user(key: bytes | None) -> str | None:
-    """The user whom a record's key names, if it does."""
-    try:
-        return key.decode() if key else None
-    except UnicodeDecodeError:
-        return None
+    def forget(self, user: str, partition: int, origin: int, *, is_everywhere: bool) -> None:
+        """Note a request."""
+        _, is_before = self.forgotten.get((user, partition), (origin, True))
+        self.forgotten[user, partition] = origin, is_everywhere and is_before
 
 
-def _before_requests(users: Sequence[str], batch: _Batch) -> set[int]:
-    """Indices of the clicks that came before their user's request to be forgotten."""
+def _before_requests(clicks: Clicks, batch: _Batch) -> set[int]:
+    """Indices of the clicks that came before a request to forget their user."""
     if not batch.forgotten:
         return set()
-    clicks = zip(users, batch.origins, strict=True)
-    return {index for index, (user, origin) in enumerate(clicks) if origin < batch.forgotten.get(user, -1)}
+    anywhere: dict[str, int] = {}
+    for (user, _), (origin, is_everywhere) in batch.forgotten.items():
+        if not is_everywhere:
+            anywhere[user] = max(origin, anywhere.get(user, -1))
+    rows = enumerate(zip(clicks.users, clicks.partitions.tolist(), batch.origins, strict=True))
+    return {
+        index
+        for index, (user, partition, origin) in rows
+        if origin < max(batch.forgotten.get((user, partition), (-1, True))[0], anywhere.get(user, -1))
+    }
 
 
 def _dead(records: Records, index: int, refusal: Refusal) -> DeadLetter:

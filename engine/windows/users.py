@@ -109,7 +109,7 @@ class UserWindows:
         ]
         known = np.maximum(self._inputs.of(slots), np.array(reached, np.int64))
         self._inputs.put(slots, known)
-        self._inputs.remember(windows.users)
+        self._inputs.remember(zip(windows.users, partitions, strict=True))
         gone = [self._reached(user, number, positions) for user, number in forgotten]
         for (user, number), position in zip(forgotten, gone, strict=True):
             self._inputs.forget(user, number, position)
@@ -189,17 +189,30 @@ class UserWindows:
             for windows, partition in self._decoded(self._spill.take(self.store.absent(users))):
                 self._load(windows, partition)
 
-    def forget(self, user: str) -> bool:
-        """Drop a user's window, wherever it is kept; False when there was none."""
+    def partition_of(self, user: str) -> int | None:
+        """The partition that a user's window belongs to, wherever it is kept; None where there is none."""
         slot = self.store.find(user)
         if slot is not None:
-            slots = np.array([slot], np.int32)
-            self._inputs.forget(user, int(self.store.partitions(slots)[0]), int(self._inputs.of(slots)[0]))
-            return self.store.forget(user)
-        spilled = self._spill.take([user])
-        for _, partition, _, position in spilled:
+            return int(self.store.partitions(np.array([slot], np.int32))[0])
+        return next((partition for partition, _ in self._spill.input_positions([user]).values()), None)
+
+    def forget(self, user: str, within: int | None = None) -> int | None:
+        """Drop a user's window, wherever it is kept; returns the partition it belonged to, None when there was none.
+
+        Args:
+            user: the user.
+            within: drop only a window of this partition.
+        """
+        partition = self.partition_of(user)
+        if partition is None or within not in {None, partition}:
+            return None
+        slot = self.store.find(user)
+        if slot is not None:
+            self._inputs.forget(user, partition, int(self._inputs.of(np.array([slot], np.int32))[0]))
+            self.store.forget(user)
+        for _, _, _, position in self._spill.take([user]):
             self._inputs.forget(user, partition, position)
-        return bool(spilled)
+        return partition
 
     def drop(self, partition: int) -> None:
         """Drop the windows of a partition that went to another worker."""
@@ -307,7 +320,7 @@ class UserWindows:
         if readable:
             windows = concatenate(readable)
             known = [self._position(changes[user], is_aside=user in aside) for user in windows.users]
-            self._inputs.remember(windows.users)
+            self._inputs.remember((user, number) for user in windows.users)
             self.load(replace(windows, input_positions=np.array(known, np.int64)), number)
             for user in windows.users:
                 self.set_aside.heal(number, user.encode())
@@ -353,7 +366,7 @@ class UserWindows:
         self._inputs.put(self.store.user_slots.lookup(windows.users), windows.known_positions())
 
     def _forget(self, user: str, number: int, position: int) -> None:
-        self.forget(user)
+        self.forget(user, within=number)
         self._inputs.forget(user, number, position)
 
     def _spill_slots(self, slots: Int32) -> None:

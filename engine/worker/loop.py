@@ -151,7 +151,7 @@ class Worker:
         self._share_watch = ShareWatch(self._settings.kafka.stall_timeout_s)
         self.not_ready = "no partition is assigned yet"
         partitions = self._prepare_topics()
-        self._processor.key_watch.expect(self._settings.clicks.topic, partitions)
+        self._processor.expect(self._settings.clicks.topic, partitions)
         rebalance = Rebalance(assigned=self._assigned, revoked=self._given_up, lost=self._given_up)
         self._session = self._log.session([self._settings.clicks.topic], self._settings.kafka.group, rebalance)
         self._restorer.stand_by(range(partitions))
