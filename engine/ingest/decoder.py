@@ -72,9 +72,12 @@ class ClickDecoder:
                     event = self._lenient.decode(value, error)
                     if isinstance(event, Refusal):
                         batch.dead.append(_dead(records, index, event))
+                        self._refused(event.refused_by, records, position + index, batch)
                         continue
                 if (consent and consent(event) is not True) or (search and item(event) in _NO_ITEM_ID):
                     left_out = self._left_out(event, batch)
+                    if consent and consent(event) is False:
+                        self._refused(self._get["user"](event), records, position + index, batch)
                     if left_out:
                         batch.dead += [_dead(records, index, left_out)] if isinstance(left_out, Refusal) else []
                         continue
@@ -101,6 +104,12 @@ class ClickDecoder:
         else:
             refusal = Refusal("null_value", "no value, nor a key that names a user to forget")
         batch.dead.append(_dead(records, index, refusal))
+
+    def _refused(self, user: str | int | None, records: Records, origin: int, batch: "_Batch") -> None:
+        """Forget a user who refuses consent, where the settings say so."""
+        text = str(user or "")
+        if text and self._settings.on_refusal == "forget" and len(text.encode()) <= self._settings.max_id_bytes:
+            batch.forget(text, records.partition.number, origin, is_everywhere=False)
 
     def _left_out(self, event: Any, batch: "_Batch") -> Refusal | bool:
         """Look at a click without a yes or without an item; True for one that is counted, False for one to keep."""

@@ -120,6 +120,10 @@ class ClickSettings(Section):
     require_consent: bool = False
     """Take a click without consent, or with null in its place, for one that is refused. Records of which the consent
     cannot be read then go to the dead letters without their value."""
+    on_refusal: Literal["keep", "forget"] = "keep"
+    """What becomes of a user's window when a click says that consent is refused (false, not merely absent). keep: that
+    click is left out, as a flag on one click, of one page or device, is no request to delete, and deletion cannot be
+    undone. forget: window, changelog entry and last list are deleted, as by a request to forget the user."""
     actions: Annotated[dict[str, float], Field(min_length=1, max_length=MAX_ACTIONS)] = {
         "view": 1.0,
         "pv": 1.0,

@@ -136,6 +136,33 @@ def test_a_click_without_consent_leaves_no_trace(tiny_release: Path) -> None:
     assert last_values(shop.log, shop.chosen.clicks.dead_letter_topic) == {}
 
 
+def test_a_refusal_deletes_what_was_there_where_the_settings_say_so(tiny_release: Path) -> None:
+    clicks = ClickSettings(fields=ClickFields(consent="consent"), on_refusal="forget")
+    shop = Shop(equality.settings(tiny_release, clicks=clicks))
+    shop.click("ann", "i1", consent=True)
+    kept = shop.click("bob", "i70", consent=True)
+    shop.serve(2)
+    shop.click("ann", "i2", consent=False)
+    shop.click("bob", "i71", consent=None)  # absent is not refused
+    again = shop.click("eve", "i3", consent=True)
+    shop.serve(2)
+    assert shop.times() == {"bob": [kept, again - 1000], "eve": [again]}
+    assert shop.last_lists() == {"ann": False, "bob": True, "eve": True}
+
+
+def test_a_refusal_with_a_bad_time_deletes_too_and_its_letter_has_no_value(tiny_release: Path) -> None:
+    clicks = ClickSettings(fields=ClickFields(consent="consent"), on_refusal="forget")
+    shop = Shop(equality.settings(tiny_release, clicks=clicks))
+    shop.click("ann", "i1", consent=True)
+    value = b'{"user":"ann","item":"i2","ts":"soon","consent":false}'
+    shop.log.producer().send(Outgoing("clicks", [b"ann"], [value], partitions=[1]))
+    kept = shop.click("bob", "i70", consent=True)
+    shop.serve(1)
+    assert shop.times() == {"bob": [kept]}
+    (letter,) = dead_letters.read(shop.log, shop.chosen.clicks.dead_letter_topic, LetterFilter())
+    assert (letter.reason, letter.value) == ("mistyped_field", None)
+
+
 def test_a_request_reaches_a_window_in_another_partition_and_those_of_others_stay(shop: Shop) -> None:
     # The clicks are in partition 0, which is restored first; a client with another partitioner put the null elsewhere.
     shop.click("ann", "i1", partition=0)
