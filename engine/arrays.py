@@ -59,11 +59,13 @@ class Clicks:
     event_hashes: UInt32
     """[n] hash of the event id; 0 for a click without one."""
     partitions: Int32
-    """[n] number of the partition that each click came from."""
+    """[n] number of the partition that each click came from, to which its user's window belongs."""
     offsets: Int64
-    """[n] offset in that partition."""
+    """[n] offset in the partition where each click was first: this one, unless it was rekeyed."""
     appends_ms: Int64
     """[n] time at which the record was appended to the log, Unix milliseconds."""
+    first_partitions: Int32 | None = None
+    """[n] number of the partition where each click was first; None where that is `partitions`."""
     keys: list[bytes | None] = field(default_factory=list)
     """[n] keys of the records; empty where nobody needs them."""
     forgotten: list[ForgetRequest] = field(default_factory=list)

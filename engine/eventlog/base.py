@@ -35,9 +35,15 @@ class Records:
     keys: list[bytes | None]
     values: list[bytes | None]
     headers: list[Headers]
+    origins: list[tuple[Partition, int]] | None = None
+    """Partition and offset of the first topic, for records that were put on a second one."""
 
     def __len__(self) -> int:
         return len(self.offsets)
+
+    def origin(self, index: int) -> tuple[Partition, int]:
+        """Partition and offset at which a record was first."""
+        return (self.partition, self.offsets[index]) if self.origins is None else self.origins[index]
 
 
 @dataclass(slots=True)

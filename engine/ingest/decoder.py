@@ -17,11 +17,11 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
-from engine.arrays import MAX_TIME_MS, Clicks, ForgetRequest, Int64
+from engine.arrays import MAX_TIME_MS, Clicks, ForgetRequest, Int32, Int64
 from engine.catalogue import searches
 from engine.catalogue.actions import Actions
 from engine.eventlog.base import Records
-from engine.ingest import forget_requests, times
+from engine.ingest import forget_requests, rekeying, times
 from engine.ingest.dead_letters import DeadLetter
 from engine.ingest.fields import ClickLayout
 from engine.ingest.lenient import LenientDecoder, Refusal, is_absent
@@ -58,6 +58,7 @@ class ClickDecoder:
             now_ms: the current time, for telling the far future.
         """
         batch = _Batch()
+        polled = [rekeying.restored(records) for records in polled] if self._settings.rekey else polled
         decode, max_bytes = self._decode, self._settings.max_bytes
         consent, item, search = self._get.get("consent"), self._get["item"], self._get.get("search")
         position = 0
@@ -167,7 +168,7 @@ class ClickDecoder:
             items[index], codes[index] = search, self._actions.search
         numbers = np.array([records.partition.number for records in polled], np.int32)
         partitions = np.repeat(numbers, [len(records) for records in polled])
-        offsets = np.fromiter(chain.from_iterable(records.offsets for records in polled), np.int64, len(partitions))
+        first_partitions, offsets = _origins(polled, partitions)
         origins = np.array(batch.origins, np.int64)
         keys = list(chain.from_iterable(records.keys for records in polled))
         return Clicks(
@@ -179,6 +180,7 @@ class ClickDecoder:
             partitions=partitions[origins],
             offsets=offsets[origins],
             appends_ms=np.array(batch.timestamps, np.int64),
+            first_partitions=None if first_partitions is partitions else first_partitions[origins],
             keys=[keys[origin] for origin in batch.origins],
             forgotten=[
                 ForgetRequest(user, partition, is_everywhere)
@@ -279,14 +281,25 @@ def _before_requests(clicks: Clicks, batch: _Batch) -> set[int]:
     }
 
 
+def _origins(polled: Sequence[Records], partitions: Int32) -> tuple[Int32, Int64]:
+    """[n] partitions and offsets at which the records were first; `partitions` [n] itself where they were not moved."""
+    if all(records.origins is None for records in polled):
+        columns = chain.from_iterable(records.offsets for records in polled)
+        return partitions, np.fromiter(columns, np.int64, len(partitions))
+    origins = [records.origin(index) for records in polled for index in range(len(records))]
+    numbers = np.array([partition.number for partition, _ in origins], np.int32)
+    return numbers, np.array([offset for _, offset in origins], np.int64)
+
+
 def _dead(records: Records, index: int, refusal: Refusal) -> DeadLetter:
+    partition, offset = records.origin(index)
     return DeadLetter(
         key=records.keys[index],
         value=None if refusal.withheld else records.values[index],
         headers=records.headers[index],
         timestamp_ms=records.timestamps_ms[index],
-        partition=records.partition,
-        offset=records.offsets[index],
+        partition=partition,
+        offset=offset,
         reason=refusal.reason,
         detail=refusal.detail,
         withheld=refusal.withheld,
@@ -315,6 +328,7 @@ def _without(clicks: Clicks, refused: AbstractSet[int]) -> Clicks:
         partitions=clicks.partitions[kept],
         offsets=clicks.offsets[kept],
         appends_ms=clicks.appends_ms[kept],
+        first_partitions=None if clicks.first_partitions is None else clicks.first_partitions[kept],
         keys=[clicks.keys[index] for index in kept],
     )
 

@@ -56,6 +56,10 @@ class ClickLayout:
             )
         self.type = _struct(self.fields.values(), ())
 
+    def type_of(self, name: str) -> type[msgspec.Struct]:
+        """The struct type of a message in which nothing but one mapped field is read."""
+        return _struct([self.fields[name]], ())
+
     def getter(self, name: str) -> Callable[[Any], Any]:
         """A function that gets a mapped field from a decoded message."""
         return attrgetter(".".join(map(_attribute, self.fields[name].steps)))

@@ -11,6 +11,7 @@ from typing import Final
 
 from engine.errors import EventLogError
 from engine.eventlog.base import EventLog, Reader
+from engine.eventlog.murmur2 import partition_of
 from engine.ingest import forget_requests
 from engine.ingest.letter_purge import LetterPurge
 from engine.settings.sections import Settings
@@ -59,8 +60,16 @@ def forget(log: EventLog, settings: Settings, user: str, wait_s: float | None) -
                 reader.seek(partition, bounds.stop)
             with log.producer() as producer:
                 producer.send(requests)
-            _wait(reader, {*range(partitions)}, user.encode(), wait_s)
+            _wait(reader, _answering(log, settings, partitions, user), user.encode(), wait_s)
     return ForgetOutcome(partitions, wait_s is not None, LetterPurge(log, settings.clicks, user).run())
+
+
+def _answering(log: EventLog, settings: Settings, partitions: int, user: str) -> Collection[int]:
+    """Partitions of the changelog in which the answers come: one where clicks are rekeyed, else all."""
+    if not settings.clicks.rekey:
+        return range(partitions)
+    by_user = log.partitions(settings.clicks.by_user_topic)
+    return {partition_of(user.encode(), by_user)} if by_user else {0}
 
 
 def _wait(reader: Reader, numbers: Collection[int], key: bytes, wait_s: float) -> None:

@@ -109,6 +109,12 @@ class ClickSettings(Section):
     """The topic of clicks, and their schema."""
 
     topic: str = "clicks"
+    rekey: bool = False
+    """Put clicks onto `by_user_topic` first, keyed by user, and read them from there: for a stream in which the clicks
+    of one user are in several partitions. All workers must say the same."""
+    by_user_topic: Annotated[str, Field(validate_default=True)] = "clicks.by-user"
+    """Clicks keyed by user, where `rekey` is true: a topic of this deployment alone. `windows.topic` has as many
+    partitions."""
     dead_letter_topic: str = "clicks.dead"
     """Records that are no clicks are sent there, with the reason."""
     fields: ClickFields = ClickFields()
@@ -147,6 +153,16 @@ class ClickSettings(Section):
     """A larger message goes to the dead letters without being parsed."""
     max_id_bytes: Annotated[int, Ge(1), Le(65_535)] = 512
     """Largest size of a user's id, an item's id or a search, in bytes of UTF-8."""
+
+    @field_validator("by_user_topic")
+    @classmethod
+    def _is_another_topic(cls, by_user_topic: str, info: ValidationInfo) -> str:
+        if info.data.get("rekey") and by_user_topic == info.data.get("topic"):
+            raise ValueError(
+                f"found {by_user_topic!r}, expected another topic than clicks.topic, or clicks would go round for ever;"
+                " name another one"
+            )
+        return by_user_topic
 
     @field_validator("actions")
     @classmethod

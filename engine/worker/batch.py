@@ -252,7 +252,8 @@ class Processor:
 
     def _heads(self, clicks: Clicks, newest: Int64, event_ms: Int64, release: str) -> ListHeads:
         """Heads of B lists, each named after its user's newest click [B] in the batch."""
-        places = zip(clicks.partitions[newest].tolist(), clicks.offsets[newest].tolist(), strict=True)
+        partitions = clicks.partitions if clicks.first_partitions is None else clicks.first_partitions
+        places = zip(partitions[newest].tolist(), clicks.offsets[newest].tolist(), strict=True)
         return ListHeads(
             ids=[f"{partition}-{offset}-{release}" for partition, offset in places],
             users=[clicks.users[index] for index in newest.tolist()],

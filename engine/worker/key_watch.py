@@ -81,8 +81,8 @@ class KeyWatch:
             "topic %s: clicks are not keyed by user: of %d in this batch, %d are outside the partition that holds their"
             " user's window, and %d users have another key, or none, in a partition where Kafka would not put them."
             " Windows and lists of such users are in parts. Send clicks with the user's id as the key, all by the same"
-            " partitioner; README.md (On your own clicks) has more. Counted in headrace_misplaced_clicks_total, and not"
-            " said again",
+            " partitioner, or set clicks.rekey = true; README.md (On your own clicks) has more. Counted in"
+            " headrace_misplaced_clicks_total, and not said again",
             self._topic,
             count,
             elsewhere,

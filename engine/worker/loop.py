@@ -23,6 +23,7 @@ from engine.windows.restorer import Restorer
 from engine.windows.saver import Saver
 from engine.windows.snapshots import Snapshots
 from engine.worker.batch import BatchReport, Processor
+from engine.worker.rekeyer import Rekeyer
 
 logger = logging.getLogger(__name__)
 
@@ -59,11 +60,12 @@ class Worker:
         observe: Callable[[BatchReport], None] = lambda _report: None,
         environment: Environment | None = None,
     ) -> None:
-        self._settings = settings
         self._log = log
         self._metrics = metrics
         self._environment = environment or Environment()
         self._time = self._environment.time
+        self._rekeyer = Rekeyer(settings, log, metrics, self._time) if settings.clicks.rekey else None
+        self._settings = settings = _behind_rekeyer(settings) if settings.clicks.rekey else settings
         catalogue = Catalogue()
         self._processor = Processor(settings, catalogue, metrics, observe, self._time)
         self._releases = self._open_releases(catalogue)
@@ -105,6 +107,8 @@ class Worker:
         Raises:
             ReleaseError: the release named in the settings cannot be used.
         """
+        if self._rekeyer is not None:
+            self._rekeyer.start()
         self._releases.start()
 
     def step(self) -> float:
@@ -117,6 +121,8 @@ class Worker:
         """
         self.heartbeat_s = self._time.monotonic_s()
         try:
+            if self._rekeyer is not None:
+                self._rekeyer.check()
             if self._session is None and not self._join():
                 return 0.0
             self._serve()
@@ -133,6 +139,8 @@ class Worker:
             self._leave(in_order=True)
         finally:
             self._releases.close()
+            if self._rekeyer is not None:
+                self._rekeyer.close()
 
     def _open_releases(self, catalogue: Catalogue) -> ReleaseSource:
         if self._environment.releases is not None:
@@ -213,6 +221,8 @@ class Worker:
         if self._share_watch.is_due(self.heartbeat_s):
             self._share_watch.look(self.heartbeat_s, session.unserved())
         self.not_ready = self._restorer.progress if session.assignment() else "no partition is assigned yet"
+        if self._rekeyer is not None:
+            self.not_ready = self.not_ready or self._rekeyer.not_ready
         if self.heartbeat_s >= self._gauges_due_s:
             self._processor.set_gauges()
             for partition, lag in session.lag().items():
@@ -254,6 +264,8 @@ class Worker:
         Raises:
             SettingsError: the changelog has not as many partitions as the clicks.
         """
+        if self._rekeyer is not None:
+            self._rekeyer.prepare_topics()
         clicks, changelog = self._settings.clicks, self._settings.windows.topic
         partitions = self._log.partitions(clicks.topic) or 1
         specs = [
@@ -270,6 +282,12 @@ class Worker:
                 " a window stands in the partition of its user's clicks; give both the same number, or name a new topic"
             )
         return partitions
+
+
+def _behind_rekeyer(settings: Settings) -> Settings:
+    """The settings of a worker that reads the rekeyed clicks."""
+    clicks = settings.clicks.model_copy(update={"topic": settings.clicks.by_user_topic})
+    return settings.model_copy(update={"clicks": clicks})
 
 
 def _labels(partition: Partition) -> tuple[str, str]:

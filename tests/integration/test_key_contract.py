@@ -61,7 +61,7 @@ def test_one_user_in_two_partitions_is_counted_and_warned_of_once(
     # The window is where her first click was read; the three of the other partition come in a batch of their own.
     assert stream.misplaced("other_partition") == 3
     (warning,) = warnings(caplog)
-    assert "with the user's id as the key" in warning
+    assert "with the user's id as the key, all by the same partitioner, or set clicks.rekey = true" in warning
     assert "are outside" in warning
     assert "ann" not in caplog.text
 
