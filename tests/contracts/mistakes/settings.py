@@ -240,6 +240,12 @@ COMMANDS = [
         r"USER | found an empty id | expected the id that the user's clicks have | name it",
     ),
     Row(
+        "nobody to show",
+        command("show", ""),
+        SettingsError,
+        r"USER | found an empty id | expected the id that the user's clicks have | name it",
+    ),
+    Row(
         "a settings file that is not there, by the command",
         command("settings", "--config", "FOLDER/none.toml"),
         SettingsError,
