@@ -8,10 +8,11 @@ reason.
 
 import datetime as dt
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from itertools import chain
+from operator import itemgetter
 from typing import Any, Final
 
 import msgspec
@@ -30,6 +31,7 @@ from engine.settings.sections import ClickSettings
 _NO_ITEM_ID: Final = (None, "")
 _NO_EVENT_ID: Final = ("", "null")
 _NUMBERS: Final = (int, float)
+_NO_LINE: Final = -1
 
 
 class ClickDecoder:
@@ -45,6 +47,8 @@ class ClickDecoder:
         self._layout = ClickLayout(settings)
         self._decode: Callable[[bytes], Any] = msgspec.json.Decoder(self._layout.type).decode
         self._lenient = LenientDecoder(self._layout, settings.time_unit, settings.require_consent)
+        self._lines = self._layout.getter("lines") if "lines" in self._layout.fields else None
+        self._line_item = self._layout.line_getter()
         self._get = {name: self._layout.getter(name) for name in self._layout.fields}
         self._earliest_ms = round(dt.datetime.combine(settings.earliest, dt.time(), dt.UTC).timestamp() * 1000)
 
@@ -60,7 +64,8 @@ class ClickDecoder:
         batch = _Batch()
         polled = [rekeying.restored(records) for records in polled] if self._settings.rekey else polled
         decode, max_bytes = self._decode, self._settings.max_bytes
-        consent, item, search = self._get.get("consent"), self._get["item"], self._get.get("search")
+        consent, item, lines = self._get.get("consent"), self._get["item"], self._lines
+        may_lack_item = "search" in self._get or lines is not None
         position = 0
         for records in polled:
             for index, value in enumerate(records.values):
@@ -75,22 +80,23 @@ class ClickDecoder:
                         batch.dead.append(_dead(records, index, event))
                         self._refused(event.refused_by, records, position + index, batch)
                         continue
-                if (consent and consent(event) is not True) or (search and item(event) in _NO_ITEM_ID):
+                if (consent and consent(event) is not True) or (may_lack_item and item(event) in _NO_ITEM_ID):
                     left_out = self._left_out(event, batch)
                     if consent and consent(event) is False:
                         self._refused(self._get["user"](event), records, position + index, batch)
                     if left_out:
                         batch.dead += [_dead(records, index, left_out)] if isinstance(left_out, Refusal) else []
                         continue
+                if lines:
+                    batch.add_lines(event, len(lines(event) or ()), position + index, records.timestamps_ms[index])
+                    continue
                 batch.events.append(event)
                 batch.origins.append(position + index)
                 batch.timestamps.append(records.timestamps_ms[index])
             position += len(records)
         clicks = self._columns(batch, polled)
-        refusals = self._impossible(clicks, batch, now_ms)
-        for index, refusal in refusals.items():
-            batch.dead.append(_dead(*_locate(polled, batch.origins[index]), refusal))
-        return _without(clicks, refusals.keys() | _before_requests(clicks, batch)), batch.dead
+        refused = _refuse(self._impossible(clicks, batch, now_ms), batch, polled)
+        return _without(clicks, refused | _before_requests(clicks, batch)), batch.dead
 
     def _put_aside(self, records: Records, index: int, position: int, batch: "_Batch") -> None:
         """Note who is to be forgotten, or refuse a record unread."""
@@ -125,6 +131,8 @@ class ClickDecoder:
                 path = self._layout.fields["consent"].path
                 detail = f"the consent ({path}) is {times.shown(answer)}, expected true or false"
                 return Refusal("mistyped_field", detail, required)
+        if self._lines and self._lines(event):
+            return False
         item = self._get["item"](event)
         words = search(event) if search else None
         if item is None or (item == "" and words and isinstance(words, str)):
@@ -138,8 +146,9 @@ class ClickDecoder:
         """The id of a search for these words."""
         fields, limit = self._settings.fields, self._settings.max_id_bytes
         if words is None:
-            detail = f"neither an item ({fields.item}) nor the words of a search ({fields.search})"
-            return Refusal("missing_field", detail)
+            others = [f"the words of a search ({fields.search})"] if fields.search else []
+            others += [f"lines ({fields.lines})"] if fields.lines else []
+            return Refusal("missing_field", f"neither an item ({fields.item}) nor {' nor '.join(others)}")
         if not isinstance(words, str):
             detail = f"no item ({fields.item}), and the search ({fields.search}) is {times.shown(words)}, expected text"
             return Refusal("mistyped_field", detail)
@@ -159,11 +168,13 @@ class ClickDecoder:
             ids = list(map(get["event_id"], events))
             if any(event_id is not None for event_id in ids):
                 hashes[:] = [0 if event_id is None else _event_hash(event_id) for event_id in ids]
+                if self._lines:
+                    hashes[:] = list(map(_line_hash, hashes.tolist(), batch.lines))
         if "action" in get:
             codes = list(map(self._actions.code, map(get["action"], events)))
         else:
             codes = [self._actions.code(None)] * count
-        items = _ids(map(get["item"], events))
+        items = _ids(self._line_items(batch) if self._lines else map(get["item"], events))
         for index, search in batch.searches.items():
             items[index], codes[index] = search, self._actions.search
         numbers = np.array([records.partition.number for records in polled], np.int32)
@@ -188,6 +199,12 @@ class ClickDecoder:
             ],
             without_consent=batch.without_consent,
         )
+
+    def _line_items(self, batch: "_Batch") -> Iterator[str | int]:
+        """Items of events, each of its line where the message has lines."""
+        item, line_item, lines = self._get["item"], self._line_item, self._lines
+        for event, line in zip(batch.events, batch.lines, strict=True):
+            yield line_item(lines(event)[line]) if lines and line != _NO_LINE else item(event)
 
     def _times_ms(self, batch: "_Batch") -> Int64:
         if "time" not in self._get:
@@ -214,7 +231,7 @@ class ClickDecoder:
         limit = self._settings.max_id_bytes
         for name, text in (("user", clicks.users[index]), ("item", clicks.items[index])):
             if not text:
-                return Refusal("empty_id", f"the {name} id ({self._layout.fields[name].path}) is empty")
+                return Refusal("empty_id", f"the {name} id ({self._path(name, batch, index)}) is empty")
             if len(text.encode("utf-8", "surrogatepass")) > limit:
                 return Refusal("long_id", f"the {name} id has more than clicks.max_id_bytes = {limit} bytes")
         if searches.is_search(clicks.items[index]) and index not in batch.searches:
@@ -224,6 +241,12 @@ class ClickDecoder:
         if self._earliest_ms <= time_ms <= latest_ms:
             return None
         return self._time_refusal(batch.events[index], time_ms)
+
+    def _path(self, name: str, batch: "_Batch", index: int) -> str:
+        """The path of the user's or the item's id in the message of an event."""
+        if name == "item" and self._lines and batch.lines[index] != _NO_LINE:
+            return f"{self._settings.fields.lines}.{batch.lines[index]}.{self._layout.line_item.path}"
+        return self._layout.fields[name].path
 
     def _time_refusal(self, event: Any, time_ms: int) -> Refusal:
         """The refusal of a time that is too early, or later than windows or `clicks.max_future_s` allow."""
@@ -258,11 +281,36 @@ class _Batch:
     """Users to be forgotten, each with the partition of the request, the index of the last record that requests it, and
     whether there is such a request in every partition."""
     without_consent: int = 0
+    lines: list[int] = field(default_factory=list)
+    """Index of each event among the lines of its message, _NO_LINE for one without; empty where none are mapped."""
 
     def forget(self, user: str, partition: int, origin: int, *, is_everywhere: bool) -> None:
         """Note a request."""
         _, is_before = self.forgotten.get((user, partition), (origin, True))
         self.forgotten[user, partition] = origin, is_everywhere and is_before
+
+    def add_lines(self, event: Any, count: int, origin: int, timestamp_ms: int) -> None:
+        """Add a message as an event for each of its lines; as one event where it has none."""
+        self.lines += range(count) if count else [_NO_LINE]
+        self.events += [event] * max(count, 1)
+        self.origins += [origin] * max(count, 1)
+        self.timestamps += [timestamp_ms] * max(count, 1)
+
+
+def _refuse(refusals: Mapping[int, Refusal], batch: _Batch, polled: Sequence[Records]) -> set[int]:
+    """Write a letter for each record with an event that is refused; returns the indices of all events of those records.
+
+    A message is refused as a whole, so that its letter, mended, can be sent again as it is.
+    """
+    if not refusals:
+        return set()
+    of_records: dict[int, Refusal] = {}
+    for index, refusal in refusals.items():
+        of_records.setdefault(batch.origins[index], refusal)
+    batch.dead += [
+        _dead(*_locate(polled, origin), refusal) for origin, refusal in sorted(of_records.items(), key=itemgetter(0))
+    ]
+    return {index for index, origin in enumerate(batch.origins) if origin in of_records}
 
 
 def _before_requests(clicks: Clicks, batch: _Batch) -> set[int]:
@@ -335,6 +383,13 @@ def _without(clicks: Clicks, refused: AbstractSet[int]) -> Clicks:
 
 def _ids(values: Iterator[str | int]) -> list[str]:
     return [value if type(value) is str else str(value) for value in values]
+
+
+def _line_hash(event_hash: int, line: int) -> int:
+    """The hash of an event's id and its line, so that the lines of a message are no repeats of one another."""
+    if event_hash == 0 or line == _NO_LINE:
+        return event_hash
+    return zlib.crc32(b"/%d" % line, event_hash) or 1
 
 
 def _event_hash(event_id: object) -> int:

@@ -133,9 +133,13 @@ class LenientDecoder:
         """What is wrong with an id that is no Unicode text, which no topic could take."""
         for name in ("user", "item"):
             field = self._fields[name]
-            value = _get(message, field.steps)
-            if isinstance(value, str) and not _is_encodable(value):
+            if not _is_encodable(_get(message, field.steps)):
                 return "mistyped_field", f"the {name} id ({field.path}) has half a surrogate pair, which is no text"
+        lines = self._fields.get("lines")
+        elements = _MISSING if lines is None else _get(message, lines.steps)
+        for element in elements if isinstance(elements, list) else []:
+            if not _is_encodable(_get(element, self._layout.line_item.steps)):
+                return "mistyped_field", "the item id of a line has half a surrogate pair, which is no text"
         return None
 
 
@@ -161,9 +165,11 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(name)
 
 
-def _is_encodable(text: str) -> bool:
+def _is_encodable(value: object) -> bool:
+    """False for a text that is no Unicode; true for what is no text."""
     try:
-        text.encode()
+        if isinstance(value, str):
+            value.encode()
     except UnicodeEncodeError:
         return False
     return True

@@ -91,6 +91,12 @@ class ClickFields(Section):
 
     user: str = "user"
     item: str = "item"
+    lines: str = ""
+    """An array, as of the lines of an order: a message that has it is one event for each of its elements, with the item
+    of the element and all else of the message. A message without it, or with an empty one, has its item itself. An
+    empty path: never read."""
+    line_item: str = ""
+    """Path of the item in an element of `lines`. An empty path: that of `item`."""
     search: str = "query"
     """Words that the user searched for: a message that has them and no item is a search. May be absent from a message.
     An empty path: never read."""
