@@ -8,6 +8,9 @@ and two headers say what it was before:
 
 It is stamped with the time at which it is sent, as a broker deletes by that time, and would delete old clicks at once.
 A record in which no user can be read goes with its key, or without one with its partition: it becomes a dead letter.
+Of a value that no topic of ours would take the first bytes go on, and a third header says how many there were:
+
+    headrace.origin-bytes   size of the value
 """
 
 import json
@@ -25,6 +28,9 @@ from engine.settings.sections import ClickSettings
 
 ORIGIN_HEADER: Final = "headrace.origin"
 KEY_HEADER: Final = "headrace.origin-key"
+SIZE_HEADER: Final = "headrace.origin-bytes"
+MAX_VALUE_BYTES: Final = 15 * 2**20
+"""A megabyte less than the largest record that Kafka takes from us, for key and headers (`kafka/options.py`)."""
 _NO_KEY: Final = b"-"
 _KEY: Final = b"="
 
@@ -76,9 +82,10 @@ def rekeyed(records: Records, topic: str, partitions: int, users: RecordUsers) -
         user = users.of(key, value)
         new_key = key if user is None else user.encode()
         outgoing.keys.append(b"" if new_key is None and value is None else new_key)
-        outgoing.values.append(value)
+        outgoing.values.append(value and value[:MAX_VALUE_BYTES])
         if headers is not None and numbers is not None:
-            headers.append([*own_headers, *_origin_headers(records.partition, offset, timestamp_ms, key)])
+            origin = _origin_headers(records.partition, offset, timestamp_ms, key)
+            headers.append([*own_headers, *origin, *_size_headers(value)])
             numbers.append(partition_of(new_key, partitions) if new_key else records.partition.number % partitions)
     return outgoing
 
@@ -102,6 +109,11 @@ def restored(records: Records) -> Records:
 def _origin_headers(partition: Partition, offset: int, timestamp_ms: int, key: bytes | None) -> Headers:
     origin = f"{partition.topic}/{partition.number}/{offset}/{timestamp_ms}".encode()
     return [(ORIGIN_HEADER, origin), (KEY_HEADER, _NO_KEY if key is None else _KEY + key)]
+
+
+def _size_headers(value: bytes | None) -> Headers:
+    """The size of a value that is cut; nothing for one that goes whole."""
+    return [(SIZE_HEADER, b"%d" % len(value))] if value and len(value) > MAX_VALUE_BYTES else []
 
 
 def _origin(header: bytes | None, partition: Partition, offset: int, stamped_ms: int) -> tuple[Partition, int, int]:

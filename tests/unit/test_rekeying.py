@@ -9,7 +9,7 @@ from engine.eventlog.base import Headers, Partition, Records
 from engine.eventlog.murmur2 import partition_of
 from engine.ingest import forget_requests, rekeying
 from engine.ingest.decoder import ClickDecoder
-from engine.ingest.rekeying import RecordUsers
+from engine.ingest.rekeying import MAX_VALUE_BYTES, RecordUsers
 from engine.settings.sections import ClickFields, ClickSettings
 
 NOW_MS = 1_700_000_000_000
@@ -79,6 +79,15 @@ def test_records_without_a_user_go_with_their_key_or_partition() -> None:
     assert moved(record(b"rubbish", b"ann")).partition.number == partition_of(b"ann", PARTITIONS)
     assert moved(record(b"rubbish", None, partition=6)).partition.number == 6 % PARTITIONS
     assert moved(record(None, None)).keys == [b""]  # Kafka's client sends no record with neither
+
+
+def test_of_a_value_that_no_topic_takes_the_head_goes_on() -> None:
+    value = b"x" * (MAX_VALUE_BYTES + 1)
+    after = moved(record(value, b"ann"))
+    assert after.values == [value[:-1]]
+    clicks, (letter,) = ClickDecoder(SETTINGS, Actions(SETTINGS)).decode([after], NOW_MS)
+    assert (len(clicks), letter.reason) == (0, "too_large")
+    assert ("headrace.origin-bytes", b"%d" % len(value)) in letter.headers
 
 
 def test_clicks_and_dead_letters_name_the_place_where_they_were_first() -> None:
