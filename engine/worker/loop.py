@@ -86,6 +86,11 @@ class Worker:
         """The release in use, None before the first."""
         return self._processor.live.name if self._processor.live else None
 
+    @property
+    def oldest_heartbeat_s(self) -> float:
+        """Time of the last turn of the loop, or of the one that keys clicks by user where that is longer ago."""
+        return self.heartbeat_s if self._rekeyer is None else min(self.heartbeat_s, self._rekeyer.heartbeat_s)
+
     def run(self, stop: threading.Event) -> None:
         """Serve until `stop` is set. A failure of the log ends in a new session that starts from the last commit.
 

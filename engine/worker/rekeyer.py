@@ -43,6 +43,7 @@ class Rekeyer:
         self._partitions = 0
         self._share_watch = ShareWatch(settings.kafka.stall_timeout_s)
         self._gauges_due_s = 0.0
+        self.heartbeat_s = time.monotonic_s()
         self.not_ready: str | None = "clicks are not being keyed by user yet"
         """Why no clicks arrive; None when they do. Written by the thread, read by any other."""
 
@@ -74,6 +75,7 @@ class Rekeyer:
     def _run(self) -> None:
         try:
             while not self._stop.is_set():
+                self.heartbeat_s = self._time.monotonic_s()
                 self._serve_until_failure()
         except BaseException as error:  # noqa: BLE001 - the worker's thread raises it
             self._error = error
@@ -109,6 +111,7 @@ class Rekeyer:
 
     def _turn(self, session: Session) -> None:
         """One batch: its records, then its positions, in one commit."""
+        self.heartbeat_s = self._time.monotonic_s()
         worker, topic = self._settings.worker, self._settings.clicks.by_user_topic
         polled = session.poll(worker.poll_timeout_s, worker.max_batch_clicks)
         self.not_ready = None

@@ -7,15 +7,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import cycle, islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
 from engine.cli import forget
-from engine.errors import SettingsError
-from engine.eventlog.base import EventLog, Outgoing
+from engine.errors import EventLogError, SettingsError
+from engine.eventlog.base import EventLog, Outgoing, Partition
 from engine.eventlog.kafka import KafkaLog
 from engine.eventlog.memory.log import MemoryLog
+from engine.eventlog.memory.session import MemorySession
 from engine.eventlog.murmur2 import partition_of
 from engine.metrics import Metrics
 from engine.settings.sections import ClickSettings, Settings
@@ -105,6 +107,33 @@ def test_windows_are_those_of_the_same_clicks_keyed(tiny_release: Path) -> None:
     places = [equality.place(message) for message in outcome.lists]
     assert len(set(places)) == len(places)
     assert metrics.registry.get_sample_value("headrace_misplaced_clicks_total", {"sign": "other_partition"}) == 0
+
+
+def test_a_failed_commit_is_made_up_for(
+    tiny_release: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = equality.settings(tiny_release, clicks=ClickSettings(rekey=True))
+    recorded = clicks(60)
+    calm = equality.undisturbed(recorded, equality.settings(tiny_release))
+    log, metrics, failures = MemoryLog(), Metrics(), [True]
+    commit = MemorySession.commit
+
+    def fail_once(session: MemorySession, positions: Any, state: Any = ()) -> dict[Partition, int]:
+        if failures and any(partition.topic == "clicks" for partition in positions):
+            failures.pop()
+            raise EventLogError("the broker is away")
+        return commit(session, positions, state)
+
+    monkeypatch.setattr(MemorySession, "commit", fail_once)
+    monkeypatch.setattr("engine.worker.rekeyer._PAUSE_S", 0.1)
+    log.ensure_topics(equality.topics(settings))
+    log.producer().send(unkeyed("clicks", recorded, 0, 60))
+    with running(log, settings, metrics) as worker:
+        wait_for_windows(log, settings, calm.windows)
+        assert worker.oldest_heartbeat_s <= time.monotonic()
+    assert count(log, "clicks.by-user") == 60
+    assert "keying clicks by user failed, again in 0.1 s from the last commit: the broker is away" in caplog.text
+    assert metrics.registry.get_sample_value("headrace_session_restarts_total") == 1
 
 
 def test_a_fault_that_is_no_failure_of_the_log_ends_the_worker(
