@@ -35,6 +35,16 @@ MAX_TIME_MS = (1 << TIME_BITS) - 1
 
 
 @dataclass(frozen=True, slots=True)
+class ForgetRequest:
+    """A request to forget a user, from one partition of the clicks."""
+
+    user: str
+    partition: int
+    is_everywhere: bool
+    """There is one in every partition, and each concerns its own alone; else it concerns the user's window in any."""
+
+
+@dataclass(frozen=True, slots=True)
 class Clicks:
     """A micro-batch of n decoded clicks, in the order of the log."""
 
@@ -49,14 +59,17 @@ class Clicks:
     event_hashes: UInt32
     """[n] hash of the event id; 0 for a click without one."""
     partitions: Int32
-    """[n] number of the partition that each click came from."""
+    """[n] number of the partition that each click came from, to which its user's window belongs."""
     offsets: Int64
-    """[n] offset in that partition."""
+    """[n] offset in the partition where each click was first: this one, unless it was rekeyed."""
     appends_ms: Int64
     """[n] time at which the record was appended to the log, Unix milliseconds."""
-    forgotten: dict[str, int] = field(default_factory=dict)
-    """Users to be forgotten, each with the number of the partition that the request came from; only their clicks after
-    the last request are in the batch."""
+    first_partitions: Int32 | None = None
+    """[n] number of the partition where each click was first; None where that is `partitions`."""
+    keys: list[bytes | None] = field(default_factory=list)
+    """[n] keys of the records; empty where nobody needs them."""
+    forgotten: list[ForgetRequest] = field(default_factory=list)
+    """Requests to forget users, one for each user and partition; only clicks after them are in the batch."""
     without_consent: int = 0
     """Clicks left out, as their users gave no consent."""
     skipped: int = 0

@@ -54,7 +54,13 @@ class Metrics:
         self.restore_seconds = self._counter("restore_seconds", "Time spent restoring windows.")
         self.refused_snapshots = self._counter("refused_snapshots", "Snapshots that could not be used.", "reason")
         self.set_aside_windows = self._counter("set_aside_windows", "Windows on the changelog that cannot be read.")
+        self.misplaced_clicks = self._counter(
+            "misplaced_clicks", "Clicks not keyed by user, by the sign of it: see engine/worker/key_watch.py.", "sign"
+        )
         self.restarts = self._counter("session_restarts", "New sessions after a failure of the event log.")
+        self._count_next_clicks()
+
+    def _count_next_clicks(self) -> None:
         self.next_clicks = self._counter("next_clicks", "Clicks by users whose last list is known.", "release")
         self.next_click_hits = self._counter(
             "next_click_hits", "Of those, clicks on one of the first ten items of that list.", "release"

@@ -6,23 +6,34 @@ import click
 
 from engine.cli.options import config_option
 from engine.errors import SettingsError
-from engine.eventlog.base import Outgoing
 from engine.eventlog.kafka import KafkaLog
+from engine.ingest import forgetting
 from engine.settings import loader
 
 
 @click.command()
 @click.argument("user")
 @config_option
-def forget(user: str, config: Path | None) -> None:
-    """Delete a user's window, last list and changelog entry.
+@click.option(
+    "--wait",
+    "wait_s",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="Wait until the workers have done it, at most for so long; without this the workers are not waited for.",
+)
+def forget(user: str, config: Path | None, wait_s: float | None) -> None:
+    """Delete a user's window, last list, changelog entries and dead letters.
 
-    Sends a record without a value to the topic of clicks, with the user as its key. The worker that holds the user
-    deletes them when it reads the record, and later clicks begin a new window.
+    Sends a record without a value to every partition of the topic of clicks, with the user as its key. The workers
+    delete window and list when they read it, and later clicks begin a new window. USER is the id as clicks have it.
     """
     if not user:
         raise SettingsError("USER: found an empty id, expected the id that the user's clicks have; name it")
     settings = loader.load(config)
-    with KafkaLog(settings.kafka).producer() as producer:
-        producer.send(Outgoing(settings.clicks.topic, [user.encode()], [None]))
-    click.echo(f"{user!r} will be forgotten as soon as a worker reads it on topic {settings.clicks.topic!r}")
+    outcome = forgetting.forget(KafkaLog(settings.kafka), settings, user, wait_s)
+    places = f"all {outcome.partitions} partitions of topic {settings.clicks.topic!r}"
+    if outcome.answered:
+        click.echo(f"{user!r} is forgotten: workers answered the requests in {places}")
+    else:
+        click.echo(f"{user!r} will be forgotten as soon as workers read the requests in {places}")
+    click.echo(f"deleted {outcome.dead_letters} dead letters of {user!r} from {settings.clicks.dead_letter_topic!r}")

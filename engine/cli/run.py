@@ -45,5 +45,5 @@ def run(config: Path | None, release: Path | None) -> None:
 
 def stalled(worker: Worker) -> str | None:
     """The fault that /healthz reports of the worker's loop; None while it turns."""
-    silent_s = time.monotonic() - worker.heartbeat_s
+    silent_s = time.monotonic() - worker.oldest_heartbeat_s
     return f"the loop has not turned for {silent_s:.0f} s" if silent_s > STALLED_S else None

@@ -37,9 +37,15 @@ class Records:
     keys: list[bytes | None]
     values: list[bytes | None]
     headers: list[Headers]
+    origins: list[tuple[Partition, int]] | None = None
+    """Partition and offset of the first topic, for records that were put on a second one."""
 
     def __len__(self) -> int:
         return len(self.offsets)
+
+    def origin(self, index: int) -> tuple[Partition, int]:
+        """Partition and offset at which a record was first."""
+        return (self.partition, self.offsets[index]) if self.origins is None else self.origins[index]
 
 
 @dataclass(slots=True)
@@ -278,6 +284,14 @@ class EventLog(Protocol):
 
         Raises:
             EventLogError: the topic does not exist.
+        """
+        ...
+
+    def delete_before(self, offsets: Mapping[Partition, int]) -> None:
+        """Delete the records of each partition before an offset.
+
+        Raises:
+            EventLogError: the broker refused, as for a compacted topic or for want of the right.
         """
         ...
 

@@ -37,6 +37,14 @@ def outputs(settings: Settings, partitions: int) -> list[TopicSpec]:
     ]
 
 
+def clicks_by_user(settings: Settings, partitions: int) -> TopicSpec:
+    """The topic that clicks are put onto by user (`clicks.rekey`), which needs no longer than the topic of clicks."""
+    retention_ms = _milliseconds(settings.topics.click_retention_h)
+    return TopicSpec(
+        settings.clicks.by_user_topic, partitions, replication=_replication(settings), retention_ms=retention_ms
+    )
+
+
 def releases(settings: Settings) -> TopicSpec:
     """The topic of announcements."""
     return TopicSpec(settings.releases.topic, compacted=True, replication=_replication(settings))
@@ -45,6 +53,8 @@ def releases(settings: Settings) -> TopicSpec:
 def whole(settings: Settings, partitions: int) -> Iterator[TopicSpec]:
     """All topics of a deployment, that of clicks first."""
     yield clicks(settings, partitions)
+    if settings.clicks.rekey:
+        yield clicks_by_user(settings, partitions)
     yield from outputs(settings, partitions)
     yield releases(settings)
 
@@ -59,6 +69,25 @@ def prepare(log: EventLog, settings: Settings) -> int:
         SettingsError: the changelog has more partitions than the clicks.
     """
     topic, changelog = settings.clicks.topic, settings.windows.topic
+    partitions = source_partitions(log, settings)
+    log.ensure_topics(outputs(settings, partitions))
+    count = log.partitions(changelog)
+    if count > partitions:
+        raise SettingsError(
+            f"windows.topic {changelog!r} has {count} partitions, clicks.topic {topic!r} has {partitions}:"
+            " a window is in the partition of its user's clicks; give clicks as many and run `headrace repartition`, or"
+            " name a new topic for windows"
+        )
+    return count
+
+
+def source_partitions(log: EventLog, settings: Settings) -> int:
+    """Number of partitions of the topic of clicks, which is created where a worker may.
+
+    Raises:
+        EventLogError: the topic does not exist, and a worker may not create it.
+    """
+    topic = settings.clicks.topic
     partitions = log.partitions(topic)
     if not partitions and settings.clicks.create_topic:
         log.ensure_topics([clicks(settings)])
@@ -69,15 +98,7 @@ def prepare(log: EventLog, settings: Settings) -> int:
             " (`headrace topics create --partitions N` makes it and all others), name another one, or set"
             " clicks.create_topic"
         )
-    log.ensure_topics(outputs(settings, partitions))
-    count = log.partitions(changelog)
-    if count > partitions:
-        raise SettingsError(
-            f"windows.topic {changelog!r} has {count} partitions, clicks.topic {topic!r} has {partitions}:"
-            " a window is in the partition of its user's clicks; give clicks as many and run `headrace repartition`, or"
-            " name a new topic for windows"
-        )
-    return count
+    return partitions
 
 
 def begin(log: EventLog, settings: Settings) -> None:

@@ -8,20 +8,21 @@ reason.
 
 import datetime as dt
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from itertools import chain
+from operator import itemgetter
 from typing import Any, Final
 
 import msgspec
 import numpy as np
 
-from engine.arrays import MAX_TIME_MS, Clicks, Int64
+from engine.arrays import MAX_TIME_MS, Clicks, ForgetRequest, Int32, Int64
 from engine.catalogue import searches
 from engine.catalogue.actions import Actions
 from engine.eventlog.base import Records
-from engine.ingest import times
+from engine.ingest import forget_requests, rekeying, times
 from engine.ingest.dead_letters import DeadLetter
 from engine.ingest.event_types import SkippedTypes
 from engine.ingest.fields import ClickLayout
@@ -31,6 +32,7 @@ from engine.settings.sections import ClickSettings
 _NO_ITEM_ID: Final = (None, "")
 _NO_EVENT_ID: Final = ("", "null")
 _NUMBERS: Final = (int, float)
+_NO_LINE: Final = -1
 
 
 class ClickDecoder:
@@ -47,6 +49,8 @@ class ClickDecoder:
         self._decode: Callable[[bytes], Any] = msgspec.json.Decoder(self._layout.type).decode
         self._skipped_types = SkippedTypes(settings)
         self._lenient = LenientDecoder(self._layout, settings.time_unit, settings.require_consent)
+        self._lines = self._layout.getter("lines") if "lines" in self._layout.fields else None
+        self._line_item = self._layout.line_getter()
         self._get = {name: self._layout.getter(name) for name in self._layout.fields}
         self._earliest_ms = round(dt.datetime.combine(settings.earliest, dt.time(), dt.UTC).timestamp() * 1000)
 
@@ -60,8 +64,10 @@ class ClickDecoder:
             now_ms: the current time, for telling the far future.
         """
         batch = _Batch()
+        polled = [rekeying.restored(records) for records in polled] if self._settings.rekey else polled
         decode, max_bytes, skipped_types = self._decode, self._settings.max_bytes, self._skipped_types
-        consent, item, search = self._get.get("consent"), self._get["item"], self._get.get("search")
+        consent, item, lines = self._get.get("consent"), self._get["item"], self._lines
+        may_lack_item = "search" in self._get or lines is not None
         position = 0
         for records in polled:
             for index, value in enumerate(records.values):
@@ -74,37 +80,56 @@ class ClickDecoder:
                 try:
                     event = decode(value)
                 except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-                    event = self._lenient.decode(value, error)
-                    if isinstance(event, Refusal):
-                        batch.dead.append(_dead(records, index, event))
+                    event = self._repaired(value, error, (records, index, position), batch)
+                    if event is None:
                         continue
-                if (consent and consent(event) is not True) or (search and item(event) in _NO_ITEM_ID):
+                if (consent and consent(event) is not True) or (may_lack_item and item(event) in _NO_ITEM_ID):
                     left_out = self._left_out(event, batch)
+                    if consent and consent(event) is False:
+                        self._refused(self._get["user"](event), records, position + index, batch)
                     if left_out:
                         batch.dead += [_dead(records, index, left_out)] if isinstance(left_out, Refusal) else []
                         continue
+                if lines:
+                    batch.add_lines(event, len(lines(event) or ()), position + index, records.timestamps_ms[index])
+                    continue
                 batch.events.append(event)
                 batch.origins.append(position + index)
                 batch.timestamps.append(records.timestamps_ms[index])
             position += len(records)
         clicks = self._columns(batch, polled)
-        refusals = self._impossible(clicks, batch, now_ms)
-        for index, refusal in refusals.items():
-            batch.dead.append(_dead(*_locate(polled, batch.origins[index]), refusal))
-        return _without(clicks, refusals.keys() | _before_requests(clicks.users, batch)), batch.dead
+        refused = _refuse(self._impossible(clicks, batch, now_ms), batch, polled)
+        return _without(clicks, refused | _before_requests(clicks, batch)), batch.dead
+
+    def _repaired(self, value: bytes, error: Exception, place: tuple[Records, int, int], batch: "_Batch") -> Any:
+        """The event of a record by the lenient reading; None for a record that is refused, with the reason noted."""
+        records, index, position = place
+        event = self._lenient.decode(value, error)
+        if not isinstance(event, Refusal):
+            return event
+        batch.dead.append(_dead(records, index, event))
+        self._refused(event.refused_by, records, position + index, batch)
+        return None
 
     def _put_aside(self, records: Records, index: int, position: int, batch: "_Batch") -> None:
         """Note who is to be forgotten, or refuse a record unread."""
-        value, user = records.values[index], _user(records.keys[index])
+        value, user = records.values[index], forget_requests.user_of(records.keys[index])
         if value is not None:
             detail = f"{len(value)} bytes, clicks.max_bytes is {self._settings.max_bytes}"
             refusal = Refusal("too_large", detail, self._settings.require_consent)
         elif user:
-            batch.forgotten[user] = position + index
+            is_everywhere = forget_requests.is_in_every_partition(records.headers[index])
+            batch.forget(user, records.partition.number, position + index, is_everywhere=is_everywhere)
             return
         else:
             refusal = Refusal("null_value", "no value, nor a key that names a user to forget")
         batch.dead.append(_dead(records, index, refusal))
+
+    def _refused(self, user: str | int | None, records: Records, origin: int, batch: "_Batch") -> None:
+        """Forget a user who refuses consent, where the settings say so."""
+        text = str(user or "")
+        if text and self._settings.on_refusal == "forget" and len(text.encode()) <= self._settings.max_id_bytes:
+            batch.forget(text, records.partition.number, origin, is_everywhere=False)
 
     def _left_out(self, event: Any, batch: "_Batch") -> Refusal | bool:
         """Look at a click without a yes or without an item; True for one that is counted, False for one to keep."""
@@ -119,6 +144,8 @@ class ClickDecoder:
                 path = self._layout.fields["consent"].path
                 detail = f"the consent ({path}) is {times.shown(answer)}, expected true or false"
                 return Refusal("mistyped_field", detail, required)
+        if self._lines and self._lines(event):
+            return False
         item = self._get["item"](event)
         words = search(event) if search else None
         if item is None or (item == "" and words and isinstance(words, str)):
@@ -132,8 +159,9 @@ class ClickDecoder:
         """The id of a search for these words."""
         fields, limit = self._settings.fields, self._settings.max_id_bytes
         if words is None:
-            detail = f"neither an item ({fields.item}) nor the words of a search ({fields.search})"
-            return Refusal("missing_field", detail)
+            others = [f"the words of a search ({fields.search})"] if fields.search else []
+            others += [f"lines ({fields.lines})"] if fields.lines else []
+            return Refusal("missing_field", f"neither an item ({fields.item}) nor {' nor '.join(others)}")
         if not isinstance(words, str):
             detail = f"no item ({fields.item}), and the search ({fields.search}) is {times.shown(words)}, expected text"
             return Refusal("mistyped_field", detail)
@@ -153,17 +181,20 @@ class ClickDecoder:
             ids = list(map(get["event_id"], events))
             if any(event_id is not None for event_id in ids):
                 hashes[:] = [0 if event_id is None else _event_hash(event_id) for event_id in ids]
+                if self._lines:
+                    hashes[:] = list(map(_line_hash, hashes.tolist(), batch.lines))
         if "action" in get:
             codes = list(map(self._actions.code, map(get["action"], events)))
         else:
             codes = [self._actions.code(None)] * count
-        items = _ids(map(get["item"], events))
+        items = _ids(self._line_items(batch) if self._lines else map(get["item"], events))
         for index, search in batch.searches.items():
             items[index], codes[index] = search, self._actions.search
         numbers = np.array([records.partition.number for records in polled], np.int32)
         partitions = np.repeat(numbers, [len(records) for records in polled])
-        offsets = np.fromiter(chain.from_iterable(records.offsets for records in polled), np.int64, len(partitions))
+        first_partitions, offsets = _origins(polled, partitions)
         origins = np.array(batch.origins, np.int64)
+        keys = list(chain.from_iterable(records.keys for records in polled))
         return Clicks(
             users=_ids(map(get["user"], events)),
             items=items,
@@ -173,10 +204,21 @@ class ClickDecoder:
             partitions=partitions[origins],
             offsets=offsets[origins],
             appends_ms=np.array(batch.timestamps, np.int64),
-            forgotten={user: int(partitions[origin]) for user, origin in batch.forgotten.items()},
+            first_partitions=None if first_partitions is partitions else first_partitions[origins],
+            keys=[keys[origin] for origin in batch.origins],
+            forgotten=[
+                ForgetRequest(user, partition, is_everywhere)
+                for (user, partition), (_, is_everywhere) in batch.forgotten.items()
+            ],
             without_consent=batch.without_consent,
             skipped=batch.skipped,
         )
+
+    def _line_items(self, batch: "_Batch") -> Iterator[str | int]:
+        """Items of events, each of its line where the message has lines."""
+        item, line_item, lines = self._get["item"], self._line_item, self._lines
+        for event, line in zip(batch.events, batch.lines, strict=True):
+            yield line_item(lines(event)[line]) if lines and line != _NO_LINE else item(event)
 
     def _times_ms(self, batch: "_Batch") -> Int64:
         if "time" not in self._get:
@@ -203,7 +245,7 @@ class ClickDecoder:
         limit = self._settings.max_id_bytes
         for name, text in (("user", clicks.users[index]), ("item", clicks.items[index])):
             if not text:
-                return Refusal("empty_id", f"the {name} id ({self._layout.fields[name].path}) is empty")
+                return Refusal("empty_id", f"the {name} id ({self._path(name, batch, index)}) is empty")
             if len(text.encode("utf-8", "surrogatepass")) > limit:
                 return Refusal("long_id", f"the {name} id has more than clicks.max_id_bytes = {limit} bytes")
         if searches.is_search(clicks.items[index]) and index not in batch.searches:
@@ -213,6 +255,12 @@ class ClickDecoder:
         if self._earliest_ms <= time_ms <= latest_ms:
             return None
         return self._time_refusal(batch.events[index], time_ms)
+
+    def _path(self, name: str, batch: "_Batch", index: int) -> str:
+        """The path of the user's or the item's id in the message of an event."""
+        if name == "item" and self._lines and batch.lines[index] != _NO_LINE:
+            return f"{self._settings.fields.lines}.{batch.lines[index]}.{self._layout.line_item.path}"
+        return self._layout.fields[name].path
 
     def _time_refusal(self, event: Any, time_ms: int) -> Refusal:
         """The refusal of a time that is too early, or later than windows or `clicks.max_future_s` allow."""
@@ -243,36 +291,78 @@ class _Batch:
     searches: dict[int, str] = field(default_factory=dict)
     """Ids of the events that are searches, by index."""
     dead: list[DeadLetter] = field(default_factory=list)
-    forgotten: dict[str, int] = field(default_factory=dict)
-    """Users to be forgotten, each with the index of the last record that requests it."""
+    forgotten: dict[tuple[str, int], tuple[int, bool]] = field(default_factory=dict)
+    """Users to be forgotten, each with the partition of the request, the index of the last record that requests it, and
+    whether there is such a request in every partition."""
     without_consent: int = 0
     skipped: int = 0
+    lines: list[int] = field(default_factory=list)
+    """Index of each event among the lines of its message, _NO_LINE for one without; empty where none are mapped."""
+
+    def forget(self, user: str, partition: int, origin: int, *, is_everywhere: bool) -> None:
+        """Note a request."""
+        _, is_before = self.forgotten.get((user, partition), (origin, True))
+        self.forgotten[user, partition] = origin, is_everywhere and is_before
+
+    def add_lines(self, event: Any, count: int, origin: int, timestamp_ms: int) -> None:
+        """Add a message as an event for each of its lines; as one event where it has none."""
+        self.lines += range(count) if count else [_NO_LINE]
+        self.events += [event] * max(count, 1)
+        self.origins += [origin] * max(count, 1)
+        self.timestamps += [timestamp_ms] * max(count, 1)
 
 
-def _user(key: bytes | None) -> str | None:
-    """The user whom a record's key names, if it does."""
-    try:
-        return key.decode() if key else None
-    except UnicodeDecodeError:
-        return None
+def _refuse(refusals: Mapping[int, Refusal], batch: _Batch, polled: Sequence[Records]) -> set[int]:
+    """Write a letter for each record with an event that is refused; returns the indices of all events of those records.
+
+    A message is refused as a whole, so that its letter, mended, can be sent again as it is.
+    """
+    if not refusals:
+        return set()
+    of_records: dict[int, Refusal] = {}
+    for index, refusal in refusals.items():
+        of_records.setdefault(batch.origins[index], refusal)
+    batch.dead += [
+        _dead(*_locate(polled, origin), refusal) for origin, refusal in sorted(of_records.items(), key=itemgetter(0))
+    ]
+    return {index for index, origin in enumerate(batch.origins) if origin in of_records}
 
 
-def _before_requests(users: Sequence[str], batch: _Batch) -> set[int]:
-    """Indices of the clicks that came before their user's request to be forgotten."""
+def _before_requests(clicks: Clicks, batch: _Batch) -> set[int]:
+    """Indices of the clicks that came before a request to forget their user."""
     if not batch.forgotten:
         return set()
-    clicks = zip(users, batch.origins, strict=True)
-    return {index for index, (user, origin) in enumerate(clicks) if origin < batch.forgotten.get(user, -1)}
+    anywhere: dict[str, int] = {}
+    for (user, _), (origin, is_everywhere) in batch.forgotten.items():
+        if not is_everywhere:
+            anywhere[user] = max(origin, anywhere.get(user, -1))
+    rows = enumerate(zip(clicks.users, clicks.partitions.tolist(), batch.origins, strict=True))
+    return {
+        index
+        for index, (user, partition, origin) in rows
+        if origin < max(batch.forgotten.get((user, partition), (-1, True))[0], anywhere.get(user, -1))
+    }
+
+
+def _origins(polled: Sequence[Records], partitions: Int32) -> tuple[Int32, Int64]:
+    """[n] partitions and offsets at which the records were first; `partitions` [n] itself where they were not moved."""
+    if all(records.origins is None for records in polled):
+        columns = chain.from_iterable(records.offsets for records in polled)
+        return partitions, np.fromiter(columns, np.int64, len(partitions))
+    origins = [records.origin(index) for records in polled for index in range(len(records))]
+    numbers = np.array([partition.number for partition, _ in origins], np.int32)
+    return numbers, np.array([offset for _, offset in origins], np.int64)
 
 
 def _dead(records: Records, index: int, refusal: Refusal) -> DeadLetter:
+    partition, offset = records.origin(index)
     return DeadLetter(
         key=records.keys[index],
         value=None if refusal.withheld else records.values[index],
         headers=records.headers[index],
         timestamp_ms=records.timestamps_ms[index],
-        partition=records.partition,
-        offset=records.offsets[index],
+        partition=partition,
+        offset=offset,
         reason=refusal.reason,
         detail=refusal.detail,
         withheld=refusal.withheld,
@@ -301,11 +391,20 @@ def _without(clicks: Clicks, refused: AbstractSet[int]) -> Clicks:
         partitions=clicks.partitions[kept],
         offsets=clicks.offsets[kept],
         appends_ms=clicks.appends_ms[kept],
+        first_partitions=None if clicks.first_partitions is None else clicks.first_partitions[kept],
+        keys=[clicks.keys[index] for index in kept],
     )
 
 
 def _ids(values: Iterator[str | int]) -> list[str]:
     return [value if type(value) is str else str(value) for value in values]
+
+
+def _line_hash(event_hash: int, line: int) -> int:
+    """The hash of an event's id and its line, so that the lines of a message are no repeats of one another."""
+    if event_hash == 0 or line == _NO_LINE:
+        return event_hash
+    return zlib.crc32(b"/%d" % line, event_hash) or 1
 
 
 def _event_hash(event_id: object) -> int:

@@ -55,10 +55,19 @@ class ClickLayout:
                 " holds the consent"
             )
         self.type = _struct(self.fields.values(), ())
+        self.line_item = _line_item(settings)
+
+    def type_of(self, name: str) -> type[msgspec.Struct]:
+        """The struct type of a message in which nothing but one mapped field is read."""
+        return _struct([self.fields[name]], ())
 
     def getter(self, name: str) -> Callable[[Any], Any]:
         """A function that gets a mapped field from a decoded message."""
-        return attrgetter(".".join(map(_attribute, self.fields[name].steps)))
+        return _getter(self.fields[name].steps)
+
+    def line_getter(self) -> Callable[[Any], Any]:
+        """A function that gets the item from a decoded element of the lines."""
+        return _getter(self.line_item.steps)
 
     def optional_parents(self) -> Iterator[tuple[Steps, type]]:
         """Objects and arrays that hold no required field, outermost first, each with its type, dict or list."""
@@ -92,10 +101,12 @@ def single_field(name: str, path: str) -> tuple[type[msgspec.Struct], Callable[[
 def _mapped(settings: ClickSettings) -> Iterator[MappedField]:
     """The fields whose setting is not empty."""
     fields = settings.fields
-    item_type, item_required = (str | int | None, False) if fields.search else (str | int, True)
+    item_type, item_required = (str | int | None, False) if fields.search or fields.lines else (str | int, True)
+    line_type = list[_struct([_line_item(settings)], ())] | None if fields.lines else None  # type: ignore[misc]
     types: dict[str, tuple[str, Any, bool]] = {
         "user": (fields.user, str | int, True),
         "item": (fields.item, item_type, item_required),
+        "lines": (fields.lines, line_type, False),
         "search": (fields.search, Any, False),
         "time": (fields.time, times.strict_type(settings.time_unit), True),
         "action": (fields.action, Any, False),
@@ -105,6 +116,17 @@ def _mapped(settings: ClickSettings) -> Iterator[MappedField]:
     for name, (path, kind, required) in types.items():
         if path:
             yield MappedField(name, path, parse_path(path, f"clicks.fields.{name}"), kind, required)
+
+
+def _line_item(settings: ClickSettings) -> MappedField:
+    """The item in an element of the lines."""
+    fields = settings.fields
+    path, setting = (fields.line_item, "line_item") if fields.line_item else (fields.item, "item")
+    return MappedField("item", path, parse_path(path, f"clicks.fields.{setting}"), str | int, required=True)
+
+
+def _getter(steps: Steps) -> Callable[[Any], Any]:
+    return attrgetter(".".join(map(_attribute, steps)))
 
 
 def _struct(fields: Any, prefix: Steps) -> type[msgspec.Struct]:

@@ -11,7 +11,7 @@ What cannot be repaired gets a reason that names the field and what was found th
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, NoReturn
 
 import msgspec
@@ -33,6 +33,8 @@ class Refusal:
     detail: str
     withheld: bool = False
     """Its user gave no consent, or none can be read: the dead letter has no value."""
+    refused_by: str | int | None = None
+    """The user who said no in so many words; None where nobody did."""
 
 
 class LenientDecoder:
@@ -63,7 +65,11 @@ class LenientDecoder:
         except (ValueError, RecursionError):  # not JSON, not UTF-8, nested too deeply, or a number of 5,000 digits
             return refusal(error, withheld=self._require_consent)
         self._repair_parents(message)
-        withheld = self._is_withheld(message)
+        event = self._converted(message, withheld=self._is_withheld(message))
+        return replace(event, refused_by=self._refused_by(message)) if isinstance(event, Refusal) else event
+
+    def _converted(self, message: Any, *, withheld: bool) -> Any:
+        """The struct of a message in plain objects, or a Refusal."""
         wrong = self._repair_time(message) or self._wrong_id(message)
         if wrong:
             return Refusal(*wrong, withheld)
@@ -74,6 +80,15 @@ class LenientDecoder:
             return refusal(invalid, withheld)
         except UnicodeEncodeError:
             return Refusal("unparsable", "the name of a field has half a surrogate pair, which is no text", withheld)
+
+    def _refused_by(self, message: Any) -> str | int | None:
+        """The user of a message that says no; None for other messages, and where no user can be read."""
+        consent = self._fields.get("consent")
+        if consent is None or _get(message, consent.steps) is not False:
+            return None
+        user = _get(message, self._fields["user"].steps)
+        is_id = type(user) is int or (isinstance(user, str) and _is_encodable(user))
+        return user if is_id else None
 
     def _repair_parents(self, message: Any) -> None:
         """Put an empty object or array in the place of what is none and need not be there."""
@@ -118,9 +133,13 @@ class LenientDecoder:
         """What is wrong with an id that is no Unicode text, which no topic could take."""
         for name in ("user", "item"):
             field = self._fields[name]
-            value = _get(message, field.steps)
-            if isinstance(value, str) and not _is_encodable(value):
+            if not _is_encodable(_get(message, field.steps)):
                 return "mistyped_field", f"the {name} id ({field.path}) has half a surrogate pair, which is no text"
+        lines = self._fields.get("lines")
+        elements = _MISSING if lines is None else _get(message, lines.steps)
+        for element in elements if isinstance(elements, list) else []:
+            if not _is_encodable(_get(element, self._layout.line_item.steps)):
+                return "mistyped_field", "the item id of a line has half a surrogate pair, which is no text"
         return None
 
 
@@ -146,9 +165,11 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(name)
 
 
-def _is_encodable(text: str) -> bool:
+def _is_encodable(value: object) -> bool:
+    """False for a text that is no Unicode; true for what is no text."""
     try:
-        text.encode()
+        if isinstance(value, str):
+            value.encode()
     except UnicodeEncodeError:
         return False
     return True

@@ -19,7 +19,7 @@ from engine.arrays import MAX_ACTIONS
 MAX_ACTION_WEIGHT = 1000.0
 PREFIXED: Final = {
     "kafka": {"group", "client_id"},
-    "clicks": {"topic", "dead_letter_topic"},
+    "clicks": {"topic", "by_user_topic", "dead_letter_topic"},
     "windows": {"topic"},
     "recommendations": {"topic"},
     "releases": {"topic"},
@@ -108,6 +108,12 @@ class ClickFields(Section):
 
     user: str = "user"
     item: str = "item"
+    lines: str = ""
+    """An array, as of the lines of an order: a message that has it is one event for each of its elements, with the item
+    of the element and all else of the message. A message without it, or with an empty one, has its item itself. An
+    empty path: never read."""
+    line_item: str = ""
+    """Path of the item in an element of `lines`. An empty path: that of `item`."""
     search: str = "query"
     """Words that the user searched for: a message that has them and no item is a search. May be absent from a message.
     An empty path: never read."""
@@ -135,6 +141,12 @@ class ClickSettings(Section):
     start: str = "earliest"
     """Where a new group begins: at the `earliest` record, at the `latest`, or at the first one appended from a time on
     (`2026-11-25T06:00:00Z`). A group that has begun goes on from its last commit."""
+    rekey: bool = False
+    """Put clicks onto `by_user_topic` first, keyed by user, and read them from there: for a stream in which the clicks
+    of one user are in several partitions. All workers must say the same."""
+    by_user_topic: Annotated[str, Field(validate_default=True)] = "clicks.by-user"
+    """Clicks keyed by user, where `rekey` is true: a topic of this deployment alone. `windows.topic` has as many
+    partitions."""
     dead_letter_topic: str = "clicks.dead"
     """Records that are no clicks are sent there, with the reason."""
     fields: ClickFields = ClickFields()
@@ -149,6 +161,10 @@ class ClickSettings(Section):
     require_consent: bool = False
     """Take a click without consent, or with null in its place, for one that is refused. Records of which the consent
     cannot be read then go to the dead letters without their value."""
+    on_refusal: Literal["keep", "forget"] = "keep"
+    """What becomes of a user's window when a click says that consent is refused (false, not merely absent). keep: that
+    click is left out, as a flag on one click, of one page or device, is no request to delete, and deletion cannot be
+    undone. forget: window, changelog entry and last list are deleted, as by a request to forget the user."""
     actions: Annotated[dict[str, float], Field(min_length=1, max_length=MAX_ACTIONS)] = {
         "view": 1.0,
         "pv": 1.0,
@@ -186,6 +202,16 @@ class ClickSettings(Section):
                     f"found {start!r}, expected earliest, latest or a time as 2026-11-25T06:00:00Z"
                 ) from None
         return start
+
+    @field_validator("by_user_topic")
+    @classmethod
+    def _is_another_topic(cls, by_user_topic: str, info: ValidationInfo) -> str:
+        if info.data.get("rekey") and by_user_topic == info.data.get("topic"):
+            raise ValueError(
+                f"found {by_user_topic!r}, expected another topic than clicks.topic, or clicks would go round for ever;"
+                " name another one"
+            )
+        return by_user_topic
 
     @field_validator("actions")
     @classmethod

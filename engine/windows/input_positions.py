@@ -1,6 +1,7 @@
 """How much of its partition's clicks each window knows, by which an older window never replaces a newer one."""
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -13,8 +14,8 @@ class InputPositions:
 
     def __init__(self, user_slots: LruSlots[str]) -> None:
         self._by_slot = np.zeros(user_slots.capacity, np.int64)
-        self._forgotten: dict[str, tuple[int, int]] = {}
-        """Partition and position of tombstones."""
+        self._forgotten: defaultdict[int, dict[str, int]] = defaultdict(dict)
+        """Positions of tombstones, by partition and user."""
         user_slots.subscribe(released=self._clear)
 
     def of(self, slots: Int32) -> Int64:
@@ -27,22 +28,21 @@ class InputPositions:
 
     def of_forgotten(self, user: str, partition: int) -> int:
         """Position of the tombstone of a user; 0 where there is none in this partition."""
-        number, position = self._forgotten.get(user, (partition, 0))
-        return position if number == partition else 0
+        return self._forgotten[partition].get(user, 0)
 
     def forget(self, user: str, partition: int, position: int) -> None:
         """A tombstone of this position is the newest that is known of the user."""
-        self._forgotten[user] = partition, max(position, self.of_forgotten(user, partition))
+        self._forgotten[partition][user] = max(position, self.of_forgotten(user, partition))
 
-    def remember(self, users: Sequence[str]) -> None:
-        """These users have windows again."""
-        if self._forgotten:
-            for user in users:
-                self._forgotten.pop(user, None)
+    def remember(self, users: Iterable[tuple[str, int]]) -> None:
+        """These users have windows again, each in its partition."""
+        if any(self._forgotten.values()):
+            for user, partition in users:
+                self._forgotten[partition].pop(user, None)
 
     def drop(self, partition: int) -> None:
         """Drop the tombstones of a partition that went to another worker."""
-        self._forgotten = {user: place for user, place in self._forgotten.items() if place[0] != partition}
+        self._forgotten.pop(partition, None)
 
     def clear(self) -> None:
         """Drop all tombstones."""

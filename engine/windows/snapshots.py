@@ -116,6 +116,11 @@ class Snapshots:
             path.unlink()
         return refusal
 
+    def holding(self, user: str) -> list[Path]:
+        """The snapshots of any partition in which a user has a window."""
+        paths = [] if self._folder is None else sorted(self._folder.glob(f"*{_SUFFIX}"))
+        return [path for path in paths if (file := _load(path)) and user in _strings("users", file[1])]
+
     def sweep(self, now_ms: int) -> None:
         """Delete what is too old to be used, whoever wrote it: it may tell of users who were forgotten since."""
         for path in [] if self._folder is None else self._folder.glob(f"*{_SUFFIX}"):

@@ -112,7 +112,7 @@ class UserWindows:
         ]
         known = np.maximum(self._inputs.of(slots), np.array(reached, np.int64))
         self._inputs.put(slots, known)
-        self._inputs.remember(windows.users)
+        self._inputs.remember(zip(windows.users, partitions, strict=True))
         gone = [self._reached(user, number, positions) for user, number in forgotten]
         for (user, number), position in zip(forgotten, gone, strict=True):
             self._inputs.forget(user, number, position)
@@ -328,7 +328,7 @@ class UserWindows:
         if readable:
             windows = concatenate(readable)
             known = [self._position(changes[user], is_aside=user in aside) for user in windows.users]
-            self._inputs.remember(windows.users)
+            self._inputs.remember((user, number) for user in windows.users)
             self.load(replace(windows, input_positions=np.array(known, np.int64)), number)
             for user in windows.users:
                 self.set_aside.heal(number, user.encode())

@@ -12,18 +12,19 @@ clicks that come again would change nothing and their lists would be lost.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import compress
 from typing import Final
 
 import numpy as np
 
-from engine.arrays import FIRST_SEARCH, Bool, Clicks, Int32, Int64
+from engine.arrays import FIRST_SEARCH, Bool, Clicks, ForgetRequest, Int32, Int64
 from engine.catalogue import searches
 from engine.catalogue.actions import Actions
 from engine.catalogue.ids import Catalogue
 from engine.errors import RecordRefusedError
 from engine.eventlog.base import Outgoing, Partition, Records, Session
+from engine.eventlog.murmur2 import partition_of
 from engine.ingest.dead_letters import DeadLetter
 from engine.ingest.decoder import ClickDecoder
 from engine.metrics import Metrics
@@ -40,6 +41,7 @@ from engine.time_source import TimeSource
 from engine.windows.store import Appended, Events
 from engine.windows.users import UserWindows
 from engine.worker.dead_letter_outbox import DeadLetterOutbox
+from engine.worker.key_watch import KeyWatch
 
 _SENT_LISTS: Final = 1 << 16
 """Users whose last list is remembered, for next-click judgement and for finding unchanged lists."""
@@ -54,6 +56,18 @@ class BatchReport:
     dead_letters: int
     freshness_ms: Int64
     """[lists] from the append of each list's newest click to the list's delivery."""
+
+
+@dataclass(slots=True)
+class _Forgetting:
+    """Users who are forgotten with a batch."""
+
+    held: set[str] = field(default_factory=set)
+    """Those who had a window here."""
+    places: dict[tuple[str, int], None] = field(default_factory=dict)
+    """Users and partitions, those of requests and those of windows."""
+    lists: dict[str, None] = field(default_factory=dict)
+    """Users whose last list gets a null in its place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +103,13 @@ class Processor:
         self.windows.store.user_slots.subscribe(released=self._sent.forget)
         self._judge = NextClickJudge(self._sent, self._popularity, exclude_seen=settings.recommendations.exclude_seen)
         self._serving: _Serving | None = None
+        self._key_watch = KeyWatch(self.windows, metrics)
+        self._partitions = 1
+
+    def expect(self, topic: str, partitions: int) -> None:
+        """Clicks come from this topic, which has so many partitions."""
+        self._partitions = partitions
+        self._key_watch.expect(topic, partitions)
 
     @property
     def live(self) -> LiveRelease | None:
@@ -151,11 +172,13 @@ class Processor:
         with stage("decode"):
             clicks, dead = self._decoder.decode(polled, now_ms)
         with stage("windows"):
-            gone = self._forget(clicks)
+            forgetting = self._forget(clicks)
             events = self.windows.locate(clicks)
+            self._key_watch.look(clicks, events.slots)
             self._judge_next_clicks(events)
             appended = self.windows.update(events)
             windows = self.windows.read(appended.changed)
+            tombstones = self._tombstones(forgetting)
         if self._serving is None:
             raise RuntimeError("a batch was polled before any release was live")
         live = self._serving.live
@@ -166,14 +189,15 @@ class Processor:
         with stage("messages"):
             heads = self._heads(clicks, newest, windows.times_ms[:, -1], live.name)
             sent = self._worth_sending(appended.changed, lists)
-            outgoing = self._list_messages(lists, heads, sent, gone)
+            outgoing = self._list_messages(lists, heads, sent, [*forgetting.lists])
             positions = {records.partition: records.offsets[-1] + 1 for records in polled}
             inputs = {partition.number: position for partition, position in positions.items()}
-            changes = self.windows.changes(appended.changed, gone, inputs)
+            changes = self.windows.changes(appended.changed, tombstones, inputs)
         with stage("deliver"):
             self.windows.wrote(self._deliver(session, outgoing, dead, positions, changes))
         self._sent.put(appended.changed, lists.items, live.name)
         self._metrics.unchanged_lists.inc(int((~sent).sum()))
+        self._metrics.forgotten_users.inc(len(forgetting.held))
         self._count(clicks, dead, appended, lists, self._time.now_ms() - clicks.appends_ms[newest[sent]])
 
     def rewrite(self, partitions: Sequence[int], session: Session) -> None:
@@ -186,12 +210,34 @@ class Processor:
         if len(changes):
             self.windows.wrote(session.commit({}, [changes]))
 
-    def _forget(self, clicks: Clicks) -> list[tuple[str, int]]:
-        """Drop the windows of users who asked for it; returns who has no click since then, each with the partition."""
-        for user in clicks.forgotten:
-            self.windows.forget(user)
+    def _forget(self, clicks: Clicks) -> "_Forgetting":
+        """Drop the windows of users who are to be forgotten."""
+        forgetting = _Forgetting()
+        if not clicks.forgotten:
+            return forgetting
         back = set(clicks.users)
-        return [(user, partition) for user, partition in clicks.forgotten.items() if user not in back]
+        for request in clicks.forgotten:
+            held_in = self.windows.forget(request.user, request.partition if request.is_everywhere else None)
+            forgetting.places[request.user, request.partition] = None
+            if held_in is not None:
+                forgetting.held.add(request.user)
+                forgetting.places[request.user, held_in] = None
+            # Of requests in every partition, the null of the list comes from one worker: another's would be too late.
+            concerns_list = held_in is not None or not request.is_everywhere or self._is_home(request)
+            if concerns_list and request.user not in back:
+                forgetting.lists[request.user] = None
+        return forgetting
+
+    def _is_home(self, request: ForgetRequest) -> bool:
+        """Whether a request is in the partition where Kafka would put the user, of whom nothing is held here."""
+        home = partition_of(request.user.encode(), self._partitions)
+        return request.partition == home and self.windows.partition_of(request.user) is None
+
+    def _tombstones(self, forgetting: "_Forgetting") -> list[tuple[str, int]]:
+        """Users and partitions of the changelog that get a tombstone, but for those with a new window there."""
+        return [
+            (user, partition) for user, partition in forgetting.places if self.windows.partition_of(user) != partition
+        ]
 
     def _judge_next_clicks(self, events: Events) -> None:
         """Count whether clicked items were in the lists sent before, and then count the clicks towards popularity."""
@@ -205,7 +251,8 @@ class Processor:
 
     def _heads(self, clicks: Clicks, newest: Int64, event_ms: Int64, release: str) -> ListHeads:
         """Heads of B lists, each named after its user's newest click [B] in the batch."""
-        places = zip(clicks.partitions[newest].tolist(), clicks.offsets[newest].tolist(), strict=True)
+        partitions = clicks.partitions if clicks.first_partitions is None else clicks.first_partitions
+        places = zip(partitions[newest].tolist(), clicks.offsets[newest].tolist(), strict=True)
         return ListHeads(
             ids=[f"{partition}-{offset}-{release}" for partition, offset in places],
             users=[clicks.users[index] for index in newest.tolist()],
@@ -220,13 +267,11 @@ class Processor:
             return np.ones(len(slots), np.bool_)
         return ~self._sent.same(slots, lists.items)
 
-    def _list_messages(self, lists: Lists, heads: ListHeads, sent: Bool, gone: list[tuple[str, int]]) -> Outgoing:
+    def _list_messages(self, lists: Lists, heads: ListHeads, sent: Bool, gone: list[str]) -> Outgoing:
         """Lists to be sent, and nulls in the place of the last lists of users who are gone."""
         messages = encode_recommendations(lists, heads, self._catalogue.ids)
         values: list[bytes | None] = [*compress(messages, sent), *[None] * len(gone)]
-        keys: list[bytes | None] = [
-            user.encode() for user in [*compress(heads.users, sent), *(user for user, _ in gone)]
-        ]
+        keys: list[bytes | None] = [user.encode() for user in [*compress(heads.users, sent), *gone]]
         return Outgoing(self._settings.recommendations.topic, keys, values)
 
     def _deliver(
@@ -261,7 +306,6 @@ class Processor:
             metrics.dropped_events.labels("no_consent").inc(clicks.without_consent)
         if clicks.skipped:
             metrics.dropped_events.labels("skipped_type").inc(clicks.skipped)
-        metrics.forgotten_users.inc(len(clicks.forgotten))
         for reason in ("repeated", "late", "expired"):
             if count := getattr(appended, reason):
                 metrics.dropped_events.labels(reason).inc(count)

@@ -27,6 +27,7 @@ from engine.worker.access import Access
 from engine.worker.batch import BatchReport, Processor
 from engine.worker.growth import Growth
 from engine.worker.lag import LagGauges
+from engine.worker.rekeyer import Rekeyer
 
 logger = logging.getLogger(__name__)
 
@@ -66,11 +67,12 @@ class Worker:
         observe: Callable[[BatchReport], None] = lambda _report: None,
         environment: Environment | None = None,
     ) -> None:
-        self._settings = settings
         self._log = log
         self._metrics = metrics
         self._environment = environment or Environment()
         self._time = self._environment.time
+        self._rekeyer = Rekeyer(settings, log, metrics, self._time) if settings.clicks.rekey else None
+        self._settings = settings = _behind_rekeyer(settings) if settings.clicks.rekey else settings
         catalogue = Catalogue()
         self._processor = Processor(settings, catalogue, metrics, observe, self._time)
         self._releases = self._open_releases(catalogue)
@@ -104,6 +106,11 @@ class Worker:
             return f"no broker has answered for {silent_s:.0f} s (kafka.bootstrap_servers)"
         return self._not_ready
 
+    @property
+    def oldest_heartbeat_s(self) -> float:
+        """Time of the last turn of the loop, or of the one that keys clicks by user where that is longer ago."""
+        return self.heartbeat_s if self._rekeyer is None else min(self.heartbeat_s, self._rekeyer.heartbeat_s)
+
     def run(self, stop: threading.Event) -> None:
         """Serve until `stop` is set. A failure of the log ends in a new session that starts from the last commit.
 
@@ -126,6 +133,8 @@ class Worker:
         Raises:
             ReleaseError: the release named in the settings cannot be used.
         """
+        if self._rekeyer is not None:
+            self._rekeyer.start()
         self._releases.start()
 
     def step(self) -> float:
@@ -138,6 +147,8 @@ class Worker:
         """
         self.heartbeat_s = self._time.monotonic_s()
         try:
+            if self._rekeyer is not None:
+                self._rekeyer.check()
             if self._session is None and not self._join():
                 return 0.0
             self._serve()
@@ -154,6 +165,8 @@ class Worker:
             self._leave(in_order=True)
         finally:
             self._releases.close()
+            if self._rekeyer is not None:
+                self._rekeyer.close()
 
     def _open_releases(self, catalogue: Catalogue) -> ReleaseSource:
         if self._environment.releases is not None:
@@ -175,9 +188,13 @@ class Worker:
         self._joined_s = self.heartbeat_s
         self._share_watch = ShareWatch(self._settings.kafka.stall_timeout_s)
         self._not_ready = "no partition is assigned yet"
+        if self._rekeyer is not None:
+            self._rekeyer.prepare_topics()
         partitions = topic_plan.prepare(self._log, self._settings)
+        self._processor.expect(self._settings.clicks.topic, partitions)
         self._growth = Growth(self._settings, partitions)
-        topic_plan.begin(self._log, self._settings)
+        if self._rekeyer is None:
+            topic_plan.begin(self._log, self._settings)
         rebalance = Rebalance(assigned=self._assigned, revoked=self._given_up, lost=self._given_up)
         self._session = self._log.session([self._settings.clicks.topic], self._settings.kafka.group, rebalance)
         self._restorer.stand_by(range(partitions))
@@ -247,6 +264,8 @@ class Worker:
             self._share_watch.look(self.heartbeat_s, session.unserved())
         self._not_ready = self._restorer.progress if session.assignment() else "no partition is assigned yet"
         self._not_ready = self._not_ready or self._growth.message
+        if self._rekeyer is not None:
+            self._not_ready = self._not_ready or self._rekeyer.not_ready
         if self.heartbeat_s >= self._gauges_due_s:
             self._processor.set_gauges()
             self._lag.update(session)
@@ -301,6 +320,13 @@ class Worker:
         self._restorer.drop(numbers)
         self._lag.drop(partitions)
         logger.info("given up: %s", _names(partitions))
+
+
+def _behind_rekeyer(settings: Settings) -> Settings:
+    """The settings of a worker that reads the rekeyed clicks."""
+    clicks = settings.clicks.model_copy(update={"topic": settings.clicks.by_user_topic})
+    kafka = settings.kafka.model_copy(update={"deployment": settings.deployment})  # named after the user's own topic
+    return settings.model_copy(update={"clicks": clicks, "kafka": kafka})
 
 
 def _labels(partition: Partition) -> tuple[str, str]:

@@ -174,7 +174,7 @@ def test_files_exist_that_the_page_names(page: Path) -> None:
     }
 
 
-TOPICS = {"clicks.dead"}
+TOPICS = {"clicks.dead", "clicks.by"}
 """Names with a dot that begin like a setting and are none."""
 
 

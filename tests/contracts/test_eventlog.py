@@ -113,6 +113,17 @@ def test_missing_topics_are_created_and_existing_ones_left_alone(log: EventLog, 
     assert log.partitions(topic_names("lists")) == 1
 
 
+def test_records_before_an_offset_are_deleted(log: EventLog, topic_names: Names) -> None:
+    topic = topic_names("dead")
+    log.ensure_topics([TopicSpec(topic)])
+    put(log, topic, *numbers(5))
+    log.delete_before({Partition(topic, 0): 3})
+    put(log, topic, b"5")
+    batches = read_all(log, topic)
+    assert values_of(batches) == [b"3", b"4", b"5"]
+    assert [offset for records in batches for offset in records.offsets] == [3, 4, 5]
+
+
 def test_unknown_topic_is_refused_by_name(log: EventLog, topic_names: Names) -> None:
     topic = topic_names("nowhere")
     with pytest.raises(EventLogError, match=topic):

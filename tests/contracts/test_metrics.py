@@ -20,6 +20,7 @@ NAMES = {
     "headrace_held_searches": "gauge",
     "headrace_index_items": "gauge",
     "headrace_lists": "counter",
+    "headrace_misplaced_clicks": "counter",
     "headrace_next_click_hits": "counter",
     "headrace_next_click_popular_hits": "counter",
     "headrace_next_clicks": "counter",

@@ -202,10 +202,11 @@ def outcome(log: EventLog, chosen: Settings) -> Outcome:
         for value in records.values
         if value is not None
     ]
-    last: dict[bytes | None, bytes | None] = {}
+    last: dict[tuple[bytes | None, int], bytes | None] = {}
     for records in _all(log, chosen.windows.topic):
-        last |= dict(zip(records.keys, records.values, strict=True))
-    for key, value in last.items():
+        keys = [(key, records.partition.number) for key in records.keys]
+        last |= dict(zip(keys, records.values, strict=True))
+    for (key, _), value in last.items():
         if key is not None and value is not None:
             found.windows[key.decode()] = _events(codec, catalogue, chosen, value)
     return found

@@ -73,6 +73,11 @@ class FaultyLog:
         """Groups begin at the first record here, as by the default of the settings."""
         raise NotImplementedError
 
+    def delete_before(self, offsets: Mapping[Partition, int]) -> None:
+        """Delete the records of each partition before an offset."""
+        for partition, offset in offsets.items():
+            self.surroundings.broker.delete_before(partition, offset)
+
     def session(self, topics: Sequence[str], group: str, rebalance: Rebalance) -> FaultySession:
         """A new member, and its producer."""
         broker, producer, epoch = self.surroundings.broker, "", 0

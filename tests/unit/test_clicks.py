@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from engine.arrays import Clicks
+from engine.arrays import Clicks, ForgetRequest
 from engine.catalogue import searches
 from engine.catalogue.actions import Actions
 from engine.errors import SettingsError
@@ -167,10 +167,10 @@ def test_a_record_without_a_value_asks_to_forget_the_user_who_is_its_key() -> No
     other = b'{"user":"else","item":"b","ts":1600000000000}'
     clicks, dead = decode([click, other, None, click, other])
     assert dead == []
-    assert clicks.forgotten == {"key": 3}  # the partition of the request
+    assert clicks.forgotten == [ForgetRequest("key", 3, is_everywhere=False)]
     assert clicks.offsets.tolist() == [41, 43, 44]  # what the user did before is not even decoded into a window
     nobody, dead = ClickDecoder(settings, Actions(settings)).decode(null_records(None, b"", b"\xff", b"ann"), NOW_MS)
-    assert nobody.forgotten == {"ann": 3}
+    assert nobody.forgotten == [ForgetRequest("ann", 3, is_everywhere=False)]
     assert [(letter.reason, letter.offset) for letter in dead] == [
         ("null_value", 0),
         ("null_value", 1),
@@ -225,7 +225,7 @@ def test_events_of_skipped_types_are_counted_and_no_dead_letters(path: str, wrap
 def test_a_null_forgets_its_user_whatever_types_are_skipped() -> None:
     settings = ClickSettings(fields=ClickFields(type="type"), skip_types=["heartbeat"])
     clicks, dead = ClickDecoder(settings, Actions(settings)).decode(null_records(b"ann"), NOW_MS)
-    assert (clicks.forgotten, clicks.skipped, dead) == ({"ann": 3}, 0, [])
+    assert ([request.user for request in clicks.forgotten], clicks.skipped, dead) == (["ann"], 0, [])
 
 
 def test_words_in_the_place_of_an_item_are_a_search() -> None:

@@ -166,6 +166,15 @@ class KafkaLog:
         partitions = self._all_partitions([topic])
         self._admin(lambda admin: group_positions.begin(admin, group, partitions, from_ms))
 
+    def delete_before(self, offsets: Mapping[Partition, int]) -> None:
+        """Delete the records of each partition before an offset.
+
+        Raises:
+            EventLogError: the broker refused, as for a compacted topic or for want of the right.
+        """
+        ends = {TopicPartition(*partition): offset for partition, offset in offsets.items()}
+        self._admin(lambda admin: admin.delete_records(ends))
+
     def session(self, topics: Sequence[str], group: str, rebalance: Rebalance) -> KafkaSession:
         """A new member of `group`; it joins at its first `poll`.
 

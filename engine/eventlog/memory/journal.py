@@ -39,10 +39,14 @@ class Journal:
         self.timestamps_ms.extend(timestamps_ms)
         self.headers.extend(headers)
         if self.retain is not None and len(self.values) > 2 * self.retain:
-            excess = len(self.values) - self.retain
-            for column in (self.keys, self.values, self.timestamps_ms, self.headers):
-                del column[:excess]
-            self.start += excess
+            self.delete_before(self.end - self.retain)
+
+    def delete_before(self, offset: int) -> None:
+        """Drop the records before an offset."""
+        excess = max(offset - self.start, 0)
+        for column in (self.keys, self.values, self.timestamps_ms, self.headers):
+            del column[:excess]
+        self.start += excess
 
     def first_from(self, from_ms: int | None) -> int:
         """Offset of the first record of this time or later; the end where there is none, or no time."""

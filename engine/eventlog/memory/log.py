@@ -64,6 +64,12 @@ class MemoryLog:
                     partition: self._topics.journal(partition).first_from(from_ms) for partition in partitions
                 }
 
+    def delete_before(self, offsets: Mapping[Partition, int]) -> None:
+        """Delete the records of each partition before an offset."""
+        with self._topics.changed:
+            for partition, offset in offsets.items():
+                self._topics.journal(partition).delete_before(offset)
+
     def session(self, topics: Sequence[str], group: str, rebalance: Rebalance) -> MemorySession:
         """A new member of `group`; its partitions arrive at its first `poll`."""
         with self._topics.changed:

@@ -128,6 +128,12 @@ SETTINGS = [
         r"kafka\.transaction_timeout_s | is 5 | more than kafka\.commit_timeout_s \(15\) | raise the first or lower",
     ),
     Row(
+        "clicks that are rekeyed onto their own topic",
+        environment(CLICKS__REKEY="true", CLICKS__BY_USER_TOPIC="clicks"),
+        SettingsError,
+        r"clicks\.by_user_topic | found 'clicks' | expected another topic than clicks\.topic | name another one",
+    ),
+    Row(
         "a weight beyond all measure",
         environment(CLICKS__ACTIONS='{"view": 1e9}'),
         SettingsError,
@@ -238,6 +244,12 @@ COMMANDS = [
     Row(
         "nobody to forget",
         command("forget", ""),
+        SettingsError,
+        r"USER | found an empty id | expected the id that the user's clicks have | name it",
+    ),
+    Row(
+        "nobody to show",
+        command("show", ""),
         SettingsError,
         r"USER | found an empty id | expected the id that the user's clicks have | name it",
     ),

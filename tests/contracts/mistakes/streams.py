@@ -22,7 +22,7 @@ from engine.eventlog.base import Outgoing, Partition, Rebalance, TopicSpec
 from engine.eventlog.kafka import KafkaLog
 from engine.eventlog.memory.log import MemoryLog
 from engine.eventlog.share_watch import ShareWatch
-from engine.ingest import dead_letters
+from engine.ingest import dead_letters, forgetting
 from engine.metrics import Metrics
 from engine.settings.sections import (
     ClickSettings,
@@ -141,7 +141,24 @@ def reading_of_no_partition(log: KafkaLog, name: Names) -> object:
     return log.reader([Partition(topic, 7)])
 
 
+def forget_without_workers(_folder: Path) -> object:
+    log = log_with("clicks", "windows", "clicks.dead")
+    return forgetting.forget(log, Settings(), "ann", wait_s=0.01)
+
+
 TOPICS = [
+    Row(
+        "a user to be forgotten on a topic that does not exist",
+        lambda _folder: forgetting.forget(MemoryLog(), Settings(), "ann", wait_s=None),
+        EventLogError,
+        r"topic 'clicks' | does not exist | expected the topic of clicks | correct clicks\.topic",
+    ),
+    Row(
+        "a user to be forgotten where no worker runs",
+        forget_without_workers,
+        EventLogError,
+        r"partitions \[0\] of the clicks | found no answer within 0\.01 s | expected one of each | look whether",
+    ),
     Row(
         "a topic that does not exist",
         lambda _folder: MemoryLog().reader(["clicks"]),

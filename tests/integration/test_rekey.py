@@ -1,0 +1,177 @@
+"""Clicks without keys, spread over all partitions, make the windows that the same clicks make when they are keyed."""
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from engine.cli import forget
+from engine.errors import EventLogError, SettingsError
+from engine.eventlog.base import EventLog, Outgoing, Partition
+from engine.eventlog.kafka import KafkaLog
+from engine.eventlog.memory.log import MemoryLog
+from engine.eventlog.memory.session import MemorySession
+from engine.eventlog.murmur2 import partition_of
+from engine.metrics import Metrics
+from engine.settings.sections import ClickSettings, Settings
+from engine.worker.loop import Worker
+from tests.integration import equality
+from tests.integration.equality import Recorded
+from tests.integration.site import LIMIT_S, Site
+
+USERS = [f"user-{number}" for number in range(12)]
+START_MS = 1_700_000_000_000
+
+
+def clicks(count: int) -> Recorded:
+    """Clicks of all users in turn, in the partition of Kafka's partitioner."""
+    users = list(islice(cycle(USERS), count))
+    values = [
+        json.dumps({"user": user, "item": f"i{turn % 100}", "ts": START_MS + turn}).encode()
+        for turn, user in enumerate(users)
+    ]
+    return Recorded(users, values, [partition_of(user.encode(), equality.PARTITIONS) for user in users])
+
+
+def unkeyed(topic: str, recorded: Recorded, start: int, stop: int) -> Outgoing:
+    """Some of them without keys, in all partitions in turn; a user's clicks are in more than one."""
+    numbers = [(turn + turn // len(USERS)) % equality.PARTITIONS for turn in range(start, stop)]
+    return Outgoing(topic, [None] * (stop - start), list(recorded.values[start:stop]), partitions=numbers)
+
+
+def by_user(log: EventLog, topic: str) -> dict[str, set[int]]:
+    """The partitions of each key on the topic that is keyed by user."""
+    numbers: dict[str, set[int]] = {}
+    with log.reader([topic]) as reader:
+        while not reader.at_end():
+            for records in reader.poll(0.2, 1000):
+                for key in records.keys:
+                    numbers.setdefault((key or b"").decode(), set()).add(records.partition.number)
+    return numbers
+
+
+def count(log: EventLog, topic: str) -> int:
+    with log.reader([topic]) as reader:
+        total = 0
+        while not reader.at_end():
+            total += sum(map(len, reader.poll(0.2, 1000)))
+        return total
+
+
+def wait_for_windows(log: EventLog, settings: Settings, windows: dict[str, list[equality.Event]]) -> equality.Outcome:
+    deadline_s = time.monotonic() + LIMIT_S
+    while (outcome := equality.outcome(log, settings)).windows != windows:
+        assert time.monotonic() < deadline_s, outcome.windows
+        time.sleep(0.2)
+    return outcome
+
+
+@contextmanager
+def running(log: EventLog, settings: Settings, metrics: Metrics) -> Iterator[Worker]:
+    stop = threading.Event()
+    worker = Worker(settings, log, metrics)
+    thread = threading.Thread(target=worker.run, args=[stop])
+    thread.start()
+    try:
+        yield worker
+    finally:
+        stop.set()
+        thread.join(LIMIT_S)
+        assert not thread.is_alive()
+
+
+def test_windows_are_those_of_the_same_clicks_keyed(tiny_release: Path) -> None:
+    settings = equality.settings(tiny_release, clicks=ClickSettings(rekey=True))
+    recorded = clicks(300)
+    calm = equality.undisturbed(recorded, equality.settings(tiny_release))
+    log, metrics = MemoryLog(), Metrics()
+    log.ensure_topics(equality.topics(settings))
+    log.producer().send(unkeyed("clicks", recorded, 0, 300))
+    with running(log, settings, metrics) as worker:
+        outcome = wait_for_windows(log, settings, calm.windows)
+        deadline_s = time.monotonic() + LIMIT_S
+        while worker.not_ready:
+            assert time.monotonic() < deadline_s, worker.not_ready
+            time.sleep(0.05)
+    assert by_user(log, "clicks.by-user") == {
+        user: {partition_of(user.encode(), equality.PARTITIONS)} for user in USERS
+    }
+    assert count(log, "clicks.by-user") == 300
+    places = [equality.place(message) for message in outcome.lists]
+    assert len(set(places)) == len(places)
+    assert metrics.registry.get_sample_value("headrace_misplaced_clicks_total", {"sign": "other_partition"}) == 0
+
+
+def test_a_failed_commit_is_made_up_for(
+    tiny_release: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = equality.settings(tiny_release, clicks=ClickSettings(rekey=True))
+    recorded = clicks(60)
+    calm = equality.undisturbed(recorded, equality.settings(tiny_release))
+    log, metrics, failures = MemoryLog(), Metrics(), [True]
+    commit = MemorySession.commit
+
+    def fail_once(session: MemorySession, positions: Any, state: Any = ()) -> dict[Partition, int]:
+        if failures and any(partition.topic == "clicks" for partition in positions):
+            failures.pop()
+            raise EventLogError("the broker is away")
+        return commit(session, positions, state)
+
+    monkeypatch.setattr(MemorySession, "commit", fail_once)
+    monkeypatch.setattr("engine.worker.rekeyer._PAUSE_S", 0.1)
+    log.ensure_topics(equality.topics(settings))
+    log.producer().send(unkeyed("clicks", recorded, 0, 60))
+    with running(log, settings, metrics) as worker:
+        wait_for_windows(log, settings, calm.windows)
+        assert worker.oldest_heartbeat_s <= time.monotonic()
+    assert count(log, "clicks.by-user") == 60
+    assert "keying clicks by user failed, again in 0.1 s from the last commit: the broker is away" in caplog.text
+    assert metrics.registry.get_sample_value("headrace_session_restarts_total") == 1
+
+
+def test_a_fault_that_is_no_failure_of_the_log_ends_the_worker(
+    tiny_release: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = equality.settings(tiny_release, clicks=ClickSettings(rekey=True))
+
+    def refuse(*_arguments: object) -> None:
+        raise SettingsError("no")
+
+    monkeypatch.setattr("engine.worker.rekeyer.Rekeyer.prepare_topics", refuse)
+    worker = Worker(settings, MemoryLog(), Metrics())
+    with pytest.raises(SettingsError, match="no"):
+        worker.run(threading.Event())
+
+
+@pytest.mark.kafka
+def test_two_workers_one_killed_on_kafka(
+    kafka_bootstrap: str, kafka_log: KafkaLog, topic_names: Callable[[str], str], tiny_release: Path, tmp_path: Path
+) -> None:
+    site = Site(kafka_log, kafka_bootstrap, topic_names, tiny_release, tmp_path)
+    settings = equality.on_site(site, "exactly_once")
+    site.environ |= {"HEADRACE_CLICKS__REKEY": "true", "HEADRACE_CLICKS__BY_USER_TOPIC": topic_names("by-user")}
+    recorded = clicks(900)
+    calm = equality.undisturbed(recorded, settings)
+    with site.worker(), site.worker() as other:
+        for start in range(0, 900, 100):
+            with kafka_log.producer() as producer:
+                producer.send(unkeyed(site.clicks, recorded, start, start + 100))
+            if start == 300:
+                site.wait_for_count(20)
+                other.kill()
+            time.sleep(0.2)
+        outcome = wait_for_windows(kafka_log, settings, calm.windows)
+        assert count(kafka_log, topic_names("by-user")) == 900  # none lost, none twice
+        places = [equality.place(message) for message in outcome.lists]
+        assert len(set(places)) == len(places)
+        done = CliRunner().invoke(forget.forget, ["user-3", "--wait", "40"], env=site.environ, catch_exceptions=False)
+        assert done.exit_code == 0
+    del calm.windows["user-3"]
+    assert equality.outcome(kafka_log, settings).windows == calm.windows
