@@ -71,11 +71,8 @@ class ClickDecoder:
         position = 0
         for records in polled:
             for index, value in enumerate(records.values):
-                if value is None or len(value) > max_bytes:
+                if value is None or len(value) > max_bytes or (skipped_types and skipped_types.has(value)):
                     self._put_aside(records, index, position, batch)
-                    continue
-                if skipped_types and skipped_types.has(value):
-                    batch.skipped += 1
                     continue
                 try:
                     event = decode(value)
@@ -112,8 +109,11 @@ class ClickDecoder:
         return None
 
     def _put_aside(self, records: Records, index: int, position: int, batch: "_Batch") -> None:
-        """Note who is to be forgotten, or refuse a record unread."""
+        """Count a record of a type that is skipped, note who is to be forgotten, or refuse a record unread."""
         value, user = records.values[index], forget_requests.user_of(records.keys[index])
+        if value is not None and len(value) <= self._settings.max_bytes:
+            batch.skipped += 1
+            return
         if value is not None:
             detail = f"{len(value)} bytes, clicks.max_bytes is {self._settings.max_bytes}"
             refusal = Refusal("too_large", detail, self._settings.require_consent)
