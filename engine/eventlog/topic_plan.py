@@ -50,11 +50,13 @@ def whole(settings: Settings, partitions: int) -> Iterator[TopicSpec]:
 
 
 def prepare(log: EventLog, settings: Settings) -> int:
-    """Create what a worker needs and may create; returns the number of partitions of clicks.
+    """Create what a worker needs and may create; returns the number of partitions that have windows.
+
+    That is fewer than the partitions of clicks when the clicks were given more (`engine.worker.growth`).
 
     Raises:
         EventLogError: the topic of clicks does not exist, and a worker may not create it.
-        SettingsError: the changelog has not as many partitions as the clicks.
+        SettingsError: the changelog has more partitions than the clicks.
     """
     topic, changelog = settings.clicks.topic, settings.windows.topic
     partitions = log.partitions(topic)
@@ -69,12 +71,13 @@ def prepare(log: EventLog, settings: Settings) -> int:
         )
     log.ensure_topics(outputs(settings, partitions))
     count = log.partitions(changelog)
-    if count != partitions:
+    if count > partitions:
         raise SettingsError(
             f"windows.topic {changelog!r} has {count} partitions, clicks.topic {topic!r} has {partitions}:"
-            " a window is in the partition of its user's clicks; give both the same number, or name a new topic"
+            " a window is in the partition of its user's clicks; give clicks as many and run `headrace repartition`, or"
+            " name a new topic for windows"
         )
-    return partitions
+    return count
 
 
 def begin(log: EventLog, settings: Settings) -> None:

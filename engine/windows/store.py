@@ -198,6 +198,7 @@ class WindowStore:
         if packed.event_hashes.any() and self._hashes is None:
             self._hashes = np.zeros((self.max_users, self.length), np.uint32)
         slots = self._assign(packed.users, np.full(len(packed), partition, np.int32))
+        self._partitions[slots] = partition  # of users held already, too: a tombstone there concerns what is loaded
         words = event_word.pack(packed.times_ms, packed.actions)
         low, high = event_word.halves(words)
         columns: list[tuple[npt.NDArray[Any] | None, npt.NDArray[Any]]] = [

@@ -21,6 +21,7 @@ from engine.eventlog.base import Outgoing, Partition, Records
 from engine.settings.sections import Settings
 from engine.windows import changelog
 from engine.windows.codec import WindowCodec
+from engine.windows.displaced import DisplacedWindows
 from engine.windows.input_positions import InputPositions
 from engine.windows.packed import PackedWindows, concatenate
 from engine.windows.set_aside import SetAside
@@ -55,6 +56,7 @@ class UserWindows:
         self._catalogue = catalogue
         self._codec = WindowCodec(catalogue, actions)
         self._spill = SpillStore()
+        self._displaced = DisplacedWindows()
         self.store = WindowStore(settings.windows)
         if settings.windows.on_return == "restore":
             self.store.user_slots.subscribe(evicting=self._spill_slots)
@@ -175,7 +177,7 @@ class UserWindows:
         """Take over windows that were written elsewhere."""
         for part in windows.parts(self.store.max_users):  # beyond that, the users loaded first are evicted
             self.store.absent(part.users)
-            self._spill.take(part.users)  # a spilled window is older
+            self._displace(part.users, partition)
             self._load(part, partition)
 
     def pack(self, partition: int) -> PackedWindows:
@@ -192,23 +194,38 @@ class UserWindows:
             for windows, partition in self._decoded(self._spill.take(self.store.absent(users))):
                 self._load(windows, partition)
 
-    def forget(self, user: str) -> bool:
-        """Drop a user's window, wherever it is kept; False when there was none."""
+    def partition_of(self, user: str) -> int | None:
+        """The partition that a user's window belongs to, wherever it is kept; None where there is none."""
         slot = self.store.find(user)
         if slot is not None:
-            slots = np.array([slot], np.int32)
-            self._inputs.forget(user, int(self.store.partitions(slots)[0]), int(self._inputs.of(slots)[0]))
-            return self.store.forget(user)
-        spilled = self._spill.take([user])
-        for _, partition, _, position in spilled:
+            return int(self.store.partitions(np.array([slot], np.int32))[0])
+        return next((partition for partition, _ in self._spill.input_positions([user]).values()), None)
+
+    def forget(self, user: str, within: int | None = None) -> int | None:
+        """Drop a user's window, wherever it is kept; returns the partition it belonged to, None when there was none.
+
+        Args:
+            user: the user.
+            within: drop only a window of this partition.
+        """
+        self._displaced.discard([user], within)
+        partition = self.partition_of(user)
+        if partition is None or within not in {None, partition}:
+            return None
+        slot = self.store.find(user)
+        if slot is not None:
+            self._inputs.forget(user, partition, int(self._inputs.of(np.array([slot], np.int32))[0]))
+            self.store.forget(user)
+        for _, _, _, position in self._spill.take([user]):
             self._inputs.forget(user, partition, position)
-        return bool(spilled)
+        return partition
 
     def drop(self, partition: int) -> None:
         """Drop the windows of a partition that went to another worker."""
         self.store.drop_partition(partition)
         self._spill.drop_partition(partition)
         self._inputs.drop(partition)
+        self._displaced.drop(partition)
         self.set_aside.drop(partition)
         self._overtaken.pop(partition, None)
         self._intruded.discard(partition)
@@ -219,6 +236,7 @@ class UserWindows:
         self.store.clear()
         self._spill.clear()
         self._inputs.clear()
+        self._displaced.clear()
         self.set_aside.clear()
         self._overtaken.clear()
         self._intruded.clear()
@@ -356,16 +374,32 @@ class UserWindows:
         self._inputs.put(self.store.user_slots.lookup(windows.users), windows.known_positions())
 
     def _forget(self, user: str, number: int, position: int) -> None:
-        self.forget(user)
+        if self.forget(user, within=number) is not None:
+            for windows, partition in self._decoded(self._displaced.take(user)):
+                self._load(windows, partition)
         self._inputs.forget(user, number, position)
+
+    def _displace(self, users: list[str], partition: int) -> None:
+        """Make place for windows of a partition; what these users have in another one is kept (see `displaced`)."""
+        rows = self._spill.take(users)  # a spilled window of the same partition is older
+        if len(self.positions) > 1:
+            slots = self.store.user_slots.lookup(users)
+            slots = slots[slots != NO_SLOT]
+            rows += self._as_rows(slots[self.store.partitions(slots) != partition])
+        self._displaced.discard(users, partition)
+        self._displaced.put(row for row in rows if row[1] != partition)
 
     def _spill_slots(self, slots: Int32) -> None:
         """Keep the windows of slots that are about to be evicted."""
+        self._spill.put(self._as_rows(slots))
+
+    def _as_rows(self, slots: Int32) -> list[Row]:
+        """The windows of those of these slots that have any event."""
         slots = slots[self.store.known(slots)]
         windows = self.store.pack(slots)
         partitions = self.store.partitions(slots).tolist()
         known = self._inputs.of(slots).tolist()
-        self._spill.put(list(zip(windows.users, partitions, self._codec.encode(windows), known, strict=True)))
+        return list(zip(windows.users, partitions, self._codec.encode(windows), known, strict=True))
 
     def _decoded(self, rows: Iterable[Row]) -> Iterator[tuple[PackedWindows, int]]:
         """The windows of these rows, partition by partition."""

@@ -24,6 +24,7 @@ from engine.windows.restorer import Restorer
 from engine.windows.saver import Saver
 from engine.windows.snapshots import Snapshots
 from engine.worker.batch import BatchReport, Processor
+from engine.worker.growth import Growth
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +74,7 @@ class Worker:
         self._session: Session | None = None
         self._saver: Saver | None = None
         self._joined_s = 0.0
+        self._growth = Growth(settings, 0)
         self._share_watch = ShareWatch(settings.kafka.stall_timeout_s)
         self._pause_s = _FIRST_PAUSE_S
         self._gauges_due_s = 0.0
@@ -154,6 +156,7 @@ class Worker:
         self._share_watch = ShareWatch(self._settings.kafka.stall_timeout_s)
         self.not_ready = "no partition is assigned yet"
         partitions = topic_plan.prepare(self._log, self._settings)
+        self._growth = Growth(self._settings, partitions)
         topic_plan.begin(self._log, self._settings)
         rebalance = Rebalance(assigned=self._assigned, revoked=self._given_up, lost=self._given_up)
         self._session = self._log.session([self._settings.clicks.topic], self._settings.kafka.group, rebalance)
@@ -213,9 +216,12 @@ class Worker:
             self._processor.rewrite(restored, session)
             session.resume([Partition(self._settings.clicks.topic, number) for number in restored])
         self._take_release()
+        if self._growth.is_due(self.heartbeat_s):
+            self._growth.look(self.heartbeat_s, self._log.partitions(self._settings.windows.topic))
         if self._share_watch.is_due(self.heartbeat_s):
             self._share_watch.look(self.heartbeat_s, session.unserved())
         self.not_ready = self._restorer.progress if session.assignment() else "no partition is assigned yet"
+        self.not_ready = self.not_ready or self._growth.message
         if self.heartbeat_s >= self._gauges_due_s:
             self._processor.set_gauges()
             for partition, lag in session.lag().items():
@@ -239,12 +245,12 @@ class Worker:
         """Their clicks wait until their windows are restored."""
         if self._session is not None:
             self._session.pause(partitions)
-        self._restorer.begin([partition.number for partition in partitions])
+        self._restorer.begin(self._growth.assigned([partition.number for partition in partitions]))
         logger.info("assigned: %s", _names(partitions))
 
     def _given_up(self, partitions: Sequence[Partition]) -> None:
         """Revoked or lost alike: every batch was committed before the poll in which this is called."""
-        numbers = [partition.number for partition in partitions]
+        numbers = self._growth.given_up([partition.number for partition in partitions])
         self._processor.hand_over(numbers)
         self._restorer.drop(numbers)
         for topic, number in map(_labels, partitions):

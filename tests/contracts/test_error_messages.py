@@ -27,7 +27,9 @@ __all__ = ["kafka_bootstrap", "kafka_log", "kafka_settings", "topic_names"]  # f
 ROWS = [*settings.ROWS, *releases.ROWS, *streams.ROWS, *data.ROWS]
 
 ELSEWHERE = {
+    "engine/cli/repartition.py repartition": "tests/integration/test_topics.py",
     "engine/cli/topics.py create_topics": "tests/integration/test_topics.py",
+    "engine/eventlog/kafka/group_positions.py refuse_members": "tests/integration/test_topics.py",
     "engine/eventlog/kafka/log.py KafkaLog._open": "tests/integration/test_kafka_log.py",
     "engine/eventlog/kafka/output.py Transactions._finish": "tests/integration/test_kafka_log.py",
     "engine/eventlog/commit_steps.py Holder.check": "tests/integration/test_transactions.py",

@@ -304,10 +304,10 @@ def test_progress_is_told(log: MemoryLog, settings: Settings) -> None:
 
 def test_a_changelog_of_another_size_is_refused(tiny_release: Path) -> None:
     log = MemoryLog()
-    log.ensure_topics([TopicSpec("clicks", 3), TopicSpec("windows", 2), TopicSpec("releases")])
+    log.ensure_topics([TopicSpec("clicks", 2), TopicSpec("windows", 3), TopicSpec("releases")])
     releases = ReleaseSettings(path=tiny_release)
     worker = Worker(Settings(releases=releases, windows=WindowSettings(max_users=100)), log, Metrics())
-    with pytest.raises(SettingsError, match=r"windows.topic 'windows' has 2 partitions, clicks.topic 'clicks' has 3"):
+    with pytest.raises(SettingsError, match=r"windows.topic 'windows' has 3 partitions, clicks.topic 'clicks' has 2"):
         worker.run(threading.Event())
 
 

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from kafka import OffsetAndMetadata, OffsetSpec, TopicPartition
-from kafka.errors import UnknownMemberIdError
+from kafka.errors import GroupIdNotFoundError, UnknownMemberIdError
 
+from engine.errors import EventLogError
 from engine.eventlog.base import Partition
 
 logger = logging.getLogger(__name__)
@@ -17,6 +18,24 @@ def committed(admin: Any, group: str, partitions: Sequence[Partition]) -> dict[P
     keys = [TopicPartition(*partition) for partition in partitions]
     offsets = admin.list_group_offsets({group: keys})[group]
     return {Partition(*key): place.offset for key, place in offsets.items() if place.offset >= 0}
+
+
+def refuse_members(admin: Any, group: str) -> None:
+    """Refuse a group that has members.
+
+    Raises:
+        EventLogError: it has.
+    """
+    try:
+        described = admin.describe_groups([group])[group]
+    except GroupIdNotFoundError:
+        return
+    if members := described["members"]:
+        names = ", ".join(sorted(f"{member['client_id']} at {member['client_host']}" for member in members))
+        raise EventLogError(
+            f"group {group!r} (kafka.group) has {len(members)} active members, expected none: {names}; stop all"
+            " workers. One that was killed counts until kafka.session_timeout_s is over"
+        )
 
 
 def begin(admin: Any, group: str, partitions: Sequence[Partition], from_ms: int | None) -> None:

@@ -17,7 +17,7 @@ from kafka.errors import (
 
 from engine.errors import BrokerUnavailableError, EventLogError, SettingsError
 from engine.eventlog.base import Partition, Rebalance, TopicSpec
-from engine.eventlog.kafka import group_positions
+from engine.eventlog.kafka import group_positions, topic_admin
 from engine.eventlog.kafka.client import Client
 from engine.eventlog.kafka.client_surface import check_client
 from engine.eventlog.kafka.failures import explain_unavailable, translated
@@ -76,6 +76,33 @@ class KafkaLog:
             EventLogError: a name cannot be one, or the client lacks the right to look.
         """
         return self._admin(lambda admin: existing(admin, topics))
+
+    def grow(self, topic: str, partitions: int) -> None:
+        """Give a topic more partitions, and wait for them; does nothing where it has so many.
+
+        Raises:
+            EventLogError: the broker refused, or it is not done in time.
+        """
+        self._admin(lambda admin: topic_admin.grow(admin, topic, partitions, self._settings.connect_timeout_s * 1000))
+
+    def idle_positions(self, group: str, topic: str) -> dict[int, int]:
+        """By partition, the next record that a group would read; nothing for partitions that it has not read.
+
+        Raises:
+            EventLogError: the group has members, or the topic does not exist.
+        """
+        partitions = self._all_partitions([topic])
+        self.refuse_members(group)
+        committed = self._admin(lambda admin: group_positions.committed(admin, group, partitions))
+        return {partition.number: position for partition, position in committed.items()}
+
+    def refuse_members(self, group: str) -> None:
+        """Refuse a group that has members.
+
+        Raises:
+            EventLogError: it has.
+        """
+        self._admin(lambda admin: group_positions.refuse_members(admin, group))
 
     def identity(self, topic: str) -> str:
         """The broker's id of `topic`, which changes when the topic is deleted and created again.

@@ -23,6 +23,8 @@ _TRANSACTION_RETRY_MS: Final = 2
 """Pause of the client after the first request of a transaction, which is refused until the markers of the last one are
 written. The client's default of 100 ms shows up as the 99th percentile of freshness."""
 _REQUEST_TIMEOUT_MS: Final = 30_000
+_METADATA_AGE_MS: Final = 5_000
+"""Time after which members look for new partitions (the client's default: five minutes)."""
 _HEARTBEAT_MS: Final = 1_000
 """Interval of heartbeats, at which members notice a rebalance."""
 
@@ -97,6 +99,7 @@ def session_options(settings: KafkaSettings, group: str) -> dict[str, Any]:
     """Options of a consumer that is a member of `group`."""
     session_ms = int(settings.session_timeout_s * 1000)
     return consumer_options() | {
+        "metadata_max_age_ms": _METADATA_AGE_MS,
         "group_id": group,
         "partition_assignment_strategy": [CooperativeStickyAssignor],
         "session_timeout_ms": session_ms,

@@ -1,12 +1,13 @@
 """Topics created, and compared with what they should be."""
 
 import logging
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from kafka.admin import ConfigResource, ConfigResourceType
-from kafka.errors import TopicAlreadyExistsError, UnknownTopicOrPartitionError, for_code
+from kafka.errors import KafkaTimeoutError, TopicAlreadyExistsError, UnknownTopicOrPartitionError, for_code
 
 from engine.errors import EventLogError
 from engine.eventlog.base import TopicSpec
@@ -14,6 +15,7 @@ from engine.eventlog.kafka.options import MAX_RECORD_BYTES
 
 logger = logging.getLogger(__name__)
 
+_LOOK_AGAIN_S: Final = 0.1
 _COMPACTED: Final = {
     "cleanup.policy": "compact",
     # Compaction leaves the active segment out and starts at this dirty share; smaller values make restores faster.
@@ -75,6 +77,23 @@ def create_missing(admin: Any, specs: Sequence[TopicSpec], timeout_ms: float) ->
                 f" {answer['error_message'] or error.__name__}; create it by hand, or give this client the right to"
             )
     admin.wait_for_topics(list(missing), timeout_ms=timeout_ms)
+
+
+def grow(admin: Any, topic: str, partitions: int, timeout_ms: float) -> None:
+    """Give a topic more partitions, and wait for them; does nothing where it has so many.
+
+    Raises:
+        KafkaError: the broker refused, or it is not done in time.
+    """
+    if partition_counts(admin, [topic]).get(topic, 0) >= partitions:
+        return
+    admin.create_partitions({topic: partitions}, timeout_ms=int(timeout_ms))
+    deadline_s = time.monotonic() + timeout_ms / 1000
+    while partition_counts(admin, [topic]).get(topic, 0) < partitions:
+        if time.monotonic() > deadline_s:
+            raise KafkaTimeoutError(f"topic {topic!r} has not {partitions} partitions within {timeout_ms / 1000:g} s")
+        time.sleep(_LOOK_AGAIN_S)
+    logger.info("topic %s has %d partitions now", topic, partitions)
 
 
 def existing(admin: Any, names: Sequence[str]) -> dict[str, ExistingTopic]:

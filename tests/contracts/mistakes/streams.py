@@ -1,6 +1,7 @@
 """Mistakes with topics, dead letters, changelogs and windows."""
 
 import importlib
+from collections import Counter
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
@@ -29,10 +30,13 @@ from engine.settings.sections import (
     TelemetrySettings,
     WindowSettings,
 )
+from engine.windows import repartition
 from engine.windows.changelog import DEPLOYMENT_HEADER
 from engine.windows.codec import WindowCodec
+from engine.windows.repartition import Placement
 from engine.windows.store import WindowStore
 from engine.windows.users import UserWindows
+from engine.worker.growth import Growth
 from engine.worker.loop import Worker
 from engine.worker.telemetry import Telemetry
 from tests.contracts.mistakes.releases import written
@@ -72,6 +76,12 @@ def partition_that_nobody_reads(_folder: Path) -> None:
         watch.look(now_s, [Partition("clicks", 1)])
 
 
+def changelog_that_was_given_partitions(_folder: Path) -> None:
+    growth = Growth(Settings(), served=2)
+    growth.assigned([1, 2])
+    growth.look(0.0, partitions=3)
+
+
 def more_users_than_windows(_folder: Path) -> object:
     store = WindowStore(WindowSettings(max_users=2, length=4))
     return store.slots(["ann", "bob", "eve"], np.zeros(3, np.int32))
@@ -79,7 +89,7 @@ def more_users_than_windows(_folder: Path) -> object:
 
 def changelog_of_another_size(folder: Path) -> None:
     log = MemoryLog()
-    log.ensure_topics([TopicSpec("clicks", 3), TopicSpec("windows", 2), TopicSpec("releases")])
+    log.ensure_topics([TopicSpec("clicks", 2), TopicSpec("windows", 3), TopicSpec("releases")])
     settings = Settings(releases=ReleaseSettings(path=written(folder)), windows=WindowSettings(max_users=10))
     Worker(settings, log, Metrics()).run(importlib.import_module("threading").Event())
 
@@ -177,7 +187,19 @@ TOPICS = [
         "two numbers of partitions",
         changelog_of_another_size,
         SettingsError,
-        r"windows\.topic 'windows' | has 2 partitions, clicks\.topic 'clicks' has 3 | the same number | name a new",
+        r"windows\.topic 'windows' | has 3 partitions, clicks\.topic 'clicks' has 2 | as many and run | name a new",
+    ),
+    Row(
+        "windows to be moved by another partitioner than the producers'",
+        lambda _folder: repartition.check(Placement(records=100, strays=48), "clicks"),
+        EventLogError,
+        r"topic 'clicks' | 48 of the last 100 clicks | expected nearly none | choose the --partitioner",
+    ),
+    Row(
+        "windows to be moved before their clicks are read",
+        lambda _folder: repartition.check(Placement(records=100, unread=Counter({1: 7})), "clicks"),
+        EventLogError,
+        r"topic 'clicks' | 7 in partition 1 | expected none | start a worker until these partitions are read",
     ),
     Row(
         "a port that is taken",
@@ -221,6 +243,12 @@ WINDOWS = [
         partition_that_nobody_reads,
         EventLogError,
         r"clicks/1 | reads nothing of that for 2 s | kafka\.stall_timeout_s | joining again",
+    ),
+    Row(
+        "a changelog that was given more partitions",
+        changelog_that_was_given_partitions,
+        EventLogError,
+        r"windows\.topic 'windows' | has 3 partitions now | had 2 | joining again",
     ),
     Row(
         "a changelog of a later engine",
