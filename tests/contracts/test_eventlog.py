@@ -395,18 +395,19 @@ def test_what_a_member_commits_while_it_hands_over_is_kept(log: EventLog, topic_
             assert again[0].offsets[0] == read[taken]
 
 
-@pytest.mark.parametrize(("from_ms", "first"), [(None, 6), (2_500, 3), (9_000, 6), (0, 0)])
+@pytest.mark.parametrize(("after_ms", "first"), [(None, 6), (2_500, 3), (9_000, 6), (0, 0)])
 def test_a_new_group_begins_where_it_is_told_and_an_old_one_goes_on(
-    log: EventLog, topic_names: Names, join: Callable[[str, str], Worker], from_ms: int | None, first: int
+    log: EventLog, topic_names: Names, join: Callable[[str, str], Worker], after_ms: int | None, first: int
 ) -> None:
     topic, group = topic_names("clicks"), topic_names("group")
     log.ensure_topics([TopicSpec(topic, partitions=2)])
     with log.producer() as producer:
-        # one record at 0, 1, 2 ... 5 s, alternating over the partitions
-        stamps, places = [second * 1000 for second in range(6)], [0, 1] * 3
+        # one record at 0, 1, 2 ... 5 s of the last minute (brokers delete old ones), in one partition and the other
+        began_ms = time.time_ns() // 1_000_000 - 60_000
+        stamps, places = [began_ms + second * 1000 for second in range(6)], [0, 1] * 3
         producer.send(Outgoing(topic, [b"k"] * 6, [*numbers(6)], timestamps_ms=stamps, partitions=places))
     for _ in range(2):  # a second worker of the group changes nothing
-        log.begin_group(group, topic, from_ms)
+        log.begin_group(group, topic, None if after_ms is None else began_ms + after_ms)
     worker = join(topic, group)
     until(lambda: len(worker.session.assignment()) == 2, worker.step)
     put(log, topic, b"later")

@@ -182,6 +182,27 @@ def shop(environ: dict[str, str], kafka_log: KafkaLog, tiny_release: Path) -> Sh
     return Shop(environ, kafka_log, tiny_release)
 
 
+def test_two_deployments_on_one_cluster_are_kept_apart(
+    shop: Shop, kafka_log: KafkaLog, topic_names: Callable[[str], str], tiny_release: Path
+) -> None:
+    lines(run(shop.environ, "topics", "create", "--partitions", "2"))
+    shop.click()
+    with shop.worker():
+        until(lambda: shop.windows() == shop.expected(2))
+    other = Shop(shop.environ | {"HEADRACE_KAFKA__PREFIX": topic_names("other")}, kafka_log, tiny_release)
+    assert run(other.environ, "topics", "create", "--partitions", "2").exit_code == 0
+    other.click()
+    with other.worker():
+        until(lambda: other.windows() == other.expected(2))
+    # by mistake it is given the first one's changelog
+    changelog = shop.settings.windows.topic
+    third = Shop(other.environ | {"HEADRACE_WINDOWS__TOPIC": changelog}, kafka_log, tiny_release)
+    worker = Worker(third.settings, KafkaLog(third.settings.kafka), Metrics())
+    with pytest.raises(SettingsError, match=rf"windows\.topic '{changelog}' .*: found a window of deployment 'shop-"):
+        worker.run(threading.Event())
+    assert shop.windows() == shop.expected(2)
+
+
 def test_clicks_that_are_given_more_partitions_lose_no_window(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
     topic = shop.settings.clicks.topic
     lines(run(shop.environ, "topics", "create", "--partitions", "2"))
