@@ -137,6 +137,7 @@ class Processor:
         self._metrics.users.set(len(self.windows))
         self._metrics.window_bytes.set(self.windows.store.nbytes)
         self._metrics.evicted_users.set(self.windows.store.user_slots.evicted)
+        self._metrics.unspilled_users.set(self.windows.unspilled)
         self._metrics.items.set(len(self._catalogue))
         self._metrics.held_searches.set(self._catalogue.searches)
 

@@ -24,6 +24,7 @@ from engine.windows.saver import Saver
 from engine.windows.snapshots import Snapshots
 from engine.worker.access import Access
 from engine.worker.batch import BatchReport, Processor
+from engine.worker.changelog_guard import ChangelogGuard
 from engine.worker.lag import LagGauges
 
 logger = logging.getLogger(__name__)
@@ -85,6 +86,7 @@ class Worker:
         """Written by the loop, read by any thread."""
         self._lag = LagGauges(metrics, log, self._time)
         self._access = Access(settings.kafka.first_connect_timeout_s)
+        self._changelog_guard = ChangelogGuard(settings.windows.topic)
         self._no_release_due_s = 0.0
 
     @property
@@ -306,7 +308,9 @@ class Worker:
             TopicSpec(changelog, partitions, compacted=True),
             TopicSpec(clicks.dead_letter_topic),
         ]
+        self._changelog_guard.before(self._log)
         self._log.ensure_topics(specs)
+        self._changelog_guard.after(self._log)
         found = self._log.partitions(changelog)
         if found != partitions:
             raise SettingsError(
