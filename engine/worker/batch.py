@@ -22,7 +22,7 @@ from engine.arrays import FIRST_SEARCH, Bool, Clicks, Int32, Int64
 from engine.catalogue import searches
 from engine.catalogue.actions import Actions
 from engine.catalogue.ids import Catalogue
-from engine.errors import RecordRefusedError
+from engine.errors import DeliveryError, RecordRefusedError
 from engine.eventlog.base import Outgoing, Partition, Records, Session
 from engine.ingest.dead_letters import DeadLetter
 from engine.ingest.decoder import ClickDecoder
@@ -245,9 +245,10 @@ class Processor:
                 session.send(letters)
             return session.commit(positions, [changes])
         except RecordRefusedError as error:
-            if error.topic == self._dead_letters.topic:
-                self._dead_letters.refused(error, self._time.monotonic_s())
-            raise
+            if error.topic != self._dead_letters.topic:
+                raise
+            self._dead_letters.refused(error, self._time.monotonic_s())
+            raise DeliveryError(f"a dead letter was refused, and is sent smaller next time: {error}") from error
 
     def _count(
         self, clicks: Clicks, dead: list[DeadLetter], appended: Appended, lists: Lists, freshness_ms: Int64

@@ -128,6 +128,24 @@ def test_a_worker_is_not_ready_seconds_after_its_broker_went_away(
             eventually(lambda: worker.not_ready is None)
 
 
+def test_a_broker_that_died_fills_no_log(kafka_home: Path, tmp_path: Path, tiny_release: Path) -> None:
+    """The client alone writes hundreds of lines a minute."""
+    with broker.Cluster(kafka_home, tmp_path / "kafka") as cluster, (tmp_path / "log").open("wb") as output:
+        KafkaLog(KafkaSettings(bootstrap_servers=cluster.bootstrap)).ensure_topics([TopicSpec("clicks", 2)])
+        plain = {"KAFKA__SECURITY_PROTOCOL": "PLAINTEXT", "RELEASES__PATH": str(tiny_release)}
+        process = subprocess.Popen([HEADRACE, "run"], env=environ(cluster, **plain), stdout=output, stderr=output)
+        try:
+            eventually(lambda: "is restored" in (tmp_path / "log").read_text())
+            before = len((tmp_path / "log").read_text().splitlines())
+            cluster.stop(cluster.nodes[0], signal.SIGKILL)
+            time.sleep(20.0)
+            lines = (tmp_path / "log").read_text().splitlines()[before:]
+        finally:
+            process.terminate()
+            assert process.wait(LIMIT_S) == 0
+    assert len(lines) < 40, "\n".join(lines)
+
+
 def test_the_lag_of_partitions_that_are_not_fetched_is_known(kafka_log: KafkaLog, topic_names: Names) -> None:
     topic = topic_names("clicks")
     kafka_log.ensure_topics([TopicSpec(topic, 3)])
