@@ -75,6 +75,10 @@ class Metrics:
         """Counters of what could not be kept as it came."""
         self.cut_dead_letters = self._counter("cut_dead_letters", "Dead letters with the head of their value alone.")
         self.unsent_dead_letters = self._counter("unsent_dead_letters", "Dead letters that their topic refuses.")
+        self.unspilled_users = self._gauge(
+            "unspilled_users", "Evicted windows kept in memory, as the spill store cannot be written."
+        )
+        self.failed_snapshots = self._counter("failed_snapshots", "Snapshots that could not be written.")
         self.deleted_records = self._counter("deleted_records", "Records that retention deleted before they were read.")
 
     def _add_lag(self) -> None:

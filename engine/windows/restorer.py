@@ -57,7 +57,7 @@ class Restorer:
         self._log = log
         self._windows = windows
         self._snapshots = snapshots
-        self._metrics = metrics
+        self.metrics = metrics
         self._waiting: set[int] = set()
         self._restored: set[int] = set()
         self._standby: set[int] = set()
@@ -149,14 +149,14 @@ class Restorer:
             logger.info(
                 "partition %d is restored after %.2f s", number, self.time.monotonic_s() - self._began_s.pop(number)
             )
-            self._windows.set_aside.report(number, self._metrics)
+            self._windows.set_aside.report(number, self.metrics)
         self._restored.update(done)
         self._set_waiting(self._waiting - set(done))
         if self._waiting:
             self._report(reader)
         else:
             self._close_reader()
-        self._metrics.restore_seconds.inc(self.time.monotonic_s() - started_s)
+        self.metrics.restore_seconds.inc(self.time.monotonic_s() - started_s)
         return done
 
     def _keep_warm(self) -> None:
@@ -202,7 +202,7 @@ class Restorer:
         found = self._snapshots.read(self.identity, number, bounds, self.time.now_ms())
         position = bounds.start
         if isinstance(found, str):
-            self._metrics.refused_snapshots.labels(found).inc()
+            self.metrics.refused_snapshots.labels(found).inc()
         elif found:
             position, self._snapshot_parts[number] = found
             reader.seek(partition, position)
@@ -216,7 +216,7 @@ class Restorer:
             del self._snapshot_parts[number]
         else:
             self._windows.load(packed, number)
-            self._metrics.restored_users.labels("snapshot").inc(len(packed))
+            self.metrics.restored_users.labels("snapshot").inc(len(packed))
 
     def _take(self, records: Records) -> None:
         """Bring the windows of a partition to where these records lead."""
@@ -233,7 +233,7 @@ class Restorer:
             self._set_standby(self._standby - {number})
             return
         self._windows.positions[number] = records.offsets[-1] + 1
-        self._metrics.restored_users.labels("changelog" if number in self._waiting else "standby").inc(users)
+        self.metrics.restored_users.labels("changelog" if number in self._waiting else "standby").inc(users)
 
     def _at_end(self, reader: Reader, number: int) -> bool:
         if number not in self._windows.positions or number in self._snapshot_parts:
@@ -270,7 +270,7 @@ class Restorer:
 
     def _set_waiting(self, partitions: set[int]) -> None:
         self._waiting = partitions
-        self._metrics.restoring.set(len(partitions))
+        self.metrics.restoring.set(len(partitions))
         if not partitions:
             self.progress = None
         elif self.progress is None:
@@ -282,7 +282,7 @@ class Restorer:
 
     def _set_warm(self, partitions: set[int]) -> None:
         self._warm = partitions
-        self._metrics.standby.set(len(partitions))
+        self.metrics.standby.set(len(partitions))
 
     def _close_reader(self) -> None:
         if self._reader is not None:

@@ -68,5 +68,10 @@ class Saver:
             try:
                 self._under_way.result()
             except OSError as error:
-                logger.error("a snapshot cannot be written to snapshots.folder %s: %s", self._settings.folder, error)
+                logger.error(
+                    "a snapshot cannot be written to snapshots.folder %s: %s; the last one stays, and a restart reads"
+                    " more of the changelog: make room, or name another folder",
+                    *(self._settings.folder, error),
+                )
+                self._restorer.metrics.failed_snapshots.inc()
             self._under_way = None

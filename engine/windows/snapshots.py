@@ -81,11 +81,16 @@ class Snapshots:
         path = _path(self._folder, header.topic, header.partition)
         unfinished = path.with_suffix(".new")
         head = {"schema": SCHEMA, **asdict(header), "actions": self._actions.names}
-        with unfinished.open("wb") as file:
-            _dump(file, head, self._columns(packed))
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
+        try:
+            with unfinished.open("wb") as file:
+                _dump(file, head, self._columns(packed))
+                file.flush()
+                os.fsync(file.fileno())
+            unfinished.replace(path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                unfinished.unlink()  # on a full disk it would take the room of the next
+            raise
 
     def read(
         self, topic: str, partition: int, bounds: range, now_ms: int

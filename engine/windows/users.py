@@ -188,6 +188,11 @@ class UserWindows:
         spilled = [windows for windows, _ in self._decoded(self._spill.of(partition))]
         return concatenate([held, *spilled]) if spilled else held
 
+    @property
+    def unspilled(self) -> int:
+        """Evicted users whose windows are in memory, as they could not be spilled."""
+        return self._spill.unwritten
+
     def reload(self, users: Sequence[str]) -> None:
         """Bring the spilled windows among these users back into the store."""
         if len(self._spill):

@@ -22,7 +22,7 @@ from engine.arrays import FIRST_SEARCH, Bool, Clicks, ForgetRequest, Int32, Int6
 from engine.catalogue import searches
 from engine.catalogue.actions import Actions
 from engine.catalogue.ids import Catalogue
-from engine.errors import RecordRefusedError
+from engine.errors import DeliveryError, RecordRefusedError
 from engine.eventlog.base import Outgoing, Partition, Records, Session
 from engine.eventlog.murmur2 import partition_of
 from engine.ingest.dead_letters import DeadLetter
@@ -158,6 +158,7 @@ class Processor:
         self._metrics.users.set(len(self.windows))
         self._metrics.window_bytes.set(self.windows.store.nbytes)
         self._metrics.evicted_users.set(self.windows.store.user_slots.evicted)
+        self._metrics.unspilled_users.set(self.windows.unspilled)
         self._metrics.items.set(len(self._catalogue))
         self._metrics.held_searches.set(self._catalogue.searches)
 
@@ -289,9 +290,10 @@ class Processor:
                 session.send(letters)
             return session.commit(positions, [changes])
         except RecordRefusedError as error:
-            if error.topic == self._dead_letters.topic:
-                self._dead_letters.refused(error, self._time.monotonic_s())
-            raise
+            if error.topic != self._dead_letters.topic:
+                raise
+            self._dead_letters.refused(error, self._time.monotonic_s())
+            raise DeliveryError(f"a dead letter was refused, and is sent smaller next time: {error}") from error
 
     def _count(
         self, clicks: Clicks, dead: list[DeadLetter], appended: Appended, lists: Lists, freshness_ms: Int64

@@ -25,6 +25,7 @@ from engine.windows.saver import Saver
 from engine.windows.snapshots import Snapshots
 from engine.worker.access import Access
 from engine.worker.batch import BatchReport, Processor
+from engine.worker.changelog_guard import ChangelogGuard
 from engine.worker.growth import Growth
 from engine.worker.lag import LagGauges
 from engine.worker.rekeyer import Rekeyer
@@ -90,6 +91,7 @@ class Worker:
         """Written by the loop, read by any thread."""
         self._lag = LagGauges(metrics, log, self._time)
         self._access = Access(settings.kafka.first_connect_timeout_s)
+        self._changelog_guard = ChangelogGuard(settings.windows.topic)
         self._no_release_due_s = 0.0
 
     @property
@@ -190,7 +192,9 @@ class Worker:
         self._not_ready = "no partition is assigned yet"
         if self._rekeyer is not None:
             self._rekeyer.prepare_topics()
+        self._changelog_guard.before(self._log)
         partitions = topic_plan.prepare(self._log, self._settings)
+        self._changelog_guard.after(self._log)
         self._processor.expect(self._settings.clicks.topic, partitions)
         self._growth = Growth(self._settings, partitions)
         if self._rekeyer is None:

@@ -1,9 +1,13 @@
 """/metrics, /healthz and /readyz over HTTP, from a thread of their own."""
 
+import contextlib
+import socket
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterable
 from socketserver import ThreadingMixIn
-from typing import Any, Self
+from typing import Any, Final, Self
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from prometheus_client import CollectorRegistry, make_wsgi_app
@@ -14,12 +18,56 @@ from engine.settings.sections import TelemetrySettings
 Probe = Callable[[], str | None]
 """Says what is wrong; None when all is well."""
 
+_MAX_CONNECTIONS: Final = 32
+_IDLE_LIMIT_S: Final = 10.0
+"""A connection on which nothing comes for so long is closed."""
+_NO_DESCRIPTOR_PAUSE_S: Final = 0.1
+
 
 class _Server(ThreadingMixIn, WSGIServer):
+    """A thread for each connection, and a bound on them: file descriptors are the whole worker's."""
+
     daemon_threads = True
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._lock = threading.Lock()
+        self._connections: dict[socket.socket, None] = {}
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        """As the library's, which tries again without a pause where there is no file descriptor left."""
+        try:
+            return super().get_request()
+        except OSError:
+            time.sleep(_NO_DESCRIPTOR_PAUSE_S)
+            raise
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Answer in a thread of its own; the oldest connection is closed where there are too many: it is idle."""
+        with self._lock:
+            if len(self._connections) >= _MAX_CONNECTIONS:
+                oldest = next(iter(self._connections))
+                del self._connections[oldest]
+                with contextlib.suppress(OSError):
+                    oldest.shutdown(socket.SHUT_RDWR)
+            self._connections[request] = None
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        """As the library's."""
+        with self._lock:
+            self._connections.pop(request, None)
+        super().shutdown_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A connection that was closed, or said nothing for too long, is no news."""
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)
 
 
 class _QuietHandler(WSGIRequestHandler):
+    timeout = _IDLE_LIMIT_S
+
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class names it so
         """A scrape every few seconds is no news."""
 

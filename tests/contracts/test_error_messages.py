@@ -38,6 +38,8 @@ ELSEWHERE = {
     "engine/eventlog/kafka/stall_detector.py StallDetector._look": "tests/integration/test_kafka_log.py",
     "engine/releases/probe.py _raise_refusal": "tests/unit/test_release_loader.py",
     "engine/releases/probe.py _wait": "tests/unit/test_release_loader.py",
+    "engine/worker/batch.py Processor._deliver": "tests/integration/test_put_aside.py",
+    "engine/worker/changelog_guard.py ChangelogGuard.before": "tests/integration/test_waiting.py",
     "engine/releases/remote.py _download": "tests/unit/test_publish.py",
     "engine/releases/remote.py fetch": "tests/unit/test_publish.py",
     "engine/releases/release_loader.py ReleaseLoader._fetch": "tests/unit/test_release_loader.py",

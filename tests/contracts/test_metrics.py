@@ -14,6 +14,7 @@ NAMES = {
     "headrace_dropped_events": "counter",
     "headrace_evicted_users": "gauge",
     "headrace_exact_fallback_queries": "counter",
+    "headrace_failed_snapshots": "counter",
     "headrace_forgotten_users": "counter",
     "headrace_freshness_seconds": "histogram",
     "headrace_freed_items": "counter",
@@ -39,6 +40,7 @@ NAMES = {
     "headrace_stage_seconds": "counter",
     "headrace_unchanged_lists": "counter",
     "headrace_unsent_dead_letters": "counter",
+    "headrace_unspilled_users": "gauge",
     "headrace_users": "gauge",
     "headrace_window_bytes": "gauge",
 }

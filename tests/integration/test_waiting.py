@@ -10,12 +10,20 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
+from kafka import KafkaAdminClient  # noqa: TID251 - topics are deleted here, which Headrace never does
 
 from engine.eventlog.base import Outgoing, Partition, Rebalance, Session, TopicSpec
 from engine.eventlog.kafka import KafkaLog
 from engine.metrics import Metrics
 from engine.settings.loader import ENV_PREFIX
-from engine.settings.sections import KafkaSettings, ReleaseSettings, Settings, WindowSettings
+from engine.settings.sections import (
+    ClickSettings,
+    KafkaSettings,
+    RecommendationSettings,
+    ReleaseSettings,
+    Settings,
+    WindowSettings,
+)
 from engine.worker.loop import Worker
 from tests.integration import broker
 from tests.integration.site import HEADRACE
@@ -120,6 +128,24 @@ def test_a_worker_is_not_ready_seconds_after_its_broker_went_away(
             eventually(lambda: worker.not_ready is None)
 
 
+def test_a_broker_that_died_fills_no_log(kafka_home: Path, tmp_path: Path, tiny_release: Path) -> None:
+    """The client alone writes hundreds of lines a minute."""
+    with broker.Cluster(kafka_home, tmp_path / "kafka") as cluster, (tmp_path / "log").open("wb") as output:
+        KafkaLog(KafkaSettings(bootstrap_servers=cluster.bootstrap)).ensure_topics([TopicSpec("clicks", 2)])
+        plain = {"KAFKA__SECURITY_PROTOCOL": "PLAINTEXT", "RELEASES__PATH": str(tiny_release)}
+        process = subprocess.Popen([HEADRACE, "run"], env=environ(cluster, **plain), stdout=output, stderr=output)
+        try:
+            eventually(lambda: "is restored" in (tmp_path / "log").read_text())
+            before = len((tmp_path / "log").read_text().splitlines())
+            cluster.stop(cluster.nodes[0], signal.SIGKILL)
+            time.sleep(20.0)
+            lines = (tmp_path / "log").read_text().splitlines()[before:]
+        finally:
+            process.terminate()
+            assert process.wait(LIMIT_S) == 0
+    assert len(lines) < 40, "\n".join(lines)
+
+
 def test_the_lag_of_partitions_that_are_not_fetched_is_known(kafka_log: KafkaLog, topic_names: Names) -> None:
     topic = topic_names("clicks")
     kafka_log.ensure_topics([TopicSpec(topic, 3)])
@@ -145,3 +171,59 @@ def test_the_lag_of_partitions_that_are_not_fetched_is_known(kafka_log: KafkaLog
         while (read := sum(map(len, session.poll(0.1, 100)))) == 0:
             assert time.monotonic() < deadline
         assert session.lag() == expected | {Partition(topic, 1): 1, Partition(topic, 2): 60 - read}
+
+
+def settings_of(kafka: KafkaSettings, release: Path, topic_names: Names) -> Settings:
+    return Settings(
+        kafka=kafka.model_copy(update={"group": topic_names("group")}),
+        clicks=ClickSettings(topic=topic_names("clicks"), dead_letter_topic=topic_names("dead")),
+        recommendations=RecommendationSettings(topic=topic_names("recommendations")),
+        windows=WindowSettings(topic=topic_names("windows"), max_users=100),
+        releases=ReleaseSettings(topic=topic_names("releases"), path=release),
+    )
+
+
+def click(log: KafkaLog, topic: str, number: int) -> None:
+    value = b'{"user":"ann","item":"i%d","ts":%d}' % (number, 1_700_000_000_000 + number)
+    with log.producer() as producer:
+        producer.send(Outgoing(topic, [b"ann"], [value]))
+
+
+def test_a_changelog_that_is_deleted_under_a_worker_is_not_made_anew_without_a_word(
+    kafka_settings: KafkaSettings, tiny_release: Path, topic_names: Names, caplog: pytest.LogCaptureFixture
+) -> None:
+    short = kafka_settings.model_copy(update={"commit_timeout_s": 3.0})
+    settings, metrics = settings_of(short, tiny_release, topic_names), Metrics()
+    log = KafkaLog(settings.kafka)
+    log.ensure_topics([TopicSpec(settings.clicks.topic)])
+
+    def lists() -> float:
+        return metrics.registry.get_sample_value("headrace_lists_total") or 0.0
+
+    worker = Worker(settings, log, metrics)
+    with serving(worker):
+        click(log, settings.clicks.topic, 1)
+        eventually(lambda: lists() == 1)
+        admin = KafkaAdminClient(bootstrap_servers=settings.kafka.bootstrap_servers)
+        admin.delete_topics([settings.windows.topic])
+        admin.close()
+        click(log, settings.clicks.topic, 2)
+        refusal = f"windows.topic '{settings.windows.topic}' was deleted while this worker used it"
+        eventually(lambda: refusal in (worker.not_ready or ""))
+        assert log.partitions(settings.windows.topic) == 0
+        log.ensure_topics([TopicSpec(settings.windows.topic, compacted=True)])  # the operator gives in
+        eventually(lambda: lists() == 2)
+    assert "was deleted and made again: windows of before are gone" in caplog.text
+
+
+def test_two_workers_of_one_static_name_are_told_why(
+    kafka_settings: KafkaSettings, tiny_release: Path, topic_names: Names, caplog: pytest.LogCaptureFixture
+) -> None:
+    same = kafka_settings.model_copy(update={"static_member": "pod-0"})
+    settings = settings_of(same, tiny_release, topic_names)
+    KafkaLog(settings.kafka).ensure_topics([TopicSpec(settings.clicks.topic)])
+    first = Worker(settings, KafkaLog(settings.kafka), Metrics())
+    with serving(first):
+        eventually(lambda: first.not_ready is None)
+        with serving(Worker(settings, KafkaLog(settings.kafka), Metrics())):
+            eventually(lambda: "give each worker a kafka.static_member of its own" in caplog.text)

@@ -37,6 +37,7 @@ MEMBERS: Final[tuple[tuple[type, str], ...]] = (
     (DefaultRecordBatch, "_read_msg"),
     (ConsumerCoordinator, "_join_task"),
     (ConsumerCoordinator, "_send_group_coordinator_request"),
+    (ConsumerCoordinator, "_send_heartbeat_request"),
     (ConsumerCoordinator, "request_rejoin"),
     (KafkaProducer, "_sender"),
     (KafkaProducer, "_transaction_manager"),

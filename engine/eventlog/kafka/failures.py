@@ -6,10 +6,13 @@ from collections.abc import Iterator
 
 from kafka.errors import (
     AuthorizationError,
+    FencedInstanceIdError,
+    InvalidProducerEpochError,
     InvalidRecordError,
     KafkaError,
     KafkaTimeoutError,
     MessageSizeTooLargeError,
+    ProducerFencedError,
     RecordListTooLargeError,
     SaslAuthenticationFailedError,
     TopicAuthorizationFailedError,
@@ -42,6 +45,11 @@ def describe(error: Exception) -> str:
     """The client's message; in words even where it has none."""
     if isinstance(error, KafkaTimeoutError) and not any(error.args):
         return "no answer in time"
+    if isinstance(error, FencedInstanceIdError | ProducerFencedError | InvalidProducerEpochError):
+        return (
+            f"{str(error) or type(error).__name__}: another worker took this one's place, under the same name; give"
+            " each worker a kafka.static_member of its own, or none"
+        )
     if isinstance(error, UnsupportedCodecError):
         return f"{error}; records compressed by lz4, zstd or snappy need: pip install 'headrace[compression]'"
     return str(error) or type(error).__name__

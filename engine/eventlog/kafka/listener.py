@@ -6,10 +6,13 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from kafka import AsyncConsumerRebalanceListener
+from kafka.errors import FencedInstanceIdError
 from kafka.future import Future
 
+from engine.errors import EventLogError
 from engine.eventlog.base import Partition, Rebalance
 from engine.eventlog.commit_steps import Holder
+from engine.eventlog.kafka.failures import describe
 
 _LOOKUP_INTERVAL_S: Final = 0.1
 
@@ -85,6 +88,24 @@ def throttle_lookups(coordinator: Any, net: Any) -> None:
         return await look_up()
 
     coordinator._send_group_coordinator_request = look_up_when_due  # noqa: SLF001
+
+
+def tell_fenced(coordinator: Any, listener: Listener) -> None:
+    """Let `poll` raise that another member took this one's place under the same static name.
+
+    The library logs it, stops its heartbeats and joins again when its session has expired: two such members would take
+    the place of one another for ever.
+    """
+    send = coordinator._send_heartbeat_request  # noqa: SLF001 - there is no public way to it
+
+    async def send_heartbeat() -> Any:
+        try:
+            return await send()
+        except FencedInstanceIdError as error:
+            listener.failure = EventLogError(f"Kafka: {describe(error)}")
+            raise
+
+    coordinator._send_heartbeat_request = send_heartbeat  # noqa: SLF001
 
 
 class _PendingJoin:

@@ -27,7 +27,7 @@ from engine.eventlog.kafka.client import Client
 from engine.eventlog.kafka.client_surface import check_client
 from engine.eventlog.kafka.failures import explain_unavailable, is_permanent, translated
 from engine.eventlog.kafka.fetching import parse_leniently
-from engine.eventlog.kafka.listener import Listener, throttle_lookups
+from engine.eventlog.kafka.listener import Listener, tell_fenced, throttle_lookups
 from engine.eventlog.kafka.options import (
     connection_options,
     consumer_options,
@@ -244,6 +244,7 @@ class KafkaLog:
             raise
         throttle_lookups(consumer._coordinator, client.net)  # noqa: SLF001 - there is no public way to it
         listener = Listener(client.net, consumer, rebalance)
+        tell_fenced(consumer._coordinator, listener)  # noqa: SLF001
         consumer.subscribe(topics, listener=listener)
         return consumer, listener
 
