@@ -208,3 +208,12 @@ def test_a_request_that_arrives_when_all_is_done(work: Work, kind: str, *, cuts_
     work.serve(before_commit)
     held[0].deliver()
     work.check()
+
+
+@pytest.mark.parametrize("proxied", BROKERS[:1], indirect=True)
+def test_a_producer_without_transactions_asks_again(work: Work) -> None:
+    late = work.gate.hold(proxy.INIT_PRODUCER_ID, cuts_off=True)
+    with work.log.producer() as producer:
+        producer.send(Outgoing(work.lists, [b"u"], [b"0"]))
+    late.deliver()
+    assert work.whole(work.lists) == [0]

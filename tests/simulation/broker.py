@@ -5,6 +5,8 @@ It keeps to what Kafka does where the engine relies on it:
 - A transaction's records take offsets at once and are read after it ended; nobody reads past an open one. Its end takes
   an offset, too: a control record, which never arrives. So offsets have gaps.
 - A producer of the same transactional id ends what its predecessor left open, and fences it.
+- It believes its producers, as Kafka does before 3.6: records of a transaction that its own producer ended open a new
+  one that no coordinator knows, and what this producer's successor sends to that partition becomes a part of it.
 - Positions are taken from whoever is a member of the group, whatever partitions he commits: no broker compares.
 - Who is silent longer than the session timeout is no member any more.
 """
@@ -33,6 +35,8 @@ class Transaction:
     epoch: int
     began_s: float
     state: str = "open"
+    is_fenced: bool = False
+    """Whether its partitions know that its producer has a successor."""
     first_offsets: dict[Partition, int] = field(default_factory=dict)
     positions: dict[Partition, int] = field(default_factory=dict)
     records: list[tuple[Partition, "Entry"]] = field(default_factory=list)
@@ -112,6 +116,8 @@ class Broker:
         self._epochs: dict[str, int] = {}
         self.open: dict[str, Transaction] = {}
         """By transactional id."""
+        self.hanging: list[Transaction] = []
+        """Open on one partition each, and unknown to the coordinator."""
         self.committed: list[Transaction] = []
 
     def create(self, specs: Sequence[TopicSpec]) -> None:
@@ -151,6 +157,8 @@ class Broker:
                 transaction=transaction,
             )
             log = self.log(partition)
+            if transaction is not None:
+                self._join_hanging(transaction, partition)
             log.add(entry, self.now_s)
             ends[partition] = log.end
             if transaction is not None:
@@ -160,7 +168,8 @@ class Broker:
 
     def stable_end(self, partition: Partition) -> int:
         """Offset up to which committed records are read: the first of an open transaction, or the end."""
-        firsts = [t.first_offsets[partition] for t in self.open.values() if partition in t.first_offsets]
+        transactions = [*self.open.values(), *self.hanging]
+        firsts = [t.first_offsets[partition] for t in transactions if partition in t.first_offsets]
         return min(firsts, default=self.log(partition).end)
 
     def read(self, partition: Partition, position: int, most: int) -> tuple[Records, int]:
@@ -183,6 +192,7 @@ class Broker:
     def init_producer(self, producer: str) -> int:
         """A new epoch of this transactional id; what the predecessor left open is aborted."""
         if producer in self.open:
+            self.open[producer].is_fenced = True
             self.end(self.open[producer], "aborted")
         self._epochs[producer] = self._epochs.get(producer, -1) + 1
         return self._epochs[producer]
@@ -214,6 +224,41 @@ class Broker:
             self.committed.append(transaction)
             if transaction.positions:
                 self.groups[transaction.group].record(transaction.positions, transaction)
+
+    def end_late(self, producer: str, epoch: int) -> bool:
+        """Commit whatever this producer has open, for an end that was on its way; False where there is nothing."""
+        transaction = self.open.get(producer)
+        if transaction is None or self._epochs[producer] != epoch:
+            return False
+        self.end(transaction, "committed")
+        return True
+
+    def hang(self, transaction: Transaction, partition: Partition) -> None:
+        """Let the records of a transaction on one partition stay open when it ends."""
+        part = Transaction(transaction.producer, transaction.epoch, self.now_s)
+        part.first_offsets[partition] = transaction.first_offsets.pop(partition)
+        part.records = [(where, entry) for where, entry in transaction.records if where == partition]
+        transaction.records = [(where, entry) for where, entry in transaction.records if where != partition]
+        for _, entry in part.records:
+            entry.transaction = part
+        self.hanging.append(part)
+
+    def end_hanging(self, transaction: Transaction) -> None:
+        """Write the mark of an abort, as an administrator may."""
+        transaction.state = "aborted"
+        self.hanging.remove(transaction)
+        for partition in transaction.first_offsets:
+            self.log(partition).add(Entry(0, transaction=transaction, is_control=True), self.now_s)
+
+    def _join_hanging(self, transaction: Transaction, partition: Partition) -> None:
+        """What is open on a partition under a producer's id takes in what its successor sends there."""
+        for part in [*self.hanging]:
+            if part.producer == transaction.producer and partition in part.first_offsets:
+                self.hanging.remove(part)
+                transaction.first_offsets[partition] = part.first_offsets[partition]
+                transaction.records += part.records
+                for _, entry in part.records:
+                    entry.transaction = transaction
 
     def group(self, name: str) -> SimulatedGroup:
         """A consumer group."""

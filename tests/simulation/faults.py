@@ -12,6 +12,16 @@ POLL = ("crash before", "refused", "rebalance", "fenced", "joins again unnoticed
 READ = ("refused", "crash before")
 SAVE = ("disk full",)
 CLOSE = ("refused", "crash before")
+COMPLETE = ("ends late",)
+"""The end of a transaction is on its way, and its answer will not come."""
+HANG = ("left open",)
+"""Of a transaction that failed, the records on one partition stay open, and no coordinator knows of it."""
+LOOK = ("cannot look",)
+"""No broker says what is open."""
+APART = {"complete": COMPLETE, "hang": HANG, "look": LOOK}
+"""Menus that are drawn from a sequence of their own: the seeds of the others keep their faults."""
+_APART_FROM = 1_000_000
+"""First opportunity of that sequence."""
 MENUS = {"step": STEP, "flush": FLUSH, "poll": POLL, "read": READ, "save": SAVE, "close": CLOSE}
 
 
@@ -31,10 +41,13 @@ class Faults:
     happens: bool = True
     fired: list[tuple[int, str]] = field(default_factory=list)
     _random: random.Random = field(init=False)
+    _apart: random.Random = field(init=False)
     _opportunities: int = 0
+    _apart_opportunities: int = _APART_FROM
 
     def __post_init__(self) -> None:
         self._random = random.Random(self.seed)
+        self._apart = random.Random(f"apart {self.seed}")
 
     def draw(self, menu: Sequence[str]) -> str:
         """The fault that happens here, mostly none: an empty text."""
@@ -46,6 +59,18 @@ class Faults:
             return ""
         fault = menu[int(choice * len(menu))]
         if fault in self.without:
+            return ""
+        self.fired.append((index, fault))
+        return fault
+
+    def draw_apart(self, name: str) -> str:
+        """The same from one of the menus APART."""
+        if not self.happens:
+            return ""
+        index, chance, choice = self._apart_opportunities, self._apart.random(), self._apart.random()
+        self._apart_opportunities += 1
+        fault = APART[name][int(choice * len(APART[name]))]
+        if chance >= self.rate or index in self.muted or fault in self.without:
             return ""
         self.fired.append((index, fault))
         return fault

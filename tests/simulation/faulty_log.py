@@ -47,6 +47,8 @@ class FaultyLog:
         self.is_dead = False
         self._idle_ids: list[str] = []
         self._names = 0
+        self.blind_until_s = 0.0
+        """Until when no broker says what is open."""
 
     def ensure_topics(self, specs: Sequence[TopicSpec]) -> None:
         """Create those that are missing."""
@@ -61,9 +63,16 @@ class FaultyLog:
         return f"identity of {topic}"
 
     def end_abandoned(self, partitions: Sequence[Partition], shared: Sequence[str] = ()) -> bool:
-        """Take over the transactional ids of what is open there."""
-        del shared
+        """Take over the transactional ids of what is open there, and end what no coordinator knows."""
         broker = self.surroundings.broker
+        if broker.now_s >= self.blind_until_s and self.surroundings.faults.draw_apart("look"):
+            self.blind_until_s = broker.now_s + self.surroundings.faults.detail().choice([0.5, 5.0])
+        if broker.now_s < self.blind_until_s:
+            self.surroundings.note(f"{self.process} CANNOT LOOK for what is open")
+            return False
+        for hanging in [*broker.hanging]:
+            if any(place in partitions or place.topic in shared for place in hanging.first_offsets):
+                broker.end_hanging(hanging)
         for producer, transaction in list(broker.open.items()):
             if any(partition in transaction.first_offsets for partition in partitions):
                 broker.init_producer(producer)
@@ -219,7 +228,10 @@ class FaultySession:
             transaction = self._transaction
             surroundings.later(delay_s, lambda: self._arrive_late(outbox, transaction))
             raise DeliveryError("simulated: no answer in time, the records are on their way")
-        return self._log.step("flush", "step", lambda: self._deliver(outbox, self._transaction))
+        ends = self._log.step("flush", "step", lambda: self._deliver(outbox, self._transaction))
+        if self._transaction and self._transaction.first_offsets and surroundings.faults.draw_apart("hang"):
+            self._leave_open(self._transaction)
+        return ends
 
     def check_membership(self) -> None:
         """What the client knows without a request."""
@@ -240,7 +252,9 @@ class FaultySession:
 
     def complete(self) -> None:
         """End the transaction."""
-        if self._producer:
+        if self._transaction is not None and self._log.surroundings.faults.draw_apart("complete"):
+            self._end_without_answer()
+        elif self._producer:
             self._log.step("complete", "step", self._complete)
 
     def assignment(self) -> list[Partition]:
@@ -373,7 +387,11 @@ class FaultySession:
     def _arrive_late(self, outbox: Sequence[Outgoing], transaction: Transaction | None) -> None:
         """Requests that were on their way when their sender gave up; those of an ended transaction are refused."""
         try:
-            self._deliver(outbox, transaction)
+            if transaction is not None and transaction.state == "aborted" and not transaction.is_fenced:
+                self._broker.append(outbox[0], [0], transaction)
+                self._broker.hang(transaction, next(iter(transaction.first_offsets)))
+            else:
+                self._deliver(outbox, transaction)
         except EventLogError:
             return
         self._log.surroundings.note(f"{self._log.process}: late records arrive")
@@ -395,10 +413,41 @@ class FaultySession:
             self._broker.check_open(transaction)
             self._broker.end(transaction, "committed")
 
+    def _end_without_answer(self) -> None:
+        """Ask for the end, and lose the connection; it may arrive after whatever comes next."""
+        surroundings, broker = self._log.surroundings, self._broker
+        surroundings.note(f"{self._log.process} complete: ENDS LATE")
+        delay_s = surroundings.faults.detail().choice([0.05, 0.5, 1.0, 3.0])
+        surroundings.later(delay_s, lambda: self._note_late_end(broker.end_late(self._producer, self._epoch)))
+        self._unanswered()
+
+    def _note_late_end(self, has_ended: bool) -> None:
+        self._log.surroundings.note(
+            f"{self._log.process}: the late end {'ends something' if has_ended else 'is refused'}"
+        )
+
+    def _unanswered(self) -> None:
+        """What the engine's client does: it repeats nothing."""
+        raise EventLogError("simulated: the connection was lost before the answer came")
+
+    def _leave_open(self, transaction: Transaction) -> None:
+        """Fail, with the records on one partition left open."""
+        surroundings = self._log.surroundings
+        dice = surroundings.faults.detail()
+        partition = dice.choice(sorted(transaction.first_offsets))
+        self._log.blind_until_s = self._broker.now_s + dice.choice([0.0, 10.0])  # a broker in trouble tells nothing
+        surroundings.note(f"{self._log.process} flush: LEFT OPEN on {partition.topic}/{partition.number}")
+        self._broker.hang(transaction, partition)
+        raise DeliveryError("simulated: some records were not accepted in time")
+
+    def _end_open(self) -> None:
+        """What the engine does with a transaction that failed: a new producer of the same id ends it."""
+        self._broker.init_producer(self._producer)
+
     def _leave(self) -> None:
         transaction, self._transaction = self._transaction, None
         if transaction is not None and transaction.state == "open":
-            self._broker.end(transaction, "aborted")
+            self._end_open()
         self._broker.leave(self._group_name, self.member)
 
 

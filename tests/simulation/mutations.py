@@ -97,6 +97,24 @@ def _ends_nothing(*_args: object) -> bool:
     return True
 
 
+def _repeat_the_end(session: FaultySession) -> None:
+    """As Kafka's clients do by themselves."""
+    session._complete()
+
+
+def _abort_by_its_own_producer(session: FaultySession) -> None:
+    broker = session._broker
+    if session._producer in broker.open:
+        broker.end(broker.open[session._producer], "aborted")
+
+
+_end_abandoned = FaultyLog.end_abandoned
+
+
+def _end_on_the_changelog_only(log: FaultyLog, partitions: Sequence[Partition], _shared: Sequence[str] = ()) -> bool:
+    return _end_abandoned(log, partitions)
+
+
 def _keep_the_session(worker: Worker, _error: EventLogError) -> float:
     del worker
     return 0.5
@@ -137,8 +155,13 @@ MUTATIONS: Mapping[str, Mutation] = {
     "the membership is not checked": Mutation(Holder, "check", _nothing, 6),
     "a predecessor is not fenced": Mutation(Broker, "init_producer", _not_fenced, 10),
     "what a dead worker left open is not ended": Mutation(FaultyLog, "end_abandoned", _ends_nothing, 10),
+    "a call without an answer is repeated": Mutation(FaultySession, "_unanswered", _repeat_the_end, 287),
+    "a producer without an answer aborts": Mutation(FaultySession, "_end_open", _abort_by_its_own_producer, 225),
+    "what no coordinator knows is not ended": Mutation(Broker, "end_hanging", _nothing, 3),
+    "only the changelog is looked at": Mutation(FaultyLog, "end_abandoned", _end_on_the_changelog_only, 54),
+    "partitions are served before anybody looked": Mutation(Restorer, "_may_serve", lambda *_: True, 327),
     "a session goes on after a failure": Mutation(Worker, "_leave_after", _keep_the_session, 3),
-    "windows are kept after a failure": Mutation(Processor, "clear", _nothing, 37),
+    "windows are kept after a failure": Mutation(Processor, "clear", _nothing, 8),
     "clicks do not wait for their windows": Mutation(FaultySession, "pause", _nothing, 0),
     "a reader's old ends are believed": Mutation(Restorer, "begin", _begin_with_old_ends, 6),
     "an older window replaces a newer one": Mutation(changelog, "is_older", lambda *_: False, 80),

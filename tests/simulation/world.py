@@ -358,8 +358,10 @@ class World:
     def _drain(self) -> None:
         for _ in range(ROUNDS):
             self._rounds(1)
-            if self.drained() and not self._late:
+            if self.drained() and not self._late and not self.broker.hanging:
                 return
+        for part in self.broker.hanging:
+            raise Failure(f"nobody ends what is open on {', '.join('/'.join(map(str, p)) for p in part.first_offsets)}")
         positions = self.broker.group(GROUP).positions
         waiting = [n for n, inputs in self.inputs.items() if positions.get(Partition("clicks", n), 0) < len(inputs)]
         raise Failure(f"clicks of partitions {waiting} wait {ROUNDS * ROUND_S:g} s after the last fault")

@@ -28,7 +28,6 @@ MAX_WAIT_S: Final = 45.0
 mostly keeps."""
 _UNREACHABLE_PAUSE_S: Final = 0.02
 _TRANSACTION_CALLS: Final = (
-    InitProducerIdRequest,
     AddPartitionsToTxnRequest,
     AddOffsetsToTxnRequest,
     TxnOffsetCommitRequest,
@@ -138,7 +137,7 @@ class Client(KafkaNetClient):  # type: ignore[misc]
         and would then be taken for a call of the next transaction: its end would commit half of that.
         """
         answer = super().send(node_id, request, **options)
-        if answer.is_done or not isinstance(request, _TRANSACTION_CALLS):  # what failed at once was not sent
+        if answer.is_done or not _is_of_a_transaction(request):  # what failed at once was not sent
             return answer
         outcome = Future()
         answer.add_callback(outcome.success)
@@ -149,6 +148,13 @@ class Client(KafkaNetClient):  # type: ignore[misc]
         """Close every connection, from any thread, so that no thread goes on waiting for an answer."""
         with contextlib.suppress(RuntimeError):  # closed already
             self.net.call_soon_threadsafe(self.connections.close)
+
+
+def _is_of_a_transaction(request: Any) -> bool:
+    """Whether it is a call that another copy of it would change the meaning of."""
+    if isinstance(request, InitProducerIdRequest):
+        return request.transactional_id is not None  # producers without transactions ask for a number, too
+    return isinstance(request, _TRANSACTION_CALLS)
 
 
 def _final(error: Exception) -> Exception:
