@@ -126,7 +126,7 @@ def test_a_published_release_goes_live_while_the_worker_runs(site: Site, tiny_re
         publish = subprocess.run(
             [HEADRACE, "publish", later], env=site.environ, capture_output=True, text=True, check=False
         )
-        assert "two-hop-later is live" in publish.stdout, publish.stderr
+        assert "two-hop-later is announced as live" in publish.stdout, publish.stderr
         deadline = time.monotonic() + LIMIT_S
         while "release two-hop-later is live" not in site.log_file.read_text():
             assert time.monotonic() < deadline, site.log_file.read_text()[-3000:]
