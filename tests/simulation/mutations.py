@@ -152,14 +152,14 @@ MUTATIONS: Mapping[str, Mutation] = {
     "exactly once: positions before the records": Mutation(commit_steps, "exactly_once", _positions_without_records, 1),
     "at least once: windows before lists": Mutation(commit_steps, "at_least_once", _windows_first, 16),
     "at least once: positions before windows": Mutation(commit_steps, "at_least_once", _positions_before_windows, 16),
-    "the membership is not checked": Mutation(Holder, "check", _nothing, 6),
-    "a predecessor is not fenced": Mutation(Broker, "init_producer", _not_fenced, 10),
-    "what a dead worker left open is not ended": Mutation(FaultyLog, "end_abandoned", _ends_nothing, 10),
+    "the membership is not checked": Mutation(Holder, "check", _nothing, 59),
+    "a predecessor is not fenced": Mutation(Broker, "init_producer", _not_fenced, 3),
+    "what a dead worker left open is not ended": Mutation(FaultyLog, "end_abandoned", _ends_nothing, 3),
     "a call without an answer is repeated": Mutation(FaultySession, "_unanswered", _repeat_the_end, 287),
     "a producer without an answer aborts": Mutation(FaultySession, "_end_open", _abort_by_its_own_producer, 225),
     "what no coordinator knows is not ended": Mutation(Broker, "end_hanging", _nothing, 3),
-    "only the changelog is looked at": Mutation(FaultyLog, "end_abandoned", _end_on_the_changelog_only, 54),
-    "partitions are served before anybody looked": Mutation(Restorer, "_may_serve", lambda *_: True, 327),
+    "only the changelog is looked at": Mutation(FaultyLog, "end_abandoned", _end_on_the_changelog_only, 85),
+    "partitions are served before anybody looked": Mutation(Restorer, "_may_serve", lambda *_: True, None),
     "a session goes on after a failure": Mutation(Worker, "_leave_after", _keep_the_session, 3),
     "windows are kept after a failure": Mutation(Processor, "clear", _nothing, 8),
     "clicks do not wait for their windows": Mutation(FaultySession, "pause", _nothing, 0),
@@ -169,7 +169,7 @@ MUTATIONS: Mapping[str, Mutation] = {
     "another writer is not noticed": Mutation(UserWindows, "take_intruded", lambda _windows: [], 80),
     "nobody looks for partitions that nobody reads": Mutation(ShareWatch, "look", _nothing, 165),
     "one record that cannot be read stops its partition": Mutation(UserWindows, "_readable", _all_or_nothing, 2),
-    "a forgotten user has no tombstone": Mutation(UserWindows, "changes", _no_tombstones, 3),
+    "a forgotten user has no tombstone": Mutation(UserWindows, "changes", _no_tombstones, 4),
 }
 
 
