@@ -24,7 +24,7 @@ PREFIXED: Final = {
     "recommendations": {"topic"},
     "releases": {"topic"},
 }
-"""By section, the settings that `kafka.prefix` stands before."""
+"""By section, the names that `kafka.prefix` is put before."""
 MAX_ACTION_BYTES = 255
 
 TimeUnit = Literal["s", "ms", "us", "iso8601"]

@@ -51,8 +51,8 @@ def test_all_topics_of_a_deployment_are_created_once(environ: dict[str, str], ka
     planned = lines(run(environ, "topics", "create", "--partitions", "3", "--dry-run"))
     assert planned == {name: f"would be created, partitions: {count}" for name, count in spread.items()}
     assert kafka_log.partitions(settings.clicks.topic) == 0
-    made = lines(run(environ, "topics", "create", "--partitions", "3"))
-    assert made == {name: f"created, partitions: {count}" for name, count in spread.items()}
+    created = lines(run(environ, "topics", "create", "--partitions", "3"))
+    assert created == {name: f"created, partitions: {count}" for name, count in spread.items()}
     again = lines(run(environ, "topics", "create"))
     assert again == {name: f"exists, partitions: {count}" for name, count in spread.items()}
     dead = settings.clicks.dead_letter_topic
@@ -66,16 +66,16 @@ def test_what_differs_from_the_settings_is_said(environ: dict[str, str], kafka_l
     kafka_log.ensure_topics([TopicSpec(settings.clicks.topic, 2), TopicSpec(settings.windows.topic, 1)])
     kafka_log.ensure_topics([TopicSpec(settings.clicks.dead_letter_topic, 2, retention_ms=1000)])
     environ["HEADRACE_TOPICS__REPLICATION"] = "3"
-    said = lines(run(environ, "topics", "create", "--partitions", "4", "--dry-run"))
-    assert said["clicks"] == "exists, partitions: 2; partitions: 2, expected 4; replicas: 1, expected 3"
-    assert said["windows"].startswith(
+    report = lines(run(environ, "topics", "create", "--partitions", "4", "--dry-run"))
+    assert report["clicks"] == "exists, partitions: 2; partitions: 2, expected 4; replicas: 1, expected 3"
+    assert report["windows"].startswith(
         "exists, partitions: 1; partitions: 1, expected 2; replicas: 1, expected 3;"
         " cleanup.policy: delete, expected compact"
     )
-    assert said["clicks.dead"] == (
+    assert report["clicks.dead"] == (
         "exists, partitions: 2; replicas: 1, expected 3; retention.ms: 1000, expected 1209600000"
     )
-    assert said["recommendations"] == "would be created, partitions: 2"
+    assert report["recommendations"] == "would be created, partitions: 2"
 
 
 def test_the_number_of_partitions_is_needed_to_create_clicks(environ: dict[str, str]) -> None:

@@ -50,7 +50,7 @@ def test_the_prefix_names_everything() -> None:
     assert (shop.deployment, other.deployment) == ("shop/shop.clicks", "other/other.clicks")
     values = loader.flatten(sections.Settings())
     every_topic = {name for name, value in values.items() if name.endswith("topic") and isinstance(value, str)}
-    assert every_topic <= names(shop).keys(), "a topic that the prefix does not stand before"
+    assert every_topic <= names(shop).keys(), "a topic without the prefix"
 
 
 @pytest.mark.parametrize(
