@@ -195,7 +195,8 @@ class Worker:
         self._changelog_guard.before(self._log)
         partitions = topic_plan.prepare(self._log, self._settings)
         self._changelog_guard.after(self._log)
-        self._processor.expect(self._settings.clicks.topic, partitions)
+        topic = self._settings.clicks.topic
+        self._processor.expect(topic, self._log.partitions(topic))  # of which some may have no windows yet
         self._growth = Growth(self._settings, partitions)
         if self._rekeyer is None:
             topic_plan.begin(self._log, self._settings)

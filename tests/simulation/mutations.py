@@ -159,7 +159,7 @@ MUTATIONS: Mapping[str, Mutation] = {
     "a producer without an answer aborts": Mutation(FaultySession, "_end_open", _abort_by_its_own_producer, 225),
     "what no coordinator knows is not ended": Mutation(Broker, "end_hanging", _nothing, 3),
     "only the changelog is looked at": Mutation(FaultyLog, "end_abandoned", _end_on_the_changelog_only, 85),
-    "partitions are served before anybody looked": Mutation(Restorer, "_may_serve", lambda *_: True, None),
+    "partitions are served before anybody looked": Mutation(Restorer, "_may_serve", lambda *_: True, 1533),
     "a session goes on after a failure": Mutation(Worker, "_leave_after", _keep_the_session, 3),
     "windows are kept after a failure": Mutation(Processor, "clear", _nothing, 8),
     "clicks do not wait for their windows": Mutation(FaultySession, "pause", _nothing, 0),
