@@ -19,8 +19,9 @@ def evaluation(title: str, split: Mapping[str, Any]) -> Table:
         f"{split['targets']} targets of {split['users']} users, {split['unknown_targets']} of them unknown to the"
         f" release{_item_filter(split)}; ± 95 % over users; {_LEAD}"
     )
-    skipped = [f"{name} skipped: {reason}" for name, reason in split["skipped"].items()]
-    caption = "\n".join([split["verdict"], caption, *skipped])
+    skipped = [f"{name} skipped: {reason}" for name, reason in split.get("skipped", {}).items()]
+    verdict = [split["verdict"]] if "verdict" in split else []  # parts of a cold start have none
+    caption = "\n".join([*verdict, caption, *skipped])
     table = _figures(title, caption)
     table.add_row("release", *_values(split, METRICS))
     for name, figures in split["baselines"].items():

@@ -1,10 +1,11 @@
-"""Brokers die under load, and a worker is cut off: lists flow again soon, none is missing and none there twice.
+"""Brokers die and freeze, and a worker is cut off: lists flow again soon, none is missing and none there twice.
 
-Short form: each of three brokers dies once. LONG_TESTS=1: twenty deaths.
+Short form: each of three brokers dies once. LONG_TESTS=1: twenty deaths, thirty freezes.
 """
 
 import logging
 import os
+import random
 import signal
 import subprocess
 import threading
@@ -28,6 +29,7 @@ logger = logging.getLogger(__name__)
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(1800)]
 
 DEATHS = 20 if os.environ.get("LONG_TESTS") else 3
+FREEZES = 30 if os.environ.get("LONG_TESTS") else 3
 BUSY = 0.3
 """Of one core: more than a worker takes that has nothing to do."""
 RATE = 40
@@ -158,6 +160,24 @@ def test_a_restart_of_the_only_broker(one: broker.Cluster, start: Start, clicks:
         one.stop(one.nodes[0])
         one.start(one.nodes[0])
         load.wait_for_what_is_sent_from_now_on(LIMIT_S)
+        load.rest()
+    nothing_missing_and_nothing_twice(site, chosen, load)
+
+
+def test_a_broker_that_freezes(one: broker.Cluster, start: Start, clicks: Recorded) -> None:
+    """Stopped (SIGSTOP) until commits have timed out, then let go with everything that waits in its sockets."""
+    site, chosen = start(one)
+    site.environ["HEADRACE_KAFKA__COMMIT_TIMEOUT_S"] = "4"
+    site.environ["HEADRACE_KAFKA__TRANSACTION_TIMEOUT_S"] = "600"  # nobody but a worker ends what is left open
+    dice = random.Random(FREEZES)
+    with site.worker(), Load(site, clicks) as load:
+        load.wait_for_what_is_sent_from_now_on(LIMIT_S)
+        for freeze in range(FREEZES):
+            one.send_signal(one.nodes[0], signal.SIGSTOP)
+            time.sleep(dice.uniform(5.0, 12.0))
+            one.send_signal(one.nodes[0], signal.SIGCONT)
+            took_s = load.wait_for_what_is_sent_from_now_on(LIMIT_S)
+            logger.info("freeze %d: lists again after %.1f s", freeze + 1, took_s)
         load.rest()
     nothing_missing_and_nothing_twice(site, chosen, load)
 

@@ -120,6 +120,8 @@ class Client(KafkaNetClient):  # type: ignore[misc]
     def __init__(self, **config: Any) -> None:
         self.net = _Loop(**config)
         self.connections = _Connections(self.net, **config)
+        self._unanswered: tuple[Any, Any] | None = None
+        """The last call of a transaction whose connection was lost, and the node."""
         super().__init__(self.net, self.connections, **config)
 
     def await_ready(self, node_id: Any, timeout_ms: float = 30_000) -> bool:
@@ -131,18 +133,24 @@ class Client(KafkaNetClient):  # type: ignore[misc]
             return False
 
     def send(self, node_id: Any, request: Any, **options: Any) -> Any:
-        """As the library's, but no call of a transaction that was not answered is sent once more.
+        """As the library's, but no call of a transaction is repeated to the node that did not answer it.
 
         The library would repeat it on a new connection under the same epoch. The first copy may be on its way still,
-        and would then be taken for a call of the next transaction: its end would commit half of that.
+        and would then be taken for a call of the next transaction: its end would commit half of that. Another node may
+        be called: where that coordinates, the first one refuses what arrives there late.
         """
+        if not _is_of_a_transaction(request):
+            return super().send(node_id, request, **options)
+        if self._unanswered is not None and self._unanswered[0] is request and self._unanswered[1] == node_id:
+            return Future().failure(UnansweredError("no answer before the connection was lost; it may have been done"))
         answer = super().send(node_id, request, **options)
-        if answer.is_done or not _is_of_a_transaction(request):  # what failed at once was not sent
-            return answer
-        outcome = Future()
-        answer.add_callback(outcome.success)
-        answer.add_errback(lambda error: outcome.failure(_final(error)))
-        return outcome
+        if not answer.is_done:  # what failed at once was not sent
+            answer.add_errback(lambda error: self._note_unanswered(node_id, request, error))
+        return answer
+
+    def _note_unanswered(self, node_id: Any, request: Any, error: Exception) -> None:
+        if isinstance(error, KafkaConnectionError):
+            self._unanswered = request, node_id
 
     def close_connections(self) -> None:
         """Close every connection, from any thread, so that no thread goes on waiting for an answer."""
@@ -155,13 +163,6 @@ def _is_of_a_transaction(request: Any) -> bool:
     if isinstance(request, InitProducerIdRequest):
         return request.transactional_id is not None  # producers without transactions ask for a number, too
     return isinstance(request, _TRANSACTION_CALLS)
-
-
-def _final(error: Exception) -> Exception:
-    """The error, in a form that makes the library give its producer up instead of trying again."""
-    if isinstance(error, KafkaConnectionError):
-        return UnansweredError(f"no answer, and it may have been done: {error}")
-    return error
 
 
 class _PlainSocket(socket.socket):

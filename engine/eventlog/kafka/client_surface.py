@@ -51,7 +51,6 @@ MEMBERS: Final[tuple[tuple[type, str], ...]] = (
     (FutureRecordMetadata, "_produce_future"),
     (KafkaNetClient, "await_ready"),
     (KafkaNetClient, "send"),
-    (Future, "add_callback"),
     (Future, "add_errback"),
     (Future, "is_done"),
     (KafkaAdminClient, "abort_transaction"),
