@@ -183,9 +183,10 @@ class Worker:
         if self._processor.live is None:
             self._not_ready = "no release is live yet"
             self._access.check(self._log, self._settings.clicks.topic)
-            self._report_no_release()
             self._releases.wait(self._settings.worker.poll_timeout_s)
             self._take_release()
+            if self._processor.live is None:
+                self._report_no_release()
             return False
         self._joined_s = self.heartbeat_s
         self._share_watch = ShareWatch(self._settings.kafka.stall_timeout_s)

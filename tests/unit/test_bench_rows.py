@@ -18,7 +18,7 @@ def read(path: Path) -> list[dict[str, object]]:
 
 def test_each_measurement_is_a_row_that_can_be_repeated(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
-    options = ["--items", "2000", "--users", "64", "--batch", "32", "--batches", "2"]
+    options = ["--items", "2000", "--users", "64", "--batch", "32", "--batches", "2", "--neighbours", "0"]
     first = CliRunner().invoke(bench, ["throughput", *options, "--json", "--rows", str(path)], catch_exceptions=False)
     (row,) = read(path)
     assert row["figures"] == json.loads(first.stdout)

@@ -130,7 +130,7 @@ def test_new_items_are_found_far_better_than_at_random(
 
 def test_item_knn_is_a_baseline_for_new_users(bundle: Bundle, clicks: Interactions) -> None:
     """Users who clicked a red item clicked no other colour: after one click, neighbours are of the user's colour."""
-    pytest.importorskip("scipy", reason="item-kNN needs scipy: pip install 'headrace[compare]'")
+    pytest.importorskip("scipy", reason="item-kNN needs scipy: pip install 'headrace[baselines]'")
     report = cold_start(bundle, clicks, {}, Settings(), lambda *_: None)["new_users"]
     assert report["skipped"] == {}
     for figures in report["clicks"].values():
@@ -144,7 +144,7 @@ def test_without_its_extra_item_knn_is_skipped_with_the_reason(
     monkeypatch.delattr("models.evaluation.baselines.item_knn", raising=False)
     monkeypatch.setitem(sys.modules, "scipy", None)
     report = cold_start(bundle, clicks, {}, Settings(), lambda *_: None)["new_users"]
-    assert "pip install 'headrace[compare]'" in report["skipped"]["item_knn"]
+    assert "pip install 'headrace[baselines]'" in report["skipped"]["item_knn"]
     assert set(report["clicks"]["1"]["baselines"]) == {"popularity_7d", "last_item_neighbours"}
 
 

@@ -42,6 +42,7 @@ def test_the_prefix_names_everything() -> None:
         "kafka.client_id": "shop.headrace",
         "clicks.topic": "shop.clicks",
         "clicks.dead_letter_topic": "shop.clicks.dead",
+        "clicks.by_user_topic": "shop.clicks.by-user",
         "windows.topic": "shop.windows",
         "recommendations.topic": "shop.recommendations",
         "releases.topic": "shop.releases",
