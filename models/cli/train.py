@@ -21,7 +21,7 @@ from engine.errors import MissingExtraError, SettingsError
 from engine.interactions.layout import Source
 from engine.settings import loader
 from engine.settings.sections import Settings
-from models.cli.options import FOLDER
+from models.cli.options import FOLDER, LogLines
 from models.cli.source_options import source_options
 from models.data import item_content
 from models.lab.tuning import search_space
@@ -143,6 +143,7 @@ def train(config: Path | None, source: Source, *, no_content: bool, **options: A
     )
     with time_bar(Console(stderr=True)) as progress, interruptible() as is_interrupted:
         task = progress.add_task("training", total=1.0, visible=False, left_s=0.0)
+        lines = LogLines(progress.console)
 
         def on_step(now: "TrainingProgress") -> None:
             share, left_s = trainer.estimate_remaining(now, plan)
@@ -150,6 +151,7 @@ def train(config: Path | None, source: Source, *, no_content: bool, **options: A
             if not plan.private_epsilon:
                 text += f"  validation NDCG {now.ndcg:.4f}"
             progress.update(task, completed=share, left_s=left_s, description=text, visible=True)
+            lines.report(f"{text}  {share:.0%} done, {left_s:.0f} s left at most")
             if is_interrupted():
                 progress.console.print("interrupted: the best weights so far become the release, please wait")
                 raise trainer.StopTraining
