@@ -28,6 +28,8 @@ class _Server(ThreadingMixIn, WSGIServer):
     """A thread for each connection, and a bound on them: file descriptors are the whole worker's."""
 
     daemon_threads = True
+    request_queue_size = 128
+    """With the library's 5, a scrape that comes in a burst of connections waits seconds for its repeated request."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
