@@ -1,6 +1,7 @@
 """What every kind of test shares: processes, hypothesis without a stopwatch, recorded data, a tiny release, figures.
 
-Without `-n` a whole folder of tests runs in as many processes as there are cores, four at most. A module's tests share
+Without `-n` a whole folder of tests runs in as many processes as there are cores, four at most, and with a Kafka in one
+more, as those tests wait most of the time. A module's tests share
 one of them, and with it the module's fixtures; the benchmarks are one module in that sense, so that none measures while
 another does. Each process has a broker of its own, where there are brokers. With `-s`, `--pdb` or files named one by
 one everything runs in the process that was started.
@@ -45,8 +46,9 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
     if not hasattr(chosen, "numprocesses") or chosen.numprocesses is not None or hasattr(config, "workerinput"):
         return  # no pytest-xdist, `-n` was given, or this is one of the processes: it must not start more
     in_one = chosen.capture == "no" or chosen.usepdb or all(Path(path.split("::")[0]).is_file() for path in config.args)
-    cores = config.hook.pytest_xdist_auto_num_workers(config=config)
-    chosen.numprocesses = 0 if in_one else min(cores, chosen.maxprocesses or MOST_PROCESSES)
+    processes = config.hook.pytest_xdist_auto_num_workers(config=config)
+    processes += any(name in os.environ for name in ("KAFKA_HOME", "KAFKA_BOOTSTRAP"))
+    chosen.numprocesses = 0 if in_one else min(processes, chosen.maxprocesses or MOST_PROCESSES)
     chosen.tx = ["popen"] * chosen.numprocesses  # the plugin's own look at the options may be over
     chosen.dist = "no" if in_one else "loadscope"
     chosen.loadscopereorder = False  # folders with slow tests come first as it is

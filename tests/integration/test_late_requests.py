@@ -24,6 +24,7 @@ from tests.integration.proxy import LateRequest, Proxy
 
 pytestmark = pytest.mark.kafka
 
+IS_LONG = os.environ.get("LONG_TESTS") == "1"
 LIMIT_S = 20.0
 CLICKS = 6
 LATE_AT = 2
@@ -44,10 +45,10 @@ CHOSEN = [
     *(("believes", kind) for kind in ("positions", "end", "produce")),
 ]
 """Each kind that anything came of before there was a rule, where most came of it."""
-cases = pytest.mark.parametrize(
-    ("proxied", "kind"), ALL if os.environ.get("LONG_TESTS") == "1" else CHOSEN, indirect=["proxied"]
+cases = pytest.mark.parametrize(("proxied", "kind"), ALL if IS_LONG else CHOSEN, indirect=["proxied"])
+ends = pytest.mark.parametrize(
+    "cuts_off", [True, False] if IS_LONG else [True], ids=["cut off", "given up"][: 1 + IS_LONG]
 )
-ends = pytest.mark.parametrize("cuts_off", [True, False], ids=["cut off", "given up"])
 
 
 @pytest.fixture(scope="module")
