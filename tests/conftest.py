@@ -1,10 +1,9 @@
 """What every kind of test shares: processes, hypothesis without a stopwatch, recorded data, a tiny release, figures.
 
 Without `-n` a whole folder of tests runs in as many processes as there are cores, four at most, and with a Kafka in one
-more, as those tests wait most of the time. A module's tests share
-one of them, and with it the module's fixtures; the benchmarks are one module in that sense, so that none measures while
-another does. Each process has a broker of its own, where there are brokers. With `-s`, `--pdb` or files named one by
-one everything runs in the process that was started.
+more, as those tests wait most of the time. A module's tests share one of them, and with it the module's fixtures; the
+benchmarks are one module in that sense, so that none measures while another does. Each process has a broker of its own,
+where there are brokers. With `-s`, `--pdb` or files named one by one everything runs in the process that was started.
 """
 
 import gzip

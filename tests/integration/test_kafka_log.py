@@ -81,13 +81,13 @@ def test_closing_leaves_no_thread_and_no_open_file(kafka_log: KafkaLog, topic_na
 
 @pytest.mark.usefixtures("nothing_left")
 def test_a_dead_address_is_reported_with_the_setting_to_check() -> None:
-    settings = KafkaSettings(bootstrap_servers=f"127.0.0.1:{free_port()}", connect_timeout_s=0.5)
+    settings = KafkaSettings(bootstrap_servers=f"127.0.0.1:{free_port()}", connect_timeout_s=3.0)
     log = KafkaLog(settings)
     for connect in (log.producer, lambda: log.partitions("clicks"), lambda: log.reader(["clicks"])):
         started = time.monotonic()
         with pytest.raises(BrokerUnavailableError, match=r"ECONNREFUSED.*kafka\.bootstrap_servers"):
             connect()
-        assert time.monotonic() - started < 5.0
+        assert time.monotonic() - started < 20.0  # three seconds and a busy machine
 
 
 def test_unknown_host_is_told() -> None:

@@ -8,7 +8,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
@@ -52,20 +52,32 @@ ends = pytest.mark.parametrize(
 
 
 @pytest.fixture(scope="module")
-def proxied(
-    request: pytest.FixtureRequest, kafka_home: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Proxy]:
+def gates(kafka_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Proxy]]:
+    """Gives the broker of a kind, behind a proxy; each is started once."""
+    started: dict[str, Proxy] = {}
+    with ExitStack() as stack:
+
+        def gate_of(how: str) -> Proxy:
+            if how not in started:
+                gate = stack.enter_context(Proxy())
+                cluster = broker.Cluster(
+                    kafka_home,
+                    tmp_path_factory.mktemp("kafka"),
+                    advertised={1: gate.port},
+                    options={"transaction.partition.verification.enable": str(how == "verifies").lower()},
+                )
+                gate.broker_port = cluster.nodes[0].port
+                stack.enter_context(cluster)
+                started[how] = gate
+            return started[how]
+
+        yield gate_of
+
+
+@pytest.fixture
+def proxied(request: pytest.FixtureRequest, gates: Callable[[str], Proxy]) -> Proxy:
     """A broker behind a proxy."""
-    with Proxy() as gate:
-        cluster = broker.Cluster(
-            kafka_home,
-            tmp_path_factory.mktemp("kafka"),
-            advertised={1: gate.port},
-            options={"transaction.partition.verification.enable": str(request.param == "verifies").lower()},
-        )
-        gate.broker_port = cluster.nodes[0].port
-        with cluster:
-            yield gate
+    return gates(request.param)
 
 
 class Work:
