@@ -42,8 +42,6 @@ _COLUMN_BITS: Final = 24
 _LAST_COLUMN: Final = (1 << _COLUMN_BITS) - 1
 _ONE: Final = float(1 << 23)
 """The largest weight of a table in fixed point: half of what there are bits for, as float32 rounds up."""
-MAX_LAST_ITEMS: Final = 1 << 10
-"""Most items of a window whose neighbours count."""
 
 
 class NeighbourTable:

@@ -17,6 +17,7 @@ from engine.catalogue.content import Item, features
 from engine.releases.bundles import Holdout
 from models.data import item_content
 from models.data.dataset import Interactions
+from models.data.sequences import Sequences
 from models.network.action_values import ActionValues
 from models.network.item_vectors import Content
 from models.network.two_hop import TwoHopEncoder
@@ -28,6 +29,7 @@ from models.training.private import Privacy
 from models.training.step import Stepper
 from models.training.trainer import Checkpointer, NullCheckpointer, StopReason, Trainer, TrainingClock, TrainingProgress
 from models.training.training_data import TrainingData, prepare
+from models.training.validation import Validation
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,16 +94,17 @@ def train(  # noqa: PLR0913 - four of them have defaults
         torch.manual_seed(settings.seed)
         encoder, privacy = _encoder(data, items or {}, settings).to(device), None
         validations: list[TrainingProgress] = []
-        neighbours = None
+        neighbours, parts = None, None
         stop_reason: StopReason = "epochs"
         if settings.private_epsilon:
             encoder, privacy = private.train(encoder, data.histories, settings, clock, on_step)
         else:
             checkpointer = checkpointer or NullCheckpointer()
-            encoder, validations, stop_reason = _train(encoder, data, settings, clock, checkpointer, on_step)
+            parts = validation.split(data.histories, settings)
+            encoder, validations, stop_reason = _train(encoder, data, parts, settings, clock, checkpointer, on_step)
     encoder = encoder.cpu().eval()
-    if settings.neighbours and not settings.private_epsilon and Group.current().is_rank_zero:
-        neighbours = neighbours_choice.choose(encoder, data, validation.split(data.histories, settings)[1])
+    if settings.neighbours and parts is not None and Group.current().is_rank_zero:
+        neighbours = neighbours_choice.choose(encoder, data, parts[1])
     return TrainingResult(
         encoder=encoder,
         ids=data.ids,
@@ -120,6 +123,7 @@ def train(  # noqa: PLR0913 - four of them have defaults
 def _train(  # noqa: PLR0913 - all of a training
     encoder: TwoHopEncoder,
     data: TrainingData,
+    parts: tuple[Sequences, Validation],
     settings: TrainSettings,
     clock: TrainingClock,
     checkpointer: Checkpointer,
@@ -127,11 +131,10 @@ def _train(  # noqa: PLR0913 - all of a training
 ) -> tuple[TwoHopEncoder, list[TrainingProgress], StopReason]:
     """The encoder with its best weights, the progress at each validation, and why the training ended."""
     group = Group.current()
-    training, held_out = validation.split(data.histories, settings)
-    stepper = Stepper(encoder, data, training, settings, group)
+    stepper = Stepper(encoder, data, parts[0], settings, group)
     if not group.is_rank_zero:  # equal initial weights, but dropout and negatives of its own
         torch.manual_seed(settings.seed + (group.rank << 32))
-    trainer = Trainer(stepper, (training, held_out), settings, group, clock)
+    trainer = Trainer(stepper, parts, settings, group, clock)
     validations = trainer.run(checkpointer, on_step)
     return stepper.encoder, validations, trainer.stop_reason
 
