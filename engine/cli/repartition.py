@@ -60,5 +60,5 @@ def repartition(partitioner: str, dry_run: bool, config: Path | None) -> None:
 
 
 def _placed(partitioner: str, partitions: int) -> windows_repartition.Place:
-    """The partition of a key, of so many."""
+    """The partition that a key belongs to, among a number of partitions."""
     return lambda key: _PARTITIONERS[partitioner](key, partitions)

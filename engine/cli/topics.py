@@ -53,7 +53,7 @@ def create_topics(partitions: int | None, dry_run: bool, config: Path | None) ->
 def _outcome(
     settings: Settings, spec: TopicSpec, topic: ExistingTopic | None, partitions: int | None, dry_run: bool
 ) -> str:
-    """What was done about a topic, and what differs from the settings."""
+    """A line on a topic: created or there already, and its differences from the settings."""
     if topic is None:
         return f"{'would be created' if dry_run else 'created'}, partitions: {spec.partitions}"
     is_clicks = spec.name == settings.clicks.topic

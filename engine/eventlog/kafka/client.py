@@ -159,7 +159,7 @@ class Client(KafkaNetClient):  # type: ignore[misc]
 
 
 def _is_of_a_transaction(request: Any) -> bool:
-    """Whether it is a call that another copy of it would change the meaning of."""
+    """True for a request that must not be sent twice."""
     if isinstance(request, InitProducerIdRequest):
         return request.transactional_id is not None  # producers without transactions ask for a number, too
     return isinstance(request, _TRANSACTION_CALLS)

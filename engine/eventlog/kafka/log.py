@@ -95,7 +95,7 @@ class KafkaLog:
         return self._admin(lambda admin: existing(admin, topics))
 
     def grow(self, topic: str, partitions: int) -> None:
-        """Give a topic more partitions, and wait for them; does nothing where it has so many.
+        """Raise a topic's number of partitions, and wait for it; a topic that has as many stays as it is.
 
         Raises:
             EventLogError: the broker refused, or it is not done in time.

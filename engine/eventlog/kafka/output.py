@@ -145,9 +145,9 @@ class Transactions(Output):
         self._fence = fence
         self._begun = False
         self._is_answered = True
-        """Whether every call of the transaction came to an end that is known."""
+        """True while every call of the transaction was answered."""
         self._has_successor = False
-        """Whether another producer of this transactional id was made, as a broker says."""
+        """True after a broker refused this producer because a newer one has its transactional id."""
         try:
             with translated("ending the transaction of a predecessor"):
                 producer.init_transactions()

@@ -90,7 +90,7 @@ def create_missing(admin: Any, specs: Sequence[TopicSpec], timeout_ms: float) ->
 
 
 def grow(admin: Any, topic: str, partitions: int, timeout_ms: float) -> None:
-    """Give a topic more partitions, and wait for them; does nothing where it has so many.
+    """Raise a topic's number of partitions, and wait for it; a topic that has as many stays as it is.
 
     Raises:
         KafkaError: the broker refused, or it is not done in time.
