@@ -15,9 +15,9 @@ from typing import Final
 
 from engine.errors import ChangelogError, SettingsError
 from engine.eventlog.base import EventLog, Partition, Reader, Records
+from engine.eventlog.time_source import TimeSource
 from engine.metrics import Metrics
 from engine.settings.sections import Settings
-from engine.time_source import TimeSource
 from engine.windows.packed import PackedWindows
 from engine.windows.snapshots import Snapshots
 from engine.windows.users import UserWindows

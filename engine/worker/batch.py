@@ -25,6 +25,7 @@ from engine.catalogue.ids import Catalogue
 from engine.errors import DeliveryError, RecordRefusedError
 from engine.eventlog.base import Outgoing, Partition, Records, Session
 from engine.eventlog.murmur2 import partition_of
+from engine.eventlog.time_source import TimeSource
 from engine.ingest.dead_letters import DeadLetter
 from engine.ingest.decoder import ClickDecoder
 from engine.metrics import Metrics
@@ -37,7 +38,6 @@ from engine.ranking.popularity import Popularity
 from engine.releases.serving import LiveRelease
 from engine.retrieval import features
 from engine.settings.sections import Settings
-from engine.time_source import TimeSource
 from engine.windows.store import Appended, Events
 from engine.windows.users import UserWindows
 from engine.worker.dead_letter_outbox import DeadLetterOutbox

@@ -5,8 +5,8 @@ from typing import Final
 
 from engine.errors import EventLogError
 from engine.eventlog.base import EventLog, Partition, Records, Session
+from engine.eventlog.time_source import TimeSource
 from engine.metrics import Metrics
-from engine.time_source import TimeSource
 
 _POLLS: Final = 5
 """Reads for the oldest unread records of all partitions in question."""

@@ -15,11 +15,11 @@ from engine.errors import EventLogError
 from engine.eventlog import topic_plan
 from engine.eventlog.base import EventLog, Partition, Rebalance, Session
 from engine.eventlog.share_watch import ShareWatch
+from engine.eventlog.time_source import TimeSource
 from engine.metrics import Metrics
 from engine.releases.announcements import open_feed
 from engine.releases.release_loader import ReleaseLoader, ReleaseSource
 from engine.settings.sections import Settings
-from engine.time_source import TimeSource
 from engine.windows.restorer import Restorer
 from engine.windows.saver import Saver
 from engine.windows.snapshots import Snapshots

@@ -14,11 +14,11 @@ from engine.errors import EventLogError
 from engine.eventlog import topic_plan
 from engine.eventlog.base import EventLog, Partition, Rebalance, Session
 from engine.eventlog.share_watch import ShareWatch
+from engine.eventlog.time_source import TimeSource
 from engine.ingest import rekeying
 from engine.ingest.rekeying import RecordUsers
 from engine.metrics import Metrics
 from engine.settings.sections import Settings
-from engine.time_source import TimeSource
 
 logger = logging.getLogger(__name__)
 

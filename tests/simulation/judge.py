@@ -11,9 +11,9 @@ from engine.catalogue.actions import Actions
 from engine.catalogue.ids import Catalogue
 from engine.errors import EventLogError
 from engine.eventlog.base import Partition
+from engine.eventlog.time_source import TimeSource
 from engine.messages.recommendation import Recommendation, decode_recommendation
 from engine.metrics import Metrics
-from engine.time_source import TimeSource
 from engine.windows.packed import PackedWindows
 from engine.windows.restorer import Restorer
 from engine.windows.snapshots import Snapshots

@@ -26,6 +26,7 @@ from unittest.mock import patch
 
 from engine.errors import HeadraceError, SettingsError
 from engine.eventlog.base import Outgoing, Partition, TopicSpec
+from engine.eventlog.time_source import TimeSource
 from engine.metrics import Metrics
 from engine.settings.sections import (
     KafkaSettings,
@@ -35,7 +36,6 @@ from engine.settings.sections import (
     WindowSettings,
     WorkerSettings,
 )
-from engine.time_source import TimeSource
 from engine.windows.snapshots import Snapshots
 from engine.worker import batch
 from engine.worker.loop import Environment, Worker

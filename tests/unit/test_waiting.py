@@ -9,10 +9,10 @@ from engine.cli.options import log_to_stderr
 from engine.errors import EventLogError, LoginRefusedError, RightMissingError
 from engine.eventlog.base import Outgoing, Partition, Rebalance, TopicSpec
 from engine.eventlog.memory.log import MemoryLog
+from engine.eventlog.time_source import TimeSource
 from engine.metrics import Metrics
 from engine.releases.serving import LiveRelease
 from engine.settings.sections import Settings, TelemetrySettings, WindowSettings
-from engine.time_source import TimeSource
 from engine.worker.access import Access
 from engine.worker.lag import LagGauges
 from engine.worker.loop import Environment, Worker

@@ -17,7 +17,7 @@ from engine.eventlog.memory.group import ConsumerGroup
 from engine.eventlog.memory.reader import MemoryProducer, MemoryReader
 from engine.eventlog.memory.session import MemorySession
 from engine.eventlog.memory.topics import Topics
-from engine.time_source import wall_ms
+from engine.eventlog.time_source import wall_ms
 
 
 class MemoryLog:
