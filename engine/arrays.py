@@ -21,6 +21,8 @@ Bool: TypeAlias = npt.NDArray[np.bool_]
 
 NO_ITEM = -1
 """In the place of an item number or row: no item."""
+POPULAR = -2
+"""In the place of the item that a candidate is a neighbour of: it is a candidate because it is popular."""
 FIRST_SEARCH = 1 << 30
 """The lowest number of a search (`engine.catalogue.searches`). Windows and histories hold searches like items; lists,
 indexes and counts do not."""

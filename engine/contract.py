@@ -111,6 +111,16 @@ class NeighbourSizes:
 
 
 @dataclass(frozen=True, slots=True)
+class PopularityScore:
+    """Parameters of the part of the score that popularity gives (`engine.retrieval.blend`)."""
+
+    weight: float
+    """w, the weight of the part."""
+    floor: float
+    """Share of all events of seven days that makes the part log(2) * w."""
+
+
+@dataclass(frozen=True, slots=True)
 class Contract:
     """Sizes, precision and types of one release's graphs."""
 
@@ -130,6 +140,8 @@ class Contract:
     """None for a release that was trained without content, and so knows no items but its own."""
     neighbours: NeighbourSizes | None = None
     """None for a release without a table of neighbours."""
+    popularity: PopularityScore | None = None
+    """None for a release in whose scores popularity has no part."""
 
     def as_dict(self) -> dict[str, Any]:
         """The fields by name, as in a release's manifest."""

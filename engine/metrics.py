@@ -41,6 +41,9 @@ class Metrics:
         self.freed_items = self._counter("freed_items", "Item ids dropped, as no window and no release has them.")
         self.held_searches = self._gauge("held_searches", "Different searches in memory.")
         self.index_items = self._gauge("index_items", "Items in the index of the release in use.")
+        self.index_recall = self._gauge(
+            "index_recall", "Share of the items nearest to an interest that a search of the release in use finds."
+        )
         self.exact_fallback_queries = self._counter(
             "exact_fallback_queries", "Interests searched exactly, as the HNSW graph reached too few items from them."
         )

@@ -1,12 +1,13 @@
 r"""The pipeline from windows to lists: features, encoder, index, candidates, ranking. No clock, no file, no broker.
 
 windows [B, L] -> features -> interests [B, K, D] -> near items [B, K, C] -> candidates [B, P] -> lists [B, N]
-            \-> newest items [B, W] -> neighbours of each [B, W, M] ------------/
+            \-> newest items [B, W] -> neighbours of each [B, W, M] ------------/   (blended, where the release says so)
+                                       popular items [P] ---------------------/
 """
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
@@ -14,23 +15,42 @@ import numpy as np
 from engine.arrays import NO_ITEM, Float32, Int32, Int64, Windows
 from engine.ranking import lists, rerank
 from engine.ranking.lists import NO_INTEREST, Lists, Ranking, Reasons, Removed
-from engine.ranking.popularity import Popularity, untaken
+from engine.ranking.popularity import Popularity, PopularityCounts, untaken
 from engine.releases.serving import LiveRelease
-from engine.retrieval import candidates, features, item_neighbours
+from engine.retrieval import candidates, features
+from engine.retrieval.blend import PopularItems, Sources, blend
 from engine.retrieval.candidates import Candidates
 from engine.retrieval.features import Features
-from engine.retrieval.item_neighbours import NeighbourTable
 from engine.settings.sections import RecommendationSettings
 
 _POOL: Final = 3
 """Candidates per item of a list, where ranking may change their order."""
-_ADDED_NEIGHBOURS: Final = 2
-"""Neighbours per item of a list that are scored where no interest found them."""
+_ADDED: Final = 2
+"""Neighbours, and popular items, per item of a list that are scored where no interest found them."""
 _FILL_USERS: Final = 512
 """Users whose lists are filled up at once, which bounds the memory that a batch of new users takes."""
 
 Stage = Callable[[str], AbstractContextManager[object]]
 """Context manager for a stage of the path, by its name: how a caller measures time."""
+
+
+class _PopularItems:
+    """The popular items of a release, computed again when popularity has changed."""
+
+    def __init__(self) -> None:
+        self._live: LiveRelease | None = None
+        self._generation = -1
+        self._items = PopularItems(np.empty(0, np.int32), np.empty(0, np.float32))
+
+    def of(self, live: LiveRelease, popularity: PopularityCounts, most: int) -> PopularItems | None:
+        """None for a release in whose scores popularity has no part."""
+        score = live.contract.popularity
+        if score is None:
+            return None
+        if self._live is not live or self._generation != popularity.generation:
+            self._items = PopularItems.of(popularity.shares(live.numbers), score, most)
+            self._live, self._generation = live, popularity.generation
+        return self._items
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +60,8 @@ class Recommender:
     settings: RecommendationSettings
     action_weights: Float32
     """[256] weights by action code: the release's own, or else those of the settings (`features.action_weights`)."""
-    popularity: Popularity
+    popularity: PopularityCounts
+    _popular_items: _PopularItems = field(default_factory=_PopularItems)
 
     @classmethod
     def starting(cls, settings: RecommendationSettings, action_weights: Float32, live: LiveRelease) -> "Recommender":
@@ -89,11 +110,10 @@ class Recommender:
         seen = np.where(seen_mask, query.rows, np.int32(NO_ITEM))
         excluded = np.concatenate([seen, query.excluded], axis=1)  # [B', S]
         merged, removed = self._candidates(live, interests, excluded, bool(strength.any()), stage)
-        if live.neighbours is not None:
-            with stage("neighbours"):
-                merged = _with_neighbours(
-                    merged, query, live, live.neighbours, interests, excluded, self.settings.count
-                )
+        if live.is_blended:
+            with stage("blend"):
+                recent = query.recent(live)
+                merged = blend(merged, self._sources(live), recent, excluded, interests, live.vectors)
         with stage("rank"):
             if strength.any():
                 merged = self._push_away(merged, query.rows, strength, live)
@@ -104,7 +124,7 @@ class Recommender:
     ) -> tuple[Candidates, Removed]:
         """Candidates near each interest; users with too few are searched again, deep enough for a full list."""
         count = self.settings.count
-        reordered = disliked or self.settings.diversity > 0.0 or live.neighbours is not None
+        reordered = disliked or self.settings.diversity > 0.0 or live.is_blended
         keep = count * _POOL if reordered else count
         size = len(live.index)
         depth = min(size, self.settings.candidates_per_interest)
@@ -121,6 +141,11 @@ class Recommender:
             with stage("merge"):
                 merged.replace(short, candidates.merge(*nearest, excluded[short], keep))
         return merged, {"duplicate": merged.duplicates, "seen": merged.seen}
+
+    def _sources(self, live: LiveRelease) -> Sources:
+        """The release's sources of candidates other than interests."""
+        most = self.settings.count * _ADDED
+        return Sources(live.neighbours, self._popular_items.of(live, self.popularity, most), most)
 
     def _push_away(self, merged: Candidates, rows: Int32, strength: Float32, live: LiveRelease) -> Candidates:
         """The candidates in a new order, those like the disliked items of the window (`strength` [B, L]) lower."""
@@ -141,7 +166,7 @@ class Recommender:
             items=np.where(filled, live.numbers[np.maximum(rows, 0)], np.int32(NO_ITEM)),
             scores=np.where(filled, scores, np.float32(0.0)),
             interests=np.where(filled, interests, np.int32(NO_INTEREST)),
-            origins=np.where(origins == NO_ITEM, np.int32(NO_ITEM), live.numbers[np.maximum(origins, 0)]),
+            origins=np.where(origins < 0, origins, live.numbers[np.maximum(origins, 0)]),
         )
 
     def _fill(self, items: Int32, taken: Sequence[Int32]) -> Int32:
@@ -177,29 +202,19 @@ class _Query:
     weights: Float32
     """[B, L] weight of each event's action."""
 
+    def recent(self, live: LiveRelease) -> Int32:
+        """[B, W] rows of the newest items that the encoder sees, newest first, whose neighbours count."""
+        if live.neighbours is None:
+            return np.empty((len(self.rows), 0), np.int32)
+        newest = slice(-live.neighbours.sizes.last_items, None)
+        rows, weights = self.inputs.rows[:, newest], self.inputs.weights[:, newest]
+        return np.where((weights > 0.0) & live.is_item(rows), rows, np.int32(NO_ITEM))[:, ::-1]
+
     def take(self, users: Int64) -> "_Query":
         """The query of these users, in ascending order; of all of them without a copy."""
         if len(users) == len(self.rows):
             return self
         return _Query(self.inputs.take(users), self.rows[users], self.excluded[users], self.weights[users])
-
-
-def _with_neighbours(  # noqa: PLR0913 - all that a score is made of
-    merged: Candidates,
-    query: _Query,
-    live: LiveRelease,
-    table: NeighbourTable,
-    interests: Float32,
-    excluded: Int32,
-    count: int,
-) -> Candidates:
-    """The candidates with the neighbours of the newest items that the encoder sees, by their joint score."""
-    newest = slice(-table.sizes.last_items, None)
-    rows, weights = query.inputs.rows[:, newest], query.inputs.weights[:, newest]
-    recent = np.where((weights > 0.0) & live.is_item(rows), rows, np.int32(NO_ITEM))[:, ::-1]
-    return item_neighbours.add_neighbours(
-        merged, table, recent, excluded, interests, live.vectors, count * _ADDED_NEIGHBOURS
-    )
 
 
 def _search(live: LiveRelease, interests: Float32, depth: int) -> tuple[Int32, Float32]:

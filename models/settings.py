@@ -111,7 +111,10 @@ class TrainSettings(BaseModel):
     """Training stops after this many validations in a row without a better one."""
     neighbours: bool = True
     """Whether the release gets a table of neighbours, if the validation is better with it
-    (`models.training.neighbours_choice`). A private training has none: counts of pairs are exact."""
+    (`models.training.score_parts`). A private training has none: counts of pairs are exact."""
+    popularity: bool = True
+    """Whether popularity of the moment is a part of scores, if the validation is better with it
+    (`models.training.score_parts`). Not in a private training, which has no validation."""
     private_epsilon: Annotated[float, Gt(0.0)] | None = None
     """Largest epsilon of a differentially private training; none trains without privacy (`models.training.private`)."""
     private_delta: Annotated[float, Gt(0.0), Lt(1.0)] | None = None

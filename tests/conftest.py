@@ -104,7 +104,9 @@ def tiny_release(tiny_interactions: Path, tmp_path_factory: pytest.TempPathFacto
 
     torch.set_num_threads(1)  # so small a model gains nothing from more, and waits for them on a busy machine
     sizes = EncoderSettings(dimensions=16, interests=2, heads=2, window_length=20)
-    chosen = TrainSettings(encoder=sizes, holdout="last", epochs=20, batch_sequences=16, neighbours=False)
+    chosen = TrainSettings(
+        encoder=sizes, holdout="last", epochs=20, batch_sequences=16, neighbours=False, popularity=False
+    )
     trained = train(dataset.read(tiny_interactions), chosen)
     return export.write(trained, chosen, ("two-hop", "tiny"), 0, tmp_path_factory.mktemp("releases"))
 

@@ -16,7 +16,8 @@ class ListedItem(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     item: str
     """Id of the item."""
     score: float
-    """Inner product of interest and item vector plus the neighbours' part, after pushing away; 0 for a popular item."""
+    """Inner product of interest and item vector plus the parts of neighbours and popularity, after pushing away; 0 for
+    a popular item in a place that nothing else filled."""
     source: str
     """Where the item comes from: `interest`, `neighbour` (of an item in the window) or `popular`."""
     interest: int = -1

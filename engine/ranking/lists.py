@@ -6,7 +6,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from engine.arrays import NO_ITEM, Float32, Int32, Int64, UInt8
+from engine.arrays import NO_ITEM, POPULAR, Float32, Int32, Int64, UInt8
 
 SOURCES: Final = ("interest", "popular", "neighbour")
 """Sources of a listed item, by source code: near an interest of the user, popular with everybody, or clicked by others
@@ -27,11 +27,12 @@ class Ranking:
     items: Int32
     """[B, N] item numbers; NO_ITEM after the last one."""
     scores: Float32
-    """[B, N] interest · item with the neighbours' part, after pushing away; 0 after the last item."""
+    """[B, N] interest · item with the parts of neighbours and popularity, after pushing away; 0 after the last item."""
     interests: Int32
     """[B, N] the interest nearest to the item; NO_INTEREST after the last item."""
     origins: Int32
-    """[B, N] number of the window's item that the item is a neighbour of, where no interest found it; else NO_ITEM."""
+    """[B, N] where no interest found the item, number of the window's item that it is a neighbour of, or POPULAR; else
+    NO_ITEM."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,8 @@ class Lists:
     items: Int32
     """[B, N] item numbers; NO_ITEM after the last one, where there were not enough."""
     scores: Float32
-    """[B, N] interest · item with the neighbours' part, after pushing away; 0 for popular items."""
+    """[B, N] interest · item with the parts of neighbours and popularity, after pushing away; 0 for popular items in
+    places that nothing else filled."""
     sources: UInt8
     """[B, N] index into SOURCES."""
     interests: Int32
@@ -114,14 +116,14 @@ def assemble(ranking: Ranking, popular: Int32, reasons: Reasons, removed: Remove
         reasons: of all B users.
         removed: candidates removed on the way, by reason.
     """
-    ranked = ranking.items != NO_ITEM
-    from_ranking = np.where(ranking.origins == NO_ITEM, np.uint8(FROM_INTEREST), np.uint8(FROM_NEIGHBOUR))
+    ranked, is_popular = ranking.items != NO_ITEM, ranking.origins == POPULAR
+    found_by = np.where(ranking.origins == NO_ITEM, np.uint8(FROM_INTEREST), np.uint8(FROM_NEIGHBOUR))
     return Lists(
         items=np.where(ranked, ranking.items, popular),
         scores=ranking.scores,
-        sources=np.where(ranked, from_ranking, np.uint8(FROM_POPULAR)),
-        interests=ranking.interests,
-        origins=ranking.origins,
+        sources=np.where(ranked & ~is_popular, found_by, np.uint8(FROM_POPULAR)),
+        interests=np.where(is_popular, np.int32(NO_INTEREST), ranking.interests),
+        origins=np.where(is_popular, np.int32(NO_ITEM), ranking.origins),
         reasons=reasons.items,
         shares=reasons.shares,
         removed=removed,

@@ -1,9 +1,10 @@
 """Popularity: events per item over a sliding window of event time.
 
-Fills the lists of users about whom nothing is known yet, and is the baseline of every next-click figure.
+Fills the lists of users about whom nothing is known yet, is a part of the score where a release says so, and is the
+baseline of every next-click figure.
 """
 
-from typing import Final
+from typing import Final, Protocol
 
 import numpy as np
 
@@ -17,6 +18,23 @@ _REFRESH_SHARE: Final = 50
 """Items are ranked again when the events counted have grown by one part in this many."""
 
 
+class PopularityCounts(Protocol):
+    """Popularity of items at a moment."""
+
+    @property
+    def generation(self) -> int:
+        """Changes when the counts have changed by enough to be read again."""
+        ...
+
+    def top(self, count: int) -> Int32:
+        """Up to `count` item numbers with at least one event, most popular first, ties by number."""
+        ...
+
+    def shares(self, items: Int32) -> Float32:
+        """Share of all counted events that each of these item numbers has; 0 for those without any."""
+        ...
+
+
 class Popularity:
     """Events per item number in the last seven days up to the newest event seen, by whole days (UTC)."""
 
@@ -25,18 +43,24 @@ class Popularity:
         self._total = np.zeros(0, np.float32)  # [items]
         self._today: int | None = None
         self._seed_expires: int | None = None
-        self._events = 0
+        self._events = self._generation_events = 0
+        self._generation = 0
         self._ranking = np.empty(0, np.int32)
         self._rank_by_item = np.empty(0, np.int32)  # [items] from 0; the highest integer where an item is not ranked
-        self._ranked_count = 0  # the longest list that the ranking can give; 0 when it is out of date
-        self._ranked_events = 0  # events counted when it was computed
+        self._ranked_count = 0  # the longest list that the ranking can give
+        self._ranked_generation = -1  # of the counts that it was computed from
+
+    @property
+    def generation(self) -> int:
+        """See `PopularityCounts.generation`."""
+        return self._generation
 
     def seed(self, items: Int32, counts: Float32) -> None:
         """Add a release's counts, which are dropped when seven days of the stream have passed."""
         self._reserve(int(items.max(initial=-1)) + 1)
         self._counts[_SEED, items] += counts
         self._total[items] += counts
-        self._ranked_count = 0
+        self._begin_generation()
 
     def add(self, items: Int32, times_ms: Int64) -> None:
         """Count events, in any order, but for those older than the window."""
@@ -48,6 +72,8 @@ class Popularity:
         np.add.at(self._counts, (days[recent] % DAYS, items[recent]), np.float32(1.0))
         np.add.at(self._total, items[recent], np.float32(1.0))
         self._events += len(items)
+        if self._events > self._generation_events * (1 + 1 / _REFRESH_SHARE):
+            self._begin_generation()
 
     def top(self, count: int) -> Int32:
         """Up to `count` item numbers with at least one event, most popular first, ties by number."""
@@ -61,22 +87,33 @@ class Popularity:
         ranks = self._rank_by_item[np.where(has_rank, items, 0)] if len(self._rank_by_item) else np.zeros_like(items)
         return np.where(has_rank, np.minimum(ranks, depth), np.int32(depth)).astype(np.int32)
 
+    def shares(self, items: Int32) -> Float32:
+        """See `PopularityCounts.shares`."""
+        counted = (items >= 0) & (items < len(self._total))
+        counts = self._total[np.where(counted, items, 0)] if len(self._total) else np.zeros(items.shape, np.float32)
+        shares: Float32 = np.where(counted, counts, np.float32(0.0)) / max(np.float32(1.0), self._total.sum())
+        return shares
+
     def forget(self, items: Int32) -> None:
         """Drop the counts of items whose numbers are about to be those of other items."""
         items = items[items < len(self._total)]
         self._counts[:, items] = 0.0
         self._total[items] = 0.0
-        self._ranked_count = 0
+        self._begin_generation()
+
+    def _begin_generation(self) -> None:
+        self._generation += 1
+        self._generation_events = self._events
 
     def _refresh(self, count: int) -> None:
-        if count > self._ranked_count or self._events > self._ranked_events * (1 + 1 / _REFRESH_SHARE):
+        if count > self._ranked_count or self._ranked_generation != self._generation:
             self._rank(count)
 
     def _rank(self, count: int) -> None:
         self._ranking = most_popular(self._total, count)
         self._rank_by_item = np.full(len(self._total), np.iinfo(np.int32).max, np.int32)
         self._rank_by_item[self._ranking] = np.arange(len(self._ranking))
-        self._ranked_count, self._ranked_events = count, self._events
+        self._ranked_count, self._ranked_generation = count, self._generation
 
     def _advance(self, day: int) -> int:
         """Move the window on to `day`, dropping the days that leave it; returns the newest day."""
@@ -93,7 +130,7 @@ class Popularity:
     def _drop(self, row: int) -> None:
         self._total -= self._counts[row]
         self._counts[row] = 0.0
-        self._ranked_count = 0
+        self._begin_generation()
 
     def _reserve(self, items: int) -> None:
         capacity = len(self._total)

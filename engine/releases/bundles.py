@@ -323,6 +323,11 @@ def _check_sizes(manifest: Manifest, where: str) -> None:
             )
     if manifest.contract.neighbours is not None:
         _check_neighbour_sizes(manifest.contract.neighbours, where)
+    score = manifest.contract.popularity
+    if score is not None and not (0.0 <= score.weight < math.inf and 0.0 < score.floor < math.inf):
+        raise UnfitReleaseError(
+            f"{where}: contract.popularity is {score}, expected a weight of 0 or more and a floor above 0; {_WAY_OUT}"
+        )
     if not (0.0 < manifest.contract.tolerance < math.inf and manifest.items >= 0):
         raise UnfitReleaseError(
             f"{where}: contract.tolerance is {manifest.contract.tolerance} and items is {manifest.items}, expected a"

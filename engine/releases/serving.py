@@ -21,12 +21,15 @@ from engine.releases.bundles import Bundle, Manifest
 from engine.retrieval import candidates
 from engine.retrieval.encoder import ContentEncoder, Encoder
 from engine.retrieval.features import Features
-from engine.retrieval.index import Index, build, grow
+from engine.retrieval.index import HnswIndex, Index, build, grow
 from engine.retrieval.item_neighbours import NeighbourTable
 from engine.retrieval.tables import EmbeddingTables
 from engine.settings.sections import IndexSettings
 
 _DRY_RUN_USERS: Final = 8
+_SAMPLE_USERS: Final = 64
+"""Windows, of items near one another, from whose interests recall is measured."""
+_SAMPLE_EVENTS: Final = 10
 _SPARE_NUMBERS: Final = 1024
 
 
@@ -54,6 +57,9 @@ class LiveRelease:
     popularity: Float32
     """[V]"""
     index: Index
+    recall: float
+    """Share of the items nearest to an interest that a search finds, measured when the release was warmed; 1 for exact
+    search."""
     neighbours: NeighbourTable | None
     """Of the items that the release was trained with; None in a release without."""
     _rows: _Rows
@@ -69,6 +75,11 @@ class LiveRelease:
     def name(self) -> str:
         """Model and version, as lists name the release."""
         return self.manifest.name
+
+    @property
+    def is_blended(self) -> bool:
+        """Whether scores have parts other than those of interests."""
+        return self.neighbours is not None or self.contract.popularity is not None
 
     @property
     def contract(self) -> Contract:
@@ -167,8 +178,8 @@ def warm(bundle: Bundle, catalogue: Catalogue, settings: IndexSettings, threads:
     """Load a verified bundle, build its index and run it once; takes seconds for a large catalogue and holds no lock.
 
     Raises:
-        UnfitReleaseError: a graph does not load, differs from the contract or returns a value that is not finite, or
-            there are more items than can be served.
+        UnfitReleaseError: a graph does not load, differs from the contract or returns a value that is not finite,
+            there are more items than can be served, or searches find too few of the nearest (`index.least_recall`).
     """
     _refuse_too_many(str(bundle.folder), bundle.manifest.items)
     encoder = Encoder(bundle.encoder_onnx, bundle.items_onnx, bundle.manifest.contract, threads)
@@ -181,6 +192,7 @@ def warm(bundle: Bundle, catalogue: Catalogue, settings: IndexSettings, threads:
         numbers=numbers,
         popularity=bundle.popularity,
         index=build(tables.vectors(), settings, threads),
+        recall=1.0,
         neighbours=_neighbours(bundle),
         _rows=_Rows(numbers),
         _encoder=encoder,
@@ -190,7 +202,7 @@ def warm(bundle: Bundle, catalogue: Catalogue, settings: IndexSettings, threads:
         _pins=(pin,),
     )
     _dry_run(live)
-    return live
+    return _with_recall(live, settings)
 
 
 def _neighbours(bundle: Bundle) -> NeighbourTable | None:
@@ -239,3 +251,33 @@ def _dry_run(live: LiveRelease) -> None:
             f"release {live.name}: the encoder returns values that are not finite, expected numbers; train it again"
         )
     live.index.search(interests.reshape(-1, expected[2]), min(len(live.index), 10))
+
+
+def _with_recall(live: LiveRelease, settings: IndexSettings) -> LiveRelease:
+    """The release with its recall measured, and its index searched as deep as the settings' target takes.
+
+    Raises:
+        UnfitReleaseError: the recall is below the settings' bound.
+    """
+    if not isinstance(live.index, HnswIndex):
+        return live
+    recall = live.index.reach_recall(_sample_interests(live), settings.target_recall)
+    if recall < settings.least_recall:
+        raise UnfitReleaseError(
+            f"release {live.name}: searches of its index find {recall:.2f} of the nearest items, setting"
+            f" 'index.least_recall' expects {settings.least_recall}; raise index.m and index.ef_construction, or set"
+            " index.kind = 'exact'"
+        )
+    return replace(live, recall=recall)
+
+
+def _sample_interests(live: LiveRelease) -> Float32:
+    """[Q, D] interests of windows whose items are near one another, as those of a user's interest are."""
+    seeds = np.random.default_rng(0).integers(0, len(live.numbers), _SAMPLE_USERS)
+    length = min(_SAMPLE_EVENTS, live.contract.window_length, len(live.numbers))
+    rows, _ = live.index.search(live.vectors[seeds], length)
+    newest_last = np.arange(length - 1, -1, -1, dtype=np.float32)
+    ages = np.broadcast_to(np.log1p(newest_last), rows.shape)
+    sample = Features(rows=rows, numbers=rows, ages=ages, weights=np.ones(rows.shape, np.float32))
+    interests, _ = live.encode(sample)
+    return interests.reshape(-1, live.contract.dimensions)

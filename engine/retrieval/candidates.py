@@ -44,7 +44,8 @@ class Candidates:
     interests: Int32
     """[B, P] the interest that found the item with that score, or is nearest to it."""
     origins: Int32
-    """[B, P] row of the window's item that an item is a neighbour of, where no interest found it; NO_ITEM elsewhere."""
+    """[B, P] where no interest found the item, row of the window's item that it is a neighbour of, or POPULAR; NO_ITEM
+    elsewhere."""
     counts: Int64
     """[B] candidates of each user, of which at most P are kept."""
     duplicates: int

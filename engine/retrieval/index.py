@@ -17,6 +17,10 @@ from engine.settings.sections import IndexSettings
 logger = logging.getLogger(__name__)
 
 _SEED: Final = 100
+RECALL_AT: Final = 40
+"""Items a query that recall is measured on."""
+_MOST_EF: Final = 1024
+_EF_STEP: Final = 1.5
 _EXACT_CHUNK: Final = 1 << 22
 """Scores that the exact index computes at once (16 MB of float32)."""
 
@@ -97,6 +101,16 @@ class HnswIndex:
         except RuntimeError:  # raised for all queries when one of them reaches too few
             return self._search_each(queries, count)
 
+    def reach_recall(self, queries: Float32, target: float) -> float:
+        """Raise `ef_search` until the recall for `queries` [Q, D] reaches `target`; returns the recall in the end."""
+        count = min(RECALL_AT, len(self))
+        exact, _ = ExactIndex(self._vectors).search(queries, count)
+        while True:
+            recall = recall_of(self.search(queries, count)[0], exact)
+            if recall >= target or self._ef_search >= _MOST_EF:
+                return recall
+            self._ef_search = min(_MOST_EF, int(self._ef_search * _EF_STEP))
+
     def _graph_search(self, queries: Float32, count: int) -> tuple[Int32, Float32]:
         """Raises RuntimeError if the graph reaches fewer than `count` items from any of the queries."""
         labels, distances = self._graph.knn_query(queries, k=count, num_threads=self._threads)
@@ -168,6 +182,12 @@ def grow(index: Index, vectors: Float32) -> Index:
     """An index of `vectors` [V, D], which begin with those of `index`; that stays as it is."""
     graph = index.graph if isinstance(index, GrownIndex) else index
     return GrownIndex(graph, vectors) if isinstance(graph, HnswIndex) else ExactIndex(vectors)
+
+
+def recall_of(rows: Int32, exact: Int32) -> float:
+    """Share of the exact results [Q, C] that are among the results [Q, C] of the same query."""
+    both = np.sort(np.concatenate([rows, exact], axis=1), axis=1)
+    return float((both[:, 1:] == both[:, :-1]).sum() / exact.size)
 
 
 def best(scores: Float32, count: int) -> tuple[Int32, Float32]:

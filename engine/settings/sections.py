@@ -306,14 +306,19 @@ class IndexSettings(Section):
     """The nearest-item index of a release."""
 
     kind: Literal["auto", "exact", "hnsw"] = "auto"
-    exact_up_to: Annotated[int, Ge(0)] = 5_000
+    exact_up_to: Annotated[int, Ge(0)] = 12_000
     """auto: a catalogue up to this size is searched exactly, a larger one by HNSW."""
     m: Annotated[int, Ge(2), Le(256)] = 16
     """Links of an item in each layer of the HNSW graph; more find more, and take more memory."""
     ef_construction: PositiveInt = 200
     """Candidates for links while the graph is built; more find more, and take longer to build."""
     ef_search: PositiveInt = 64
-    """Candidates of a search in the graph; more find more, and take longer."""
+    """Candidates of a search in the graph, at least; more find more, and take longer. A release that is warmed gets as
+    many as `target_recall` takes."""
+    target_recall: Annotated[float, Ge(0.0), Le(1.0)] = 0.95
+    """Share of the 40 nearest items that a search in the graph should find; 0 leaves `ef_search` as it is."""
+    least_recall: Annotated[float, Ge(0.0), Le(1.0)] = 0.8
+    """A release in whose graph a search finds less, however many candidates it keeps, is refused."""
 
 
 class RecommendationSettings(Section):

@@ -130,6 +130,7 @@ class Processor:
         self._metrics.release.labels(release.manifest.model, release.manifest.version).set(1)
         self._metrics.release_swaps.inc()
         self._metrics.index_items.set(len(release.index))
+        self._metrics.index_recall.set(release.recall)
 
     def hand_over(self, partitions: Sequence[int]) -> None:
         """Judge no click by the lists sent to users of these partitions: other workers send theirs from now on."""

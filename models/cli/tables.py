@@ -24,6 +24,8 @@ def evaluation(title: str, split: Mapping[str, Any]) -> Table:
     caption = "\n".join([*verdict, caption, *skipped])
     table = _figures(title, caption)
     table.add_row("release", *_values(split, METRICS))
+    if "pushed" in split:
+        table.add_row("  as pushed, at the last click", *_values(split["pushed"], METRICS))
     for name, figures in split["baselines"].items():
         table.add_section()
         table.add_row(name, *_values(figures, METRICS))

@@ -74,6 +74,7 @@ _OPTIONS: dict[str, Any] = {
     "validation_users": int,
     "holdout_items": float,
     "neighbours": bool,
+    "popularity": bool,
     "private_epsilon": float,
     "private_delta": float,
     "private_clip": float,

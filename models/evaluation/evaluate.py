@@ -21,11 +21,12 @@ from engine.settings.sections import Settings
 from models.data.dataset import Interactions
 from models.evaluation import breakdowns
 from models.evaluation.breakdowns import InterestsInUse, MeasuredIndex
-from models.evaluation.list_evaluation import RELEASE, OnProgress
+from models.evaluation.list_evaluation import PUSHED, RELEASE, OnProgress
 from models.evaluation.queries import EvalQueries, last_event_queries, queries_since
 from models.evaluation.ranking_metrics import METRICS
 from models.evaluation.release_under_test import (
     BaselineComparison,
+    PushedLists,
     ReleaseRecommender,
     ReleaseUnderTest,
     training_report,
@@ -62,16 +63,16 @@ def evaluate(
 class _InstrumentedRecommender(ReleaseRecommender):
     """A release whose interests in use and index recall are recorded while it serves."""
 
-    def __init__(self, under_test: ReleaseUnderTest, lists: int) -> None:
-        """`lists`: how many lists it will make, roughly."""
+    def __init__(self, under_test: ReleaseUnderTest, queries: EvalQueries) -> None:
+        """Serve the release for `queries`."""
         release, index, settings = under_test.live, under_test.live.index, under_test.settings.recommendations
         self._in_use, self._index = InterestsInUse(release.contract.interests), None
         if not isinstance(index, ExactIndex):
             depth = min(len(index), settings.candidates_per_interest)
             exact = ExactIndex(release.vectors)
-            self._index = MeasuredIndex(index, exact, release.contract.interests, lists, depth)
+            self._index = MeasuredIndex(index, exact, release.contract.interests, len(queries.targets), depth)
             release = replace(release, index=self._index)
-        super().__init__(release, under_test)
+        super().__init__(release, under_test, queries.popularity_mask)
 
     def report(self) -> dict[str, Any]:
         """`interests_in_use` and `index` of a report."""
@@ -114,9 +115,13 @@ def _time_split(under_test: ReleaseUnderTest, on_progress: OnProgress) -> dict[s
 def _evaluate_split(
     under_test: ReleaseUnderTest, queries: EvalQueries, split: str, on_progress: OnProgress
 ) -> dict[str, Any]:
-    release = _InstrumentedRecommender(under_test, len(queries.targets))
+    release = _InstrumentedRecommender(under_test, queries)
     baselines = under_test.baselines(queries)
-    comparison = BaselineComparison(under_test, {RELEASE: release, **baselines.systems})
+    systems = {RELEASE: release, **baselines.systems}
+    if under_test.live.contract.popularity is not None:
+        pulled = ReleaseRecommender(under_test.live, under_test, queries.popularity_mask)
+        systems[PUSHED] = PushedLists(pulled)
+    comparison = BaselineComparison(under_test, systems)
     comparison.run(queries, split, on_progress)
     data, targets, ranks = under_test.interactions, comparison.targets, comparison.ranks
     figures = comparison.figures()

@@ -12,6 +12,8 @@ from models.evaluation.ranking_metrics import MetricAccumulator
 
 RELEASE: Final = "release"
 """Name of the release among the systems it is compared with."""
+PUSHED: Final = "pushed"
+"""Name of the release's lists as they were pushed, at the time of the newest event of their windows."""
 OnProgress = Callable[[str, int, int], None]
 """Called with the name of a stage, its queries so far and its queries in all."""
 
@@ -35,7 +37,7 @@ class ListEvaluation:
 
         Args:
             eval_data: the events that queries are about.
-            systems: by name. `RELEASE` gets windows with their searches, every other system their clicks alone.
+            systems: by name. The release gets windows with their searches, every other system their clicks alone.
             catalogue: see `MetricAccumulator`.
             popularity: see `MetricAccumulator`.
         """
@@ -61,7 +63,7 @@ class ListEvaluation:
         data, target_items = self.eval_data.interactions, self.eval_data.items[targets]
         clicks = without_searches(windows)
         for name, system in self._systems.items():
-            lists = system.lists(windows if name == RELEASE else clicks, data.times_ms[targets], LIST_LENGTH)
+            lists = system.lists(windows if name in (RELEASE, PUSHED) else clicks, data.times_ms[targets], LIST_LENGTH)
             self.accumulators[name].add(data.users[targets], lists, target_items)
         self._targets.append(targets)
         self.seen_targets += int((windows.items == target_items[:, None]).any(axis=1).sum())
@@ -70,7 +72,7 @@ class ListEvaluation:
 def with_baselines(
     accumulators: Mapping[str, MetricAccumulator], other_baselines: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Figures of the release, and `baselines`: the figures of every other system with the release's lead over it.
+    """Figures of the release, `pushed` if there are any, and `baselines`: those of the others and the lead over each.
 
     Args:
         accumulators: by name, `RELEASE` among them.
@@ -80,6 +82,7 @@ def with_baselines(
     baselines = {
         name: {**accumulator.figures(), "lead": release.lead(accumulator)}
         for name, accumulator in accumulators.items()
-        if name != RELEASE
+        if name not in (RELEASE, PUSHED)
     }
-    return {**release.figures(), "baselines": {**(other_baselines or {}), **baselines}}
+    pushed = {PUSHED: accumulators[PUSHED].figures()} if PUSHED in accumulators else {}
+    return {**release.figures(), **pushed, "baselines": {**(other_baselines or {}), **baselines}}

@@ -28,7 +28,8 @@ def new_users(under_test: ReleaseUnderTest, on_progress: OnProgress) -> dict[str
     all_queries = event_queries(under_test, np.sort(np.concatenate(list(targets_by_clicks.values()))))
     if not len(all_queries.targets):
         return {"reason": "no user's first event is after the time that the release was trained on"}
-    systems: dict[str, Baseline] = {RELEASE: ReleaseRecommender(under_test.live, under_test)}
+    release = ReleaseRecommender(under_test.live, under_test, all_queries.popularity_mask)
+    systems: dict[str, Baseline] = {RELEASE: release}
     baselines = under_test.baselines(all_queries)
     systems |= baselines.systems
     rows = {}

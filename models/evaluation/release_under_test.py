@@ -19,6 +19,7 @@ from engine.releases.serving import LiveRelease
 from engine.settings.sections import RecommendationSettings, Settings
 from models.data import splits
 from models.data.dataset import Interactions
+from models.data.popularity_at import HOUR_MS, PopularityAt
 from models.evaluation.baselines import Baseline, Neighbours, PopularityBaseline, extras
 from models.evaluation.baselines.task import Hyperparameters, Task
 from models.evaluation.list_evaluation import RELEASE, ListEvaluation, with_baselines
@@ -104,18 +105,54 @@ class ReleaseUnderTest(EvalData):
 class ReleaseRecommender:
     """A release as a `Baseline`: its lists through the engine's own pipeline."""
 
-    def __init__(self, release: LiveRelease, eval_data: EvalData) -> None:
-        """Serve `release` with the settings of `eval_data`."""
+    def __init__(self, release: LiveRelease, eval_data: EvalData, popularity_mask: Bool | None = None) -> None:
+        """Serve a release.
+
+        Args:
+            release: to serve.
+            eval_data: its settings, and the events that popularity counts.
+            popularity_mask: [n] events that it counts, each from its own hour on; None leaves popularity as it was at
+                the end of the release's training.
+        """
         self._recommender = recommender(release, eval_data, eval_data.settings.recommendations)
-        self._live = release
+        self._live, self._popularity = release, None
+        if popularity_mask is not None:
+            counted = popularity_mask & eval_data.target_mask
+            times_ms = eval_data.interactions.times_ms[counted]
+            self._popularity = PopularityAt(eval_data.items[counted], times_ms, len(eval_data.catalogue))
+            self._recommender = replace(self._recommender, popularity=self._popularity)
 
     def lists(self, windows: Windows, times_ms: Int64, count: int) -> Int32:
-        """See `Baseline.lists`; the engine reads no clock, and its settings decide how long lists are."""
-        del times_ms, count
-        return self._recommend(windows).items
+        """See `Baseline.lists`; the engine's settings decide how long lists are, and only popularity has a time."""
+        del count
+        if self._popularity is None:
+            return self._recommend(windows).items
+        items = np.empty((len(windows), self._recommender.settings.count), np.int32)
+        hours = times_ms // HOUR_MS
+        for hour in np.unique(hours).tolist():
+            self._popularity.move_to(hour * HOUR_MS)
+            users = np.flatnonzero(hours == hour)
+            items[users] = self._recommend(windows.take(users)).items
+        return items
 
     def _recommend(self, windows: Windows) -> Lists:
         return self._recommender.recommend(windows, self._live)
+
+
+class PushedLists:
+    """A release as a `Baseline` whose lists have the popularity of the time at which they were pushed.
+
+    A worker makes a list when the user clicks; what became popular between that click and the next one it cannot know.
+    """
+
+    def __init__(self, release: ReleaseRecommender) -> None:
+        """Push the lists of `release`."""
+        self._release = release
+
+    def lists(self, windows: Windows, times_ms: Int64, count: int) -> Int32:
+        """See `Baseline.lists`; the time is that of each window's newest event, of the query where there is none."""
+        newest_ms = np.where(windows.items == NO_ITEM, np.int64(0), windows.times_ms).max(axis=1)
+        return self._release.lists(windows, np.where(newest_ms > 0, newest_ms, times_ms), count)
 
 
 class BaselineComparison(ListEvaluation):

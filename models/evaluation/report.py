@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from engine.releases.bundles import Bundle
 from engine.settings.sections import Settings
 from models.evaluation import plots
-from models.evaluation.list_evaluation import RELEASE
+from models.evaluation.list_evaluation import PUSHED, RELEASE
 from models.evaluation.plots import Axis
 from models.evaluation.ranking_metrics import ACCURACY_METRICS, METRIC_TITLES, METRICS
 from models.evaluation.release_under_test import training_report
@@ -88,6 +88,8 @@ def _split(name: str, split: Mapping[str, Any]) -> dict[str, Any]:
 def _table_rows(split: Mapping[str, Any]) -> Iterator[tuple[str, str, list[tuple[str, str]]]]:
     """Rows of the table: name, kind of row, and value and interval of each metric."""
     yield RELEASE, "release", [_cell(split, metric) for metric in METRICS]
+    if PUSHED in split:
+        yield "as pushed, at the last click", "lead", [_cell(split[PUSHED], metric) for metric in METRICS]
     for name, baseline in split["baselines"].items():
         yield name, "baseline", [_cell(baseline, metric) for metric in METRICS]
         lead = [_cell(baseline["lead"], metric) for metric in ACCURACY_METRICS]

@@ -20,6 +20,7 @@ from models.settings import TrainSettings
 from models.training import devices, distributed, private, training_data
 from models.training.checkpoints import RunFolder
 from models.training.fit import TrainingResult, train
+from models.training.score_parts import ScoreParts
 from models.training.trainer import TrainingProgress
 from models.training.training_data import TrainingData
 
@@ -120,14 +121,23 @@ def outcome(trained: TrainingResult, settings: TrainSettings) -> list[str]:
             f"the release has the weights at the end of the falling rate, which validate {newest:.4f}, below the best:"
             " give fewer --epochs, or more --dropout"
         )
-    if settings.neighbours:
-        chosen = trained.neighbours
-        messages.append(
-            f"with neighbours of the newest items {chosen.ndcg:.4f}, without {chosen.encoder_ndcg:.4f}"
-            if chosen
-            else "neighbours of the newest items made the validation no better: the release has none"
-        )
+    if trained.score_parts:
+        messages.append(_score_parts(trained.score_parts, settings))
     return messages
+
+
+def _score_parts(parts: ScoreParts, settings: TrainSettings) -> str:
+    """Sentence on the parts of the score other than the encoder's."""
+    tried = {
+        "neighbours of the newest items": (settings.neighbours, parts.neighbours),
+        "popularity of the moment": (settings.popularity, parts.popularity),
+    }
+    used = [name for name, (allowed, part) in tried.items() if allowed and part]
+    useless = [name for name, (allowed, part) in tried.items() if allowed and not part]
+    sentences = [f"with {' and '.join(used)} {parts.ndcg:.4f}, without {parts.encoder_ndcg:.4f}"] if used else []
+    if useless:
+        sentences.append(f"{' and '.join(useless)} made the validation no better: the release does without")
+    return "; ".join(sentences)
 
 
 def _training_data(

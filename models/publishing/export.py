@@ -19,8 +19,8 @@ from models.network.two_hop import TwoHopEncoder
 from models.publishing import graphs
 from models.settings import TrainSettings
 from models.training.fit import TrainingResult
-from models.training.neighbours_choice import ChosenNeighbours
 from models.training.private import PROMISE
+from models.training.score_parts import ScoreParts
 
 _PARITY_BATCHES = ((1, 1), (3, 2), (16, 17), (8, None))
 """Users and window length of each comparison; None is the full window."""
@@ -47,8 +47,9 @@ def write(
         exported = ContentEncoder(content_onnx, content.sizes, sizes.dimensions)
         difference = max(difference, largest_content_difference(content, exported), key=_nan_last)
     refuse_difference(difference, sizes)
-    if trained.neighbours:
-        sizes = replace(sizes, neighbours=trained.neighbours.sizes)
+    parts = trained.score_parts or ScoreParts(None, None, 0.0, 0.0)
+    neighbours = parts.neighbours
+    sizes = replace(sizes, neighbours=neighbours.sizes if neighbours else None, popularity=parts.popularity)
     bundle = NewRelease(
         model=name[0],
         version=name[1],
@@ -62,7 +63,7 @@ def write(
         action_values=trained.action_values,
         ids=trained.ids,
         content_onnx=content_onnx,
-        neighbours=trained.neighbours.table if trained.neighbours else None,
+        neighbours=neighbours.table if neighbours else None,
         figures={**_figures(trained), "parity_difference": difference},
         report=_report(trained, settings),
     )
@@ -144,17 +145,22 @@ def _figures(trained: TrainingResult) -> dict[str, float]:
     if trained.privacy:
         return {"epsilon": trained.privacy.epsilon, "delta": trained.privacy.delta}
     figures = {"validation_ndcg": trained.validations[-1].best_ndcg}
-    if trained.neighbours:
-        figures["validation_ndcg_with_neighbours"] = trained.neighbours.ndcg
+    if trained.score_parts:
+        figures["validation_ndcg_of_scores"] = trained.score_parts.ndcg
     return figures
 
 
-def _neighbours_report(neighbours: ChosenNeighbours | None) -> dict[str, Any] | None:
-    """The choice of the neighbours; None where the release has none."""
-    if neighbours is None:
+def _score_parts_report(parts: ScoreParts | None) -> dict[str, Any] | None:
+    """The choice of the parts of the score; None where none was tried."""
+    if parts is None:
         return None
-    choice = asdict(neighbours.sizes) | {"backward": neighbours.backward}
-    return choice | {"encoder_ndcg": neighbours.encoder_ndcg, "ndcg": neighbours.ndcg}
+    neighbours = asdict(parts.neighbours.sizes) | {"backward": parts.neighbours.backward} if parts.neighbours else None
+    return {
+        "neighbours": neighbours,
+        "popularity": asdict(parts.popularity) if parts.popularity else None,
+        "encoder_ndcg": parts.encoder_ndcg,
+        "ndcg": parts.ndcg,
+    }
 
 
 def _report(trained: TrainingResult, settings: TrainSettings) -> dict[str, Any]:
@@ -170,5 +176,5 @@ def _report(trained: TrainingResult, settings: TrainSettings) -> dict[str, Any]:
         "data_fingerprint": trained.fingerprint,
         "validations": [asdict(progress) for progress in trained.validations],
         "stop_reason": trained.stop_reason,
-        "neighbours": _neighbours_report(trained.neighbours),
+        "score_parts": _score_parts_report(trained.score_parts),
     }

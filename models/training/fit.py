@@ -22,10 +22,10 @@ from models.network.action_values import ActionValues
 from models.network.item_vectors import Content
 from models.network.two_hop import TwoHopEncoder
 from models.settings import TrainSettings
-from models.training import devices, neighbours_choice, private, validation
+from models.training import devices, private, score_parts, validation
 from models.training.distributed import Group
-from models.training.neighbours_choice import ChosenNeighbours
 from models.training.private import Privacy
+from models.training.score_parts import ScoreParts
 from models.training.step import Stepper
 from models.training.trainer import Checkpointer, NullCheckpointer, StopReason, Trainer, TrainingClock, TrainingProgress
 from models.training.training_data import TrainingData, prepare
@@ -55,8 +55,8 @@ class TrainingResult:
     """Guarantee of a private training."""
     stop_reason: StopReason = "epochs"
     """Why the training ended; a private one ends after its epochs."""
-    neighbours: ChosenNeighbours | None = None
-    """None where they are not to be tried, or the encoder alone is better."""
+    score_parts: ScoreParts | None = None
+    """None where none is to be tried."""
 
 
 def train(  # noqa: PLR0913 - four of them have defaults
@@ -94,7 +94,7 @@ def train(  # noqa: PLR0913 - four of them have defaults
         torch.manual_seed(settings.seed)
         encoder, privacy = _encoder(data, items or {}, settings).to(device), None
         validations: list[TrainingProgress] = []
-        neighbours, parts = None, None
+        chosen, parts = None, None
         stop_reason: StopReason = "epochs"
         if settings.private_epsilon:
             encoder, privacy = private.train(encoder, data.histories, settings, clock, on_step)
@@ -103,8 +103,8 @@ def train(  # noqa: PLR0913 - four of them have defaults
             parts = validation.split(data.histories, settings)
             encoder, validations, stop_reason = _train(encoder, data, parts, settings, clock, checkpointer, on_step)
     encoder = encoder.cpu().eval()
-    if settings.neighbours and parts is not None and Group.current().is_rank_zero:
-        neighbours = neighbours_choice.choose(encoder, data, parts[1])
+    if (settings.neighbours or settings.popularity) and parts is not None and Group.current().is_rank_zero:
+        chosen = score_parts.choose(encoder, data, parts[1], settings)
     return TrainingResult(
         encoder=encoder,
         ids=data.ids,
@@ -116,7 +116,7 @@ def train(  # noqa: PLR0913 - four of them have defaults
         validations=validations,
         privacy=privacy,
         stop_reason=stop_reason,
-        neighbours=neighbours,
+        score_parts=chosen,
     )
 
 

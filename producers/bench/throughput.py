@@ -21,7 +21,7 @@ from threadpoolctl import threadpool_limits
 from engine.arrays import Float32, Int32, Int64, UInt8, Windows
 from engine.catalogue.actions import Actions
 from engine.catalogue.ids import Catalogue
-from engine.contract import NeighbourSizes
+from engine.contract import Contract, NeighbourSizes, PopularityScore
 from engine.eventlog.base import Outgoing, Rebalance, Records, Session, TopicSpec
 from engine.eventlog.memory.log import MemoryLog
 from engine.metrics import Metrics
@@ -44,6 +44,7 @@ _NEIGHBOUR_SPREAD: Final = 500.0
 """Standard deviation of the distance, in item numbers, between an item and its neighbours."""
 _NEIGHBOUR_SIZES: Final = NeighbourSizes(count=0, last_items=10, decay=0.8, weight=2.0, floor=0.01)
 """As training chooses them, but for the count."""
+_POPULARITY: Final = PopularityScore(weight=0.5, floor=0.001)
 _FIRST_MS: Final = 1_700_000_000_000
 _STEP_MS: Final = 60_000
 _WARM_UP_BATCHES: Final = 3
@@ -263,7 +264,7 @@ def _enlarged(bundle: Bundle, load: Load, folder: Path) -> Path:
             model=bundle.manifest.model,
             version="bench",
             created_ms=bundle.manifest.created_ms,
-            contract=replace(bundle.manifest.contract, neighbours=_neighbour_sizes(load)),
+            contract=_contract(bundle, load),
             holdout=bundle.manifest.holdout,
             encoder_onnx=bundle.encoder_onnx,
             items_onnx=bundle.items_onnx,
@@ -276,8 +277,12 @@ def _enlarged(bundle: Bundle, load: Load, folder: Path) -> Path:
     )
 
 
-def _neighbour_sizes(load: Load) -> NeighbourSizes | None:
-    return replace(_NEIGHBOUR_SIZES, count=load.neighbours) if load.neighbours else None
+def _contract(bundle: Bundle, load: Load) -> Contract:
+    """The trained contract, with parts of the score for neighbours and popularity unless there are no neighbours."""
+    if not load.neighbours:
+        return replace(bundle.manifest.contract, neighbours=None, popularity=None)
+    sizes = replace(_NEIGHBOUR_SIZES, count=load.neighbours)
+    return replace(bundle.manifest.contract, neighbours=sizes, popularity=_POPULARITY)
 
 
 def _synthetic_neighbours(load: Load, rng: np.random.Generator) -> NeighbourArrays:

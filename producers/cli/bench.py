@@ -21,7 +21,12 @@ def bench() -> None:
 @click.option("--users", default=4_000, show_default=True, help="Users with a full window.")
 @click.option("--batch", default=256, show_default=True, help="Clicks in a micro-batch.")
 @click.option("--batches", default=60, show_default=True, help="Batches measured.")
-@click.option("--neighbours", default=64, show_default=True, help="Neighbours of an item; 0 for a release without.")
+@click.option(
+    "--neighbours",
+    default=64,
+    show_default=True,
+    help="Neighbours of an item; 0: scores of interests alone.",
+)
 @click.option(
     "--release",
     type=click.Path(path_type=Path),

@@ -44,6 +44,29 @@ def test_the_recall_of_hnsw_is_high(trained: tuple[Float32, Float32]) -> None:
     assert recall(approximate, exact) >= 0.98
 
 
+def test_a_poor_graph_is_searched_as_deep_as_its_recall_takes(trained: tuple[Float32, Float32]) -> None:
+    vectors, interests = trained
+    index = HnswIndex(vectors, IndexSettings(m=4, ef_construction=20, ef_search=10), threads=1)
+    exact, _ = ExactIndex(vectors).search(interests, COUNT)
+    before = recall(index.search(interests, COUNT)[0], exact)
+    assert before < 0.95
+    reached = index.reach_recall(interests, 0.95)
+    assert reached >= 0.95
+    assert recall(index.search(interests, COUNT)[0], exact) == pytest.approx(reached)
+    assert HnswIndex(vectors, IndexSettings(m=4, ef_construction=20, ef_search=10), threads=1).reach_recall(
+        interests, 0.0
+    ) == pytest.approx(before)
+
+
+def test_a_warm_release_knows_its_recall() -> None:
+    exact = serving.warm(bundles.read(DEMO_RELEASE), Catalogue(), IndexSettings(kind="exact"), threads=1)
+    poor = IndexSettings(kind="hnsw", m=4, ef_construction=20, ef_search=10)
+    assert exact.recall == 1.0
+    tuned = serving.warm(bundles.read(DEMO_RELEASE), Catalogue(), poor, threads=1)
+    left = poor.model_copy(update={"target_recall": 0.0, "least_recall": 0.0})
+    assert serving.warm(bundles.read(DEMO_RELEASE), Catalogue(), left, threads=1).recall < 0.95 <= tuned.recall
+
+
 @pytest.mark.parametrize("kind", ["exact", "hnsw"])
 def test_scores_are_inner_products_best_first(kind: str, trained: tuple[Float32, Float32]) -> None:
     vectors, interests = trained

@@ -20,6 +20,7 @@ NAMES = {
     "headrace_freed_items": "counter",
     "headrace_held_searches": "gauge",
     "headrace_index_items": "gauge",
+    "headrace_index_recall": "gauge",
     "headrace_lists": "counter",
     "headrace_misplaced_clicks": "counter",
     "headrace_next_click_hits": "counter",

@@ -147,7 +147,8 @@ def test_excluded_items_are_in_no_list_and_shorten_none(
     served: Served, excluded: list[list[int]], clicks: int, depth: int, exclude_seen: bool
 ) -> None:
     names = [["nowhere", *(f"i{item}" for item in items)] for items in excluded]
-    popularity = Recommender.starting(RecommendationSettings(), WEIGHTS, served.live).popularity
+    popularity = Popularity()
+    popularity.seed(served.live.numbers, served.live.popularity)
     popularity.seed(served.live.numbers, np.ones(len(served.live.numbers), np.float32))
     lists = served.recommend(
         [walk(10, clicks)] * len(names),

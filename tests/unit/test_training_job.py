@@ -244,8 +244,10 @@ def test_a_callback_can_stop_training(tiny_interactions: Path) -> None:
 def test_the_end_of_a_training_is_told(
     ndcgs: list[float], reason: StopReason, decay: str, expected: list[str], tiny_interactions: Path
 ) -> None:
-    plan = TrainSettings.model_validate({"learning_rate_decay": decay, "epochs": 5, "neighbours": False})
-    trained = train(dataset.read(tiny_interactions), settings(epochs=1, neighbours=False))
+    plan = TrainSettings.model_validate(
+        {"learning_rate_decay": decay, "epochs": 5, "neighbours": False, "popularity": False}
+    )
+    trained = train(dataset.read(tiny_interactions), settings(epochs=1, neighbours=False, popularity=False))
     validations = [TrainingProgress(ndcg=ndcg, best_ndcg=max(ndcgs)) for ndcg in ndcgs]
     sentences = training_job.outcome(dataclasses.replace(trained, validations=validations, stop_reason=reason), plan)
     assert len(sentences) == len(expected)

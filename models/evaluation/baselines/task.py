@@ -72,6 +72,8 @@ class Task:
     validation: BaselineValidation
     popularity: PopularityBaseline
     """Fills lists that would be short; supports the times of all queries and of the validation."""
+    popularity_mask: Bool
+    """[n] recorded events that popularity may count, each from its own time on."""
     window_length: int
     """L: the most events that the window of a query holds."""
     action_weights: Float32
@@ -98,6 +100,7 @@ class Task:
             item_count=len(eval_data.interactions.item_ids),
             validation=validation,
             popularity=PopularityBaseline.of(eval_data, queries, validation.times_ms),
+            popularity_mask=queries.popularity_mask,
             window_length=length,
             action_weights=eval_data.action_weights,
         )

@@ -148,7 +148,7 @@ class _TwoHop:
             notes: dict[str, Any] = {"epochs": end.epoch + 1, "steps": end.step, "validation_ndcg": end.best_ndcg}
             if trained.action_values:
                 notes["action_values"] = trained.action_values
-            return Fitted(ReleaseRecommender(live, self._eval_data), notes)
+            return Fitted(ReleaseRecommender(live, self._eval_data, task.popularity_mask), notes)
 
         return fit
 

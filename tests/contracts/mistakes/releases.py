@@ -14,7 +14,7 @@ from engine import contract
 from engine.catalogue import searches
 from engine.catalogue.content import Item
 from engine.catalogue.ids import Catalogue
-from engine.contract import ContentSizes, NeighbourSizes
+from engine.contract import ContentSizes, NeighbourSizes, PopularityScore
 from engine.errors import (
     DamagedReleaseError,
     MessageError,
@@ -105,6 +105,12 @@ def sealed(name: str, content: bytes) -> Act:
 def warm_with(change: Callable[[Bundle], Bundle]) -> Act:
     """Make a bundle ready to serve of which some part is wrong in memory."""
     return lambda folder: serving.warm(change(bundles.read(written(folder))), Catalogue(), IndexSettings(), threads=1)
+
+
+def sparse_graph(_folder: Path) -> object:
+    """Warm the demo's release with a graph of so few links that a search misses near items, however deep it goes."""
+    links = IndexSettings(kind="hnsw", m=2, ef_construction=1, target_recall=1.0, least_recall=1.0)
+    return serving.warm(bundles.read(DEMO_RELEASE), Catalogue(), links, threads=1)
 
 
 def graph(inputs: dict[str, tuple[str, str]], outputs: dict[str, tuple[list[int], float]]) -> bytes:
@@ -281,6 +287,13 @@ RELEASES = [
         r" | train or export the release again",
     ),
     Row(
+        "popularity with a weight below 0",
+        bundle_with(contract=replace(DEMO_SIZES, popularity=PopularityScore(weight=-1.0, floor=0.01))),
+        UnfitReleaseError,
+        r"two-hop-1: contract\.popularity | is PopularityScore\(weight=-1\.0, .* | expected a weight of 0 or more"
+        r" | train or export the release again",
+    ),
+    Row(
         "neighbours beyond the items",
         with_neighbours(rows=((1,), (2,))),
         UnfitReleaseError,
@@ -374,6 +387,12 @@ GRAPHS = [
         warm_with(lambda bundle: replace(bundle, manifest=msgspec.structs.replace(bundle.manifest, items=1 << 40))),
         UnfitReleaseError,
         rf"release .*two-hop-1 | {1 << 40} items | at most {candidates.MAX_ITEMS} can be served | without those",
+    ),
+    Row(
+        "an index that misses near items",
+        sparse_graph,
+        UnfitReleaseError,
+        r"two-hop-demo | find 0\.\d+ of the nearest items | 'index\.least_recall' expects 1\.0 | raise index\.m",
     ),
     Row(
         "an encoder whose outputs are of other sizes",

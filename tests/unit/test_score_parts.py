@@ -1,31 +1,41 @@
-"""Neighbours, from the counts of pairs to the lists of a release that carries them."""
+"""Neighbours and popularity, from counts to the lists of a release in whose scores they are."""
 
+import gzip
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
 from engine.arrays import FIRST_SEARCH, NO_ITEM, Windows
 from engine.catalogue.ids import Catalogue
+from engine.contract import PopularityScore
 from engine.messages.recommendation import Recommendation
 from engine.pipeline import Recommender
+from engine.ranking.lists import FROM_POPULAR, NO_INTEREST
+from engine.ranking.popularity import Popularity
 from engine.releases import bundles, serving
-from engine.releases.bundles import Bundle, NeighbourArrays
+from engine.releases.bundles import Bundle, Manifest, NeighbourArrays
 from engine.retrieval import features
 from engine.settings.sections import IndexSettings, RecommendationSettings
 from models.data import co_visits, dataset
 from models.data.co_visits import CoVisits
+from models.data.dataset import Interactions
 from models.data.histories import Histories
 
 pytest.importorskip("torch", reason="a release is trained for this test: pip install 'headrace[train]'")
 
 import headrace
 from models.data.sequences import Sequences
+from models.evaluation import queries
+from models.evaluation.list_evaluation import RELEASE
+from models.evaluation.release_under_test import BaselineComparison, ReleaseRecommender, ReleaseUnderTest
 from models.lab.compression import forms
 from models.publishing import export
 from models.settings import EncoderSettings, Form, TrainSettings
-from models.training import neighbours_choice
+from models.training import score_parts
 from models.training.fit import TrainingResult, train
 from models.training.training_data import TrainingData, prepare
 from models.training.validation import Validation
@@ -102,18 +112,23 @@ def bundle(trained: TrainingResult, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 def test_a_hasty_encoder_gets_neighbours_and_says_what_they_bring(trained: TrainingResult, bundle: Bundle) -> None:
-    assert trained.neighbours is not None
-    assert trained.neighbours.ndcg > 1.5 * trained.neighbours.encoder_ndcg
-    assert bundle.manifest.contract.neighbours == trained.neighbours.sizes
-    assert bundle.manifest.figures["validation_ndcg_with_neighbours"] == trained.neighbours.ndcg
+    parts = trained.score_parts
+    assert parts is not None
+    assert parts.neighbours is not None
+    assert parts.ndcg > 1.5 * parts.encoder_ndcg
+    assert bundle.manifest.contract.neighbours == parts.neighbours.sizes
+    assert bundle.manifest.contract.popularity == parts.popularity
+    assert bundle.manifest.figures["validation_ndcg_of_scores"] == parts.ndcg
     assert bundle.neighbours is not None
-    np.testing.assert_array_equal(bundle.neighbours.rows, trained.neighbours.table.rows)
+    np.testing.assert_array_equal(bundle.neighbours.rows, parts.neighbours.table.rows)
 
 
 def test_the_validation_events_are_in_the_last_count_alone(trained: TrainingResult, prepared: TrainingData) -> None:
-    assert trained.neighbours is not None
-    everything = CoVisits(prepared.histories, len(prepared.ids)).table(trained.neighbours.backward)
-    np.testing.assert_array_equal(trained.neighbours.table.rows, everything.rows)
+    assert trained.score_parts is not None
+    neighbours = trained.score_parts.neighbours
+    assert neighbours is not None
+    everything = CoVisits(prepared.histories, len(prepared.ids)).table(neighbours.backward)
+    np.testing.assert_array_equal(neighbours.table.rows, everything.rows)
 
 
 def test_neighbours_that_mislead_are_left_out(
@@ -128,10 +143,12 @@ def test_neighbours_that_mislead_are_left_out(
             wrong = np.array([_other_ring(prepared.ids, row) for row in range(count)], np.int32)
             return NeighbourArrays(np.where(right.rows == NO_ITEM, NO_ITEM, wrong[right.rows]), right.weights)
 
-    monkeypatch.setattr(neighbours_choice, "CoVisits", Misleading)
+    monkeypatch.setattr(score_parts, "CoVisits", Misleading)
     ends = prepared.histories.starts[1:] - 1
     validation = Validation(prepared.histories, Sequences(np.maximum(ends - 20, 0), ends, ends - 1), 16)
-    assert neighbours_choice.choose(trained.encoder, prepared, validation) is None
+    parts = score_parts.choose(trained.encoder, prepared, validation, chosen(popularity=False))
+    assert parts.neighbours is None
+    assert parts.ndcg == parts.encoder_ndcg
 
 
 def _other_ring(ids: list[str], row: int) -> int:
@@ -155,7 +172,7 @@ def test_lists_have_the_order_of_the_formula(bundle: Bundle) -> None:
     sizes = bundle.manifest.contract.neighbours
     assert sizes is not None
     assert bundle.neighbours is not None
-    affinity = neighbours_choice.affinities(bundle.neighbours, rows[:, : -sizes.last_items - 1 : -1])
+    affinity = score_parts.affinities(bundle.neighbours, rows[:, : -sizes.last_items - 1 : -1])
     interests, _ = release.encode(features.make(windows, rows, weights, 20))
     for user in range(len(rows)):
         listed = release.rows(lists.items[user])
@@ -185,5 +202,72 @@ def test_compressed_releases_keep_the_table(bundle: Bundle, tmp_path: Path, tiny
     np.testing.assert_array_equal(written.neighbours.rows, bundle.neighbours.rows if bundle.neighbours else [])
 
 
-def test_without_the_setting_there_is_no_table(prepared: TrainingData) -> None:
-    assert train(prepared, chosen(epochs=1, neighbours=False)).neighbours is None
+def test_without_the_settings_there_is_no_part(prepared: TrainingData) -> None:
+    assert train(prepared, chosen(epochs=1, neighbours=False, popularity=False)).score_parts is None
+    parts = train(prepared, chosen(epochs=1, neighbours=False)).score_parts
+    assert parts is not None
+    assert parts.neighbours is None
+
+
+@pytest.fixture(scope="module")
+def fashions(tmp_path_factory: pytest.TempPathFactory) -> Interactions:
+    """Every six days have five items that everybody clicks, and no user has a taste: only the date tells."""
+    rng = np.random.default_rng(0)
+    day_s, folder = 86_400, tmp_path_factory.mktemp("fashions")
+    times_s = rng.integers(60 * day_s, size=(600, 4))
+    items = 5 * (times_s // (6 * day_s)) + rng.integers(5, size=times_s.shape)
+    users = np.arange(600)[:, None] + np.zeros((1, 4), np.int64)
+    events = sorted(zip(times_s.ravel().tolist(), users.ravel().tolist(), items.ravel().tolist(), strict=True))
+    with gzip.open(folder / "interactions.csv.gz", "wt") as file:
+        file.write("user,item,ts,weight\n")
+        file.writelines(f"u{user},i{item},{time},1\n" for time, user, item in events)
+    return dataset.read(folder)
+
+
+def test_popularity_counts_where_fashion_is_all_there_is(fashions: Interactions, tmp_path: Path) -> None:
+    trained = train(fashions, chosen(neighbours=False, batch_sequences=64))
+    assert trained.score_parts is not None
+    assert trained.score_parts.popularity is not None
+    assert trained.score_parts.ndcg > 1.2 * trained.score_parts.encoder_ndcg
+    written = bundles.read(export.write(trained, chosen(), ("two-hop", "fashion"), 0, tmp_path))
+    without = replace(written, manifest=replace_popularity(written.manifest, None))
+    assert ndcg10(written, fashions) > 1.2 * ndcg10(without, fashions)
+
+
+def ndcg10(bundle: Bundle, interactions: Interactions) -> float:
+    """Of the users' last events, with the popularity of their time."""
+    under_test = ReleaseUnderTest(bundle, interactions, headrace.Settings())
+    last = queries.last_event_queries(under_test)
+    release = ReleaseRecommender(under_test.live, under_test, last.popularity_mask)
+    comparison = BaselineComparison(under_test, {RELEASE: release})
+    comparison.run(last)
+    return float(comparison.figures()["ndcg10"])
+
+
+def replace_popularity(manifest: Manifest, score: PopularityScore | None) -> Manifest:
+    return msgspec.structs.replace(manifest, contract=replace(manifest.contract, popularity=score))
+
+
+def test_a_worker_scores_by_the_popularity_it_has_counted(bundle: Bundle) -> None:
+    """One item that becomes popular comes to the front of every list, and says that it is popular."""
+    strong = replace(bundle, manifest=replace_popularity(bundle.manifest, PopularityScore(weight=200.0, floor=0.01)))
+    release = serving.warm(strong, Catalogue(), IndexSettings(kind="exact"), threads=1)
+    weights = np.zeros(256, np.float32)
+    weights[1] = 1.0
+    popularity = Popularity()
+    recommender = Recommender(RecommendationSettings(count=5, candidates_per_interest=5), weights, popularity)
+    shape = (4, 6)
+    rng = np.random.default_rng(0)
+    items = rng.choice(release.numbers[:50], shape)
+    windows = Windows(items, np.broadcast_to(60_000 * np.arange(6), shape), np.ones(shape, np.uint8))
+    newcomer = int(release.numbers[100])
+    assert newcomer not in recommender.recommend(windows, release).items[:, 0]
+    popularity.add(np.full(500, newcomer, np.int32), np.zeros(500, np.int64))
+    lists = recommender.recommend(windows, release)
+    assert (lists.items[:, 0] == newcomer).all()
+    assert (lists.sources[:, 0] == FROM_POPULAR).all()
+    assert (lists.interests[:, 0] == NO_INTEREST).all()
+    assert (lists.origins[:, 0] == NO_ITEM).all()
+    assert (lists.scores[:, 0] > 0).all()
+    windows.items[0, -1] = newcomer
+    assert newcomer not in recommender.recommend(windows, release).items[0]

@@ -1,0 +1,265 @@
+"""Whether and how neighbours and popularity count in a release's scores, learned on the validation events.
+
+Neither the encoder nor the table that is tried here has learned from those events. Learned together, on training
+events, the encoder takes all the weight: it has seen their targets. The validation did choose the encoder's best step,
+which favours the encoder by a little. Popularity is what a worker would have counted by the hour of each event.
+
+The choice is a search, by the validation's measure, over the weight and floor of one part after the other: neighbours,
+popularity, and neighbours again if popularity counts. A part that makes the validation no better is left out. The table
+of the release is then counted on all training events.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+from typing import Final
+
+import numpy as np
+import torch
+
+from engine.arrays import FIRST_SEARCH, NO_ACTION, NO_ITEM, Bool, Float32, Float64, Int32, Int64
+from engine.contract import NeighbourSizes, PopularityScore
+from engine.releases.bundles import NeighbourArrays
+from models.data import sequences
+from models.data.co_visits import NEIGHBOURS, CoVisits
+from models.data.histories import Histories
+from models.data.popularity_at import HOUR_MS, PopularityAt
+from models.network.two_hop import TwoHopEncoder
+from models.settings import TrainSettings
+from models.training.training_data import TrainingData
+from models.training.validation import Validation
+
+NEIGHBOUR_WEIGHTS: Final = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
+NEIGHBOUR_FLOORS: Final = (0.001, 0.01, 0.05)
+BACKWARD: Final = (0.3, 1.0)
+POPULARITY_WEIGHTS: Final = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
+POPULARITY_FLOORS: Final = (0.0001, 0.001, 0.01)
+LAST_ITEMS: Final = 10
+"""W: 30 with a slower decay is no better, and costs three times as much."""
+DECAY: Final = 0.8
+_USERS_AT_ONCE: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class ChosenNeighbours:
+    """The table of a release, and its parameters."""
+
+    table: NeighbourArrays
+    sizes: NeighbourSizes
+    backward: float
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreParts:
+    """Parts of a release's scores other than the encoder's, and the figures by which they were chosen."""
+
+    neighbours: ChosenNeighbours | None
+    popularity: PopularityScore | None
+    encoder_ndcg: float
+    """Mean of 1 / log2(1 + rank) of the validation targets, by the encoder alone."""
+    ndcg: float
+    """The same with the parts."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Weighting:
+    """Weight and floor of one part of the score."""
+
+    weight: float
+    floor: float
+    backward: float = 1.0
+    """Of the table of neighbours."""
+
+    def apply(self, values: Float32) -> Float32:
+        """The part of the score for affinities or shares, of any shape."""
+        part: Float32 = np.float32(self.weight) * np.log1p(values / np.float32(self.floor))
+        return part
+
+
+@dataclass(frozen=True, slots=True)
+class _Queries:
+    """Validation queries of B users, scored by the encoder."""
+
+    scores: Float32
+    """[B, V] by the encoder; -inf for items that the window holds."""
+    recent: Int32
+    """[B, W] the newest items of the windows, newest first; NO_ITEM in empty places."""
+    targets: Int64
+    """[B]"""
+    shares: Float32
+    """[B, V] of the events of seven days."""
+
+
+@torch.no_grad()
+def choose(encoder: TwoHopEncoder, data: TrainingData, validation: Validation, settings: TrainSettings) -> ScoreParts:
+    """The parts with the best validation, of those that the settings allow.
+
+    Args:
+        encoder: trained, on the CPU, in evaluation mode.
+        data: of its training.
+        validation: held out from that.
+        settings: of the training.
+    """
+    search = _Search(encoder, data, validation)
+    if settings.neighbours:
+        search.try_neighbours()
+    if settings.popularity:
+        search.try_popularity()
+    if search.popularity and settings.neighbours:
+        search.try_neighbours()
+    return search.result()
+
+
+class _Search:
+    """The parts chosen so far, and their measure."""
+
+    def __init__(self, encoder: TwoHopEncoder, data: TrainingData, validation: Validation) -> None:
+        self._encoder, self._data, self._validation = encoder, data, validation
+        without = np.ones(len(data.histories), np.bool_)
+        without[validation.queries.ends] = False
+        counted = CoVisits(data.histories.select(without), len(data.ids))
+        self._tables = {backward: counted.table(backward) for backward in BACKWARD}
+        self.neighbours: _Weighting | None = None
+        self.popularity: _Weighting | None = None
+        gains = [_gain(_ranks(queries.scores, queries.targets)) for queries in self._queries()]
+        self._count = sum(map(len, gains))
+        self._encoder_gain = self._gain = float(sum(gain.sum() for gain in gains))
+
+    def try_neighbours(self) -> None:
+        """Choose the weighting of neighbours anew, with the popularity chosen so far."""
+        grid = [_Weighting(*values) for values in product(NEIGHBOUR_WEIGHTS, NEIGHBOUR_FLOORS, BACKWARD)]
+        gains = np.zeros(len(grid))
+        for queries in self._queries():
+            scores = queries.scores
+            if self.popularity:
+                scores = scores + self.popularity.apply(queries.shares)
+            for backward, table in self._tables.items():
+                mine = np.array([weighting.backward == backward for weighting in grid])
+                part = affinities(table, queries.recent)
+                gains[mine] += _gains(scores, part, queries.targets, [w for w in grid if w.backward == backward])
+        self.neighbours = self._best(grid, gains, self.neighbours)
+
+    def try_popularity(self) -> None:
+        """Choose the weighting of popularity, with the neighbours chosen so far."""
+        grid = [_Weighting(*values) for values in product(POPULARITY_WEIGHTS, POPULARITY_FLOORS)]
+        gains = np.zeros(len(grid))
+        for queries in self._queries():
+            scores = queries.scores
+            if self.neighbours:
+                near = affinities(self._tables[self.neighbours.backward], queries.recent)
+                scores = scores + self.neighbours.apply(near)
+            gains += _gains(scores, queries.shares, queries.targets, grid)
+        self.popularity = self._best(grid, gains, None)
+
+    def result(self) -> ScoreParts:
+        """The parts for a release."""
+        chosen = None
+        if self.neighbours:
+            weighting = self.neighbours
+            chosen = ChosenNeighbours(
+                table=CoVisits(self._data.histories, len(self._data.ids)).table(weighting.backward),
+                sizes=NeighbourSizes(NEIGHBOURS, LAST_ITEMS, DECAY, weighting.weight, weighting.floor),
+                backward=weighting.backward,
+            )
+        count = max(1, self._count)
+        return ScoreParts(
+            neighbours=chosen,
+            popularity=PopularityScore(self.popularity.weight, self.popularity.floor) if self.popularity else None,
+            encoder_ndcg=self._encoder_gain / count,
+            ndcg=self._gain / count,
+        )
+
+    def _best(self, grid: list[_Weighting], gains: Float64, before: _Weighting | None) -> _Weighting | None:
+        """The weighting with the highest gain, if that is above the gain so far; else the one before."""
+        best = int(np.argmax(gains))
+        if gains[best] <= self._gain:
+            return before
+        self._gain = float(gains[best])
+        return grid[best]
+
+    def _queries(self) -> Iterator[_Queries]:
+        """The validation queries in order of time."""
+        histories, queries = self._data.histories, self._validation.queries
+        vectors = self._encoder.items.table().numpy()
+        popularity = _popularity(histories, len(vectors))
+        times_ms = histories.times_ms[queries.ends]
+        numbers = np.argsort(times_ms, kind="stable")
+        for part in np.array_split(numbers, range(_USERS_AT_ONCE, len(numbers), _USERS_AT_ONCE)):
+            batch = sequences.gather(histories, queries, part)
+            has_target = batch.targets[:, -1] != sequences.NO_TARGET
+            if not has_target.any():
+                continue
+            interests = self._encoder.encode(batch)[:, -1].numpy()[has_target]  # [B, K, D]
+            is_click: Bool = (batch.actions != NO_ACTION) & (batch.items < FIRST_SEARCH)
+            items = np.where(is_click, batch.items, np.int32(NO_ITEM))[has_target]  # [B, L]
+            scores = (interests @ vectors.T).max(axis=1)
+            users, places = np.nonzero(items != NO_ITEM)
+            scores[users, items[users, places]] = -np.inf
+            yield _Queries(
+                scores=scores,
+                recent=items[:, : -LAST_ITEMS - 1 : -1],
+                targets=batch.targets[has_target, -1].astype(np.int64),
+                shares=_shares(popularity, times_ms[part][has_target], len(vectors)),
+            )
+
+
+def affinities(table: NeighbourArrays, recent: Int32) -> Float32:
+    """[B, V] affinities of all items to windows with these newest items [B, W], newest first (NO_ITEM for none)."""
+    users, ranks = np.nonzero(recent != NO_ITEM)
+    rows = table.rows[recent[users, ranks]]  # [n, M]
+    weights = table.weights[recent[users, ranks]] * np.float32(DECAY) ** ranks[:, None].astype(np.float32)
+    cells = users[:, None] * len(table.rows) + np.maximum(rows, 0)  # weights after the last neighbour are 0
+    sums = np.bincount(cells.ravel(), weights.ravel(), len(recent) * len(table.rows))
+    return sums.reshape(len(recent), -1).astype(np.float32)
+
+
+def _popularity(histories: Histories, item_count: int) -> PopularityAt:
+    is_click = histories.items < FIRST_SEARCH
+    return PopularityAt(histories.items[is_click], histories.times_ms[is_click], item_count)
+
+
+def _shares(popularity: PopularityAt, times_ms: Int64, item_count: int) -> Float32:
+    """[B, V] shares of all items at these times."""
+    hours, inverse = np.unique(times_ms // HOUR_MS, return_inverse=True)
+    rows = np.arange(item_count, dtype=np.int32)
+    by_hour = np.empty((len(hours), item_count), np.float32)
+    for shares, hour in zip(by_hour, hours.tolist(), strict=True):
+        popularity.move_to(hour * HOUR_MS)
+        shares[:] = popularity.shares(rows)
+    return by_hour[inverse]
+
+
+def _ranks(scores: Float32, targets: Int64) -> Int64:
+    own = scores[np.arange(len(targets)), targets]
+    ranks: Int64 = 1 + (scores > own[:, None]).sum(axis=1)
+    return ranks
+
+
+def _gain(ranks: Int64) -> Float64:
+    gains: Float64 = 1.0 / np.log2(1.0 + ranks)
+    return gains
+
+
+def _gains(scores: Float32, values: Float32, targets: Int64, grid: list[_Weighting]) -> Float64:
+    """Sums of the gains of all queries with one part added to their scores, for each weighting of the part.
+
+    Args:
+        scores: [B, V]; -inf for items that are never listed.
+        values: [B, V] affinities or shares, 0 and up.
+        targets: [B]
+        grid: weightings.
+    """
+    users = np.arange(len(targets))
+    changed_users, changed_items = np.nonzero((values > 0.0) & ~np.isneginf(scores))  # no other score changes
+    changed, changed_scores = values[changed_users, changed_items], scores[changed_users, changed_items]
+    is_other = changed_items != targets[changed_users]
+    own, own_value = scores[users, targets], values[users, targets]
+    gains = []
+    for weighting in grid:
+        bar = own + weighting.apply(own_value)  # [B]
+        above = (scores > bar[:, None]).sum(axis=1)
+        raised = (changed_scores + weighting.apply(changed) > bar[changed_users]) & is_other
+        change = raised.astype(np.int64) - (changed_scores > bar[changed_users])
+        above += np.bincount(changed_users, change, len(users)).astype(np.int64)
+        gains.append(float(_gain(1 + above).sum()))
+    return np.array(gains)
