@@ -82,7 +82,7 @@ class Cluster:
         self._secure = secure
         self._advertised = advertised or {}
         self._options = options or {}
-        ports = iter(_free_ports(3 * nodes))
+        ports = iter(free_ports(3 * nodes))
         self.nodes = [
             Node(number, folder / f"node{number}", next(ports), next(ports), next(ports))
             for number in range(1, nodes + 1)
@@ -213,7 +213,7 @@ def _ends_with_us() -> list[str]:
     return ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     """Ports that were free a moment ago, all different, and none of those that systems give to clients."""
     free: list[int] = []
     for port in random.SystemRandom().sample(PORTS, len(PORTS)):

@@ -1,0 +1,43 @@
+"""Gauges by which others see whether a worker lives: its loop, its readiness, the brokers and the room in memory."""
+
+import os
+from pathlib import Path
+from typing import Final, Protocol
+
+from engine.metrics import Metrics
+
+_CGROUP_LIMITS: Final = (
+    Path("/sys/fs/cgroup/memory.max"),  # version 2, as a container sees its own
+    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
+
+
+class WatchedWorker(Protocol):
+    """The worker's side of these gauges; read by the thread that answers scrapes."""
+
+    @property
+    def not_ready(self) -> str | None:
+        """Why it serves nobody; None when it does."""
+
+    @property
+    def loop_idle_s(self) -> float:
+        """Time since the last turn of its loop."""
+
+    @property
+    def broker_silent_s(self) -> float:
+        """Time since any broker answered it; 0 without a session."""
+
+
+def watch(worker: WatchedWorker, metrics: Metrics) -> None:
+    """Let these gauges be computed whenever they are scraped."""
+    metrics.ready.set_function(lambda: float(worker.not_ready is None))
+    metrics.loop_idle.set_function(lambda: worker.loop_idle_s)
+    metrics.broker_silent.set_function(lambda: worker.broker_silent_s)
+    metrics.memory_limit.set(memory_limit_bytes())
+
+
+def memory_limit_bytes(limits: tuple[Path, ...] = _CGROUP_LIMITS) -> int:
+    """Memory that this process may use: the control group's limit, or the machine's memory where that is less."""
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    texts = [path.read_text(encoding="ascii").strip() for path in limits if path.is_file()]
+    return min([machine, *(int(text) for text in texts if text.isdigit())])  # "max": no limit
