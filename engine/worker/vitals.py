@@ -6,10 +6,8 @@ from typing import Final, Protocol
 
 from engine.metrics import Metrics
 
-_CGROUP_LIMITS: Final = (
-    Path("/sys/fs/cgroup/memory.max"),  # version 2, as a container sees its own
-    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
-)
+_CGROUPS: Final = Path("/sys/fs/cgroup")
+_OWN_CGROUP: Final = Path("/proc/self/cgroup")
 
 
 class WatchedWorker(Protocol):
@@ -36,8 +34,15 @@ def watch(worker: WatchedWorker, metrics: Metrics) -> None:
     metrics.memory_limit.set(memory_limit_bytes())
 
 
-def memory_limit_bytes(limits: tuple[Path, ...] = _CGROUP_LIMITS) -> int:
-    """Memory that this process may use: the control group's limit, or the machine's memory where that is less."""
+def memory_limit_bytes(cgroups: Path = _CGROUPS, own: Path = _OWN_CGROUP) -> int:
+    """Memory that this process may use: its control group's limit, or the machine's memory where that is less.
+
+    Args:
+        cgroups: where control groups (version 2) are mounted.
+        own: names that of this process; in a container it is the root.
+    """
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    texts = [path.read_text(encoding="ascii").strip() for path in limits if path.is_file()]
+    lines = own.read_text(encoding="utf-8").splitlines() if own.is_file() else []
+    paths = [cgroups / line.removeprefix("0::/") / "memory.max" for line in lines if line.startswith("0::/")]
+    texts = [path.read_text(encoding="ascii").strip() for path in paths if path.is_file()]
     return min([machine, *(int(text) for text in texts if text.isdigit())])  # "max": no limit

@@ -1,5 +1,6 @@
 """Whether a worker lives, as gauges; and the memory that it may use."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,15 +26,18 @@ def test_gauges_follow_the_worker_at_each_scrape() -> None:
     assert [metrics.registry.get_sample_value(name) for name in names] == [0.0, 61.0, 7.5]
 
 
-@pytest.mark.parametrize(
-    ("texts", "expected"), [(["1073741824\n"], 1 << 30), (["max\n"], None), ([], None), (["max", "4096"], 4096)]
-)
-def test_the_limit_is_that_of_the_container_or_of_the_machine(
-    texts: list[str], expected: int | None, tmp_path: Path
+@pytest.mark.parametrize("group", ["", "system.slice/headrace.service"], ids=["container", "service"])
+@pytest.mark.parametrize(("text", "expected"), [("1073741824\n", 1 << 30), ("max\n", None), (None, None)])
+def test_the_limit_is_that_of_the_own_control_group_or_of_the_machine(
+    group: str, text: str | None, expected: int | None, tmp_path: Path
 ) -> None:
-    paths = [tmp_path / str(number) for number in range(len(texts))]
-    for path, text in zip(paths, texts, strict=True):
-        path.write_text(text)
-    machine = vitals.memory_limit_bytes(limits=())
-    assert vitals.memory_limit_bytes((*paths, tmp_path / "absent")) == (expected or machine)
-    assert machine > 1 << 30
+    (tmp_path / "cgroup").write_text(f"1:name=systemd:/else\n0::/{group}\n")
+    (tmp_path / "mounted" / group).mkdir(parents=True)
+    if text is not None:
+        (tmp_path / "mounted" / group / "memory.max").write_text(text)
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert vitals.memory_limit_bytes(tmp_path / "mounted", tmp_path / "cgroup") == (expected or machine)
+
+
+def test_without_control_groups_it_is_the_machines(tmp_path: Path) -> None:
+    assert vitals.memory_limit_bytes(tmp_path, tmp_path / "absent") > 1 << 28
