@@ -29,6 +29,14 @@ bench:
 demo:
     headrace demo
 
+# Dashboards, rules and the page of metrics, after a change of a metric, a panel or a rule.
+generate:
+    python -m deploy.monitoring
+
+# Known weaknesses of the installed dependencies, from a service on the network.
+audit:
+    pip-audit --skip-editable
+
 # Size and shape of the source, by package.
 structure:
     python -m tests.contracts.structure

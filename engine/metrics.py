@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
 _FRESHNESS_S = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 _BATCH_CLICKS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096)
@@ -15,6 +15,8 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        self._add_vitals()
         self._add_losses()
         self._add_lag()
         self.clicks = self._counter("clicks", "Clicks decoded, searches among them.")
@@ -72,6 +74,15 @@ class Metrics:
             "next_click_popular_hits",
             "Of those, clicks on one of as many most popular items of seven days, seen ones left out as in lists.",
             "release",
+        )
+
+    def _add_vitals(self) -> None:
+        """Gauges of the worker itself, which `engine.worker.vitals` sets."""
+        self.ready = self._gauge("ready", "1 while this worker serves, 0 otherwise: `/readyz` says why.")
+        self.loop_idle = self._gauge("loop_idle_seconds", "Time since the worker's loop last turned.")
+        self.broker_silent = self._gauge("broker_silent_seconds", "Time since a broker last answered this worker.")
+        self.memory_limit = self._gauge(
+            "memory_limit_bytes", "Memory that this process may use: its container's limit."
         )
 
     def _add_losses(self) -> None:

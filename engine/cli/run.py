@@ -3,7 +3,6 @@
 import logging
 import signal
 import threading
-import time
 from pathlib import Path
 from typing import Final
 
@@ -13,6 +12,7 @@ from engine.cli.options import config_option, log_to_stderr
 from engine.eventlog.kafka import KafkaLog
 from engine.metrics import Metrics
 from engine.settings import loader
+from engine.worker import vitals
 from engine.worker.loop import Worker
 from engine.worker.telemetry import Telemetry
 
@@ -35,6 +35,7 @@ def run(config: Path | None, release: Path | None) -> None:
         signal.signal(number, lambda *_: stop.set())
     metrics = Metrics()
     worker = Worker(settings, KafkaLog(settings.kafka), metrics)
+    vitals.watch(worker, metrics)
     with Telemetry(
         settings.telemetry, metrics.registry, lambda: stalled(worker), lambda: worker.not_ready
     ) as telemetry:
@@ -45,5 +46,5 @@ def run(config: Path | None, release: Path | None) -> None:
 
 def stalled(worker: Worker) -> str | None:
     """The fault that /healthz reports of the worker's loop; None while it turns."""
-    silent_s = time.monotonic() - worker.oldest_heartbeat_s
-    return f"the loop has not turned for {silent_s:.0f} s" if silent_s > STALLED_S else None
+    idle_s = worker.loop_idle_s
+    return f"the loop has not turned for {idle_s:.0f} s" if idle_s > STALLED_S else None

@@ -88,7 +88,12 @@ def origins(path: Path | None, environ: Mapping[str, str] = os.environ) -> dict[
 def flatten(settings: Settings) -> dict[str, Any]:
     """All settings by dotted name, secrets hidden."""
     values = dict(_leaves_of(settings, ()))
-    return {name: "********" if name.endswith("_password") and value else value for name, value in values.items()}
+    return {name: "********" if _is_secret(name) and value else value for name, value in values.items()}
+
+
+def _is_secret(name: str) -> bool:
+    """True for a setting whose value is shown nowhere."""
+    return name.endswith("_password")
 
 
 def _refuse_unknown(values: Mapping[str, Any], section: type[BaseModel], path: tuple[str, ...], origin: str) -> None:
@@ -147,4 +152,5 @@ def _explain(problem: Mapping[str, Any], path: Path | None) -> str:
     if problem["type"] == "value_error":  # a sentence of ours, from `engine.settings.sections`
         return f"setting '{name}': {problem['ctx']['error']} ({origin})"
     expected = problem["msg"].replace("Input should be", "expected").lower()
-    return f"setting '{name}': found {problem.get('input')!r}, {expected} ({origin})"
+    value = "a hidden value" if _is_secret(name) else repr(problem.get("input"))
+    return f"setting '{name}': found {value}, {expected} ({origin})"

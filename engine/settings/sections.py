@@ -51,10 +51,26 @@ class KafkaSettings(Section):
     """The name that this deployment's windows carry on the changelog, where those of another are refused. Without it
     `kafka.prefix` (or else `kafka.group`) and `clicks.topic`: "shop/clicks"."""
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
-    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = None
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] | None = None
     sasl_username: str | None = None
+    """Name of the user; with OAUTHBEARER the id of this client at the identity provider."""
     sasl_password: str | None = Field(default=None, repr=False)
+    """Its password, or the client's secret; better in a file."""
+    sasl_password_file: Path | None = None
+    """A file with the password alone, such as a container's secret. It is read again for every new client."""
+    sasl_oauth_token_url: str | None = None
+    """Token endpoint of the identity provider, for OAUTHBEARER (the client-credentials grant of OAuth 2)."""
+    sasl_oauth_scope: str | None = None
+    sasl_oauth_token_file: Path | None = None
+    """In place of the endpoint: a file with a token that somebody else renews, such as a pod's service account."""
     ssl_ca_file: Path | None = None
+    """Certificates of the authorities that signed the brokers', in PEM form; the system's where it is not set."""
+    ssl_certificate_file: Path | None = None
+    """This client's own certificate in PEM form, with those that lead to its authority."""
+    ssl_key_file: Path | None = None
+    """Its key in PEM form, where it is not in the same file."""
+    ssl_key_password: str | None = Field(default=None, repr=False)
+    ssl_key_password_file: Path | None = None
     connect_timeout_s: PositiveFloat = 15.0
     """Time limit for finding a broker."""
     first_connect_timeout_s: PositiveFloat = 60.0

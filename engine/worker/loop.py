@@ -102,11 +102,21 @@ class Worker:
     @property
     def not_ready(self) -> str | None:
         """Why this worker serves nobody at the moment; None when it does. May be read by any thread."""
-        session = self._session
-        silent_s = session.silent_s() if session is not None else 0.0
+        silent_s = self.broker_silent_s
         if silent_s > _SILENT_S:
             return f"no broker has answered for {silent_s:.0f} s (kafka.bootstrap_servers)"
         return self._not_ready
+
+    @property
+    def broker_silent_s(self) -> float:
+        """Time since any broker answered; 0 without a session. May be read by any thread."""
+        session = self._session
+        return session.silent_s() if session is not None else 0.0
+
+    @property
+    def loop_idle_s(self) -> float:
+        """Time since the last turn of the loop. May be read by any thread."""
+        return max(0.0, self._time.monotonic_s() - self.oldest_heartbeat_s)
 
     @property
     def oldest_heartbeat_s(self) -> float:

@@ -12,6 +12,7 @@ from typing import Final
 
 from engine.errors import EventLogError
 from engine.eventlog import topic_plan
+from engine.eventlog.acl_plan import REKEY_SUFFIX
 from engine.eventlog.base import EventLog, Partition, Rebalance, Session
 from engine.eventlog.share_watch import ShareWatch
 from engine.eventlog.time_source import TimeSource
@@ -22,7 +23,6 @@ from engine.settings.sections import Settings
 
 logger = logging.getLogger(__name__)
 
-_GROUP_SUFFIX: Final = "-rekey"
 _GAUGES_EVERY_S: Final = 1.0
 _PAUSE_S: Final = 2.0
 """Before a new session after a failure of the log."""
@@ -100,7 +100,7 @@ class Rekeyer:
         clicks = self._settings.clicks
         self._partitions = self._log.partitions(clicks.by_user_topic)
         self._share_watch = ShareWatch(self._settings.kafka.stall_timeout_s)
-        kafka = self._settings.kafka.model_copy(update={"group": self._settings.kafka.group + _GROUP_SUFFIX})
+        kafka = self._settings.kafka.model_copy(update={"group": self._settings.kafka.group + REKEY_SUFFIX})
         topic_plan.begin(self._log, self._settings.model_copy(update={"kafka": kafka}))
         return self._log.session([clicks.topic], kafka.group, Rebalance(revoked=self._given_up, lost=self._given_up))
 

@@ -170,7 +170,7 @@ def test_files_exist_that_the_page_names(page: Path) -> None:
     assert [path for path in sorted(paths) if not (ROOT / path).exists()] == []
     modules = {word for word in words if re.fullmatch(r"\w+\.py", word)}
     assert modules <= {
-        path.name for top in ("engine", "models", "producers", "tests") for path in (ROOT / top).rglob("*.py")
+        path.name for top in ("deploy", "engine", "models", "producers", "tests") for path in (ROOT / top).rglob("*.py")
     }
 
 

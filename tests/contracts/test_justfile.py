@@ -29,7 +29,9 @@ def documented() -> dict[str, str]:
 
 def test_every_recipe_is_the_command_that_contributing_gives() -> None:
     assert recipes() == {arguments.split()[0]: command for arguments, command in documented().items()}
-    assert recipes().keys() == {"setup", "check", "test", "test-kafka", "bench", "demo", "structure"}
+    assert recipes().keys() == {
+        *("setup", "check", "test", "test-kafka", "bench", "demo", "generate", "audit", "structure")
+    }
 
 
 def test_hooks_are_local_and_call_recipes() -> None:

@@ -14,10 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from tests.integration.certificates import Authority
+
 CLUSTER_ID = "aGVhZHJhY2UtdGVzdHMtMQ"  # any 16 bytes in base64
 USER, PASSWORD = "app", "app-secret"
 GUEST, GUEST_PASSWORD = "guest", "guest-secret"  # may log in, and has no right to anything
-STORE_PASSWORD = "store-secret"  # of a key made for one run of the tests
+SERVICE = "service"  # whom tokens and certificates of the tests name
+WORKER, WORKER_PASSWORD = "worker", "worker-secret"  # has the rights that a test gives it
 PORTS = range(15_000, 32_000)
 START_LIMIT_S = 90.0
 STOP_LIMIT_S = 20.0
@@ -49,6 +52,7 @@ class Node:
     port: int
     internal_port: int
     controller_port: int
+    mutual_port: int
 
     @property
     def properties(self) -> Path:
@@ -62,7 +66,8 @@ class Node:
 class Cluster:
     """Nodes that are started on entering the context and stopped on leaving it; each can be killed and started again.
 
-    With `secure` clients come in by SASL_SSL (SCRAM-SHA-512 or PLAIN) as USER, trusting `ca_file`. A node of which
+    With `secure` clients come in by SASL_SSL (SCRAM-SHA-512 or PLAIN as USER, OAUTHBEARER with unsigned tokens), or on
+    another port by a certificate of `authority`, and trust `ca_file`. A node of which
     `advertised` names a port sends its clients there: to a proxy (`tests.integration.proxy`).
     """
 
@@ -77,14 +82,15 @@ class Cluster:
         options: Mapping[str, str] | None = None,
     ) -> None:
         self.ca_file = folder / "ca.pem"
+        self.authority = Authority.new("tests")
         self._home = home
         self._folder = folder
         self._secure = secure
         self._advertised = advertised or {}
         self._options = options or {}
-        ports = iter(_free_ports(3 * nodes))
+        ports = iter(free_ports(4 * nodes))
         self.nodes = [
-            Node(number, folder / f"node{number}", next(ports), next(ports), next(ports))
+            Node(number, folder / f"node{number}", next(ports), next(ports), next(ports), next(ports))
             for number in range(1, nodes + 1)
         ]
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
@@ -93,6 +99,16 @@ class Cluster:
     def bootstrap(self) -> str:
         """The client listeners, as `kafka.bootstrap_servers` wants them."""
         return ",".join(f"127.0.0.1:{node.port}" for node in self.nodes)
+
+    @property
+    def mutual_bootstrap(self) -> str:
+        """The listeners of a secure cluster that want a certificate of their clients."""
+        return ",".join(f"127.0.0.1:{node.mutual_port}" for node in self.nodes)
+
+    def set_acls(self, arguments: list[str]) -> None:
+        """Run Kafka's own program for ACLs, as a superuser."""
+        server = f"127.0.0.1:{self.nodes[0].internal_port}"
+        _run([*self._java(), "org.apache.kafka.tools.AclCommand", "--bootstrap-server", server, *arguments])
 
     def start(self, node: Node) -> None:
         """Start one node, formatted at its first start, and wait until it listens."""
@@ -140,7 +156,9 @@ class Cluster:
 
     def __enter__(self) -> Self:
         if self._secure:
-            _make_certificate(self._folder, self.ca_file)
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self.authority.write(self.ca_file)
+            self.authority.issue("broker", self._folder / "broker.pem")
         try:
             for node in self.nodes:
                 self.launch(node)
@@ -172,13 +190,14 @@ class Cluster:
         clients, internal = f"CLIENTS://127.0.0.1:{node.port}", f"INTERNAL://127.0.0.1:{node.internal_port}"
         seen_by_clients = f"CLIENTS://127.0.0.1:{self._advertised.get(node.number, node.port)}"
         protocol = "SASL_SSL" if self._secure else "PLAINTEXT"
+        mutual = f",MUTUAL://127.0.0.1:{node.mutual_port}" if self._secure else ""
         return {
             "process.roles": "broker,controller",
             "node.id": str(node.number),
             "controller.quorum.voters": ",".join(f"{n.number}@127.0.0.1:{n.controller_port}" for n in self.nodes),
-            "listeners": f"{clients},{internal},CONTROLLER://127.0.0.1:{node.controller_port}",
-            "advertised.listeners": f"{seen_by_clients},{internal}",
-            "listener.security.protocol.map": f"CLIENTS:{protocol},INTERNAL:PLAINTEXT,CONTROLLER:PLAINTEXT",
+            "listeners": f"{clients},{internal}{mutual},CONTROLLER://127.0.0.1:{node.controller_port}",
+            "advertised.listeners": f"{seen_by_clients},{internal}{mutual}",
+            "listener.security.protocol.map": f"CLIENTS:{protocol},MUTUAL:SSL,INTERNAL:PLAINTEXT,CONTROLLER:PLAINTEXT",
             "controller.listener.names": "CONTROLLER",
             "inter.broker.listener.name": "INTERNAL",
             "log.dirs": str(node.folder / "data"),
@@ -195,16 +214,23 @@ class Cluster:
     def _secure_settings(self) -> dict[str, str]:
         login = "org.apache.kafka.common.security"
         return {
-            "sasl.enabled.mechanisms": "SCRAM-SHA-512,PLAIN",
+            "sasl.enabled.mechanisms": "SCRAM-SHA-512,PLAIN,OAUTHBEARER",
+            "listener.name.clients.oauthbearer.sasl.jaas.config": (
+                f'{login}.oauthbearer.OAuthBearerLoginModule required unsecuredLoginStringClaim_sub="broker";'
+            ),
             "listener.name.clients.scram-sha-512.sasl.jaas.config": f"{login}.scram.ScramLoginModule required;",
             "listener.name.clients.plain.sasl.jaas.config": (
-                f'{login}.plain.PlainLoginModule required user_{USER}="{PASSWORD}" user_{GUEST}="{GUEST_PASSWORD}";'
+                f'{login}.plain.PlainLoginModule required user_{USER}="{PASSWORD}" user_{GUEST}="{GUEST_PASSWORD}" '
+                f'user_{WORKER}="{WORKER_PASSWORD}";'
             ),
             "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
-            "super.users": f"User:{USER};User:ANONYMOUS",  # the broker's own listeners have no login
-            "ssl.keystore.type": "PKCS12",
-            "ssl.keystore.location": str(_key_store(self._folder)),
-            "ssl.keystore.password": STORE_PASSWORD,
+            # The broker's own listeners have no login.
+            "super.users": f"User:{USER};User:{SERVICE};User:CN={SERVICE};User:ANONYMOUS",
+            "ssl.keystore.type": "PEM",
+            "ssl.keystore.location": str(self._folder / "broker.pem"),
+            "ssl.truststore.type": "PEM",
+            "ssl.truststore.location": str(self.ca_file),
+            "listener.name.mutual.ssl.client.auth": "required",
         }
 
 
@@ -213,7 +239,7 @@ def _ends_with_us() -> list[str]:
     return ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     """Ports that were free a moment ago, all different, and none of those that systems give to clients."""
     free: list[int] = []
     for port in random.SystemRandom().sample(PORTS, len(PORTS)):
@@ -224,22 +250,18 @@ def _free_ports(count: int) -> list[int]:
     raise RuntimeError(f"found {len(free)} free ports among {PORTS}, expected {count}; end what listens there")
 
 
-def _key_store(folder: Path) -> Path:
-    return folder / "broker.p12"
-
-
-def _make_certificate(folder: Path, ca_file: Path) -> None:
-    """A self-signed certificate for 127.0.0.1; clients that trust it need `ca_file`."""
-    store = ["-alias", "broker", "-keystore", str(_key_store(folder)), "-storepass", STORE_PASSWORD]
-    names = ["-dname", "CN=127.0.0.1", "-ext", "san=ip:127.0.0.1,dns:localhost"]
-    _run(["keytool", "-genkeypair", "-keyalg", "RSA", "-validity", "2", "-storetype", "PKCS12", *names, *store])
-    _run(["keytool", "-exportcert", "-rfc", "-file", str(ca_file), *store])
-
-
 def _run(command: list[str]) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=START_LIMIT_S)
     if done.returncode:
         raise RuntimeError(f"{command[0]} failed: {done.stdout[-1000:]}{done.stderr[-1000:]}")
+
+
+@functools.cache
+def shared_secure(home: Path, folder: Path) -> Cluster:
+    """One secure node for all tests of this process that change nothing but topics and the rights of WORKER."""
+    cluster = Cluster(home, folder, secure=True)
+    atexit.register(cluster.__exit__)
+    return cluster.__enter__()
 
 
 @functools.cache

@@ -30,6 +30,12 @@ def kafka_home() -> Path:
     return _kafka_home()
 
 
+@pytest.fixture(scope="session")
+def secure_cluster(tmp_path_factory: pytest.TempPathFactory) -> broker.Cluster:
+    """A broker with TLS, logins and ACLs, started once for the whole run, else skip."""
+    return broker.shared_secure(_kafka_home(), tmp_path_factory.getbasetemp() / "secure-kafka")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def one_trial_of_each_release() -> Iterator[None]:
     """Hundreds of workers are started in this process, and a trial load costs more than all else that most of them do.

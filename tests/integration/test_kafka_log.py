@@ -26,18 +26,17 @@ Names = Callable[[str], str]
 
 
 @pytest.fixture(scope="module")
-def secure(kafka_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaSettings]:
+def secure(secure_cluster: broker.Cluster) -> KafkaSettings:
     """A login that works on a broker with TLS and SASL."""
-    with broker.Cluster(kafka_home, tmp_path_factory.mktemp("secure"), secure=True) as cluster:
-        yield KafkaSettings(
-            bootstrap_servers=cluster.bootstrap,
-            security_protocol="SASL_SSL",
-            sasl_mechanism="SCRAM-SHA-512",
-            sasl_username=broker.USER,
-            sasl_password=broker.PASSWORD,
-            ssl_ca_file=cluster.ca_file,
-            connect_timeout_s=5.0,
-        )
+    return KafkaSettings(
+        bootstrap_servers=secure_cluster.bootstrap,
+        security_protocol="SASL_SSL",
+        sasl_mechanism="SCRAM-SHA-512",
+        sasl_username=broker.USER,
+        sasl_password=broker.PASSWORD,
+        ssl_ca_file=secure_cluster.ca_file,
+        connect_timeout_s=5.0,
+    )
 
 
 @pytest.fixture

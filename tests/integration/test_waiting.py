@@ -41,12 +41,6 @@ def eventually(condition: Callable[[], bool], limit_s: float = LIMIT_S) -> None:
         time.sleep(0.05)
 
 
-@pytest.fixture(scope="module")
-def secure(kafka_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[broker.Cluster]:
-    with broker.Cluster(kafka_home, tmp_path_factory.mktemp("secure"), secure=True) as cluster:
-        yield cluster
-
-
 def environ(cluster: broker.Cluster, **changes: str) -> dict[str, str]:
     """The environment of a worker that may do everything, but for the changes."""
     own = {
@@ -78,13 +72,13 @@ GUEST = {"KAFKA__SASL_USERNAME": broker.GUEST, "KAFKA__SASL_PASSWORD": broker.GU
     ids=["password", "authority", "right"],
 )
 def test_a_worker_that_is_refused_from_the_start_ends_with_the_cause(
-    secure: broker.Cluster, changes: dict[str, str], cause: str, has_release: bool, tiny_release: Path
+    secure_cluster: broker.Cluster, changes: dict[str, str], cause: str, has_release: bool, tiny_release: Path
 ) -> None:
     release = {"RELEASES__PATH": str(tiny_release)} if has_release else {}
     started_s = time.monotonic()
     done = subprocess.run(
         [HEADRACE, "run"],
-        env=environ(secure, **changes, **release),
+        env=environ(secure_cluster, **changes, **release),
         capture_output=True,
         text=True,
         timeout=LIMIT_S,

@@ -158,3 +158,16 @@ def test_secrets_are_not_shown() -> None:
     assert loaded.kafka.sasl_password == "open sesame"
     assert "open sesame" not in repr(loader.flatten(loaded))
     assert "open sesame" not in repr(loaded)
+
+
+def test_no_secret_is_shown_in_a_table_a_representation_or_an_error(tmp_path: Path) -> None:
+    secrets = {name for name in sections.KafkaSettings.model_fields if name.endswith("_password")}
+    assert secrets == {"sasl_password", "ssl_key_password"}
+    hidden = "hush-hush"
+    loaded = loader.load(None, {f"HEADRACE_KAFKA__{name.upper()}": hidden for name in secrets})
+    assert hidden not in repr(loaded)
+    assert hidden not in str(loader.flatten(loaded))
+    for name in secrets:
+        with pytest.raises(SettingsError, match=rf"'kafka\.{name}': found a hidden value, expected") as caught:
+            loader.load(written(tmp_path, f'[kafka]\n{name} = ["{hidden}"]\n'), {})
+        assert hidden not in str(caught.value)

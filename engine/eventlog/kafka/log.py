@@ -28,6 +28,7 @@ from engine.eventlog.kafka.client_surface import check_client
 from engine.eventlog.kafka.failures import explain_unavailable, is_permanent, translated
 from engine.eventlog.kafka.fetching import parse_leniently
 from engine.eventlog.kafka.listener import Listener, tell_fenced, throttle_lookups
+from engine.eventlog.kafka.login import Login
 from engine.eventlog.kafka.options import (
     connection_options,
     consumer_options,
@@ -67,6 +68,7 @@ class KafkaLog:
         check_client()
         self._settings = settings
         self._connection = connection_options(settings)
+        self._login = Login(settings)
         self._idle_ids: defaultdict[str, set[str]] = defaultdict(set)
         """Transactional ids of closed sessions, by group, for the next sessions, which end what those left open."""
         self._retired_ids: set[str] = set()
@@ -325,7 +327,7 @@ class KafkaLog:
             return clients[0]
 
         try:
-            return make(kafka_client=remember, **(self._connection | options)), clients[0]
+            return make(kafka_client=remember, **(self._connection | self._login.options() | options)), clients[0]
         except (KafkaError, RuntimeError, ValueError) as error:
             for client in clients:
                 client.close()

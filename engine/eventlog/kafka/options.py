@@ -1,13 +1,13 @@
 """Options of the client, from the settings of the section [kafka]."""
 
-import ssl
 from typing import Any, Final
 
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 
 from engine.errors import SettingsError
 from engine.eventlog.base import MAX_RECORD_BYTES
-from engine.eventlog.kafka.client import Connector, TlsSocket
+from engine.eventlog.kafka.client import Connector
+from engine.eventlog.kafka.login import tls_options
 from engine.settings.sections import KafkaSettings
 
 _BATCH_BYTES: Final = 512 * 2**10
@@ -29,33 +29,20 @@ _HEARTBEAT_MS: Final = 1_000
 
 
 def connection_options(settings: KafkaSettings) -> dict[str, Any]:
-    """Options of every client: addresses, login and encryption.
+    """Options of every client: addresses and encryption; the login is in `login.py`.
 
     Raises:
-        SettingsError: an address is not one, the login is incomplete, or the certificate file cannot be used.
+        SettingsError: an address is not one, or a certificate file cannot be used.
     """
     options: dict[str, Any] = {
         "bootstrap_servers": _servers(settings),
         "client_id": settings.client_id,
         "bootstrap_timeout_ms": settings.connect_timeout_s * 1000,
-        "security_protocol": settings.security_protocol,
         "proxy_url": f"{Connector.SCHEMES[0]}://",
         "reconnect_backoff_max_ms": _RECONNECT_BACKOFF_MAX_MS,
         "retry_backoff_ms": _RETRY_BACKOFF_MS,
     }
-    if settings.security_protocol.endswith("SSL"):
-        options["ssl_context"] = _ssl_context(settings)
-    if settings.security_protocol.startswith("SASL"):
-        for name in ("sasl_mechanism", "sasl_username", "sasl_password"):
-            if not getattr(settings, name):
-                raise SettingsError(
-                    f"setting 'kafka.{name}' is not set, but kafka.security_protocol is {settings.security_protocol!r}:"
-                    " set it, or choose a protocol without SASL"
-                )
-        options["sasl_mechanism"] = settings.sasl_mechanism
-        options["sasl_plain_username"] = settings.sasl_username
-        options["sasl_plain_password"] = settings.sasl_password
-    return options
+    return options | tls_options(settings)
 
 
 def _servers(settings: KafkaSettings) -> list[str]:
@@ -68,18 +55,6 @@ def _servers(settings: KafkaSettings) -> list[str]:
                 " for example 127.0.0.1:9092"
             )
     return servers
-
-
-def _ssl_context(settings: KafkaSettings) -> ssl.SSLContext:
-    try:
-        context = ssl.create_default_context(cafile=settings.ssl_ca_file)
-    except OSError as error:  # a missing file, or one without certificates (ssl.SSLError is an OSError)
-        raise SettingsError(
-            f"setting 'kafka.ssl_ca_file': found {str(settings.ssl_ca_file)!r}, which cannot be used ({error}),"
-            " expected certificates in PEM form; name the file of the authority that signed the broker's"
-        ) from error
-    context.sslsocket_class = TlsSocket
-    return context
 
 
 def consumer_options() -> dict[str, Any]:

@@ -206,6 +206,7 @@ CLICK_FIELDS = [
 ]
 
 
+LOGIN: dict[str, object] = {"security_protocol": "SASL_SSL", "sasl_mechanism": "PLAIN", "sasl_username": "me"}
 KAFKA_SETTINGS = [
     Row(
         "an address without a port",
@@ -230,6 +231,45 @@ KAFKA_SETTINGS = [
         kafka(security_protocol="SSL", ssl_ca_file="nowhere.pem"),
         SettingsError,
         r"kafka\.ssl_ca_file | 'nowhere\.pem', which cannot be used .*No such file | certificates in PEM form | name",
+    ),
+    Row(
+        "a certificate of this client that is not there",
+        kafka(security_protocol="SSL", ssl_certificate_file="nowhere.pem"),
+        SettingsError,
+        r"kafka\.ssl_certificate_file | 'nowhere\.pem' | certificate and its key in PEM form | name the right files",
+    ),
+    Row(
+        "a secret twice",
+        kafka(**LOGIN, sasl_password="one", sasl_password_file="two"),  # noqa: S106
+        SettingsError,
+        r"kafka\.sasl_password_file | found both | expected one of them | take one out",
+    ),
+    Row(
+        "a file of a secret that is not there",
+        kafka(**LOGIN, sasl_password_file="nowhere"),  # noqa: S106 - a file
+        SettingsError,
+        r"kafka\.sasl_password_file | 'nowhere', which cannot be read \(No such | the secret alone | name another, or",
+    ),
+    Row(
+        "a file of a secret without one",
+        kafka(**LOGIN, sasl_password_file="/dev/null"),  # noqa: S106
+        SettingsError,
+        r"kafka\.sasl_password_file | '/dev/null', which is empty | the secret alone | write it there",
+    ),
+    Row(
+        "tokens from nowhere",
+        kafka(security_protocol="SASL_SSL", sasl_mechanism="OAUTHBEARER"),
+        SettingsError,
+        r"kafka\.sasl_oauth_token_url | found None and None | expected one of them | set the address of",
+    ),
+    Row(
+        "a secret that would be sent in clear",
+        kafka(
+            **LOGIN
+            | {"sasl_mechanism": "OAUTHBEARER", "sasl_password": "x", "sasl_oauth_token_url": "http://idp/token"}
+        ),
+        SettingsError,
+        r"kafka\.sasl_oauth_token_url | found 'http://idp/token' | begins with https:// | name that of the identity",
     ),
 ]
 
