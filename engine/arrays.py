@@ -44,6 +44,10 @@ class ForgetRequest:
     partition: int
     is_everywhere: bool
     """There is one in every partition, and each concerns its own alone; else it concerns the user's window in any."""
+    offset: int = -1
+    """Of the request in its partition."""
+    appended_ms: int = 0
+    """Time at which the request was appended to the log, Unix milliseconds."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ class Metrics:
         self._add_vitals()
         self._add_losses()
         self._add_lag()
+        self._add_archive()
         self.clicks = self._counter("clicks", "Clicks decoded, searches among them.")
         self.searches = self._counter("searches", "Searches decoded.")
         self.lists = self._counter("lists", "Lists delivered.")
@@ -100,6 +101,16 @@ class Metrics:
         self.consumer_lag = self._gauge("consumer_lag", "Records not yet read.", "topic", "partition")
         self.consumer_lag_seconds = self._gauge(
             "consumer_lag_seconds", "Age of the oldest record not yet read.", "topic", "partition"
+        )
+
+    def _add_archive(self) -> None:
+        """Metrics of `headrace archive`."""
+        self.archived_clicks = self._counter("archived_clicks", "Clicks written to the archive.")
+        self.archive_files = self._counter(
+            "archive_files", "Files of the archive: new ones, compacted ones, and ones deleted.", "change"
+        )
+        self.archive_unwritten = self._gauge(
+            "archive_unwritten_seconds", "Time for which the oldest click that was read waits to be in a file."
         )
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:

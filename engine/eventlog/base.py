@@ -144,6 +144,10 @@ class Session(Protocol):
         """The input partitions that this session holds now."""
         ...
 
+    def seek(self, partition: Partition, offset: int) -> None:
+        """Go on at `offset` in an assigned partition, wherever the group's position is."""
+        ...
+
     def pause(self, partitions: Sequence[Partition]) -> None:
         """Stop reading assigned partitions; may be called inside the callback that assigns them."""
         ...

@@ -206,10 +206,7 @@ class ClickDecoder:
             appends_ms=np.array(batch.timestamps, np.int64),
             first_partitions=None if first_partitions is partitions else first_partitions[origins],
             keys=[keys[origin] for origin in batch.origins],
-            forgotten=[
-                ForgetRequest(user, partition, is_everywhere)
-                for (user, partition), (_, is_everywhere) in batch.forgotten.items()
-            ],
+            forgotten=list(_requests(batch, polled)),
             without_consent=batch.without_consent,
             skipped=batch.skipped,
         )
@@ -342,6 +339,14 @@ def _before_requests(clicks: Clicks, batch: _Batch) -> set[int]:
         for index, (user, partition, origin) in rows
         if origin < max(batch.forgotten.get((user, partition), (-1, True))[0], anywhere.get(user, -1))
     }
+
+
+def _requests(batch: _Batch, polled: Sequence[Records]) -> Iterator[ForgetRequest]:
+    """The requests to forget users, one for each user and partition."""
+    for (user, partition), (origin, is_everywhere) in batch.forgotten.items():
+        records, index = _locate(polled, origin)
+        offset = records.origin(index)[1]
+        yield ForgetRequest(user, partition, is_everywhere, offset, records.timestamps_ms[index])
 
 
 def _origins(polled: Sequence[Records], partitions: Int32) -> tuple[Int32, Int64]:

@@ -86,10 +86,10 @@ class Names:
 class IdColumn:
     """A column of ids, batch by batch."""
 
-    def __init__(self, label: str) -> None:
-        """`label`: the column, for the warning."""
+    def __init__(self, label: str, *, as_recorded: bool = False) -> None:
+        """Args: the column, for the warning; whether `7.0` is an id like any other, as live clicks spelled it so."""
         self._label = label
-        self._whole: bool | None = None
+        self._whole: bool | None = False if as_recorded else None
         self._warned = False
 
     def read(self, column: pa.Array) -> Names:

@@ -84,7 +84,7 @@ class Place:
             DataError: fsspec does not know the scheme.
         """
         self.address = address.rstrip("/") if len(address) > 1 else address
-        self._file_system, self._path = _file_system(address)
+        self._file_system, self._path = file_system_of(address)
 
     def files(self) -> list[DataFile]:
         """The files of interactions here, at least one.
@@ -175,8 +175,14 @@ def _folder_values(inside: str) -> dict[str, str | None]:
     return {unquote(name): None if value == _NO_VALUE else unquote(value) for name, value in pairs}
 
 
-def _file_system(address: str) -> tuple[fs.FileSystem, str]:
-    """The file system of an address, and the path in it."""
+def file_system_of(address: str) -> tuple[fs.FileSystem, str]:
+    """The file system of an address, and the path in it.
+
+    Raises:
+        MissingExtraError: the address has a scheme, and what its file system needs is not installed.
+        DataError: fsspec does not know the scheme.
+    """
+    address = address.removeprefix("file://")
     if "://" not in address:
         return fs.LocalFileSystem(), str(Path(address).absolute())
     try:

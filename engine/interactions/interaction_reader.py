@@ -5,6 +5,8 @@ not read: a rating says how much was liked, not how often something was clicked.
 header; those of several files go on from file to file.
 
 What has to fit in memory is one batch of CSV (4 MB of the file), or one row group of the columns of a Parquet file.
+An archive that `headrace archive` wrote is one table (`engine.interactions.archive_table`), whose columns have names of
+their own: the settings' fields are those of the messages it was made of.
 """
 
 import logging
@@ -12,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -20,13 +22,15 @@ import pyarrow as pa
 from engine.arrays import Int64
 from engine.catalogue import searches
 from engine.errors import DataError
+from engine.interactions.archive_folder import ArchiveFolder
+from engine.interactions.archive_table import ArchiveTable
 from engine.interactions.columns import MEND, IdColumn, Names, UnreadableValueError, consents, words
 from engine.interactions.csv_table import CsvTable
 from engine.interactions.files import DataFile, Place
 from engine.interactions.layout import REQUIRED, FileColumns, Meaning, Source, resolve
 from engine.interactions.parquet_table import ParquetTable
 from engine.interactions.time_column import TimeColumn
-from engine.settings.sections import ClickSettings
+from engine.settings.sections import ClickFields, ClickSettings
 
 logger = logging.getLogger(__name__)
 _IDS: Final[tuple[Meaning, ...]] = ("user", "item", "action", "event_id")
@@ -53,6 +57,18 @@ class InteractionBatch:
     def __len__(self) -> int:
         return len(self.rows)
 
+    def select(self, rows: Int64) -> "InteractionBatch":
+        """Some of the events."""
+        return InteractionBatch(
+            users=self.users.select(rows).in_order(),
+            items=self.items.select(rows).in_order(),
+            times_ms=self.times_ms[rows],
+            actions=self.actions and self.actions.select(rows).in_order(),
+            words=self.words and self.words.select(rows).in_order(),
+            event_ids=self.event_ids and self.event_ids.select(rows).in_order(),
+            rows=self.rows[rows],
+        )
+
 
 class InteractionReader:
     """One source, opened: its files and the columns of the first are known before any row is read."""
@@ -72,17 +88,36 @@ class InteractionReader:
         self._source = Source(str(source)) if isinstance(source, Path) else source
         self._clicks, self._event_ids = clicks, event_ids
         self.address = self._source.address
-        self._files = Place(self.address).files()
-        self._first = self._open(self._files[0])
+        archive = ArchiveFolder.of(self.address)
+        if archive is not None:
+            self._clicks = clicks.model_copy(update={"fields": ClickFields(), "require_consent": False})
+            self._table: ArchiveTable | None = ArchiveTable(archive, self._source.since_ms)
+            self._files, self._first = [], self._with_columns(self._table, self.address)
+        else:
+            self._table, self._files = None, Place(self.address).files()
+            self._first = self._open(self._files[0])
         self.columns = self._first.columns
         """Of the first file; others may have more or fewer of those that are optional."""
         self.times = TimeColumn(self.columns.time_unit, unit_is_set=self.columns.unit_is_set)
-        self._ids = {meaning: IdColumn(self._spelled(meaning)) for meaning in _IDS}
+        self._ids = {meaning: IdColumn(self._spelled(meaning), as_recorded=archive is not None) for meaning in _IDS}
 
     def stamp(self) -> list[Any]:
         """Files, columns and units: sources with the same stamp hold the same events."""
-        files = [file.stamp() for file in self._files]
-        return [files, self.columns.names, self.columns.time_unit, self._source.layout.separator]
+        files = self._table.stamp() if self._table else [file.stamp() for file in self._files]
+        stamp = [files, self.columns.names, self.columns.time_unit, self._source.layout.separator]
+        return stamp if self._source.since_ms is None else [*stamp, self._source.since_ms]
+
+    def newest_ms(self) -> int:
+        """Time of the newest event, Unix milliseconds; reads all times, unless an archive's footers have them.
+
+        Raises:
+            DataError: a row cannot be read.
+        """
+        if self._table is not None:
+            return self._table.newest_ms()
+        for _ in self.batches():
+            pass
+        return self.times.latest_ms
 
     def batches(self) -> Iterator[InteractionBatch]:
         """All events, once.
@@ -91,24 +126,38 @@ class InteractionReader:
             DataError: a row cannot be read, an id or a time is missing or impossible, or there are no events.
         """
         rows = events = 0
-        for file in self._files:
-            opened = self._first if file is self._files[0] else self._open_next(file)
+        for opened in self._opened():
             for part in opened.parts():
                 batch = part.with_consent(required=self._clicks.require_consent)
                 if len(batch.rows):
                     events += len(batch.rows)
-                    yield batch.events(self.times, self._ids, rows)
+                    yield from self._in_time(batch.events(self.times, self._ids, rows))
             rows += opened.rows
         if not events:
             raise DataError(f"{self.address} holds no events; name another file or folder")
         if rows > events:
             logger.warning("%s: %d of %d rows are left out, without consent", self.address, rows - events, rows)
 
+    def _opened(self) -> Iterator["_OpenFile"]:
+        """Every file, or the archive."""
+        yield self._first
+        yield from map(self._open_next, self._files[1:])
+
+    def _in_time(self, batch: InteractionBatch) -> Iterator[InteractionBatch]:
+        """The events since the source's time, if any."""
+        if self._source.since_ms is None:
+            yield batch
+        elif len(rows := np.flatnonzero(batch.times_ms >= self._source.since_ms)):
+            yield batch.select(rows)
+
     def _open(self, file: DataFile) -> "_OpenFile":
         table = ParquetTable(file) if file.is_parquet else CsvTable(file, self._source.layout.separator)
-        columns = resolve(table.names, self._source.layout, self._clicks, file.label)
+        return self._with_columns(table, file.label)
+
+    def _with_columns(self, table: "_Table", label: str) -> "_OpenFile":
+        columns = resolve(table.names, self._source.layout, self._clicks, label)
         names = {meaning: name for meaning, name in columns.names.items() if meaning != "event_id" or self._event_ids}
-        return _OpenFile(table, replace(columns, names=names), file.label)
+        return _OpenFile(table, replace(columns, names=names), label)
 
     def _open_next(self, file: DataFile) -> "_OpenFile":
         """One of the other files.
@@ -129,10 +178,13 @@ class InteractionReader:
         return f"{self.address}: column {self.columns.names.get(meaning, meaning)}"
 
 
+_Table: TypeAlias = CsvTable | ParquetTable | ArchiveTable
+
+
 class _OpenFile:
     """One file, part by part."""
 
-    def __init__(self, table: CsvTable | ParquetTable, columns: FileColumns, label: str) -> None:
+    def __init__(self, table: "_Table", columns: FileColumns, label: str) -> None:
         self._table, self.columns, self._label = table, columns, label
         self.rows = 0
         """Read so far."""

@@ -76,6 +76,8 @@ class Source:
 
     address: str
     layout: Layout = Layout()
+    since_ms: int | None = None
+    """Events before this time are left out, Unix milliseconds; None reads all."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -378,6 +378,22 @@ class ReleaseSettings(Section):
     """Address space of that child process; a release that needs more is refused."""
 
 
+class ArchiveSettings(Section):
+    """The archive of clicks, which `headrace archive` writes and training reads."""
+
+    folder: Annotated[str, Field(min_length=1)] | None = None
+    """A folder, or an address that fsspec knows (s3://bucket/clicks)."""
+    file_age_s: PositiveFloat = 300.0
+    """Longest time for which clicks wait for others to be written with them. A request to forget a user does not
+    wait."""
+    file_mib: PositiveFloat = 64.0
+    """Size of a file: of the clicks in memory when it is written, and on disk when small ones are compacted to one."""
+    compaction_interval_s: PositiveFloat = 3600.0
+    """Time between two compactions: small files of a day become one, and users who are forgotten disappear from all."""
+    retention_days: PositiveInt | None = None
+    """Age at which files are deleted, by the day on which their clicks came; without one they are kept."""
+
+
 class WorkerSettings(Section):
     """The worker's loop."""
 
@@ -410,6 +426,7 @@ class Settings(Section):
     index: IndexSettings = IndexSettings()
     recommendations: RecommendationSettings = RecommendationSettings()
     releases: ReleaseSettings = ReleaseSettings()
+    archive: ArchiveSettings = ArchiveSettings()
     worker: WorkerSettings = WorkerSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
 

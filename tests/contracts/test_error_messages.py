@@ -36,6 +36,12 @@ ELSEWHERE = {
     "engine/eventlog/kafka/output.py Transactions._finish": "tests/integration/test_kafka_log.py",
     "engine/eventlog/commit_steps.py Holder.check": "tests/integration/test_transactions.py",
     "engine/eventlog/kafka/stall_detector.py StallDetector._look": "tests/integration/test_kafka_log.py",
+    "engine/interactions/archive_folder.py ArchiveFolder._changing": "tests/unit/test_archive_reading.py",
+    "engine/interactions/archive_folder.py ArchiveFolder._listed": "tests/properties/test_archive_commits.py",
+    "engine/interactions/archive_folder.py ArchiveFolder.parts": "tests/properties/test_archive_commits.py",
+    "engine/interactions/archive_table.py ArchiveTable._of_partition": "tests/properties/test_archive_commits.py",
+    "engine/interactions/archive_writer.py ArchiveWriter._check_topic": "tests/properties/test_archive_commits.py",
+    "engine/worker/archiver.py ArchiveStream.__init__": "tests/unit/test_archive_reading.py",
     "engine/releases/probe.py _raise_refusal": "tests/unit/test_release_loader.py",
     "engine/releases/probe.py _wait": "tests/unit/test_release_loader.py",
     "engine/worker/batch.py Processor._deliver": "tests/integration/test_put_aside.py",
@@ -44,7 +50,7 @@ ELSEWHERE = {
     "engine/releases/remote.py fetch": "tests/unit/test_publish.py",
     "engine/releases/release_loader.py ReleaseLoader._fetch": "tests/unit/test_release_loader.py",
 }
-"""Errors that need a broker, a child process, a worker in trouble, or a file of many megabytes, as these tests have."""
+"""Errors that need a broker, an archive, a child process, a worker in trouble, or a large file, as these tests have."""
 
 
 ON_A_BROKER = {

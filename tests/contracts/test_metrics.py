@@ -3,6 +3,9 @@
 from engine.metrics import Metrics
 
 NAMES = {
+    "headrace_archive_files": "counter",
+    "headrace_archive_unwritten_seconds": "gauge",
+    "headrace_archived_clicks": "counter",
     "headrace_batch_clicks": "histogram",
     "headrace_catalogue_items": "gauge",
     "headrace_clicks": "counter",

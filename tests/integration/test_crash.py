@@ -48,6 +48,7 @@ class MortalSession:
         self.poll = session.poll
         self.send = self._outputs.append
         self.assignment = session.assignment
+        self.seek = session.seek
         self.pause = session.pause
         self.resume = session.resume
         self.lag = session.lag

@@ -261,6 +261,10 @@ class FaultySession:
         """Partitions held."""
         return sorted(self._cursor)
 
+    def seek(self, partition: Partition, offset: int) -> None:
+        """Go on at `offset`."""
+        self._cursor[partition] = offset
+
     def pause(self, partitions: Sequence[Partition]) -> None:
         """Hold back."""
         self._paused.update(partitions)

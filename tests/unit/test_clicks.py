@@ -167,10 +167,10 @@ def test_a_record_without_a_value_asks_to_forget_the_user_who_is_its_key() -> No
     other = b'{"user":"else","item":"b","ts":1600000000000}'
     clicks, dead = decode([click, other, None, click, other])
     assert dead == []
-    assert clicks.forgotten == [ForgetRequest("key", 3, is_everywhere=False)]
+    assert clicks.forgotten == [ForgetRequest("key", 3, is_everywhere=False, offset=42, appended_ms=NOW_MS)]
     assert clicks.offsets.tolist() == [41, 43, 44]  # what the user did before is not even decoded into a window
     nobody, dead = ClickDecoder(settings, Actions(settings)).decode(null_records(None, b"", b"\xff", b"ann"), NOW_MS)
-    assert nobody.forgotten == [ForgetRequest("ann", 3, is_everywhere=False)]
+    assert nobody.forgotten == [ForgetRequest("ann", 3, is_everywhere=False, offset=3, appended_ms=NOW_MS)]
     assert [(letter.reason, letter.offset) for letter in dead] == [
         ("null_value", 0),
         ("null_value", 1),

@@ -115,6 +115,11 @@ class KafkaSession(ABC):
         """The input partitions that this session holds now."""
         return [Partition(*partition) for partition in sorted(self._consumer.assignment())]
 
+    def seek(self, partition: Partition, offset: int) -> None:
+        """Go on at `offset` in an assigned partition, wherever the group's position is."""
+        with translated("setting a position"):
+            self._consumer.seek(TopicPartition(*partition), offset)
+
     def pause(self, partitions: Sequence[Partition]) -> None:
         """Stop reading assigned partitions; may be called inside the callback that assigns them."""
         self._consumer.pause(*(TopicPartition(*partition) for partition in partitions))

@@ -67,6 +67,11 @@ class MemorySession:
         """The input partitions this session holds now."""
         return list(self._cursor.positions)
 
+    def seek(self, partition: Partition, offset: int) -> None:
+        """Go on at `offset` in an assigned partition."""
+        with self._topics.changed:
+            self._cursor.positions[partition] = offset
+
     def pause(self, partitions: Sequence[Partition]) -> None:
         """Hold back the records of assigned partitions."""
         self._paused.update(partitions)
