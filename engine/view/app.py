@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from http import HTTPStatus
 from importlib import resources
 from typing import Annotated, Any, Final
@@ -47,6 +47,10 @@ from engine.view.service import FIGURES, Service, user_subject
 _FIGURES_EVERY_S: Final = 0.5
 _PAGE_FILES: Final = {
     "page.html": "text/html; charset=utf-8",
+    "page.css": "text/css; charset=utf-8",
+    "page.js": "text/javascript; charset=utf-8",
+    "stream.js": "text/javascript; charset=utf-8",
+    "drawing.js": "text/javascript; charset=utf-8",
 }
 """Files of the live page with their types."""
 
@@ -146,7 +150,7 @@ async def window(state: State, user: UserId) -> WindowAnswer:
 @get("/v1/map", responses=REFUSALS)
 async def item_map(state: State) -> ItemMap:
     """The items of the release on a map."""
-    answer: ItemMap = await _service(state).ask(lambda items: items.map_of_items())
+    answer: ItemMap = await _service(state).ask(lambda items: items.map_of_items(_label(state)))
     return answer
 
 
@@ -278,6 +282,11 @@ def _page_file(state: State, name: str) -> Response[bytes]:
         raise missing("", "there is no such page; GET /v1/openapi.json describes the interface")
     content = resources.files("engine.view").joinpath("page", name).read_bytes()
     return Response(content, media_type=_PAGE_FILES[name], headers={"Cache-Control": "no-cache"})
+
+
+def _label(state: State) -> Callable[[str], str]:
+    shop = _service(state).shop
+    return shop.label if shop else lambda _item: ""
 
 
 def _json(message: bytes) -> Response[bytes]:

@@ -60,12 +60,7 @@ class ComputeThread:
         self._thread = threading.Thread(target=self._run, name="headrace-compute", daemon=True)
 
     def start(self) -> None:
-        """Begin.
-
-        Raises:
-            ReleaseError: the release named in the settings cannot be used.
-        """
-        self._standby.start()
+        """Begin."""
         self._thread.start()
 
     def close(self) -> None:
@@ -95,6 +90,7 @@ class ComputeThread:
 
     def _run(self) -> None:
         try:
+            self._standby.start()
             with threadpool_limits(self._standby.settings.worker.threads, user_api="blas"):
                 while not self._stop:
                     self._turn()
@@ -103,6 +99,7 @@ class ComputeThread:
             self.failure = error
 
     def _turn(self) -> None:
+        """Compute what waits, then follow a little further."""
         self.heartbeat_s = self._standby.time.monotonic_s()
         batch = self._take(0.0 if self._standby.is_behind() else _IDLE_S)
         if batch:

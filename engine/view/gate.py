@@ -40,7 +40,7 @@ _PATHS: Final = frozenset(
 )
 """Paths that metrics name; all others are one."""
 _POLICY: Final = (
-    b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self';"
+    b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self';"
     b" base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 """Content-Security-Policy: the page loads and asks nothing but this server."""

@@ -164,6 +164,8 @@ class ItemMap(msgspec.Struct, frozen=True, kw_only=True):
     explained: float
     """Share of the vectors' variance that the map shows."""
     items: list[str]
+    labels: list[str]
+    """A word on each item, empty where there is none."""
     x: list[float]
     y: list[float]
 

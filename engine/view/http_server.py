@@ -15,7 +15,7 @@ from engine.view.api_keys import ApiKeys
 from engine.view.app import make_app
 from engine.view.connections import Connections
 from engine.view.gate import LOOPBACK, Gate
-from engine.view.service import ClickSender, Service
+from engine.view.service import Service, Shop
 
 logger = logging.getLogger(__name__)
 
@@ -30,15 +30,14 @@ class HttpServer:
 
     Raises:
         SettingsError: the settings of `serve` do not fit, or the address cannot be listened on.
-        ReleaseError: the release named in the settings cannot be used.
     """
 
-    def __init__(self, settings: Settings, log: EventLog, send_click: ClickSender | None = None) -> None:
+    def __init__(self, settings: Settings, log: EventLog, shop: Shop | None = None) -> None:
         """Check the settings and take the address; nothing is read or answered yet."""
         serve = settings.serve
         keys = _keys(serve)
         self.metrics = ServeMetrics()
-        self.service = Service(settings, log, self.metrics, send_click)
+        self.service = Service(settings, log, self.metrics, shop)
         gate = Gate(make_app(self.service), serve, keys, self.metrics)
         self._socket = _listen(serve)
         self.port: int = self._socket.getsockname()[1]
@@ -64,12 +63,7 @@ class HttpServer:
         """URL of the server."""
 
     def __enter__(self) -> Self:
-        try:
-            self.service.start()
-        except BaseException:
-            self._socket.close()
-            self.service.close()
-            raise
+        self.service.start()
         self._thread.start()
         return self
 
@@ -83,7 +77,7 @@ class HttpServer:
         """Raise the error that ended a part of the server.
 
         Raises:
-            HeadraceError: that error.
+            HeadraceError: that error; a ReleaseError where the release named in the settings cannot be used.
         """
         self.service.check()
 

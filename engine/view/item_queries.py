@@ -1,6 +1,6 @@
 """Requests about items: similar ones, given ones in order, popular ones, one explained, all on a map."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import numpy as np
@@ -113,16 +113,18 @@ class ItemQueries:
         """A user's window; empty where nothing is held."""
         return WindowAnswer(user=user, events=self._events(self._responder.windows([ListQuery(user)])))
 
-    def map_of_items(self) -> ItemMap:
-        """The items of the release in use, the most popular ones where there are many."""
+    def map_of_items(self, label: Callable[[str], str] = lambda _item: "") -> ItemMap:
+        """The items of the release in use, the most popular ones where there are many, each with its label."""
         live, _ = self._responder.serving()
         projection = self._project(live)
         rows = np.argsort(-live.popularity, kind="stable")[:_MAP_ITEMS]
         points = projection.of(live.vectors[rows])
+        items = self._standby.catalogue.ids(live.numbers[rows].tolist())
         return ItemMap(
             release=live.name,
             explained=round(projection.explained, _DIGITS),
-            items=self._standby.catalogue.ids(live.numbers[rows].tolist()),
+            items=items,
+            labels=[label(item) for item in items],
             x=np.round(points[:, 0].astype(np.float64), _DIGITS).tolist(),
             y=np.round(points[:, 1].astype(np.float64), _DIGITS).tolist(),
         )

@@ -45,30 +45,38 @@ class NextClicks(msgspec.Struct, frozen=True):
     high: float
 
 
-class Figures(msgspec.Struct, frozen=True, kw_only=True):
-    """State of the stream at one moment."""
+class ServerState(msgspec.Struct, frozen=True, kw_only=True):
+    """State of the server at one moment."""
 
     time_ms: int
     status: str
     """`ok`, or why the server is not ready."""
     release: str | None
+    """In use."""
+    users: int
+    """Users whose list is held."""
+    releases: list[dict[str, str]]
+    """Version and state of the announced releases, newest first."""
+    can_click: bool
+    """Visitors of the live page may click."""
+
+
+class Figures(ServerState, frozen=True, kw_only=True):
+    """State of the server, and of the stream since its start."""
+
     clicks: int
-    """Since the server's start; likewise lists and dead letters."""
     lists: int
     clicks_per_s: float
     lists_per_s: float
-    users: int
-    """Users whose list is held."""
     freshness_edges_ms: Sequence[int] = EDGES_MS
     freshness_counts: list[int]
+    """Lists of the last minute by the time from click to list, up to each edge, and above the last."""
     freshness_p50_ms: float | None
     freshness_p99_ms: float | None
     next_clicks: list[NextClicks]
     dead_letters: dict[str, int]
     recent_users: list[str]
     """Users who clicked last, newest first."""
-    releases: list[dict[str, str]]
-    """Version and state of the announced releases, newest first."""
 
 
 class LiveFigures:
@@ -120,35 +128,23 @@ class LiveFigures:
         with self._lock:
             self._dead_letters[reason] += 1
 
-    def at(self, time_ms: int, status: str, release: str | None, users: int, releases: list[dict[str, str]]) -> Figures:
-        """The figures now.
-
-        Args:
-            time_ms: now, Unix milliseconds.
-            status: of the server.
-            release: in use.
-            users: whose list is held.
-            releases: version and state of those that are announced.
-        """
+    def at(self, server: ServerState) -> Figures:
+        """The figures now."""
         now_s = time.monotonic()
         with self._lock:
             recent = [ms for arrived_s, ms in self._freshness_ms if arrived_s > now_s - _SPAN_S]
             return Figures(
-                time_ms=time_ms,
-                status=status,
-                release=release,
+                **msgspec.structs.asdict(server),
                 clicks=self._clicks,
                 lists=self._lists,
                 clicks_per_s=_rate(self._click_times_s, now_s),
                 lists_per_s=_rate(self._list_times_s, now_s),
-                users=users,
                 freshness_counts=_histogram(recent),
                 freshness_p50_ms=_quantile(recent, 0.5),
                 freshness_p99_ms=_quantile(recent, 0.99),
                 next_clicks=[_next_clicks(name, *counts) for name, counts in self._judged.items()],
                 dead_letters=dict(self._dead_letters.most_common()),
                 recent_users=[*reversed(self._recent)],
-                releases=releases,
             )
 
     def _judge(self, user: str, item: str, time_ms: int) -> None:

@@ -5,8 +5,8 @@ topic windows, releases ──> standby ──> compute thread <── requests 
 """
 
 import threading
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import Any, Final, Protocol
 
@@ -32,7 +32,7 @@ from engine.view.http_messages import (
     SessionRequest,
 )
 from engine.view.list_follower import ListFollower
-from engine.view.live_figures import Figures, LiveFigures
+from engine.view.live_figures import Figures, LiveFigures, ServerState
 from engine.view.refusals import RefusalError, missing, not_ready
 from engine.view.requests import ComputedList, ListOptions, ListQuery, check_events
 from engine.view.standby import Standby
@@ -53,6 +53,15 @@ class ClickSender(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Shop:
+    """The shop that a server plays, where visitors of the live page may click."""
+
+    send_click: ClickSender
+    label: Callable[[str], str]
+    """A word on an item, such as its category."""
+
+
 class Service:
     """Everything that answers requests; `start` it before the first one."""
 
@@ -61,7 +70,7 @@ class Service:
         settings: Settings,
         log: EventLog,
         metrics: ServeMetrics,
-        send_click: ClickSender | None = None,
+        shop: Shop | None = None,
         time: TimeSource | None = None,
     ) -> None:
         """Prepare; nothing is read yet.
@@ -70,13 +79,13 @@ class Service:
             settings: those of the workers, and the section `serve`.
             log: has the topics.
             metrics: of this server.
-            send_click: lets the live page send clicks; None forbids it.
+            shop: lets visitors of the live page click; None forbids it.
             time: the clocks.
         """
         self.settings = settings
         self.metrics = metrics
         self.time = time or TimeSource()
-        self.send_click = send_click
+        self.shop = shop
         self.stored = StoredLists(settings.serve.max_lists)
         self.streams = Subscriptions(settings.serve.max_streams, metrics)
         self.figures = LiveFigures()
@@ -89,11 +98,7 @@ class Service:
         self._clicking = threading.Lock()
 
     def start(self) -> None:
-        """Begin to follow the topics.
-
-        Raises:
-            ReleaseError: the release named in the settings cannot be used.
-        """
+        """Begin to follow the topics."""
         self._compute.start()
         self._follower.start()
 
@@ -119,7 +124,7 @@ class Service:
         """Raise the error that ended the compute thread.
 
         Raises:
-            HeadraceError: that error.
+            HeadraceError: that error; a ReleaseError where the release named in the settings cannot be used.
         """
         if self._compute.failure is not None:
             raise self._compute.failure
@@ -201,7 +206,16 @@ class Service:
         releases = [{"version": each.version, "state": each.state} for each in self._follower.announced()]
         live = self._standby.live
         name = live.name if live else None
-        return self.figures.at(self.time.now_ms(), self.not_ready or "ok", name, len(self.stored), releases)
+        return self.figures.at(
+            ServerState(
+                time_ms=self.time.now_ms(),
+                status=self.not_ready or "ok",
+                release=name,
+                users=len(self.stored),
+                releases=releases,
+                can_click=self.shop is not None,
+            )
+        )
 
     def click(self, user: str, item: str) -> int:
         """Send a click of the live page; returns its event time.
@@ -209,11 +223,11 @@ class Service:
         Raises:
             RefusalError: this server sends none.
         """
-        if self.send_click is None:
+        if self.shop is None:
             raise missing("", "this server sends no clicks; `headrace demo` does")
         with self._clicking:
             time_ms = self.time.now_ms()
-            self.send_click(user, item, time_ms)
+            self.shop.send_click(user, item, time_ms)
         return time_ms
 
     async def _after_pushed(self, request: NextRequest) -> ListAnswer:
