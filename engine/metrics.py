@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
 _FRESHNESS_S = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+_REQUEST_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
+_BATCH_REQUESTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000)
 _BATCH_CLICKS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096)
 
 
@@ -125,3 +127,30 @@ class Metrics:
         started_s = time.perf_counter()
         yield
         self.stage_seconds.labels(name).inc(time.perf_counter() - started_s)
+
+
+class ServeMetrics(Metrics):
+    """The metrics of one `headrace serve`: those of windows and releases, which it follows, and those of requests."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.requests = self._counter("requests", "Requests answered, by path and status.", "path", "status")
+        self.request_seconds = Histogram(
+            "headrace_request_seconds",
+            "From the head of a request to the head of its answer, by path.",
+            ("path",),
+            buckets=_REQUEST_S,
+            registry=self.registry,
+        )
+        self.batch_requests = Histogram(
+            "headrace_batch_requests",
+            "Requests computed together.",
+            buckets=_BATCH_REQUESTS,
+            registry=self.registry,
+        )
+        self.shed_requests = self._counter(
+            "shed_requests", "Requests turned away: queue, streams, rate or connections.", "reason"
+        )
+        self.waiting_requests = self._gauge("waiting_requests", "Requests that wait to be computed.")
+        self.stored_lists = self._gauge("stored_lists", "Users whose last pushed list is held.")
+        self.streams = self._gauge("streams", "Streams of events that are open.")

@@ -15,7 +15,7 @@ from weakref import WeakSet
 
 import numpy as np
 
-from engine.arrays import FIRST_SEARCH, Bool, Int32, Int64
+from engine.arrays import FIRST_SEARCH, NO_ITEM, Bool, Int32, Int64
 from engine.catalogue import searches
 
 _FREED: Final = ""
@@ -90,6 +90,10 @@ class Catalogue:
     def numbers(self, items: Sequence[str]) -> Int32:
         """[n] numbers of items and searches; new ids get new ones."""
         return np.fromiter(map(self._numbers.__getitem__, items), np.int32, len(items))
+
+    def known(self, items: Sequence[str]) -> Int32:
+        """[n] numbers of items and searches; NO_ITEM for ids that have none, which get none."""
+        return np.array([self._numbers.get(item, NO_ITEM) for item in items], np.int32)
 
     def pin(self, items: Sequence[str]) -> Pin:
         """Numbers of items that no sweep frees while the pin lives, whichever thread sweeps."""

@@ -414,6 +414,45 @@ class TelemetrySettings(Section):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
 
+class ServeSettings(Section):
+    """The HTTP server of `headrace serve`: lists at request time, and the live page."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on; one that other machines reach needs `serve.keys_file`, or `serve.without_keys`."""
+    port: Annotated[int, Ge(0), Le(65535)] = 9180
+    """0 takes any free port, which is logged."""
+    page: bool = True
+    """Serve the live page at `/`."""
+    partitions: list[Annotated[int, Ge(0)]] | None = None
+    """Partitions of `windows.topic` whose users are answered; all of them without a list."""
+    max_lists: PositiveInt = 200_000
+    """Users whose last pushed list is held, some 2 kB each; beyond it those that changed longest ago are dropped."""
+    max_batch: Annotated[int, Ge(1), Le(1000)] = 64
+    """Largest number of requests that are computed together."""
+    max_waiting: PositiveInt = 256
+    """Requests that wait to be computed; more are turned away with 503."""
+    max_decisions: PositiveInt = 10_000
+    """Answers that can be continued with a next page; older ones are dropped."""
+    max_streams: PositiveInt = 200
+    """Streams of events that are open at once; more are turned away with 503."""
+    max_connections: PositiveInt = 1_000
+    """Connections that are open at once; beyond it the one that has been idle longest is closed."""
+    max_request_kib: PositiveInt = 64
+    """Largest body of a request; a larger one is refused with 413."""
+    keys_file: Path | None = None
+    """API keys, hashed, as `headrace serve-key` writes them; without a file nobody needs a key."""
+    without_keys: bool = False
+    """Answer everybody where other machines reach `serve.host` and there is no `serve.keys_file`."""
+    rate_per_s: Annotated[float, Ge(0)] = 0.0
+    """Requests a second of each key (of each address without keys), in bursts of two seconds' worth; 0: no limit."""
+    cors_origins: list[str] = []
+    """Origins whose pages may call the server from a browser, such as "https://shop.example"; "*" for any."""
+    tls_certificate_file: Path | None = None
+    """Certificate chain in PEM; with it the server speaks HTTPS alone."""
+    tls_key_file: Path | None = None
+    """Private key of the certificate, in PEM, where it is not in the same file."""
+
+
 class Settings(Section):
     """All settings, by section."""
 
@@ -429,6 +468,7 @@ class Settings(Section):
     archive: ArchiveSettings = ArchiveSettings()
     worker: WorkerSettings = WorkerSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
+    serve: ServeSettings = ServeSettings()
 
     @property
     def deployment(self) -> str:

@@ -18,13 +18,13 @@ from engine import errors
 from engine.errors import HeadraceError
 from engine.eventlog.kafka import KafkaLog
 from tests.contracts.documents import ROOT
-from tests.contracts.mistakes import data, releases, settings, streams
+from tests.contracts.mistakes import data, releases, settings, streams, view
 from tests.contracts.mistakes.row import Names, Row
 from tests.integration.conftest import kafka_bootstrap, kafka_log, kafka_settings, topic_names
 
 __all__ = ["kafka_bootstrap", "kafka_log", "kafka_settings", "topic_names"]  # fixtures, used by name
 
-ROWS = [*settings.ROWS, *releases.ROWS, *streams.ROWS, *data.ROWS]
+ROWS = [*settings.ROWS, *releases.ROWS, *streams.ROWS, *data.ROWS, *view.ROWS]
 
 ELSEWHERE = {
     "engine/cli/repartition.py repartition": "tests/integration/test_topics.py",
@@ -44,6 +44,7 @@ ELSEWHERE = {
     "engine/worker/archiver.py ArchiveStream.__init__": "tests/unit/test_archive_reading.py",
     "engine/releases/probe.py _raise_refusal": "tests/unit/test_release_loader.py",
     "engine/releases/probe.py _wait": "tests/unit/test_release_loader.py",
+    "engine/view/item_queries.py ItemQueries._row": "tests/integration/test_serve.py",
     "engine/worker/batch.py Processor._deliver": "tests/integration/test_put_aside.py",
     "engine/worker/changelog_guard.py ChangelogGuard.before": "tests/integration/test_waiting.py",
     "engine/releases/remote.py _download": "tests/unit/test_publish.py",
@@ -139,7 +140,7 @@ def test_every_kind_of_error_is_raised_and_drawn() -> None:
     depths = [len(kind.__mro__) - len(HeadraceError.__mro__) for kind in kinds]
     assert [len(lines) // len("├── ") for lines, _ in drawn] == depths
     raised = {row.error for row in (*ROWS, *streams.ON_KAFKA)}
-    with_other_tests = {errors.RequestError, errors.UnsupportedClientError}
+    with_other_tests = {errors.UnsupportedClientError}
     of_a_secure_broker = {errors.LoginRefusedError, errors.RightMissingError}  # tests/integration/test_waiting.py
     assert set(kinds) - raised == {HeadraceError, *with_other_tests, *of_a_secure_broker}
 

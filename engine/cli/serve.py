@@ -1,0 +1,55 @@
+"""The verb `serve`: the HTTP interface and the live page."""
+
+import logging
+import signal
+import threading
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Final
+
+import click
+
+from engine.cli.options import config_option, log_to_stderr
+from engine.errors import MissingExtraError
+from engine.eventlog.kafka import KafkaLog
+from engine.settings import loader
+
+logger = logging.getLogger(__name__)
+_CHECK_EVERY_S: Final = 1.0
+
+
+@click.command()
+@config_option
+@click.option("--release", type=click.Path(path_type=Path), help="Start with this bundle (releases.path).")
+def serve(config: Path | None, release: Path | None) -> None:
+    """Answer over HTTP: stored lists, lists computed at request time, similar items, and a live page.
+
+    Follows the topics of lists, windows and releases beside the workers, and writes to none. The settings are those of
+    the workers, with a section [serve]. It listens on this machine alone unless serve.host says otherwise.
+    """
+    require_extra()
+    from engine.view.http_server import HttpServer  # noqa: PLC0415 - needs the extra
+
+    settings = loader.load(config)
+    if release:
+        settings = settings.model_copy(update={"releases": settings.releases.model_copy(update={"path": release})})
+    log_to_stderr(settings)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    with HttpServer(settings, KafkaLog(settings.kafka)) as server:
+        logger.info("listening on %s/", server.address)
+        while not stop.wait(_CHECK_EVERY_S):
+            server.check()
+    logger.info("stopped")
+
+
+def require_extra() -> None:
+    """Refuse to go on without what the server is made of.
+
+    Raises:
+        MissingExtraError: the extra `serve` is not installed.
+    """
+    for name in ("litestar", "uvicorn"):
+        if find_spec(name) is None:
+            raise MissingExtraError(f"needs {name}, which is not installed: pip install 'headrace[serve]'")

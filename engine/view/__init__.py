@@ -1,0 +1,1 @@
+"""HTTP: lists at request time, and the live page."""

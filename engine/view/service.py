@@ -1,0 +1,304 @@
+"""A server's parts, and its answers to requests as Python objects; HTTP is `app`'s.
+
+topic recommendations ──> list_follower ──> stored lists, streams of events, figures
+topic windows, releases ──> standby ──> compute thread <── requests that wait
+"""
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from http import HTTPStatus
+from typing import Any, Final, Protocol
+
+from engine.arrays import FIRST_SEARCH
+from engine.catalogue.actions import Actions
+from engine.errors import MessageError, RequestError
+from engine.eventlog.base import EventLog
+from engine.eventlog.time_source import TimeSource
+from engine.messages.recommendation import Recommendation
+from engine.metrics import ServeMetrics
+from engine.settings.sections import Settings
+from engine.view.compute import ComputeThread, ItemJob, OverloadedError
+from engine.view.decisions import Decision, Decisions
+from engine.view.events import Subscriptions
+from engine.view.followed_windows import NewEvents
+from engine.view.http_messages import (
+    ListAnswer,
+    ListRequest,
+    NextRequest,
+    RankRequest,
+    ReleasesAnswer,
+    SessionEvent,
+    SessionRequest,
+)
+from engine.view.list_follower import ListFollower
+from engine.view.live_figures import Figures, LiveFigures, ServerState
+from engine.view.refusals import RefusalError, missing, not_ready
+from engine.view.requests import ComputedList, ListOptions, ListQuery, check_events
+from engine.view.standby import Standby
+from engine.view.stored_lists import StoredLists
+
+_STALLED_S: Final = 60.0
+FIGURES: Final = "figures"
+"""Subject of the streams of figures."""
+_USER: Final = "user:"
+"""Of the subjects of users' lists, with the user's id after it."""
+
+
+class ClickSender(Protocol):
+    """Puts clicks on the topic of clicks."""
+
+    def __call__(self, user: str, item: str, time_ms: int) -> None:
+        """Send one click on an item, with the default action."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Shop:
+    """The shop that a server plays, where visitors of the live page may click."""
+
+    send_click: ClickSender
+    label: Callable[[str], str]
+    """A word on an item, such as its category."""
+
+
+class Service:
+    """Everything that answers requests; `start` it before the first one."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        log: EventLog,
+        metrics: ServeMetrics,
+        shop: Shop | None = None,
+        time: TimeSource | None = None,
+    ) -> None:
+        """Prepare; nothing is read yet.
+
+        Args:
+            settings: those of the workers, and the section `serve`.
+            log: has the topics.
+            metrics: of this server.
+            shop: lets visitors of the live page click; None forbids it.
+            time: the clocks.
+        """
+        self.settings = settings
+        self.metrics = metrics
+        self.time = time or TimeSource()
+        self.shop = shop
+        self.stored = StoredLists(settings.serve.max_lists)
+        self.streams = Subscriptions(settings.serve.max_streams, metrics)
+        self.figures = LiveFigures()
+        self.decisions = Decisions(settings.serve.max_decisions)
+        self._actions = Actions(settings.clicks)
+        self._standby = Standby(settings, log, metrics, self._on_events, self.time)
+        self._compute = ComputeThread(self._standby, metrics)
+        on_dead_letter = self.figures.add_dead_letter if settings.serve.page else None
+        self._follower = ListFollower(settings, log, self.stored, self._on_list, on_dead_letter)
+        self._clicking = threading.Lock()
+
+    def start(self) -> None:
+        """Begin to follow the topics."""
+        self._compute.start()
+        self._follower.start()
+
+    def close(self) -> None:
+        """Stop following."""
+        self._follower.close()
+        self._compute.close()
+
+    @property
+    def not_ready(self) -> str | None:
+        """Why some requests are refused; None when all are answered."""
+        return self._standby.not_ready or self._follower.not_ready
+
+    @property
+    def fault(self) -> str | None:
+        """Why the server should be started again; None while it works."""
+        if self._compute.failure is not None:
+            return f"nothing is computed any more: {self._compute.failure}"
+        silent_s = self.time.monotonic_s() - self._compute.heartbeat_s
+        return f"nothing has been computed for {silent_s:.0f} s" if silent_s > _STALLED_S else None
+
+    def check(self) -> None:
+        """Raise the error that ended the compute thread.
+
+        Raises:
+            HeadraceError: that error; a ReleaseError where the release named in the settings cannot be used.
+        """
+        if self._compute.failure is not None:
+            raise self._compute.failure
+
+    def stored_list(self, user: str) -> bytes:
+        """The user's last list, word for word as it was pushed.
+
+        Raises:
+            RefusalError: none is held.
+        """
+        message = self.stored.find(user)
+        if message is not None:
+            return message
+        if reason := self._follower.not_ready:
+            raise not_ready(reason)
+        raise missing("user", f"no list is held of user {user!r}; POST /v1/lists computes one")
+
+    async def list_for(self, request: ListRequest) -> ListAnswer:
+        """A list computed now for a user."""
+        options = ListOptions(request.count, request.diversity, request.exclude_seen)
+        query = ListQuery(request.user, exclude=tuple(request.exclude), time_ms=request.time_ms, options=options)
+        return self._decided(await self._compute_list(query), 1, ())
+
+    async def list_for_session(self, request: SessionRequest) -> ListAnswer:
+        """A list for the events of the request."""
+        self._check(request.events)
+        options = ListOptions(request.count, request.diversity, request.exclude_seen)
+        query = ListQuery(session=request.events, exclude=tuple(request.exclude), options=options)
+        return self._decided(await self._compute_list(query), 1, ())
+
+    async def next_page(self, request: NextRequest) -> ListAnswer:
+        """The page after the newest one of a decision.
+
+        Raises:
+            RefusalError: the decision is not known any more.
+        """
+        decision = self.decisions.find(request.decision)
+        if decision is None:
+            return await self._after_pushed(request)
+        computed = decision.computed
+        if computed.sweeps != self._standby.catalogue.sweeps:
+            raise missing("decision", f"decision {request.decision!r} is too old to be continued; begin a new one")
+        query = replace(
+            computed.query, window=computed.window, session=None, exclude=(*computed.query.exclude, *decision.shown)
+        )
+        answer = await self._compute_list(query)
+        # Remembered with the exclusions of the first page, as the pages before it are in `shown`.
+        kept = replace(answer, query=replace(query, exclude=computed.query.exclude))
+        return self._decided(kept, decision.page + 1, decision.shown)
+
+    async def rank(self, request: RankRequest) -> Any:
+        """Given items in order."""
+        self._check(request.events or ())
+        query = ListQuery(request.user or "", session=request.events)
+        if request.user is not None and request.events is None and (reason := self._standby.not_ready):
+            raise not_ready(reason)
+        return await self.ask(lambda items: items.rank(request.items, query))
+
+    async def of_user(self, job: ItemJob) -> Any:
+        """The answer to a request that needs all windows."""
+        if reason := self._standby.not_ready:
+            raise not_ready(reason)
+        return await self.ask(job)
+
+    async def ask(self, job: ItemJob) -> Any:
+        """The answer to a request that needs the release alone."""
+        if reason := self._standby.no_release:
+            raise not_ready(reason)
+        return await self._submit(job)
+
+    def releases(self) -> ReleasesAnswer:
+        """The release in use and those that are announced."""
+        live = self._standby.live
+        return ReleasesAnswer(live=live.name if live else None, announced=self._follower.announced())
+
+    def figures_now(self) -> Figures:
+        """Figures for the live page."""
+        self.metrics.stored_lists.set(len(self.stored))
+        releases = [{"version": each.version, "state": each.state} for each in self._follower.announced()]
+        live = self._standby.live
+        name = live.name if live else None
+        return self.figures.at(
+            ServerState(
+                time_ms=self.time.now_ms(),
+                status=self.not_ready or "ok",
+                release=name,
+                users=len(self.stored),
+                releases=releases,
+                can_click=self.shop is not None,
+            )
+        )
+
+    def click(self, user: str, item: str) -> int:
+        """Send a click of the live page; returns its event time.
+
+        Raises:
+            RefusalError: this server sends none.
+        """
+        if self.shop is None:
+            raise missing("", "this server sends no clicks; `headrace demo` does")
+        with self._clicking:
+            time_ms = self.time.now_ms()
+            self.shop.send_click(user, item, time_ms)
+        return time_ms
+
+    async def _after_pushed(self, request: NextRequest) -> ListAnswer:
+        """The page after the list that was pushed to a user, where that is the one of the request."""
+        try:
+            pushed = None if request.user is None else self.stored.decode(request.user)
+        except MessageError:
+            pushed = None
+        if pushed is None or pushed.id != request.decision or request.user is None:
+            raise missing(
+                "decision",
+                f"decision {request.decision!r} is not held (any more); begin a new one, or name the user whose pushed"
+                " list it is",
+            )
+        shown = tuple(listed.item for listed in pushed.items)
+        computed = await self._compute_list(ListQuery(request.user, exclude=shown))
+        return self._decided(replace(computed, query=ListQuery(request.user)), 2, shown)
+
+    async def _compute_list(self, query: ListQuery) -> ComputedList:
+        if reason := self._standby.not_ready if query.user else self._standby.no_release:
+            raise not_ready(reason)
+        computed: ComputedList = await self._submit(query)
+        return computed
+
+    async def _submit(self, job: ListQuery | ItemJob) -> Any:
+        try:
+            return await self._compute.submit(job)
+        except OverloadedError:
+            self.metrics.shed_requests.labels("queue").inc()
+            raise RefusalError(
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                f"{self.settings.serve.max_waiting} requests wait already (serve.max_waiting); come back later",
+                retry_after_s=1,
+            ) from None
+        except RequestError as error:
+            field = str(error).partition(":")[0]
+            status = HTTPStatus.NOT_FOUND if field == "item" else HTTPStatus.BAD_REQUEST
+            raise RefusalError(status, str(error), field) from error
+
+    def _decided(self, computed: ComputedList, page: int, shown: Sequence[str]) -> ListAnswer:
+        """The answer of a decision, which is remembered."""
+        message = computed.recommendation
+        items = (*shown, *(listed.item for listed in message.items))
+        self.decisions.put(Decision(computed, page, items))
+        fields = {name: getattr(message, name) for name in Recommendation.__struct_fields__}
+        return ListAnswer(**fields, page=page)
+
+    def _check(self, events: Sequence[SessionEvent]) -> None:
+        try:
+            check_events(events, self._actions)
+        except RequestError as error:
+            raise RefusalError(HTTPStatus.BAD_REQUEST, str(error), str(error).partition(":")[0]) from error
+
+    def _on_list(self, user: str, message: bytes | None, append_ms: int) -> None:
+        """On the follower's thread: a list arrived."""
+        if message is not None and self.settings.serve.page:
+            self.figures.add_list(message, append_ms)
+        subject = user_subject(user)
+        if self.streams.has(subject):
+            self.streams.publish(subject, "list", message or b"null")
+
+    def _on_events(self, events: NewEvents) -> None:
+        """On the compute thread: clicks came into windows."""
+        if not self.settings.serve.page:
+            return
+        rows = [row for row, number in enumerate(events.items.tolist()) if number < FIRST_SEARCH]
+        items = self._standby.catalogue.ids(events.items[rows].tolist())
+        times_ms = events.times_ms[rows].tolist()
+        self.figures.add_clicks([events.users[row] for row in rows], items, times_ms)
+
+
+def user_subject(user: str) -> str:
+    """The subject of the streams of a user's lists."""
+    return _USER + user

@@ -1,0 +1,256 @@
+"""The HTTP interface beside a worker: what it repeats, what it computes, and how it refuses."""
+
+import json
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from engine.view.requests import ListQuery
+from tests.integration.served import Served, serving, until
+
+SAME = ("user", "release", "event_ms", "items", "interests")
+"""Fields of a list that do not depend on when and why it was computed."""
+
+
+@pytest.fixture(scope="module")
+def served(tiny_release: Path) -> Iterator[Served]:
+    with serving(tiny_release) as running:
+        yield running
+
+
+def same(one_list: dict[str, Any]) -> dict[str, Any]:
+    return {name: one_list[name] for name in SAME}
+
+
+def items(answer: httpx.Response) -> list[str]:
+    assert answer.status_code == 200, answer.text
+    return [listed["item"] for listed in answer.json()["items"]]
+
+
+def test_a_stored_list_is_the_pushed_one_byte_for_byte(served: Served) -> None:
+    pushed = served.click(("ann", "i10"), ("ann", "i11"))
+    answer = served.get("/v1/list", user="ann")
+    assert (answer.status_code, answer.content) == (200, pushed["ann"])
+    assert answer.headers["content-type"] == "application/json"
+
+
+def test_a_list_computed_now_is_what_the_worker_pushed_for_the_same_window(served: Served) -> None:
+    pushed = served.click(("bea", "i20"), ("ben", "i80"), ("bea", "i22"), ("cold", "never heard of"))
+    for user, message in pushed.items():
+        answer = served.post("/v1/lists", {"user": user})
+        assert same(answer.json()) == same(json.loads(message)), user
+        assert answer.json()["page"] == 1
+
+
+def test_a_list_as_of_an_earlier_time_is_the_one_pushed_then(served: Served) -> None:
+    first = json.loads(served.click(("cat", "i30"))["cat"])
+    second = json.loads(served.click(("cat", "i90"))["cat"])
+    answer = served.post("/v1/lists", {"user": "cat", "time_ms": first["event_ms"]})
+    assert same(answer.json()) == same(first)
+    assert same(first) != same(second)
+
+
+def test_pages_of_a_decision_never_repeat_an_item_and_continue_the_longer_list(served: Served) -> None:
+    served.click(("dan", "i40"), ("dan", "i41"))
+    first = served.post("/v1/lists", {"user": "dan", "count": 4})
+    second = served.post("/v1/next", {"decision": first.json()["id"]})
+    third = served.post("/v1/next", {"decision": second.json()["id"]})
+    whole = items(served.post("/v1/lists", {"user": "dan", "count": 12}))
+    assert [*items(first), *items(second), *items(third)] == whole
+    assert [answer.json()["page"] for answer in (first, second, third)] == [1, 2, 3]
+
+
+def test_the_pushed_list_has_a_next_page_too(served: Served) -> None:
+    pushed = json.loads(served.click(("eve", "i50"))["eve"])
+    answer = served.post("/v1/next", {"decision": pushed["id"], "user": "eve"})
+    whole = items(served.post("/v1/lists", {"user": "eve", "count": 10}))
+    assert [listed["item"] for listed in pushed["items"]] + items(answer) == whole
+    assert served.post("/v1/next", {"decision": pushed["id"]}).status_code == 404
+
+
+def test_a_session_gets_the_list_of_a_user_with_the_same_clicks_and_leaves_nothing(served: Served) -> None:
+    pushed = json.loads(served.click(("fay", "i60"), ("fay", "i61"))["fay"])
+    events = [{"item": "i60", "time_ms": pushed["event_ms"] - 1000}, {"item": "i61", "time_ms": pushed["event_ms"]}]
+    answer = served.post("/v1/session", {"events": events}).json()
+    assert same(answer) == same(pushed) | {"user": ""}
+    assert served.post("/v1/session", {"events": [{"item": "unheard of"}]}).json()["items"][0]["source"] == "popular"
+    assert "unheard of" not in served.post("/v1/rank", {"items": ["i1"], "events": []}).text
+    second = served.post("/v1/next", {"decision": answer["id"]})
+    assert not {*items(second)} & {listed["item"] for listed in answer["items"]}
+
+
+def test_exclusions_diversity_and_count_concern_this_request_alone(served: Served) -> None:
+    served.click(("gus", "i70"))
+    before = items(served.post("/v1/lists", {"user": "gus"}))
+    without = items(served.post("/v1/lists", {"user": "gus", "exclude": [before[0], "unheard of"], "count": 4}))
+    assert without == before[1:5]
+    assert "i70" in items(served.post("/v1/lists", {"user": "gus", "exclude_seen": False, "count": 60}))
+    assert items(served.post("/v1/lists", {"user": "gus", "diversity": 0.9})) != before
+    assert items(served.post("/v1/lists", {"user": "gus"})) == before
+
+
+def test_similar_items_and_the_dial_towards_a_user(served: Served) -> None:
+    served.click(("hal", "i100"))
+    alike = items(served.get("/v1/similar", item="i10", count=8))
+    assert len(alike) == 8
+    assert "i10" not in alike
+    assert {*alike[:3]} & {"i9", "i11", "i12", "i8", "i13"}  # the ring on which shoppers walk
+    assert items(served.get("/v1/similar", item="i10", count=8, user="hal", dial=0)) == alike
+    for_hal = served.get("/v1/similar", item="i10", count=20, user="hal", dial=1)
+    assert items(served.post("/v1/rank", {"user": "hal", "items": items(for_hal)})) == items(for_hal)
+
+
+def test_ranking_of_the_items_of_a_list_is_its_order(served: Served) -> None:
+    pushed = json.loads(served.click(("ida", "i110"), ("ida", "i111"))["ida"])
+    listed = [entry["item"] for entry in pushed["items"]]
+    answer = served.post("/v1/rank", {"user": "ida", "items": ["unheard of", *reversed(listed)]})
+    assert items(answer) == [*listed, "unheard of"]
+    assert answer.json()["items"][-1]["score"] is None
+    scores = [entry["score"] for entry in answer.json()["items"][:-1]]
+    assert scores == pytest.approx([entry["score"] for entry in pushed["items"]], abs=1e-3)
+
+
+def test_an_explanation_says_rank_score_and_reasons(served: Served) -> None:
+    pushed = json.loads(served.click(("joe", "i15"))["joe"])
+    best = pushed["items"][0]
+    answer = served.get("/v1/explanation", user="joe", item=best["item"]).json()
+    assert (answer["rank"], answer["known"], answer["seen"]) == (1, True, False)
+    assert max(part["score"] for part in answer["interests"]) == pytest.approx(best["score"], abs=1e-3)
+    assert answer["interests"][0]["reasons"][0]["item"] == "i15"
+    seen = served.get("/v1/explanation", user="joe", item="i15").json()
+    assert (seen["rank"], seen["seen"]) == (None, True)
+    unknown = served.get("/v1/explanation", user="joe", item="unheard of").json()
+    assert (unknown["known"], unknown["interests"]) == (False, [])
+
+
+def test_the_window_and_the_map_of_a_user(served: Served) -> None:
+    served.click(("kim", "i25"), ("kim", "i26"))
+    window = served.get("/v1/window", user="kim").json()["events"]
+    assert [(event["item"], event["kind"], event["action"]) for event in window] == [
+        ("i25", "item", "view"),
+        ("i26", "item", "view"),
+    ]
+    whole = served.get("/v1/map").json()
+    assert len(whole["items"]) == len(whole["x"]) == len(whole["y"]) == 120
+    assert all(-1 <= place <= 1 for place in [*whole["x"], *whole["y"]])
+    mine = served.get("/v1/map/user", user="kim").json()
+    assert (mine["window"], len(mine["interests"])) == (window, 2)
+    assert served.get("/v1/map/user", user="nobody").json()["interests"] == []
+
+
+def test_popular_items_are_those_that_a_cold_user_gets(served: Served) -> None:
+    cold = served.post("/v1/lists", {"user": "nobody"}).json()
+    assert {listed["source"] for listed in cold["items"]} == {"popular"}
+    assert items(served.get("/v1/popular", count=5)) == [listed["item"] for listed in cold["items"]]
+
+
+def test_health_releases_metrics_and_the_description(served: Served) -> None:
+    assert served.get("/v1/health/live").json() == served.get("/v1/health/ready").json() == {"status": "ok"}
+    assert served.get("/v1/releases").json()["live"] == "two-hop-tiny"
+    assert 'headrace_requests_total{path="/v1/list",status="200"}' in served.get("/metrics").text
+    assert served.get("/v1/openapi.json").json()["info"]["title"] == "Headrace"
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "field"),
+    [
+        ("/v1/lists", {"user": "ann", "count": 0}, 400, "count"),
+        ("/v1/lists", {"user": "ann", "cuont": 3}, 400, "cuont"),
+        ("/v1/lists", {"count": 3}, 400, "user"),
+        ("/v1/lists", {"user": ""}, 400, "user"),
+        ("/v1/session", {"events": [{"item": "i1", "action": "stare"}]}, 400, "events[0].action"),
+        ("/v1/rank", {"items": [], "user": "ann"}, 400, "items"),
+        ("/v1/next", {"decision": "unheard of"}, 404, "decision"),
+        ("/v1/list?user=nobody", None, 404, "user"),
+        ("/v1/list", None, 400, "user"),
+        ("/v1/similar?item=unheard+of", None, 404, "item"),
+        ("/v1/similar?item=i1&count=many", None, 400, "count"),
+        ("/v1/nothing", None, 404, ""),
+    ],
+)
+def test_a_refusal_is_a_problem_that_names_the_field(
+    served: Served, path: str, body: Any, status: int, field: str
+) -> None:
+    answer = served.client.get(path) if body is None else served.post(path, body)
+    problem = answer.json()
+    assert (answer.status_code, problem["status"], problem.get("field", "")) == (status, status, field)
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert problem["detail"]
+
+
+def test_concurrent_requests_are_one_micro_batch_and_each_gets_its_own_list(served: Served) -> None:
+    users = [f"user-{number}" for number in range(40)]
+    pushed = served.click(*[(user, f"i{number}") for number, user in enumerate(users)])
+    compute = served.server.service._compute
+    batches: list[int] = []
+    answer = compute._responder.lists
+
+    def counted(queries: list[ListQuery]) -> Any:
+        batches.append(len(queries))
+        return answer(queries)
+
+    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(20) as pool:
+        patch.setattr(compute._responder, "lists", counted)
+        answers = dict(zip(users, pool.map(lambda user: served.post("/v1/lists", {"user": user}), users), strict=True))
+    assert all(same(answers[user].json()) == same(json.loads(pushed[user])) for user in users)
+    assert sum(batches) == len(users)
+    assert max(batches) > 1
+
+
+def test_too_many_requests_are_shed_and_the_server_recovers(tiny_release: Path) -> None:
+    with serving(tiny_release, max_waiting=2, max_batch=1) as running, ThreadPoolExecutor(30) as pool:
+        running.click(("ann", "i10"))
+        gate = threading.Event()
+        standby = running.server.service._standby
+        step = standby.step
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(standby, "step", lambda: (gate.wait(5), step()))
+            waiting = [pool.submit(running.post, "/v1/lists", {"user": "ann"}) for _ in range(30)]
+            until(lambda: sum(answer.done() for answer in waiting) >= 27)
+            gate.set()
+            answers = [answer.result() for answer in waiting]
+        shed = [answer for answer in answers if answer.status_code == 503]
+        assert len(shed) >= 20
+        assert all(answer.headers["retry-after"] == "1" for answer in shed)
+        assert {answer.status_code for answer in answers} == {200, 503}
+        assert running.get("/v1/list", user="ann").status_code == 200
+        until(lambda: running.post("/v1/lists", {"user": "ann"}).status_code == 200)
+        assert 'headrace_shed_requests_total{reason="queue"}' in running.get("/metrics").text
+
+
+def test_a_users_list_is_streamed_as_it_changes(served: Served) -> None:
+    first = served.click(("liz", "i35"))["liz"]
+    with served.client.stream("GET", "/v1/events", params={"user": "liz"}, timeout=10) as stream:
+        assert stream.headers["content-type"].startswith("text/event-stream")
+        lines = stream.iter_lines()
+        received = [next(lines) for _ in range(4)]
+        assert received == ["retry: 1000", "", "event: list", f"data: {first.decode()}"]
+        second = served.click(("liz", "i36"))["liz"]
+        while not (line := next(lines)).startswith("data: "):
+            pass
+    assert line == f"data: {second.decode()}"
+    until(lambda: "headrace_streams 0.0" in served.get("/metrics").text)
+
+
+def test_figures_are_streamed(served: Served) -> None:
+    with served.client.stream("GET", "/v1/figures", timeout=10) as stream:
+        lines = (line for line in stream.iter_lines() if line.startswith("data: "))
+        clicks = json.loads(next(lines).removeprefix("data: "))["clicks"]
+        hit = json.loads(served.click(("moe", "i45"))["moe"])["items"][0]["item"]
+        served.click(("moe", hit))
+        while (figures := json.loads(next(lines).removeprefix("data: ")))["clicks"] < clicks + 2:
+            pass
+    assert figures["recent_users"][0] == "moe"
+    assert (figures["status"], figures["release"]) == ("ok", "two-hop-tiny")
+    judged = {counts["release"]: counts for counts in figures["next_clicks"]}["two-hop-tiny"]
+    assert judged["hits"] >= 1
+    assert judged["low"] <= judged["rate"] <= judged["high"]
+
+
+def test_clicks_are_sent_by_the_demo_alone(served: Served) -> None:
+    assert served.post("/v1/clicks", {"user": "ann", "item": "i1"}).status_code == 404
