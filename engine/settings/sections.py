@@ -349,8 +349,8 @@ class ReleaseSettings(Section):
     counts, and when one of the two cannot be read the other goes on."""
     path: Path | None = None
     """A bundle to serve by until a release is announced."""
-    poll_interval_s: PositiveFloat = 1.0
-    """Time between two looks for new announcements."""
+    poll_interval_s: PositiveFloat = 0.5
+    """Time between two looks for new announcements, and so the longest that a rollback waits to be seen."""
     load_timeout_s: PositiveFloat = 120.0
     """Time limit for loading a release in a child process first, where its graphs run once; a slower one is refused."""
     load_memory_gib: PositiveFloat = 8.0

@@ -36,6 +36,7 @@ ELSEWHERE = {
     "engine/eventlog/kafka/output.py Transactions._finish": "tests/integration/test_kafka_log.py",
     "engine/eventlog/commit_steps.py Holder.check": "tests/integration/test_transactions.py",
     "engine/eventlog/kafka/stall_detector.py StallDetector._look": "tests/integration/test_kafka_log.py",
+    "engine/releases/registrar.py Registrar._write": "tests/integration/test_rollback.py",
     "engine/releases/probe.py _raise_refusal": "tests/unit/test_release_loader.py",
     "engine/releases/probe.py _wait": "tests/unit/test_release_loader.py",
     "engine/worker/batch.py Processor._deliver": "tests/integration/test_put_aside.py",
