@@ -1,4 +1,4 @@
-"""The verb `releases`: the registry of releases, with `list`, `show`, `diff`, `promote`, `rollback`, `retire`, pins."""
+"""The verb `releases`: the registry, with `list`, `show`, `diff`, `promote`, `rollback`, pins; and signatures."""
 
 import json
 import time
@@ -15,7 +15,7 @@ from engine.errors import ReleaseError
 from engine.eventlog import topic_plan
 from engine.eventlog.kafka import KafkaLog
 from engine.messages.announcement import Announcement, ReleasePin
-from engine.releases import bundles, release_diff, remote
+from engine.releases import bundles, release_diff, remote, signing
 from engine.releases.bundles import Manifest
 from engine.releases.registrar import Registrar
 from engine.releases.registry import Change, Registry
@@ -28,6 +28,7 @@ _folder_option: Final = click.option(
 )
 _reason_option: Final = click.option("--reason", default="", help="Kept with the change, for those who look later.")
 _json_option: Final = click.option("--json", "as_json", is_flag=True, help="Print one object.")
+_BUNDLE: Final = click.Path(path_type=Path, file_okay=False)
 _version_argument: Final = click.argument("version")
 
 
@@ -154,6 +155,35 @@ def unpin(folder: Path | None, config: Path | None) -> None:
     """Lift the pin: the newest live release is served, also one that was announced meanwhile."""
     if not _change(config, folder, lambda registry, now_ms: registry.unpin(now_ms)):
         click.echo("nothing is pinned")
+
+
+@releases.command("keygen")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="File for the private key.")
+def keygen(out: Path) -> None:
+    """Make a pair of keys: the private one goes to a file, the public one is printed for `releases.public_keys`."""
+    click.echo(signing.generate(out))
+
+
+@releases.command("sign")
+@click.argument("bundle", type=_BUNDLE)
+@click.option("--key", type=click.Path(path_type=Path, dir_okay=False), required=True, help="Private key of `keygen`.")
+def sign(bundle: Path, key: Path) -> None:
+    """Verify the checksums of BUNDLE, and sign it."""
+    bundles.read(bundle)
+    click.echo(f"{bundle} is signed by {signing.sign(bundle, key)}")
+
+
+@releases.command("verify")
+@click.argument("bundle", type=_BUNDLE)
+@config_option
+def verify(bundle: Path, config: Path | None) -> None:
+    """Verify checksums, sizes, graphs and, by the keys of the settings, the signature of BUNDLE. Nothing runs."""
+    settings = loader.load(config).releases
+    manifest = bundles.read(bundle).manifest
+    signing.check(bundle, settings)
+    click.echo(f"{manifest.name} is whole, content {bundles.content_of(manifest)}")
+    if settings.public_keys:
+        click.echo(f"signed by {signing.signer(bundle, settings.public_keys) or 'none of releases.public_keys'}")
 
 
 def _change(config: Path | None, folder: Path | None, rule: Callable[[Registry, int], list[Change]]) -> list[Change]:

@@ -22,7 +22,7 @@ from engine import contract
 from engine.errors import DamagedReleaseError, EventLogError, ReleaseError
 from engine.eventlog.base import EventLog, Outgoing, Producer, Reader, TopicSpec
 from engine.messages.announcement import Announcement, FolderHistory, ReleasePin
-from engine.releases import bundles
+from engine.releases import bundle_files, bundles
 from engine.releases.registry import Change, Registry
 from engine.settings.sections import ReleaseSettings
 
@@ -58,16 +58,21 @@ def announce(bundle: Path, state: State, now_ms: int, address: str | None = None
         manifest_checksum=bundles.checksum(bundle / contract.MANIFEST_FILE),
         announced_ms=now_ms,
         figures=manifest.figures,
+        content=bundles.content_of(manifest),
     )
 
 
 def copy_bundle(bundle: Path, folder: Path) -> Path:
-    """Copy a bundle into `folder`, atomically for readers; an existing copy is left as it is."""
+    """Copy a bundle into `folder`, atomically for readers; an existing copy is left as it is.
+
+    Raises:
+        ReleaseError: something in it is no file of a bundle.
+    """
     target = folder / bundle.resolve().name
     if not target.exists():
         partial = folder / f".{target.name}.partial-{os.getpid()}"
         shutil.rmtree(partial, ignore_errors=True)
-        shutil.copytree(bundle, partial)
+        bundle_files.copy(bundle, partial)
         partial.rename(target)
     return target
 

@@ -125,6 +125,40 @@ class Registry:
         times += [self.last_pin.pinned_ms] if self.last_pin else []
         return max([now_ms, *(time_ms + 1 for time_ms in times if time_ms <= now_ms + MAX_AHEAD_MS)])
 
+    def refuse_unfit(self, newcomer: Announcement, parent: str = "") -> None:
+        """Refuse a release that the registry has under another name, or other content of the same name.
+
+        Args:
+            newcomer: about to be announced.
+            parent: version that its weights were taken over from; empty for none.
+
+        Raises:
+            ReleaseError: it has, or the parent was never announced.
+        """
+        known = self.versions.get(newcomer.version)
+        if known is not None and known.content and newcomer.content not in {"", known.content}:
+            raise ReleaseError(
+                f"{newcomer.name}: found content {newcomer.content[:12]}…, announced under this version is"
+                f" {known.content[:12]}…, expected one content for each name; publish it under another version"
+            )
+        twins = [
+            other.version
+            for other in self.versions.values()
+            if newcomer.content and other.content == newcomer.content and other.version != newcomer.version
+        ]
+        if twins:
+            raise ReleaseError(
+                f"{newcomer.name}: found two names for one release, its content is announced as"
+                f" {self.model}-{twins[0]}, expected one; promote that instead (`headrace releases promote"
+                f" {twins[0]}`)"
+            )
+        if parent and parent not in self.versions:
+            raise ReleaseError(
+                f"{newcomer.name}: its parent {self.model}-{parent} was never announced, expected it among the"
+                " versions, so that there is a way back; publish the parent first (`headrace publish PARENT --as"
+                " candidate`), or say --without-parent"
+            )
+
     def promote(self, name: str, now_ms: int, reason: str = "") -> list[Change]:
         """The records that make a version the live one.
 

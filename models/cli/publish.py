@@ -31,10 +31,18 @@ from models.publishing import announce
     show_default=True,
     help="candidate: known, not served. canary: for a share of users.",
 )
+@click.option("--without-parent", is_flag=True, help="Publish although the release's parent was never announced.")
 @click.option(
     "--wait", "wait_s", type=click.FloatRange(min=0.0, min_open=True), help="Seconds to wait for a list by it."
 )
-def publish(config: Path | None, bundle: str, folder: Path | None, state: State, wait_s: float | None) -> None:
+def publish(  # noqa: PLR0913 - an option each
+    config: Path | None,
+    bundle: str,
+    folder: Path | None,
+    state: State,
+    without_parent: bool,
+    wait_s: float | None,
+) -> None:
     """Load a release BUNDLE, a folder or an address (s3://...), as a worker does, and announce it to the workers.
 
     They switch to it without a pause. They must be able to read the folder, or the address, themselves.
@@ -42,13 +50,15 @@ def publish(config: Path | None, bundle: str, folder: Path | None, state: State,
     settings = loader.load(config)
     with ExitStack() as stack:
         local = stack.enter_context(announce.checked(bundle, settings.releases))
+        registrar = open_registrar(config, folder)
+        announce.refuse_unfit(local, registrar.read(), with_parent=not without_parent)
         if wait_s is not None:
             topic = settings.recommendations.topic
             lists = stack.enter_context(announce.lists_from_now(KafkaLog(settings.kafka), topic))
         announcement = _announce(settings, bundle, local, folder, state)
         name = announcement.name
         click.echo(f"{name} is announced as {announcement.state}: {announcement.bundle}")
-        registry = open_registrar(config, folder).read()
+        registry = registrar.read()
         if registry.waiting() is not None and announcement.state == "live":
             click.echo(f"{registry.model} is pinned to {registry.pinned}: it waits for `headrace releases unpin`")
         if wait_s is not None:

@@ -12,8 +12,9 @@ from engine.errors import EventLogError, ReleaseError
 from engine.eventlog.base import EventLog, Reader, TopicSpec
 from engine.messages.announcement import Announcement
 from engine.messages.recommendation import decode_recommendation
-from engine.releases import announcements, probe, remote
+from engine.releases import announcements, bundles, probe, remote
 from engine.releases.announcements import State
+from engine.releases.registry import Registry
 from engine.settings.sections import ReleaseSettings
 
 _POLL_S: Final = 0.2
@@ -31,6 +32,16 @@ def checked(place: str, settings: ReleaseSettings) -> Iterator[Path]:
         bundle = remote.fetch(place, Path(folder)) if remote.is_address(place) else Path(place)
         probe.check(bundle, settings, threading.Event())
         yield bundle
+
+
+def refuse_unfit(bundle: Path, registry: Registry, *, with_parent: bool = True) -> None:
+    """Refuse a bundle that the registry knows by another name, or whose parent it does not know.
+
+    Raises:
+        ReleaseError: it does.
+    """
+    parent = bundles.read_manifest(bundle).provenance.parent if with_parent else ""
+    registry.refuse_unfit(announcements.announce(bundle, "candidate", 0), parent)
 
 
 def to_folder(bundle: Path, folder: Path, now_ms: int, state: State = "live") -> Announcement:

@@ -110,7 +110,7 @@ def test_publishing_says_that_a_release_waits_for_a_pin_to_be_lifted(tiny_releas
     command = [str(later), "--folder", str(folder)]
     answer = CliRunner().invoke(publish, command, catch_exceptions=False).stdout.splitlines()
     assert answer[1:] == ["two-hop is pinned to tiny: it waits for `headrace releases unpin`"]
-    candidate = rewritten(tiny_release, tmp_path, version="candidate")
+    candidate = rewritten(tiny_release, tmp_path, version="candidate", action_values={"buy": 2.0})
     command = [str(candidate), "--folder", str(folder), "--as", "candidate"]
     (line,) = CliRunner().invoke(publish, command, catch_exceptions=False).stdout.splitlines()
     assert "two-hop-candidate is announced as candidate" in line

@@ -79,7 +79,8 @@ def damaged(name: str, content: bytes | None, old: str = "", new: str = "") -> A
     def act(folder: Path) -> object:
         path = written(folder) / name
         if old:
-            path.write_text(re.sub(old, new, path.read_text()))
+            text = re.sub(old, new, path.read_text())
+            path.write_text(re.sub('"content_hash": "[0-9a-f]*"', '"content_hash": ""', text))
         elif content is None:
             path.unlink()
         else:
@@ -98,6 +99,7 @@ def sealed(name: str, content: bytes) -> Act:
         path = bundle / contract.MANIFEST_FILE
         manifest = json.loads(path.read_bytes())
         manifest["checksums"][name] = bundles.checksum(bundle / name)
+        manifest["content_hash"] = ""
         path.write_text(json.dumps(manifest))
         return bundles.read(bundle)
 
