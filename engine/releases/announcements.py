@@ -1,14 +1,18 @@
 """Announcements of releases: on the topic `releases`, in a watched folder, or both.
 
 An announcement says which state a release is in and where its bundle is. The topic and the folder carry the same
-message. In a folder, `MODEL.json` is the newest announcement of the model, next to the bundles.
+messages; what they mean together is in `engine.releases.registry`. In a folder, next to the bundles, `MODEL.json` is
+the announcement to serve by, and below it those of the other versions and the last pin.
 """
 
+import fcntl
 import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from functools import reduce
 from pathlib import Path
 from typing import Final, Literal, Protocol
 
@@ -17,20 +21,23 @@ import msgspec
 from engine import contract
 from engine.errors import DamagedReleaseError, EventLogError, ReleaseError
 from engine.eventlog.base import EventLog, Outgoing, Producer, Reader, TopicSpec
-from engine.messages.announcement import Announcement
-from engine.releases import bundles
+from engine.messages.announcement import Announcement, FolderHistory, ReleasePin
+from engine.releases import bundle_files, bundles
+from engine.releases.registry import Change, Registry
 from engine.settings.sections import ReleaseSettings
 
 logger = logging.getLogger(__name__)
 
 _MAX_POLL_RECORDS: Final = 1000
+_END_POLL_S: Final = 0.2
 _REOPEN_S: Final = 30.0
 """Pause before a feed that failed is opened again: opening one may wait for a broker until a time limit."""
 
 
-def announce(
-    bundle: Path, state: Literal["candidate", "canary", "live", "retired"], now_ms: int, address: str | None = None
-) -> Announcement:
+State = Literal["candidate", "canary", "live", "retired"]
+
+
+def announce(bundle: Path, state: State, now_ms: int, address: str | None = None) -> Announcement:
     """The announcement of a verified bundle.
 
     Args:
@@ -51,33 +58,74 @@ def announce(
         manifest_checksum=bundles.checksum(bundle / contract.MANIFEST_FILE),
         announced_ms=now_ms,
         figures=manifest.figures,
+        content=bundles.content_of(manifest),
     )
 
 
 def copy_bundle(bundle: Path, folder: Path) -> Path:
-    """Copy a bundle into `folder`, atomically for readers; an existing copy is left as it is."""
+    """Copy a bundle into `folder`, atomically for readers; an existing copy is left as it is.
+
+    Raises:
+        ReleaseError: something in it is no file of a bundle.
+    """
     target = folder / bundle.resolve().name
     if not target.exists():
         partial = folder / f".{target.name}.partial-{os.getpid()}"
         shutil.rmtree(partial, ignore_errors=True)
-        shutil.copytree(bundle, partial)
+        bundle_files.copy(bundle, partial)
         partial.rename(target)
     return target
 
 
 def send(announcement: Announcement, producer: Producer, topic: str) -> None:
     """Announce on a topic, and wait until the log has it."""
-    producer.send(Outgoing(topic, [announcement.key], [msgspec.json.encode(announcement)]))
+    send_changes([announcement], producer, topic)
+
+
+def send_changes(changes: Iterable[Change], producer: Producer, topic: str) -> None:
+    """Put records of the registry on a topic in their order, and wait until the log has them."""
+    records = [*changes]
+    producer.send(Outgoing(topic, [record.key for record in records], [*map(msgspec.json.encode, records)]))
     producer.flush()
 
 
 def write(announcement: Announcement, folder: Path) -> Path:
     """Announce in a folder, atomically for readers."""
-    path = folder / f"{announcement.model}.json"
-    partial = folder / f".{path.name}.partial-{os.getpid()}"
-    partial.write_bytes(msgspec.json.format(msgspec.json.encode(announcement), indent=1))
-    partial.replace(path)
+    return write_changes([announcement], folder)
+
+
+def write_changes(changes: Sequence[Change], folder: Path) -> Path:
+    """Put records of one model's registry into a folder, atomically for readers; what is damaged there is replaced."""
+    model = changes[0].model
+    path = folder / f"{model}.json"
+    with _locked(folder / f".{path.name}.lock"):
+        try:
+            registry = FolderFeed(folder, model).registry()
+        except DamagedReleaseError:
+            registry = Registry(model)
+        registry = registry.with_changes(changes)
+        partial = folder / f".{path.name}.partial-{os.getpid()}"
+        partial.write_bytes(msgspec.json.format(msgspec.json.encode(_folder_message(registry)), indent=1))
+        partial.replace(path)
     return path
+
+
+def _folder_message(registry: Registry) -> dict[str, object]:
+    """The newest announcement, by which workers from before there was a registry serve, and all else in its history."""
+    newest = next(iter(registry.live()), None) or max(registry.versions.values(), key=_announced_ms)
+    others = [announcement for announcement in registry.versions.values() if announcement != newest]
+    history = FolderHistory(others=others, pins=[registry.last_pin] if registry.last_pin else [])
+    fields: dict[str, object] = msgspec.to_builtins(newest)
+    fields.update(msgspec.to_builtins(history))
+    return fields
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold a lock that ends with this process at the latest: two writers do not undo each other."""
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 _UNDECODABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
@@ -86,6 +134,15 @@ _UNDECODABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 class Feed(Protocol):
     """A source of announcements of one model."""
+
+    def registry(self) -> Registry:
+        """All that is known of the model's releases.
+
+        Raises:
+            ReleaseError: the source cannot be read.
+            EventLogError: the same, where the source is a topic.
+        """
+        ...
 
     def live(self) -> list[Announcement]:
         """Announcements of the live releases of the model that is followed, newest first.
@@ -106,27 +163,33 @@ class FolderFeed:
 
     def __init__(self, folder: Path, model: str) -> None:
         self._folder = folder
+        self._model = model
         self._path = folder / f"{model}.json"
 
     def live(self) -> list[Announcement]:
         """See `Feed.live`."""
+        return self.registry().live()
+
+    def registry(self) -> Registry:
+        """See `Feed.registry`."""
         try:
             raw = self._path.read_bytes()
         except OSError as error:
             if isinstance(error, FileNotFoundError) and self._folder.is_dir():
-                return []
+                return Registry(self._model)
             raise ReleaseError(
                 f"setting 'releases.folder': {self._path} cannot be read ({error.strerror}), expected a folder that"
                 " `headrace publish --folder` writes to"
             ) from error
         try:
             announcement = msgspec.json.decode(raw, type=Announcement)
+            history = msgspec.json.decode(raw, type=FolderHistory)
         except _UNDECODABLE as error:
             raise DamagedReleaseError(
                 f"{self._path} is not an announcement: {error}; expected what `headrace publish --folder` writes;"
                 " publish the release again"
             ) from error
-        return [announcement] if announcement.state == "live" else []
+        return Registry(self._model).with_changes([*history.pins, *history.others, announcement])
 
     def close(self) -> None:
         """See `Feed.close`."""
@@ -138,16 +201,29 @@ class TopicFeed:
     def __init__(self, reader: Reader, model: str) -> None:
         self._reader = reader
         self._model = model
-        self._by_key: dict[bytes, Announcement] = {}
+        self._by_key: dict[bytes, Change] = {}
 
     def live(self) -> list[Announcement]:
         """See `Feed.live`."""
+        return self.registry().live()
+
+    def registry(self) -> Registry:
+        """See `Feed.registry`."""
         while polled := self._reader.poll(0.0, _MAX_POLL_RECORDS):
             for records in polled:
                 for key, value in zip(records.keys, records.values, strict=True):
                     self._apply(key, value)
-        live = [announcement for announcement in self._by_key.values() if announcement.state == "live"]
-        return sorted(live, key=_announced_ms, reverse=True)
+        return Registry(self._model).with_changes(self._by_key.values())
+
+    def whole_registry(self) -> Registry:
+        """The registry once all records have been read that were there when the reader was made."""
+        registry = self.registry()
+        while not self._reader.at_end():
+            for records in self._reader.poll(_END_POLL_S, _MAX_POLL_RECORDS):
+                for key, value in zip(records.keys, records.values, strict=True):
+                    self._apply(key, value)
+            registry = self.registry()
+        return registry
 
     def close(self) -> None:
         """See `Feed.close`."""
@@ -158,12 +234,18 @@ class TopicFeed:
         if value is None:
             self._by_key.pop(key or b"", None)
             return
-        try:
-            announcement = msgspec.json.decode(value, type=Announcement)
-        except _UNDECODABLE:
-            return
-        if announcement.model == self._model:
-            self._by_key[announcement.key] = announcement
+        change = _decoded(value)
+        if change is not None and change.model == self._model:
+            self._by_key[change.key] = change
+
+
+def _decoded(value: bytes) -> Change | None:
+    """An announcement, a pin, or None for bytes that are neither."""
+    with suppress(*_UNDECODABLE):
+        return msgspec.json.decode(value, type=Announcement)
+    with suppress(*_UNDECODABLE):
+        return msgspec.json.decode(value, type=ReleasePin)
+    return None
 
 
 class _MergedSource:
@@ -176,24 +258,24 @@ class _MergedSource:
         self._feed: Feed | None = None
         self._reopen_at_s = 0.0
         self._failure: str | None = None
-        self._live: list[Announcement] = []
+        self._registry: Registry | None = None
 
-    def live(self) -> list[Announcement]:
-        """The feed's announcements; while the feed fails, those before the failure.
+    def registry(self) -> Registry | None:
+        """The feed's registry; while the feed fails, that before the failure.
 
         The last known ones count on: without them an older announcement of another feed would be the newest of all,
         and a failure would take a release back.
         """
         if self._feed is None and self._now_s() < self._reopen_at_s:
-            return self._live
+            return self._registry
         try:
             self._feed = self._feed or self._open()
-            self._live = self._feed.live()
+            self._registry = self._feed.registry()
         except (ReleaseError, EventLogError, OSError) as error:
             self._fail(error)
         else:
             self._recover()
-        return self._live
+        return self._registry
 
     def close(self) -> None:
         feed, self._feed = self._feed, None
@@ -222,20 +304,25 @@ class MergedFeed:
     """The announcements of several feeds: the newest of all counts, and a feed that fails does not stop the others.
 
     Args:
+        model: the one that is followed.
         openers: what opens each feed, by the name that the log calls it, such as the setting it comes from.
         now_s: a monotonic clock.
     """
 
-    def __init__(self, openers: Mapping[str, Callable[[], Feed]], now_s: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, model: str, openers: Mapping[str, Callable[[], Feed]], now_s: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._model = model
         self._sources = [_MergedSource(name, open_feed, now_s) for name, open_feed in openers.items()]
 
     def live(self) -> list[Announcement]:
         """Announcements of the live releases in all feeds, newest first; a feed that fails is logged."""
-        return sorted(
-            (announcement for source in self._sources for announcement in source.live()),
-            key=_announced_ms,
-            reverse=True,
-        )
+        return self.registry().live()
+
+    def registry(self) -> Registry:
+        """The registry of all feeds; a feed that fails is logged."""
+        registries = [source.registry() for source in self._sources]
+        return reduce(Registry.merged, filter(None, registries), Registry(self._model))
 
     def close(self) -> None:
         """Close every feed.
@@ -272,7 +359,7 @@ def open_feed(settings: ReleaseSettings, log: EventLog, topic: TopicSpec | None 
     if settings.folder is not None:
         folder = settings.folder
         openers[f"releases.folder {folder}"] = lambda: FolderFeed(folder, settings.model)
-    return MergedFeed(openers)
+    return MergedFeed(settings.model, openers)
 
 
 def _announced_ms(announcement: Announcement) -> int:

@@ -11,12 +11,16 @@
       popularity.npy   float32 [V]     events per item in the last seven days of the training data
       ids.json         V item ids, in row order
       report.json      settings, learning curve and figures of the training
+      release.sig      signatures of the manifest (`engine.releases.signing`); only if somebody has signed it
 
-The manifest is written last, so a folder without one is incomplete.
+The manifest is written last, so a folder without one is incomplete. It has a hash of all that workers serve by, which
+is in the release's name where the trainer was given no other: MODEL-TIME-shaHASH. Loading executes nothing of a bundle
+and reads nothing outside its folder: see `engine.releases.bundle_files` and `engine.releases.onnx_guard`.
 """
 
 import hashlib
 import math
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -32,7 +36,9 @@ from engine.arrays import NO_ITEM
 from engine.catalogue import searches
 from engine.contract import Contract, NeighbourSizes
 from engine.errors import DamagedReleaseError, ReleaseError, UnfitReleaseError
+from engine.releases import bundle_files, onnx_guard
 
+_NAME: Final = re.compile(r"[^\s/\x00-\x1f\x7f][^\s\x00-\x1f\x7f]{0,198}[^\s/\x00-\x1f\x7f]|[^\s/\x00-\x1f\x7f]")
 _WAY_OUT: Final = "train or export the release again"
 
 REQUIRED_FILES = (
@@ -43,7 +49,14 @@ REQUIRED_FILES = (
     contract.IDS_FILE,
     contract.REPORT_FILE,
 )
+_GRAPHS = (contract.ENCODER_FILE, contract.ITEMS_FILE, contract.CONTENT_FILE)
 _CHUNK_BYTES = 1 << 20
+_HASH_MARK: Final = "-sha"
+_HASH_DIGITS: Final = 12
+_MAX_GRAPH_BYTES: Final = (1 << 31) - 1
+"""What protobuf holds at most."""
+_MAX_REPORT_BYTES: Final = 64 << 20
+_MAX_NPY_HEADER_BYTES: Final = 1 << 14
 _MAX_MANIFEST_BYTES = 1 << 20
 _MAX_ID_BYTES = 65_535
 """Of an item id: as many as `clicks.max_id_bytes` may allow, and as a changelog record can hold."""
@@ -65,6 +78,27 @@ class Holdout(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
     """Seed of the draw of those items."""
 
 
+class Provenance(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Where a release comes from; the settings of its training are in its report. Empty: not known."""
+
+    data: str = ""
+    """Address of the recorded interactions."""
+    fingerprint: str = ""
+    """Of those interactions."""
+    from_ms: int | None = None
+    """Time of the oldest event that it was trained with."""
+    until_ms: int | None = None
+    """Time of the newest one."""
+    code: str = ""
+    """Version of Headrace, and the commit of its checkout where there is one."""
+    parent: str = ""
+    """Version of the release that its weights were taken over from."""
+    parent_content: str = ""
+    """Content hash of that release."""
+    gate: dict[str, Any] = {}
+    """Report of the comparison that let it pass."""
+
+
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """The content of `release.json`."""
 
@@ -82,6 +116,9 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """Learned weights of actions, by name; they replace those in the settings (`features.action_weights`)."""
     checksums: dict[str, str]
     """SHA-256 of each file, by name."""
+    content_hash: str = ""
+    """SHA-256 of contract, holdout, action values and checksums; empty in a bundle from before there was one."""
+    provenance: Provenance = Provenance()
 
     @property
     def name(self) -> str:
@@ -139,6 +176,9 @@ class NewRelease:
     action_values: Mapping[str, float] = field(default_factory=dict)
     figures: dict[str, float] = field(default_factory=dict)
     report: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Provenance = field(default_factory=Provenance)
+    named_by_content: bool = False
+    """The content hash is added to the version."""
 
 
 def write(release: NewRelease, releases: Path) -> Path:
@@ -148,8 +188,7 @@ def write(release: NewRelease, releases: Path) -> Path:
         ReleaseError: a bundle of that model and version exists already.
     """
     folder = releases / f"{release.model}-{release.version}"
-    if folder.exists():
-        raise ReleaseError(f"release {folder} exists already; releases are immutable, choose another version")
+    refuse_existing(folder)
     partial = releases / f".{folder.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -175,10 +214,34 @@ def write(release: NewRelease, releases: Path) -> Path:
         figures=release.figures,
         action_values=dict(release.action_values),
         checksums={name: checksum(partial / name) for name in files_of(release.contract)},
+        provenance=release.provenance,
     )
+    content_hash = content_of(manifest)
+    if release.named_by_content:
+        version = f"{release.version}{_HASH_MARK}{content_hash[:_HASH_DIGITS]}"
+        folder = releases / f"{release.model}-{version}"
+        refuse_existing(folder)
+        manifest = msgspec.structs.replace(manifest, version=version)
+    manifest = msgspec.structs.replace(manifest, content_hash=content_hash)
     (partial / contract.MANIFEST_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=1))
     partial.rename(folder)
     return folder
+
+
+def refuse_existing(folder: Path) -> None:
+    """Refuse to write where a bundle is.
+
+    Raises:
+        ReleaseError: one is there.
+    """
+    if folder.exists():
+        raise ReleaseError(f"release {folder} exists already; releases are immutable, choose another version")
+
+
+def content_of(manifest: Manifest) -> str:
+    """SHA-256 of all that workers serve by, whatever the release is called and wherever it comes from."""
+    parts = [manifest.contract, manifest.holdout, manifest.action_values, manifest.checksums]
+    return hashlib.sha256(msgspec.json.encode(parts, order="sorted")).hexdigest()
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -213,6 +276,7 @@ def read_manifest(folder: Path) -> Manifest:
         raise DamagedReleaseError(
             f"release {folder}: {path.name} is not a manifest: {error}; copy the bundle again"
         ) from error
+    _check_names(manifest, f"release {folder}")
     _check_sizes(manifest, f"release {folder}")
     return manifest
 
@@ -225,6 +289,8 @@ def read(folder: Path) -> Bundle:
         UnfitReleaseError: the files do not fit each other or the contract.
     """
     manifest = read_manifest(folder)
+    bundle_files.check_folder(folder)
+    _check_file_sizes(folder, manifest)
     for name in files_of(manifest.contract):
         _verify(folder / name, manifest.checksums.get(name))
     bundle = Bundle(
@@ -238,6 +304,9 @@ def read(folder: Path) -> Bundle:
         content_onnx=(folder / contract.CONTENT_FILE).read_bytes() if manifest.contract.content else None,
         neighbours=_read_neighbours(folder) if manifest.contract.neighbours else None,
     )
+    for name, graph in zip(_GRAPHS, (bundle.encoder_onnx, bundle.items_onnx, bundle.content_onnx), strict=True):
+        if graph is not None:
+            onnx_guard.check(graph, f"release {folder}: {name}")
     _check_fit(bundle)
     return bundle
 
@@ -256,6 +325,51 @@ def checksum(path: Path) -> str:
         while chunk := file.read(_CHUNK_BYTES):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def _check_names(manifest: Manifest, where: str) -> None:
+    """Refuse names that are paths, files that no bundle has, and a content hash of something else."""
+    for subject, name in (("model", manifest.model), ("version", manifest.version)):
+        if not _NAME.fullmatch(name) or {"..", "."} & {*name.split("/")}:
+            raise UnfitReleaseError(
+                f"{where}: {subject} is {name[:80]!r}, expected a name without `..`, `/` at either end, spaces or"
+                " control characters; train or export it under another"
+            )
+    bundle_files.check_names(manifest.checksums, f"{where}: {contract.MANIFEST_FILE}")
+    expected = content_of(manifest)
+    if manifest.content_hash not in {"", expected}:
+        raise DamagedReleaseError(
+            f"{where}: its content has the hash {expected[:_HASH_DIGITS]}…, {contract.MANIFEST_FILE} says"
+            f" {manifest.content_hash[:_HASH_DIGITS]}…; copy the bundle again"
+        )
+    _, mark, digits = manifest.version.rpartition(_HASH_MARK)
+    if mark and re.fullmatch(rf"[0-9a-f]{{{_HASH_DIGITS}}}", digits) and not expected.startswith(digits):
+        raise DamagedReleaseError(
+            f"{where}: version {manifest.version!r} names the content {digits}…, found {expected[:_HASH_DIGITS]}…; copy"
+            " the bundle again, or export it under another version"
+        )
+
+
+def _check_file_sizes(folder: Path, manifest: Manifest) -> None:
+    """Refuse files that are larger than the manifest's sizes allow, before any of them is read."""
+    sizes, items = manifest.contract, manifest.items
+    neighbours = sizes.neighbours.count if sizes.neighbours else 0
+    most = dict.fromkeys(_GRAPHS, _MAX_GRAPH_BYTES) | {
+        contract.IDS_FILE: items * (_MAX_ID_BYTES * 2 + 4) + 2,
+        contract.REPORT_FILE: _MAX_REPORT_BYTES,
+        contract.VECTORS_FILE: items * sizes.dimensions * 4 + _MAX_NPY_HEADER_BYTES,
+        contract.POPULARITY_FILE: items * 4 + _MAX_NPY_HEADER_BYTES,
+        contract.NEIGHBOURS_FILE: items * neighbours * 4 + _MAX_NPY_HEADER_BYTES,
+        contract.NEIGHBOUR_WEIGHTS_FILE: items * neighbours * 4 + _MAX_NPY_HEADER_BYTES,
+    }
+    for name in files_of(sizes):
+        path = folder / name
+        size = path.stat().st_size if path.exists() else 0
+        if size > most[name]:
+            raise UnfitReleaseError(
+                f"release {folder}: {name} has {size} bytes, at most {most[name]} are expected of {items} items;"
+                f" {_WAY_OUT}"
+            )
 
 
 def _verify(path: Path, expected: str | None) -> None:

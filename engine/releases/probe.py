@@ -19,7 +19,7 @@ from typing import Final
 from engine import errors
 from engine.catalogue.ids import Catalogue
 from engine.errors import ReleaseError, UnfitReleaseError
-from engine.releases import bundles, serving
+from engine.releases import bundles, serving, signing
 from engine.settings.sections import IndexSettings, ReleaseSettings
 
 _POLL_S: Final = 0.05
@@ -36,7 +36,9 @@ def check(folder: Path, settings: ReleaseSettings, stop: threading.Event) -> Non
 
     Raises:
         ReleaseError: the bundle cannot be used, or the child came to a limit.
+        MissingExtraError: a signature is required, and the extra `signing` is not installed.
     """
+    signing.check(folder, settings)
     command = [sys.executable, "-m", __name__, str(folder), str(settings.load_memory_gib)]
     with subprocess.Popen(  # noqa: S603 - this interpreter, on this module
         command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True

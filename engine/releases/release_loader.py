@@ -9,8 +9,9 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Protocol
 
 from engine import contract
 from engine.catalogue.ids import Catalogue
@@ -20,13 +21,13 @@ from engine.metrics import Metrics
 from engine.releases import bundles, probe, remote, serving
 from engine.releases.announcements import Feed
 from engine.releases.bundles import Bundle
+from engine.releases.local_copies import LocalCopies
+from engine.releases.registry import MAX_AHEAD_MS
 from engine.releases.serving import LiveRelease
+from engine.retrieval import index
 from engine.settings.sections import Settings
 
 logger = logging.getLogger(__name__)
-
-_MAX_AHEAD_MS: Final = 3_600_000
-"""An announcement from further in the future has a wrong clock, and would outrank every later one."""
 
 
 class ReleaseSource(Protocol):
@@ -72,6 +73,8 @@ class ReleaseLoader:
         self._stop = threading.Event()
         self._current: Announcement | None = None
         self._refused: list[Announcement] = []
+        self._copies = LocalCopies()
+        self._way_back: Announcement | None = None
         self._failure = ""
         self._thread = threading.Thread(target=self._run, name="headrace-releases", daemon=True)
 
@@ -109,12 +112,15 @@ class ReleaseLoader:
             while not self._stop.is_set():
                 try:
                     feed = feed or self._open_feed()
-                    self._follow(feed.live())
+                    live = feed.live()
+                    self._follow(live)
+                    self._prepare_way_back(live)
                     self._failure = ""
                 except Exception as error:  # noqa: BLE001 - a thread that dies would silence every later release
                     self._report(error)
                 self._stop.wait(self._settings.releases.poll_interval_s)
         finally:
+            self._copies.close()
             if feed is not None:
                 feed.close()
 
@@ -122,16 +128,40 @@ class ReleaseLoader:
         """Make the newest release ready that can be served; nothing to do where it is the current one."""
         self._refused = [announcement for announcement in self._refused if announcement in live]
         for announcement in live:
-            if announcement == self._current or self._stop.is_set():
+            if self._is_current(announcement) or self._stop.is_set():
                 return
             if announcement not in self._refused and self._try(announcement):
                 self._current = announcement
                 return
 
+    def _prepare_way_back(self, live: list[Announcement]) -> None:
+        """Fetch, try and index the release before the current one, once, so that a rollback takes a moment."""
+        candidates = [known for known in live if known not in self._refused]
+        current = next((index for index, known in enumerate(candidates) if self._is_current(known)), None)
+        previous = candidates[current + 1] if current is not None and current + 1 < len(candidates) else None
+        if previous is None or previous == self._way_back or self._stop.is_set():
+            return
+        self._way_back = previous
+        try:
+            bundle = self._fetch(previous)
+            graph_file = self._copies.graph_file(bundle.folder)
+            index.build(bundle.vectors, self._settings.index, self._settings.worker.threads, graph_file)
+        except Exception as error:  # noqa: BLE001 - it is refused by name when it is gone back to
+            logger.debug("release %s cannot be kept ready: %s", previous.name, error)
+
+    def _is_current(self, announcement: Announcement) -> bool:
+        """Whether the release is in use; one that is announced again unchanged is."""
+        current = self._current
+        return current is not None and (current.version, current.manifest_checksum) == (
+            announcement.version,
+            announcement.manifest_checksum,
+        )
+
     def _try(self, announcement: Announcement) -> bool:
         """Whether the release could be made ready; the reason is logged and counted where not."""
         try:
-            self._offer(self._fetch(announcement))
+            bundle = self._fetch(announcement)
+            self._offer(bundle, self._copies.graph_file(bundle.folder))
         except Exception as error:  # noqa: BLE001 - whatever a bundle may cause is a reason to refuse it
             if not self._stop.is_set():
                 self._refuse(announcement, error)
@@ -141,27 +171,32 @@ class ReleaseLoader:
     def _fetch(self, announcement: Announcement) -> Bundle:
         """Read an announced bundle from a copy of our own, so that nobody changes it after it was verified."""
         ahead_ms = announcement.announced_ms - time.time_ns() // 1_000_000
-        if ahead_ms > _MAX_AHEAD_MS:
+        if ahead_ms > MAX_AHEAD_MS:
             raise UnfitReleaseError(
                 f"its announcement is dated {ahead_ms // 1000} s in the future (announced_ms ="
                 f" {announcement.announced_ms}), expected now; set the publisher's clock and publish it again"
             )
+        checksum = announcement.manifest_checksum
+        if (copy := self._copies.find(checksum)) is not None:
+            with suppress(ReleaseError):
+                return bundles.read(copy)
+            self._copies.drop(checksum)  # somebody cleaned the folder for temporary files
         source = announcement.bundle
         with tempfile.TemporaryDirectory(prefix="headrace-release-") as folder:
             copy = remote.fetch(source, Path(folder))
-            if bundles.checksum(copy / contract.MANIFEST_FILE) != announcement.manifest_checksum:
+            if bundles.checksum(copy / contract.MANIFEST_FILE) != checksum:
                 raise DamagedReleaseError(f"release {source}: its manifest is not the one that was announced")
             manifest = bundles.read_manifest(copy)
             if (manifest.model, manifest.version) != (announcement.model, announcement.version):
                 raise UnfitReleaseError(
-                    f"release {source} is {manifest.name}, but was announced as"
-                    f" {announcement.model}-{announcement.version}; publish it again"
+                    f"release {source} is {manifest.name}, but was announced as {announcement.name}; publish it again"
                 )
             probe.check(copy, self._settings.releases, self._stop)
-            return bundles.read(copy)
+            return bundles.read(self._copies.add(checksum, copy))
 
-    def _offer(self, bundle: Bundle) -> None:
-        self._ready = serving.warm(bundle, self._catalogue, self._settings.index, self._settings.worker.threads)
+    def _offer(self, bundle: Bundle, graph_file: Path | None = None) -> None:
+        threads = self._settings.worker.threads
+        self._ready = serving.warm(bundle, self._catalogue, self._settings.index, threads, graph_file)
         self._arrived.set()
         logger.info("release %s is warm (%d items)", self._ready.name, len(self._ready.index))
 
@@ -169,8 +204,7 @@ class ReleaseLoader:
         self._refused.append(announcement)
         reason = type(error).__name__.removesuffix("Error") if isinstance(error, ReleaseError) else "Unfit"
         self._metrics.release_refusals.labels(reason).inc()
-        name = f"{announcement.model}-{announcement.version}"
-        logger.error("release %s is refused, the newest that can be served goes on: %s", name, error)
+        logger.error("release %s is refused, the newest that can be served goes on: %s", announcement.name, error)
 
     def _report(self, error: Exception) -> None:
         """Log why announcements cannot be followed, once for each cause."""

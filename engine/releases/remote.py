@@ -4,6 +4,7 @@ import socket
 from pathlib import Path
 
 from engine.errors import DamagedReleaseError, MissingExtraError, ReleaseError
+from engine.releases import bundle_files
 from engine.releases.announcements import copy_bundle
 
 _SCHEME = "://"
@@ -43,8 +44,18 @@ def _download(address: str, folder: Path) -> Path:
     copy = folder / (address.rstrip("/").rpartition("/")[2] or "bundle")
     try:
         file_system, path = fsspec.core.url_to_fs(address)
-        for file in file_system.ls(path.rstrip("/"), detail=False):
-            file_system.get_file(file, str(copy / file.rpartition("/")[2]))
+        files = [
+            entry
+            for entry in file_system.ls(path.rstrip("/"), detail=True)
+            if entry["name"].strip("/") != path.strip("/")
+        ]
+        names = [entry["name"].rstrip("/").rpartition("/")[2] for entry in files]
+        bundle_files.check_names(names, f"release {address}")
+        bundle_files.check_total(sum(entry.get("size") or 0 for entry in files), f"release {address}")
+        for entry, name in zip(files, names, strict=True):
+            file_system.get_file(entry["name"], str(copy / name))
+    except ReleaseError:
+        raise
     except ImportError as error:
         raise MissingExtraError(f"release {address} cannot be fetched: {error}") from error
     except Exception as error:

@@ -6,6 +6,7 @@ same way, from its words, when a window with it is encoded: the encoder sees sea
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -174,8 +175,17 @@ class LiveRelease:
         )
 
 
-def warm(bundle: Bundle, catalogue: Catalogue, settings: IndexSettings, threads: int) -> LiveRelease:
+def warm(
+    bundle: Bundle, catalogue: Catalogue, settings: IndexSettings, threads: int, graph_file: Path | None = None
+) -> LiveRelease:
     """Load a verified bundle, build its index and run it once; takes seconds for a large catalogue and holds no lock.
+
+    Args:
+        bundle: a verified one.
+        catalogue: numbers the items.
+        settings: of the index.
+        threads: of onnxruntime and hnswlib.
+        graph_file: keeps the graph of the index for the next time, see `index.build`.
 
     Raises:
         UnfitReleaseError: a graph does not load, differs from the contract or returns a value that is not finite,
@@ -191,7 +201,7 @@ def warm(bundle: Bundle, catalogue: Catalogue, settings: IndexSettings, threads:
         vectors=tables.vectors(),
         numbers=numbers,
         popularity=bundle.popularity,
-        index=build(tables.vectors(), settings, threads),
+        index=build(tables.vectors(), settings, threads, graph_file),
         recall=1.0,
         neighbours=_neighbours(bundle),
         _rows=_Rows(numbers),

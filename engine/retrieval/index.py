@@ -6,6 +6,7 @@ graphs", 2018. The only file that talks to hnswlib.
 """
 
 import logging
+from pathlib import Path
 from typing import Final, Protocol
 
 import hnswlib
@@ -48,10 +49,18 @@ class Index(Protocol):
     def __len__(self) -> int: ...
 
 
-def build(vectors: Float32, settings: IndexSettings, threads: int) -> Index:
-    """The index of `vectors` [V, D] that the settings choose."""
+def build(vectors: Float32, settings: IndexSettings, threads: int, graph_file: Path | None = None) -> Index:
+    """The index of `vectors` [V, D] that the settings choose.
+
+    Args:
+        vectors: of the items.
+        settings: kind and size of the index.
+        threads: of hnswlib.
+        graph_file: the HNSW graph of the same vectors and settings, loaded in a fraction of the time where it exists,
+            and written where it does not.
+    """
     exact = settings.kind == "exact" or (settings.kind == "auto" and len(vectors) <= settings.exact_up_to)
-    return ExactIndex(vectors) if exact else HnswIndex(vectors, settings, threads)
+    return ExactIndex(vectors) if exact else HnswIndex(vectors, settings, threads, graph_file)
 
 
 class ExactIndex:
@@ -79,14 +88,19 @@ class ExactIndex:
 class HnswIndex:
     """Searches a graph of near neighbours: approximate, in time logarithmic in the size of the catalogue."""
 
-    def __init__(self, vectors: Float32, settings: IndexSettings, threads: int) -> None:
+    def __init__(self, vectors: Float32, settings: IndexSettings, threads: int, graph_file: Path | None = None) -> None:
         size, dimensions = vectors.shape
         self._vectors = vectors
         self._ef_search = settings.ef_search
         self._threads = threads
         self._graph = hnswlib.Index(space="ip", dim=dimensions)
-        self._graph.init_index(size, M=settings.m, ef_construction=settings.ef_construction, random_seed=_SEED)
-        self._graph.add_items(vectors, num_threads=threads)
+        if graph_file is not None and graph_file.exists():
+            self._graph.load_index(str(graph_file), max_elements=size)
+        else:
+            self._graph.init_index(size, M=settings.m, ef_construction=settings.ef_construction, random_seed=_SEED)
+            self._graph.add_items(vectors, num_threads=threads)
+            if graph_file is not None:
+                self._graph.save_index(str(graph_file))
         self._ef = 0
         self.fallbacks = 0
 

@@ -7,6 +7,7 @@ Names carry units (`_s` seconds, `_ms` milliseconds, `_bytes`). `headrace settin
 where it comes from.
 """
 
+import base64
 import datetime as dt
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
@@ -26,6 +27,7 @@ PREFIXED: Final = {
 }
 """By section, the names that `kafka.prefix` is put before."""
 MAX_ACTION_BYTES = 255
+_PUBLIC_KEY_BYTES = 32
 
 TimeUnit = Literal["s", "ms", "us", "iso8601"]
 PositiveInt = Annotated[int, Ge(1)]
@@ -370,12 +372,34 @@ class ReleaseSettings(Section):
     counts, and when one of the two cannot be read the other goes on."""
     path: Path | None = None
     """A bundle to serve by until a release is announced."""
-    poll_interval_s: PositiveFloat = 1.0
-    """Time between two looks for new announcements."""
+    poll_interval_s: PositiveFloat = 0.5
+    """Time between two looks for new announcements, and so the longest that a rollback waits to be seen."""
     load_timeout_s: PositiveFloat = 120.0
     """Time limit for loading a release in a child process first, where its graphs run once; a slower one is refused."""
     load_memory_gib: PositiveFloat = 8.0
     """Address space of that child process; a release that needs more is refused."""
+    require_signature: bool = False
+    """Serve by releases alone that a key of `public_keys` has signed."""
+    public_keys: list[str] = []
+    """Ed25519 keys, as `headrace releases keygen` prints them."""
+
+    @field_validator("public_keys")
+    @classmethod
+    def _are_keys(cls, keys: list[str]) -> list[str]:
+        for key in keys:
+            try:
+                size = len(base64.b64decode(key, validate=True))
+            except ValueError:
+                size = 0
+            if size != _PUBLIC_KEY_BYTES:
+                raise ValueError(f"found {key!r}, expected the line that `headrace releases keygen` prints")
+        return keys
+
+    @model_validator(mode="after")
+    def _has_keys_where_required(self) -> Self:
+        if self.require_signature and not self.public_keys:
+            raise ValueError("require_signature without public_keys refuses every release: name a key, or leave it out")
+        return self
 
 
 class ArchiveSettings(Section):

@@ -7,10 +7,12 @@ from pathlib import Path
 import click
 
 from engine.cli.options import config_option
+from engine.cli.releases import open_registrar
 from engine.eventlog import topic_plan
 from engine.eventlog.kafka import KafkaLog
 from engine.messages.announcement import Announcement
 from engine.releases import remote
+from engine.releases.announcements import State
 from engine.settings import loader
 from engine.settings.sections import Settings
 from models.cli.options import FOLDER
@@ -22,9 +24,25 @@ from models.publishing import announce
 @click.argument("bundle")
 @click.option("--folder", type=FOLDER, help="Copy into this watched folder and announce there, not on the topic.")
 @click.option(
+    "--as",
+    "state",
+    type=click.Choice(["candidate", "canary", "live"]),
+    default="live",
+    show_default=True,
+    help="candidate: known, not served. canary: for a share of users.",
+)
+@click.option("--without-parent", is_flag=True, help="Publish although the release's parent was never announced.")
+@click.option(
     "--wait", "wait_s", type=click.FloatRange(min=0.0, min_open=True), help="Seconds to wait for a list by it."
 )
-def publish(config: Path | None, bundle: str, folder: Path | None, wait_s: float | None) -> None:
+def publish(  # noqa: PLR0913 - an option each
+    config: Path | None,
+    bundle: str,
+    folder: Path | None,
+    state: State,
+    without_parent: bool,
+    wait_s: float | None,
+) -> None:
     """Load a release BUNDLE, a folder or an address (s3://...), as a worker does, and announce it to the workers.
 
     They switch to it without a pause. They must be able to read the folder, or the address, themselves.
@@ -32,19 +50,24 @@ def publish(config: Path | None, bundle: str, folder: Path | None, wait_s: float
     settings = loader.load(config)
     with ExitStack() as stack:
         local = stack.enter_context(announce.checked(bundle, settings.releases))
+        registrar = open_registrar(config, folder)
+        announce.refuse_unfit(local, registrar.read(), with_parent=not without_parent)
         if wait_s is not None:
             topic = settings.recommendations.topic
             lists = stack.enter_context(announce.lists_from_now(KafkaLog(settings.kafka), topic))
-        announcement = _announce(settings, bundle, local, folder)
-        name = f"{announcement.model}-{announcement.version}"
+        announcement = _announce(settings, bundle, local, folder, state)
+        name = announcement.name
         click.echo(f"{name} is announced as {announcement.state}: {announcement.bundle}")
+        registry = registrar.read()
+        if registry.waiting() is not None and announcement.state == "live":
+            click.echo(f"{registry.model} is pinned to {registry.pinned}: it waits for `headrace releases unpin`")
         if wait_s is not None:
             click.echo(f"the first list by {name} came after {announce.wait_until_taken(lists, name, wait_s):.1f} s")
 
 
-def _announce(settings: Settings, bundle: str, local: Path, folder: Path | None) -> Announcement:
+def _announce(settings: Settings, bundle: str, local: Path, folder: Path | None, state: State) -> Announcement:
     now_ms = time.time_ns() // 1_000_000
     if folder:
-        return announce.to_folder(local, folder, now_ms)
+        return announce.to_folder(local, folder, now_ms, state)
     address = bundle if remote.is_address(bundle) else None
-    return announce.to_topic(local, KafkaLog(settings.kafka), topic_plan.releases(settings), now_ms, address)
+    return announce.to_topic(local, KafkaLog(settings.kafka), topic_plan.releases(settings), now_ms, address, state)

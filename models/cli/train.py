@@ -114,7 +114,7 @@ no_content_option = click.option(
 @config_option
 @source_options
 @click.option("--out", required=True, type=FOLDER, help="Folder that the release bundle is written to.")
-@click.option("--version", help="Version of the release. Default: the time, to the second.")
+@click.option("--version", help="Version of the release. Default: the time, and a hash of the content.")
 @click.option(
     "--run",
     "run_folder",

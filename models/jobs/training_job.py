@@ -3,16 +3,20 @@
 Under torchrun every process runs this; rank 0 reads the data, writes and reports, the others wait for it.
 """
 
+import re
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from engine.catalogue.content import Item
 from engine.errors import ReleaseError
 from engine.interactions.layout import Source
+from engine.releases.bundles import Provenance
 from models.data import action_names, histories, item_content
 from models.data.numbering import NumberedInteractions
 from models.publishing import export
@@ -26,6 +30,8 @@ from models.training.training_data import TrainingData
 
 _OVERFIT: Final = 0.02
 """Share of the best validation that the newest may lack before it is told."""
+_DEFAULT_VERSION: Final = re.compile(r"\d{14}")
+"""The time, to the second: the content hash is added to it."""
 RUNS = ".runs"
 """Folder of run folders next to the releases, each under its release's name."""
 
@@ -45,10 +51,12 @@ class RunTarget:
 
     model: str
     version: str | None
-    """None takes the version recorded in the run folder, or else the time, to the second."""
+    """None takes the version recorded in the run folder, or else the time, to the second, and the content hash."""
     releases: Path
     run: Path | None
     """The run folder; None takes one next to the releases."""
+    provenance: Provenance = field(default_factory=Provenance)
+    """What is known of the release's origin beside its data and code, such as its parent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +104,15 @@ def run(
             trained = train(data, settings, callbacks.on_step, items=training_input.items, checkpointer=folder)
             for message in outcome(trained, settings):
                 callbacks.on_message(message)
-            export.write(trained, settings, (target.model, version), created_ms, target.releases)
+            bundle = export.write(
+                trained,
+                settings,
+                (target.model, version),
+                created_ms,
+                target.releases,
+                msgspec.structs.replace(target.provenance, data=opened.address),
+                named_by_content=_DEFAULT_VERSION.fullmatch(version) is not None,
+            )
             folder.finish(bundle)
         return bundle
 

@@ -12,7 +12,9 @@ from engine.errors import EventLogError, ReleaseError
 from engine.eventlog.base import EventLog, Reader, TopicSpec
 from engine.messages.announcement import Announcement
 from engine.messages.recommendation import decode_recommendation
-from engine.releases import announcements, probe, remote
+from engine.releases import announcements, bundles, probe, remote
+from engine.releases.announcements import State
+from engine.releases.registry import Registry
 from engine.settings.sections import ReleaseSettings
 
 _POLL_S: Final = 0.2
@@ -32,15 +34,25 @@ def checked(place: str, settings: ReleaseSettings) -> Iterator[Path]:
         yield bundle
 
 
-def to_folder(bundle: Path, folder: Path, now_ms: int) -> Announcement:
-    """Copy a bundle into a watched folder and announce it there as live.
+def refuse_unfit(bundle: Path, registry: Registry, *, with_parent: bool = True) -> None:
+    """Refuse a bundle that the registry knows by another name, or whose parent it does not know.
+
+    Raises:
+        ReleaseError: it does.
+    """
+    parent = bundles.read_manifest(bundle).provenance.parent if with_parent else ""
+    registry.refuse_unfit(announcements.announce(bundle, "candidate", 0), parent)
+
+
+def to_folder(bundle: Path, folder: Path, now_ms: int, state: State = "live") -> Announcement:
+    """Copy a bundle into a watched folder and announce it there.
 
     Raises:
         ReleaseError: the bundle is damaged or does not fit, or the folder has another bundle of its name.
     """
-    original = announcements.announce(bundle, "live", now_ms)
+    original = announcements.announce(bundle, state, now_ms)
     folder.mkdir(parents=True, exist_ok=True)
-    copied = announcements.announce(announcements.copy_bundle(bundle, folder), "live", now_ms)
+    copied = announcements.announce(announcements.copy_bundle(bundle, folder), state, now_ms)
     if copied.manifest_checksum != original.manifest_checksum:
         raise ReleaseError(
             f"{copied.bundle} holds another bundle of the same name; releases are immutable, so publish this one under"
@@ -50,8 +62,10 @@ def to_folder(bundle: Path, folder: Path, now_ms: int) -> Announcement:
     return copied
 
 
-def to_topic(bundle: Path, log: EventLog, topic: TopicSpec, now_ms: int, address: str | None = None) -> Announcement:
-    """Announce a bundle as live on a topic, which is created where it is missing.
+def to_topic(  # noqa: PLR0913 - a bundle, where to, and as what
+    bundle: Path, log: EventLog, topic: TopicSpec, now_ms: int, address: str | None = None, state: State = "live"
+) -> Announcement:
+    """Announce a bundle on a topic, which is created where it is missing.
 
     The workers must be able to read the bundle's folder, or the address.
 
@@ -59,7 +73,7 @@ def to_topic(bundle: Path, log: EventLog, topic: TopicSpec, now_ms: int, address
         ReleaseError: the bundle is damaged or does not fit.
         EventLogError: the broker did not accept the announcement.
     """
-    announcement = announcements.announce(bundle, "live", now_ms, address)
+    announcement = announcements.announce(bundle, state, now_ms, address)
     log.ensure_topics([topic])
     with log.producer() as producer:
         announcements.send(announcement, producer, topic.name)

@@ -4,6 +4,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
 
@@ -11,13 +12,14 @@ from engine.arrays import Float32, Int32, Int64
 from engine.contract import Contract
 from engine.errors import UnfitReleaseError
 from engine.releases import bundles
-from engine.releases.bundles import NewRelease
+from engine.releases.bundles import NewRelease, Provenance
 from engine.retrieval.encoder import ContentEncoder, Encoder
 from engine.retrieval.features import log_ages
 from models.network.item_vectors import Content
 from models.network.two_hop import TwoHopEncoder
 from models.publishing import graphs
 from models.settings import TrainSettings
+from models.training import checkpoints
 from models.training.fit import TrainingResult
 from models.training.private import PROMISE
 from models.training.score_parts import ScoreParts
@@ -28,10 +30,19 @@ _PARITY_SPAN_MS = 10**11
 """Three years, the greatest age of an event in a window."""
 
 
-def write(
-    trained: TrainingResult, settings: TrainSettings, name: tuple[str, str], created_ms: int, releases: Path
+def write(  # noqa: PLR0913 - a training, its settings, and the name, time, place and origin of its release
+    trained: TrainingResult,
+    settings: TrainSettings,
+    name: tuple[str, str],
+    created_ms: int,
+    releases: Path,
+    provenance: Provenance | None = None,
+    *,
+    named_by_content: bool = False,
 ) -> Path:
     """Export, compare, and write the bundle `name` = (model, version) below `releases`; returns its folder.
+
+    `named_by_content` adds the content hash to the version.
 
     Raises:
         UnfitReleaseError: torch and onnxruntime differ by more than the contract's tolerance.
@@ -66,6 +77,8 @@ def write(
         neighbours=neighbours.table if neighbours else None,
         figures={**_figures(trained), "parity_difference": difference},
         report=_report(trained, settings),
+        provenance=_provenance(trained, provenance or Provenance()),
+        named_by_content=named_by_content,
     )
     return bundles.write(bundle, releases)
 
@@ -148,6 +161,14 @@ def _figures(trained: TrainingResult) -> dict[str, float]:
     if trained.score_parts:
         figures["validation_ndcg_of_scores"] = trained.score_parts.ndcg
     return figures
+
+
+def _provenance(trained: TrainingResult, known: Provenance) -> Provenance:
+    """What is known of a release's origin, with its code and data; of a private one nothing exact about its users."""
+    provenance = msgspec.structs.replace(known, code=checkpoints.code_version())
+    if trained.privacy:
+        return provenance
+    return msgspec.structs.replace(provenance, fingerprint=trained.fingerprint, until_ms=trained.newest_ms)
 
 
 def _score_parts_report(parts: ScoreParts | None) -> dict[str, Any] | None:

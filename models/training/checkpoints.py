@@ -187,6 +187,11 @@ def _replace(path: Path, text: str) -> None:
     unfinished.rename(path)
 
 
+def code_version() -> str:
+    """The version of Headrace, and the commit of its checkout where there is one."""
+    return "+".join(filter(None, [metadata.version("headrace"), _commit()]))
+
+
 def _commit() -> str | None:
     """The commit of the checkout that this file belongs to, `-dirty` if it has changes; None outside of a checkout."""
     git = ["git", "-C", str(Path(__file__).parent)]

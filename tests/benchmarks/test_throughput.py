@@ -30,7 +30,7 @@ def test_the_engine_stays_near_its_floor(report: Report) -> None:
 
 
 def test_blending_costs_a_part_of_a_list(report: Report) -> None:
-    """Beside the floor, which has no neighbours: 0.17 to 0.24 of the engine's time at this size, 0.15 with 100,000 items."""
+    """Beside the floor, which has none: 0.17 to 0.24 of the engine's time at this size, 0.15 with 100,000 items."""
     (run,) = measure_runs(Load(items=20_000, users=256, batch=128, batches=12), DEMO_RELEASE, 1)
     share = run["stage_shares"]["blend"]
     report(f"neighbours: {share:.3f} of the engine's time", {"neighbours": share})

@@ -14,7 +14,7 @@ import engine.messages
 from engine.eventlog.base import Partition
 from engine.ingest.dead_letters import DeadLetter, DeadLetterReason
 from engine.messages import schema_tables
-from engine.messages.announcement import Announcement
+from engine.messages.announcement import Announcement, ReleasePin
 from engine.settings.sections import ClickFields
 from engine.windows import codec
 
@@ -119,8 +119,18 @@ def test_announcement_schema_1_golden_bytes() -> None:
         b'{"schema":1,"model":"two-hop","version":"v1","state":"live","bundle":"/releases/two-hop-v1",'
         b'"manifest_checksum":"abc","announced_ms":1000,"figures":{"hr":0.5}}'
     )
-    assert msgspec.json.encode(ANNOUNCEMENT) == golden
     assert msgspec.json.decode(golden, type=Announcement) == ANNOUNCEMENT
+    with_reason = golden.removesuffix(b"}") + b',"reason":"","content":""}'
+    assert msgspec.json.encode(ANNOUNCEMENT) == with_reason
+    assert msgspec.json.decode(with_reason, type=Announcement) == ANNOUNCEMENT
+
+
+def test_pin_schema_1_golden_bytes() -> None:
+    pin = ReleasePin(model="two-hop", pinned_version="v1", pinned_ms=1000, reason="empty lists")
+    golden = b'{"schema":1,"model":"two-hop","pinned_version":"v1","pinned_ms":1000,"reason":"empty lists"}'
+    assert msgspec.json.encode(pin) == golden
+    assert msgspec.json.decode(golden, type=ReleasePin) == pin
+    assert pin.key == b"two-hop@pin"
 
 
 def test_readers_ignore_what_they_do_not_know() -> None:

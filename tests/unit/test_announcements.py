@@ -95,6 +95,7 @@ def clock() -> Clock:
 @pytest.fixture
 def merged(log: FailingLog, folder: Path, clock: Clock) -> Iterator[MergedFeed]:
     feed = MergedFeed(
+        MODEL,
         {
             "releases.topic": lambda: TopicFeed(log.failing_reader(), MODEL),
             "releases.folder": lambda: FolderFeed(folder, MODEL),

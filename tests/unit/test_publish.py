@@ -7,6 +7,7 @@ from uuid import uuid4
 
 import msgspec
 import pytest
+from click.testing import CliRunner
 
 from engine.errors import DamagedReleaseError, EventLogError, ReleaseError, UnfitReleaseError
 from engine.eventlog.base import Outgoing, TopicSpec
@@ -15,7 +16,9 @@ from engine.messages.announcement import Announcement
 from engine.messages.recommendation import Recommendation
 from engine.releases import bundles, remote
 from engine.releases.announcements import TopicFeed
+from engine.releases.registrar import Registrar
 from engine.settings.sections import ReleaseSettings
+from models.cli.publish import publish
 from models.publishing import announce
 from tests.unit.test_bundles import rewritten
 
@@ -96,3 +99,19 @@ def test_publishing_waits_for_a_list_by_the_release() -> None:
         send.start()
         assert 0.0 < announce.wait_until_taken(lists, "two-hop-7", 20.0) < 20.0
         send.join()
+
+
+def test_publishing_says_that_a_release_waits_for_a_pin_to_be_lifted(tiny_release: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "watched"
+    announce.to_folder(tiny_release, folder, 1)
+    registrar = Registrar("two-hop", None, TopicSpec("releases"), folder)
+    registrar.change(lambda registry: registry.pin("tiny", 2))
+    later = rewritten(tiny_release, tmp_path, version="later")
+    command = [str(later), "--folder", str(folder)]
+    answer = CliRunner().invoke(publish, command, catch_exceptions=False).stdout.splitlines()
+    assert answer[1:] == ["two-hop is pinned to tiny: it waits for `headrace releases unpin`"]
+    candidate = rewritten(tiny_release, tmp_path, version="candidate", action_values={"buy": 2.0})
+    command = [str(candidate), "--folder", str(folder), "--as", "candidate"]
+    (line,) = CliRunner().invoke(publish, command, catch_exceptions=False).stdout.splitlines()
+    assert "two-hop-candidate is announced as candidate" in line
+    assert registrar.read().aliases() == {"live": "tiny", "candidate": "candidate"}

@@ -115,6 +115,7 @@ def _resealed(bundle: Path) -> None:
     path = bundle / contract.MANIFEST_FILE
     manifest = json.loads(path.read_bytes())
     manifest["checksums"] = {name: bundles.checksum(bundle / name) for name in manifest["checksums"]}
+    manifest["content_hash"] = ""
     path.write_text(json.dumps(manifest))
 
 
@@ -131,6 +132,7 @@ def _with_contract(**sizes: int) -> Callable[[Path], None]:
         path = bundle / contract.MANIFEST_FILE
         manifest = json.loads(path.read_bytes())
         manifest["contract"] |= sizes
+        manifest["content_hash"] = ""
         path.write_text(json.dumps(manifest))
 
     return damage

@@ -21,9 +21,11 @@ from engine.errors import (
     ReleaseError,
     UnfitReleaseError,
 )
+from engine.messages.announcement import Announcement, ReleasePin
 from engine.messages.recommendation import decode_recommendation
 from engine.releases import announcements, bundles, serving
 from engine.releases.bundles import Bundle, NeighbourArrays, NewRelease
+from engine.releases.registry import Registry
 from engine.retrieval import candidates
 from engine.retrieval.encoder import ContentEncoder, Encoder
 from engine.settings.sections import (
@@ -77,7 +79,8 @@ def damaged(name: str, content: bytes | None, old: str = "", new: str = "") -> A
     def act(folder: Path) -> object:
         path = written(folder) / name
         if old:
-            path.write_text(re.sub(old, new, path.read_text()))
+            text = re.sub(old, new, path.read_text())
+            path.write_text(re.sub('"content_hash": "[0-9a-f]*"', '"content_hash": ""', text))
         elif content is None:
             path.unlink()
         else:
@@ -96,6 +99,7 @@ def sealed(name: str, content: bytes) -> Act:
         path = bundle / contract.MANIFEST_FILE
         manifest = json.loads(path.read_bytes())
         manifest["checksums"][name] = bundles.checksum(bundle / name)
+        manifest["content_hash"] = ""
         path.write_text(json.dumps(manifest))
         return bundles.read(bundle)
 
@@ -169,6 +173,42 @@ def announcement_cut_short(folder: Path) -> object:
     (folder / "two-hop.json").write_text("{")
     return announcements.FolderFeed(folder, "two-hop").live()
 
+
+V1 = Announcement(model="two-hop", version="v1", state="live", bundle="/v1", manifest_checksum="0" * 64, announced_ms=1)
+REGISTRY = Registry("two-hop").with_changes([V1])
+PINNED = REGISTRY.with_changes(
+    [
+        msgspec.structs.replace(V1, version="v2", announced_ms=2),
+        ReleasePin(model="two-hop", pinned_version="v1", pinned_ms=3, reason="lists were empty"),
+    ]
+)
+
+REGISTRIES = [
+    Row(
+        "a version that was never announced",
+        lambda _folder: REGISTRY.promote("v9", 2),
+        ReleaseError,
+        r"VERSION | found 'v9' | a version of 'two-hop' or one of the aliases .* announced are v1 | publish it first",
+    ),
+    Row(
+        "a promotion over a pin",
+        lambda _folder: PINNED.promote("v2", 4),
+        ReleaseError,
+        r"two-hop-v2 cannot be promoted | pinned to v1 \(lists were empty\) | expected no pin | lift it first",
+    ),
+    Row(
+        "a rollback of the only release",
+        lambda _folder: REGISTRY.rollback(2),
+        ReleaseError,
+        r"nothing to roll back to | found 1 live versions of 'two-hop' | and an earlier one | publish an earlier",
+    ),
+    Row(
+        "the live release retired",
+        lambda _folder: REGISTRY.retire("v1", 2),
+        ReleaseError,
+        r"two-hop-v1 cannot be retired | found it live | that is not served by | `headrace releases rollback`",
+    ),
+]
 
 RELEASES = [
     Row(
@@ -422,4 +462,4 @@ GRAPHS = [
     ),
 ]
 
-ROWS = [*RELEASES, *GRAPHS]
+ROWS = [*REGISTRIES, *RELEASES, *GRAPHS]
