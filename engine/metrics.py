@@ -19,6 +19,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         self._add_vitals()
+        self._add_releases()
         self._add_losses()
         self._add_lag()
         self._add_archive()
@@ -45,16 +46,6 @@ class Metrics:
         self.items = self._gauge("catalogue_items", "Item ids in memory, known to the release or not.")
         self.freed_items = self._counter("freed_items", "Item ids dropped, as no window and no release has them.")
         self.held_searches = self._gauge("held_searches", "Different searches in memory.")
-        self.index_items = self._gauge("index_items", "Items in the index of the release in use.")
-        self.index_recall = self._gauge(
-            "index_recall", "Share of the items nearest to an interest that a search of the release in use finds."
-        )
-        self.exact_fallback_queries = self._counter(
-            "exact_fallback_queries", "Interests searched exactly, as the HNSW graph reached too few items from them."
-        )
-        self.release = self._gauge("release_info", "1 for the release in use.", "model", "version")
-        self.release_swaps = self._counter("release_swaps", "Releases that went live.")
-        self.release_refusals = self._counter("release_refusals", "Releases that were refused.", "reason")
         self.forgotten_users = self._counter("forgotten_users", "Users deleted on request, with window and list.")
         self.restoring = self._gauge("restoring_partitions", "Assigned partitions whose windows are being restored.")
         self.standby = self._gauge("standby_partitions", "Partitions of other workers whose windows are kept warm.")
@@ -78,6 +69,19 @@ class Metrics:
             "Of those, clicks on one of as many most popular items of seven days, seen ones left out as in lists.",
             "release",
         )
+
+    def _add_releases(self) -> None:
+        """Metrics of the release in use, and of those refused."""
+        self.index_items = self._gauge("index_items", "Items in the index of the release in use.")
+        self.index_recall = self._gauge(
+            "index_recall", "Share of the items nearest to an interest that a search of the release in use finds."
+        )
+        self.exact_fallback_queries = self._counter(
+            "exact_fallback_queries", "Interests searched exactly, as the HNSW graph reached too few items from them."
+        )
+        self.release = self._gauge("release_info", "1 for the release in use.", "model", "version")
+        self.release_swaps = self._counter("release_swaps", "Releases that went live.")
+        self.release_refusals = self._counter("release_refusals", "Releases that were refused.", "reason")
 
     def _add_vitals(self) -> None:
         """Gauges of the worker itself, which `engine.worker.vitals` sets."""
