@@ -37,6 +37,12 @@ def repartition(partitioner: str, dry_run: bool, config: Path | None) -> None:
     repeated.
     """
     settings = loader.load(config)
+    if settings.clicks.pseudonym_key_file is not None:
+        raise SettingsError(
+            f"setting 'clicks.pseudonym_key_file' is {str(settings.clicks.pseudonym_key_file)!r}, expected none, as the"
+            " partition of a user's clicks follows from the id, which windows with pseudonyms do not have; read the"
+            " clicks again into a new windows.topic"
+        )
     log_to_stderr(settings)
     log, group, topic = KafkaLog(settings.kafka), settings.kafka.group, settings.clicks.topic
     count, held = log.partitions(topic), log.partitions(settings.windows.topic)

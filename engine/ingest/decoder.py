@@ -27,6 +27,7 @@ from engine.ingest.dead_letters import DeadLetter
 from engine.ingest.event_types import SkippedTypes
 from engine.ingest.fields import ClickLayout
 from engine.ingest.lenient import LenientDecoder, Refusal, is_absent
+from engine.ingest.pseudonyms import Pseudonyms
 from engine.settings.sections import ClickSettings
 
 _NO_ITEM_ID: Final = (None, "")
@@ -39,7 +40,7 @@ class ClickDecoder:
     """Decodes polled records to columns, by the settings' field names.
 
     Raises:
-        SettingsError: the fields of the settings cannot be mapped.
+        SettingsError: the fields of the settings cannot be mapped, or the key of pseudonyms cannot be used.
     """
 
     def __init__(self, settings: ClickSettings, actions: Actions) -> None:
@@ -52,6 +53,7 @@ class ClickDecoder:
         self._lines = self._layout.getter("lines") if "lines" in self._layout.fields else None
         self._line_item = self._layout.line_getter()
         self._get = {name: self._layout.getter(name) for name in self._layout.fields}
+        self._pseudonyms = Pseudonyms(settings)
         self._earliest_ms = round(dt.datetime.combine(settings.earliest, dt.time(), dt.UTC).timestamp() * 1000)
 
     def decode(self, polled: Sequence[Records], now_ms: int) -> tuple[Clicks, list[DeadLetter]]:
@@ -96,7 +98,7 @@ class ClickDecoder:
             position += len(records)
         clicks = self._columns(batch, polled)
         refused = _refuse(self._impossible(clicks, batch, now_ms), batch, polled)
-        return _without(clicks, refused | _before_requests(clicks, batch)), batch.dead
+        return self._pseudonyms.applied(_without(clicks, refused | _before_requests(clicks, batch))), batch.dead
 
     def _repaired(self, value: bytes, error: Exception, place: tuple[Records, int, int], batch: "_Batch") -> Any:
         """The event of a record by the lenient reading; None for a record that is refused, with the reason noted."""

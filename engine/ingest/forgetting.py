@@ -14,6 +14,7 @@ from engine.eventlog.base import EventLog, Reader
 from engine.eventlog.murmur2 import partition_of
 from engine.ingest import forget_requests
 from engine.ingest.letter_purge import LetterPurge
+from engine.ingest.pseudonyms import Pseudonyms
 from engine.settings.sections import Settings
 
 _POLL_S: Final = 0.2
@@ -60,7 +61,8 @@ def forget(log: EventLog, settings: Settings, user: str, wait_s: float | None) -
                 reader.seek(partition, bounds.stop)
             with log.producer() as producer:
                 producer.send(requests)
-            _wait(reader, _answering(log, settings, partitions, user), user.encode(), wait_s)
+            held_as = Pseudonyms(settings.clicks).of(user).encode()
+            _wait(reader, _answering(log, settings, partitions, user), held_as, wait_s)
     return ForgetOutcome(partitions, wait_s is not None, LetterPurge(log, settings.clicks, user).run())
 
 

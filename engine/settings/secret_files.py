@@ -25,17 +25,26 @@ def secret(section: Section, table: str, name: str) -> str | None:
         raise SettingsError(
             f"settings '{table}.{name}' and '{table}.{name}_file': found both, expected one of them; take one out"
         )
+    return secret_in(path, f"{table}.{name}_file")
+
+
+def secret_in(path: Path, setting: str) -> str:
+    """The secret in a file that a setting names.
+
+    Raises:
+        SettingsError: the file cannot be read, or is empty.
+    """
     try:
         text = path.read_text(encoding="utf-8").rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise SettingsError(
-            f"setting '{table}.{name}_file': found {str(path)!r}, which cannot be read ({reason}), expected a file with"
-            " the secret alone; name another, or let this user read it"
+            f"setting '{setting}': found {str(path)!r}, which cannot be read ({reason}), expected a file with the"
+            " secret alone; name another, or let this user read it"
         ) from error
     if not text:
         raise SettingsError(
-            f"setting '{table}.{name}_file': found {str(path)!r}, which is empty, expected a file with the secret"
-            " alone; write it there"
+            f"setting '{setting}': found {str(path)!r}, which is empty, expected a file with the secret alone; write it"
+            " there"
         )
     return text

@@ -176,6 +176,9 @@ class ClickSettings(Section):
     skip_types: list[str] = []
     """Types of events that are no clicks, by `clicks.fields.type`: they are left out and counted
     (`headrace_dropped_events_total{reason="skipped_type"}`), and are no dead letters."""
+    pseudonym_key_file: Path | None = None
+    """A file with a key of 32 bytes or more, by which a keyed hash takes the place of every user's id in windows, lists
+    and whatever comes of them. Without a file, ids as they are. Another key makes every user a new one."""
     require_consent: bool = False
     """Take a click without consent, or with null in its place, for one that is refused. Records of which the consent
     cannot be read then go to the dead letters without their value."""

@@ -232,8 +232,10 @@ class Processor:
 
     def _is_home(self, request: ForgetRequest) -> bool:
         """Whether a request is in the partition where Kafka would put the user, of whom nothing is held here."""
-        home = partition_of(request.user.encode(), self._partitions)
-        return request.partition == home and self.windows.partition_of(request.user) is None
+        if self.windows.partition_of(request.user) is not None:
+            return False
+        # Rekeyed requests are all in the one partition of the user's id, which a pseudonym does not tell.
+        return self._settings.clicks.rekey or request.partition == partition_of(request.user.encode(), self._partitions)
 
     def _tombstones(self, forgetting: "_Forgetting") -> list[tuple[str, int]]:
         """Users and partitions of the changelog that get a tombstone, but for those with a new window there."""

@@ -15,6 +15,7 @@ from engine.catalogue.ids import Catalogue
 from engine.errors import ChangelogError, MessageError
 from engine.eventlog.base import EventLog
 from engine.ingest.letter_purge import LetterPurge
+from engine.ingest.pseudonyms import Pseudonyms
 from engine.messages.recommendation import decode_recommendation
 from engine.settings.sections import Settings
 from engine.windows.codec import WindowCodec
@@ -108,14 +109,16 @@ def of_user(log: EventLog, settings: Settings, user: str) -> UserReport:
     """
     catalogue, actions = Catalogue(), Actions(settings.clicks)
     codec = WindowCodec(catalogue, actions)
+    held_as = Pseudonyms(settings.clicks).of(user)
     return UserReport(
         user=user,
         windows=[
-            _window(last, user, codec, catalogue, actions) for last in _last_records(log, settings.windows.topic, user)
+            _window(last, held_as, codec, catalogue, actions)
+            for last in _last_records(log, settings.windows.topic, held_as)
         ],
-        lists=[_list(last) for last in _last_records(log, settings.recommendations.topic, user)],
+        lists=[_list(last) for last in _last_records(log, settings.recommendations.topic, held_as)],
         dead_letters=LetterPurge(log, settings.clicks, user).count(),
-        snapshots=[str(path) for path in Snapshots(settings.snapshots, catalogue, actions).holding(user)],
+        snapshots=[str(path) for path in Snapshots(settings.snapshots, catalogue, actions).holding(held_as)],
     )
 
 

@@ -52,6 +52,17 @@ def command(*arguments: str) -> Act:
     return act
 
 
+def short_key(folder: Path) -> object:
+    (folder / "key").write_text("secret")
+    return ClickDecoder(ClickSettings(pseudonym_key_file=folder / "key"), Actions(ClickSettings()))
+
+
+def repartition_of_pseudonyms(_folder: Path) -> object:
+    environ = {"HEADRACE_CONFIG": None, "HEADRACE_CLICKS__PSEUDONYM_KEY_FILE": "/etc/key"}
+    words = ["repartition", "--partitioner", "murmur2"]
+    return CliRunner(env=environ).invoke(headrace, words, catch_exceptions=False)
+
+
 SKIPPING = ClickSettings(skip_types=["heartbeat"])
 
 SETTINGS = [
@@ -155,6 +166,18 @@ SETTINGS = [
 
 
 CLICK_FIELDS = [
+    Row(
+        "a key of pseudonyms that anybody could guess",
+        short_key,
+        SettingsError,
+        r"clicks\.pseudonym_key_file | found 6 bytes in | expected 32 or more | write such a key \(openssl rand",
+    ),
+    Row(
+        "windows with pseudonyms to be moved",
+        repartition_of_pseudonyms,
+        SettingsError,
+        r"clicks\.pseudonym_key_file | is '/etc/key' | expected none | read the clicks again into a new windows\.topic",
+    ),
     Row(
         "no field for the user",
         click_fields(user=""),
