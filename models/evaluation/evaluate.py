@@ -16,6 +16,7 @@ from typing import Any
 from engine.arrays import Windows
 from engine.ranking.lists import Lists
 from engine.releases.bundles import Bundle
+from engine.releases.serving import LiveRelease
 from engine.retrieval.index import ExactIndex
 from engine.settings.sections import Settings
 from models.data.dataset import Interactions
@@ -59,12 +60,13 @@ def evaluate(
     }
 
 
-class _InstrumentedRecommender(ReleaseRecommender):
+class InstrumentedRecommender(ReleaseRecommender):
     """A release whose interests in use and index recall are recorded while it serves."""
 
-    def __init__(self, under_test: ReleaseUnderTest, lists: int) -> None:
-        """`lists`: how many lists it will make, roughly."""
-        release, index, settings = under_test.live, under_test.live.index, under_test.settings.recommendations
+    def __init__(self, under_test: ReleaseUnderTest, lists: int, release: LiveRelease | None = None) -> None:
+        """Args: the evaluation; how many lists it will make, roughly; another release than the one under test."""
+        release = release or under_test.live
+        index, settings = release.index, under_test.settings.recommendations
         self._in_use, self._index = InterestsInUse(release.contract.interests), None
         if not isinstance(index, ExactIndex):
             depth = min(len(index), settings.candidates_per_interest)
@@ -114,7 +116,7 @@ def _time_split(under_test: ReleaseUnderTest, on_progress: OnProgress) -> dict[s
 def _evaluate_split(
     under_test: ReleaseUnderTest, queries: EvalQueries, split: str, on_progress: OnProgress
 ) -> dict[str, Any]:
-    release = _InstrumentedRecommender(under_test, len(queries.targets))
+    release = InstrumentedRecommender(under_test, len(queries.targets))
     baselines = under_test.baselines(queries)
     comparison = BaselineComparison(under_test, {RELEASE: release, **baselines.systems})
     comparison.run(queries, split, on_progress)
