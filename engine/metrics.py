@@ -23,6 +23,7 @@ class Metrics:
         self._add_losses()
         self._add_lag()
         self._add_archive()
+        self._add_retraining()
         self.clicks = self._counter("clicks", "Clicks decoded, searches among them.")
         self.searches = self._counter("searches", "Searches decoded.")
         self.lists = self._counter("lists", "Lists delivered.")
@@ -118,6 +119,16 @@ class Metrics:
         self.archive_unwritten = self._gauge(
             "archive_unwritten_seconds", "Time for which the oldest click that was read waits to be in a file."
         )
+
+    def _add_retraining(self) -> None:
+        """Metrics of `headrace retrain`."""
+        self.retrainings = self._counter("retrainings", "Retrainings, by outcome.", "outcome")
+        self.retraining_seconds = self._gauge("retraining_seconds", "Duration of the last retraining.")
+        self.retraining_success = self._gauge(
+            "retraining_last_success_timestamp_seconds", "End of the last retraining that ended in a decision."
+        )
+        self.retraining_due = self._gauge("retraining_next_due_timestamp_seconds", "Time of the next retraining.")
+        self.retraining_elected = self._gauge("retraining_elected", "1 while this retrainer is the one of its model.")
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"headrace_{name}", text, labels, registry=self.registry)

@@ -7,6 +7,7 @@ after the last message read: offsets say where.
 from collections.abc import Iterator
 from typing import Any, Final
 
+import numpy as np
 import pyarrow as pa
 
 from engine.errors import DataError
@@ -14,29 +15,43 @@ from engine.interactions.archive_files import ArchivePart, chain, next_part
 from engine.interactions.archive_folder import ArchiveFolder
 from engine.interactions.archive_wishes import WISH_COLUMNS, Wishes
 
+_NO_END: Final = 1 << 62
 _NAMES: Final = ("user", "item", "query", "ts", "action")
 
 
 class ArchiveTable:
     """All clicks of an archive, partition by partition, each in the order of the log."""
 
-    def __init__(self, folder: ArchiveFolder, since_ms: int | None = None) -> None:
+    def __init__(
+        self,
+        folder: ArchiveFolder,
+        since_ms: int | None = None,
+        ends: tuple[tuple[int, int], ...] | None = None,
+    ) -> None:
         """List the archive.
 
         Args:
             folder: the archive.
             since_ms: files with earlier events alone are not read.
+            ends: the partitions that are read, each with the offset before which it is; None reads all there is.
 
         Raises:
             DataError: there is a foreign file in it, or one that cannot be read.
         """
         self._folder, self._since_ms = folder, since_ms
+        self._ends = None if ends is None else dict(ends)
         self.names = list(_NAMES)
         self._parts, self._wishes = _listed(folder)
 
     def stamp(self) -> list[Any]:
-        """Files that are read: archives with the same ones hold the same clicks."""
+        """Files that are read, or their ends where these are set: the same ones hold the same clicks."""
+        if self._ends is not None:
+            return [self._folder.address, sorted(self._ends.items()), sorted(wish.user for wish in self._wishes.all)]
         return [part.path for parts in self._parts.values() for part in chain(parts)]
+
+    def ends(self) -> tuple[tuple[int, int], ...]:
+        """Each partition with the offset after its last record."""
+        return tuple((number, max(part.end for part in parts)) for number, parts in self._parts.items())
 
     def newest_ms(self) -> int:
         """Time of the newest event, Unix milliseconds; 0 where there is none."""
@@ -55,10 +70,11 @@ class ArchiveTable:
 
     def _of_partition(self, partition: int, columns: list[str]) -> Iterator[pa.RecordBatch]:
         offset, missing = 0, ""
-        while part := next_part(self._parts.get(partition, ()), offset):
+        end = _NO_END if self._ends is None else self._ends.get(partition, 0)
+        while (part := next_part(self._parts.get(partition, ()), offset)) and max(part.first, offset) < end:
             try:
                 for run in self._runs(part, columns, offset):
-                    yield from (self._without_forgotten(batch, partition) for batch in run)
+                    yield from (self._readable(batch, partition, end) for batch in run)
                     offset = run[-1].column("offset")[-1].as_py() + 1
                 offset = part.end
             except FileNotFoundError as error:
@@ -75,7 +91,9 @@ class ArchiveTable:
             return iter(())
         return self._folder.rows(part, list(dict.fromkeys([*columns, *WISH_COLUMNS])), offset)
 
-    def _without_forgotten(self, batch: pa.RecordBatch, partition: int) -> pa.RecordBatch:
+    def _readable(self, batch: pa.RecordBatch, partition: int, end: int) -> pa.RecordBatch:
+        """The rows before an offset, but for those of users who are forgotten."""
+        batch = batch.slice(0, int(np.searchsorted(batch.column("offset").to_numpy(), end)))
         if not len(self._wishes):
             return batch
         return batch.filter(pa.array(self._wishes.kept(batch, partition)))

@@ -91,7 +91,7 @@ class InteractionReader:
         archive = ArchiveFolder.of(self.address)
         if archive is not None:
             self._clicks = clicks.model_copy(update={"fields": ClickFields(), "require_consent": False})
-            self._table: ArchiveTable | None = ArchiveTable(archive, self._source.since_ms)
+            self._table: ArchiveTable | None = ArchiveTable(archive, self._source.since_ms, self._source.ends)
             self._files, self._first = [], self._with_columns(self._table, self.address)
         else:
             self._table, self._files = None, Place(self.address).files()
@@ -118,6 +118,10 @@ class InteractionReader:
         for _ in self.batches():
             pass
         return self.times.latest_ms
+
+    def ends(self) -> tuple[tuple[int, int], ...] | None:
+        """Of an archive, each partition with the offset after its last record, as `Source.ends` takes it; else None."""
+        return self._table.ends() if self._table is not None else None
 
     def batches(self) -> Iterator[InteractionBatch]:
         """All events, once.

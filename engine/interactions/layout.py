@@ -78,6 +78,8 @@ class Source:
     layout: Layout = Layout()
     since_ms: int | None = None
     """Events before this time are left out, Unix milliseconds; None reads all."""
+    ends: tuple[tuple[int, int], ...] | None = None
+    """Of an archive, the partitions that are read, each with the offset before which it is; None reads all there is."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -421,6 +421,36 @@ class ArchiveSettings(Section):
     """Age at which files are deleted, by the day on which their clicks came; without one they are kept."""
 
 
+class RetrainSettings(Section):
+    """Retraining: when, on which clicks, and the gate that a new release has to pass (`headrace retrain`)."""
+
+    releases: Path = Path("releases")
+    """Folder that releases are written to; every worker must see it by this path, unless they are copied
+    (`headrace retrain --folder`)."""
+    days: PositiveFloat = 90.0
+    """Clicks of so many days before the newest one are trained on and evaluated."""
+    training: Path | None = None
+    """TOML file of training settings, as for `headrace train --settings`; their defaults without one."""
+    warm_start: bool = True
+    """Begin with the item vectors of the live release, where its vectors are as long."""
+    threads: PositiveInt = 1
+    """Threads of torch, beside those of `worker.threads`."""
+    interval_h: PositiveFloat = 24.0
+    """Time between the beginnings of two retrainings; not used with `cron`."""
+    cron: str | None = None
+    """Times of retrainings as a cron expression, in UTC: `0 3 * * *` is every night at three."""
+    new_clicks: PositiveInt | None = None
+    """Retrain earlier, too, once the archive has so many new records."""
+    min_lead: Annotated[float, Ge(0.0), Le(1.0)] = 0.01
+    """Share of the live release's NDCG@10 by which a new release must lead it, beyond chance."""
+    keep_share: Annotated[float, Gt(0.0), Le(1.0)] = 0.8
+    """Share of the live release's interests in use, and of its coverage, that a new one must keep."""
+    min_recall: Annotated[float, Ge(0.0), Le(1.0)] = 0.95
+    """Least recall of a new release's index, where it is not exact."""
+    max_slowdown: Annotated[float, Ge(1.0)] = 1.5
+    """Largest ratio of the time of a new release's list to that of the live one's, measured side by side."""
+
+
 class WorkerSettings(Section):
     """The worker's loop."""
 
@@ -493,6 +523,7 @@ class Settings(Section):
     recommendations: RecommendationSettings = RecommendationSettings()
     releases: ReleaseSettings = ReleaseSettings()
     archive: ArchiveSettings = ArchiveSettings()
+    retrain: RetrainSettings = RetrainSettings()
     worker: WorkerSettings = WorkerSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
     serve: ServeSettings = ServeSettings()

@@ -16,6 +16,7 @@ from typing import Any
 from engine.arrays import Windows
 from engine.ranking.lists import Lists
 from engine.releases.bundles import Bundle
+from engine.releases.serving import LiveRelease
 from engine.retrieval.index import ExactIndex
 from engine.settings.sections import Settings
 from models.data.dataset import Interactions
@@ -60,12 +61,13 @@ def evaluate(
     }
 
 
-class _InstrumentedRecommender(ReleaseRecommender):
+class InstrumentedRecommender(ReleaseRecommender):
     """A release whose interests in use and index recall are recorded while it serves."""
 
-    def __init__(self, under_test: ReleaseUnderTest, queries: EvalQueries) -> None:
-        """Serve the release for `queries`."""
-        release, index, settings = under_test.live, under_test.live.index, under_test.settings.recommendations
+    def __init__(self, under_test: ReleaseUnderTest, queries: EvalQueries, release: LiveRelease | None = None) -> None:
+        """Args: the evaluation; the queries; another release than the one under test."""
+        release = release or under_test.live
+        index, settings = release.index, under_test.settings.recommendations
         self._in_use, self._index = InterestsInUse(release.contract.interests), None
         if not isinstance(index, ExactIndex):
             depth = min(len(index), settings.candidates_per_interest)
@@ -115,7 +117,7 @@ def _time_split(under_test: ReleaseUnderTest, on_progress: OnProgress) -> dict[s
 def _evaluate_split(
     under_test: ReleaseUnderTest, queries: EvalQueries, split: str, on_progress: OnProgress
 ) -> dict[str, Any]:
-    release = _InstrumentedRecommender(under_test, queries)
+    release = InstrumentedRecommender(under_test, queries)
     baselines = under_test.baselines(queries)
     systems = {RELEASE: release, **baselines.systems}
     if under_test.live.contract.popularity is not None:

@@ -14,6 +14,9 @@ RELEASE: Final = "release"
 """Name of the release among the systems it is compared with."""
 PUSHED: Final = "pushed"
 """Name of the release's lists as they were pushed, at the time of the newest event of their windows."""
+LIVE: Final = "live"
+"""Name of the release that is live, where another one is compared with it."""
+_RELEASES: Final = frozenset({RELEASE, PUSHED, LIVE})
 OnProgress = Callable[[str, int, int], None]
 """Called with the name of a stage, its queries so far and its queries in all."""
 
@@ -37,7 +40,7 @@ class ListEvaluation:
 
         Args:
             eval_data: the events that queries are about.
-            systems: by name. The release gets windows with their searches, every other system their clicks alone.
+            systems: by name. Releases get windows with their searches, every other system their clicks alone.
             catalogue: see `MetricAccumulator`.
             popularity: see `MetricAccumulator`.
         """
@@ -63,7 +66,7 @@ class ListEvaluation:
         data, target_items = self.eval_data.interactions, self.eval_data.items[targets]
         clicks = without_searches(windows)
         for name, system in self._systems.items():
-            lists = system.lists(windows if name in (RELEASE, PUSHED) else clicks, data.times_ms[targets], LIST_LENGTH)
+            lists = system.lists(windows if name in _RELEASES else clicks, data.times_ms[targets], LIST_LENGTH)
             self.accumulators[name].add(data.users[targets], lists, target_items)
         self._targets.append(targets)
         self.seen_targets += int((windows.items == target_items[:, None]).any(axis=1).sum())

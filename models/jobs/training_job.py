@@ -27,6 +27,7 @@ from models.training.fit import TrainingResult, train
 from models.training.score_parts import ScoreParts
 from models.training.trainer import TrainingProgress
 from models.training.training_data import TrainingData
+from models.training.warm_start import WarmVectors
 
 _OVERFIT: Final = 0.02
 """Share of the best validation that the newest may lack before it is told."""
@@ -43,6 +44,8 @@ class TrainingInput:
     source: Source
     items: Mapping[str, Item]
     """Content by item id; empty to train on clicks alone."""
+    warm: WarmVectors | None = None
+    """Item vectors to begin with; None begins from random ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,12 +88,12 @@ def run(
     """
     with distributed.process_group(devices.choose(settings.device)) as group:
         private.refuse_unfit(settings, group.size)
-        now = f"{datetime.fromtimestamp(created_ms / 1000, UTC):%Y%m%d%H%M%S}"
+        now = default_version(created_ms)
         default_run = target.releases / RUNS / f"{target.model}-{target.version or now}"
         folder = RunFolder(group.broadcast(target.run or default_run))
         if not group.is_rank_zero:
             data = group.rank_zero_first(lambda: training_data.load(folder.training_data))
-            train(data, settings, items=training_input.items, checkpointer=folder)
+            train(data, settings, items=training_input.items, checkpointer=folder, warm=training_input.warm)
             return None
         opened = NumberedInteractions(training_input.source, settings.clicks)
         with folder.locked():
@@ -101,7 +104,8 @@ def run(
             data = group.rank_zero_first(
                 lambda: _training_data(training_input, opened, settings, folder, callbacks.on_message)
             )
-            trained = train(data, settings, callbacks.on_step, items=training_input.items, checkpointer=folder)
+            items, warm = training_input.items, training_input.warm
+            trained = train(data, settings, callbacks.on_step, items=items, checkpointer=folder, warm=warm)
             for message in outcome(trained, settings):
                 callbacks.on_message(message)
             bundle = export.write(
@@ -115,6 +119,11 @@ def run(
             )
             folder.finish(bundle)
         return bundle
+
+
+def default_version(created_ms: int) -> str:
+    """The version of a release that is given none: the time, to the second."""
+    return f"{datetime.fromtimestamp(created_ms / 1000, UTC):%Y%m%d%H%M%S}"
 
 
 def outcome(trained: TrainingResult, settings: TrainSettings) -> list[str]:

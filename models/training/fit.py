@@ -30,6 +30,7 @@ from models.training.step import Stepper
 from models.training.trainer import Checkpointer, NullCheckpointer, StopReason, Trainer, TrainingClock, TrainingProgress
 from models.training.training_data import TrainingData, prepare
 from models.training.validation import Validation
+from models.training.warm_start import WarmVectors
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,7 @@ def train(  # noqa: PLR0913 - four of them have defaults
     *,
     items: Mapping[str, Item] | None = None,
     checkpointer: Checkpointer | None = None,
+    warm: WarmVectors | None = None,
 ) -> TrainingResult:
     """Train an encoder on `data` without the holdout of `settings.holdout` and `settings.holdout_items`.
 
@@ -77,6 +79,7 @@ def train(  # noqa: PLR0913 - four of them have defaults
         clock_s: the time.
         items: content by item id; the encoder learns from it.
         checkpointer: of the checkpoint to resume from, and of new ones.
+        warm: item vectors to begin with; a private training begins without, as they are not private.
 
     Raises:
         DataError: too little is left to train on.
@@ -93,6 +96,8 @@ def train(  # noqa: PLR0913 - four of them have defaults
     with generators, devices.matmul_precision(settings.matmul_precision):
         torch.manual_seed(settings.seed)
         encoder, privacy = _encoder(data, items or {}, settings).to(device), None
+        if warm is not None and not settings.private_epsilon:
+            warm.copy_to(encoder, data.ids)
         validations: list[TrainingProgress] = []
         chosen, parts = None, None
         stop_reason: StopReason = "epochs"

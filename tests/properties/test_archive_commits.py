@@ -5,6 +5,7 @@ operations. What the archive holds is read through the same reader as training.
 """
 
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
 
@@ -26,6 +27,7 @@ from engine.metrics import Metrics
 from engine.settings.sections import ArchiveSettings, Settings, WorkerSettings
 from engine.worker.archiver import Archiver, archive_once
 
+LONG = os.environ.get("LONG_TESTS") == "1"
 PARTITIONS = 3
 NOON_MS = 1_764_072_000_000
 HOUR_MS = 3_600_000
@@ -181,7 +183,7 @@ def script(world: World) -> Iterator[None]:
 def test_a_kill_at_any_step_loses_and_doubles_nothing(deadly_after: bool) -> None:
     survived, steps = False, 0
     while not survived:
-        steps += 1
+        steps += 1 if LONG or deadly_after else 3
         world = World()
         MortalFileSystem.until_death, MortalFileSystem.deadly_after = steps, deadly_after
         try:
@@ -196,10 +198,10 @@ def test_a_kill_at_any_step_loses_and_doubles_nothing(deadly_after: bool) -> Non
         world.archive_the_rest()
         assert archived() == world.expected(), f"after a death at step {steps}"
         assert stored() == world.expected(), "the compaction that followed left a user who is forgotten"
-    assert steps > 15  # listings, puts and deletions
+    assert steps > 15, "there are listings, puts and deletions"
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=300 if LONG else 12, deadline=None)
 @given(
     st.lists(
         st.tuples(st.sampled_from("ccccffaAkwxo"), st.integers(0, 2), st.sampled_from(["a", "b", "c"])), max_size=40

@@ -1,0 +1,410 @@
+"""From clicks to a release that is live, refused, or gone on with after a kill; when, and by which of several."""
+
+import copy
+import csv
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+pytest.importorskip("torch", reason="training needs torch: pip install 'headrace[train]'")
+
+import torch
+
+from engine.errors import DataError, RunFolderError, SettingsError
+from engine.eventlog.memory.log import MemoryLog
+from engine.interactions.layout import Source
+from engine.metrics import Metrics
+from engine.settings.sections import RetrainSettings, Settings
+from models import evaluation
+from models.cli.retrain import retrain as command
+from models.evaluation import intervals, paired_bootstrap
+from models.jobs import gate, retraining, training_job
+from models.jobs.election import Election
+from models.jobs.live_release import FolderStage, TopicStage
+from models.jobs.retrain_schedule import RetrainSchedule
+from models.jobs.retrain_service import RetrainService
+from models.jobs.retraining import Reports, RetrainInput, RetrainOutcome
+from models.jobs.training_job import Callbacks
+from models.network.two_hop import TwoHopEncoder
+from models.settings import EncoderSettings, TrainSettings
+from models.training.warm_start import WarmVectors
+
+NOW_MS = 1_764_072_000_000
+HOUR_MS = 3_600_000
+SIZES = EncoderSettings(dimensions=16, interests=2, heads=2, hidden=32, window_length=10)
+TRAINING = TrainSettings(
+    encoder=SIZES, holdout="time", epochs=8, batch_sequences=16, learning_rate=1e-2, neighbours=False, checkpoint_s=0
+)
+OPTIONS = (
+    "dimensions = 16\ninterests = 2\nheads = 2\nwindow_length = 10\nepochs = 8\nbatch_sequences = 16\n"
+    "learning_rate = 1e-2\nneighbours = false\n"
+)
+
+
+LONG = os.environ.get("LONG_TESTS") == "1"
+
+
+class Death(BaseException):
+    """As kill -9: nothing in a retrainer catches it."""
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def without_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As without the extra `report`, which costs more than all else of so small a retraining."""
+    monkeypatch.delattr(evaluation, "report", raising=False)
+    monkeypatch.setitem(sys.modules, "models.evaluation.report", None)
+
+
+@pytest.fixture(scope="module")
+def clicks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Users who walk along one of two rings of items, an hour a click."""
+    rng, folder = np.random.default_rng(0), tmp_path_factory.mktemp("clicks")
+    rows = []
+    for user in range(40):
+        places = (rng.integers(15) + np.cumsum(rng.integers(1, 3, 24))) % 15 + 15 * (user % 2)
+        rows += [(f"u{user}", f"i{place}", 3600 * hour + user) for hour, place in enumerate(places.tolist())]
+    with (folder / "interactions.csv").open("w") as file:
+        csv.writer(file).writerows([("user", "item", "ts"), *sorted(rows, key=lambda row: row[2])])
+    return folder
+
+
+def inputs(clicks: Path, folder: Path, *, force: bool = False) -> RetrainInput:
+    settings = Settings(retrain=RetrainSettings(releases=folder / "releases", max_slowdown=100.0))
+    stage = FolderStage(settings, folder / "live")
+    return RetrainInput(Source(str(clicks)), {}, settings, TRAINING, stage, force)
+
+
+def reports(on_step: Callable[[Any], None] = lambda _progress: None) -> Reports:
+    return Reports(Callbacks(lambda _message: None, on_step), lambda *_progress: None)
+
+
+def run(given: RetrainInput, hours: float = 0.0, **options: Any) -> RetrainOutcome:
+    return retraining.retrain(given, reports(**options), NOW_MS + round(hours * HOUR_MS))
+
+
+def live(folder: Path) -> str:
+    announcement = json.loads((folder / "live" / "two-hop.json").read_text())
+    return f"{announcement['model']}-{announcement['version']}"
+
+
+@pytest.fixture(scope="module")
+def first(clicks: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, RetrainOutcome]:
+    """The first release of a model, in its folder."""
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("first")
+    return folder, run(inputs(clicks, folder))
+
+
+def test_the_first_release_is_compared_with_the_baselines_alone(first: tuple[Path, RetrainOutcome]) -> None:
+    folder, outcome = first
+    assert (outcome.outcome, outcome.reasons) == ("published", [])
+    assert outcome.release == live(folder) == "two-hop-20251125120000"
+    report = json.loads(Path(outcome.report).read_text())
+    assert [check["name"] for check in report["gate"]["checks"]] == ["popularity_7d", "item_knn"]
+    assert report["live_release"] is None
+    assert "Gate: this release may go live" in Path(outcome.report).with_name("gate.html").read_text()
+    assert not (folder / "releases" / ".retrain" / "two-hop.json").exists()
+
+
+def test_one_that_is_no_better_is_refused(clicks: Path, first: tuple[Path, RetrainOutcome]) -> None:
+    folder, before = first
+    outcome = run(inputs(clicks, folder), hours=1)
+    assert outcome.outcome == "refused"
+    assert "leads the live release by" in outcome.reasons[0]
+    assert live(folder) == before.release
+    report = json.loads(Path(outcome.report).read_text())
+    assert report["live_release"] == before.release
+    assert "live" in report["time_split"]["baselines"]
+    assert {check["name"] for check in report["gate"]["checks"]} >= {"lead", "interests", "coverage", "latency"}
+    assert "does not go live" in Path(outcome.report).with_name("gate.html").read_text()
+
+
+@pytest.mark.usefixtures("without_page")
+def test_one_that_is_better_takes_the_place_of_a_bad_one_that_was_forced(clicks: Path, tmp_path: Path) -> None:
+    bad = inputs(clicks, tmp_path, force=True)
+    untrained = TRAINING.model_copy(update={"epochs": 1, "learning_rate": 1e-9})
+    assert run(replace(bad, training=untrained)).outcome == "forced"
+    cold = bad.settings.model_copy(update={"retrain": bad.settings.retrain.model_copy(update={"warm_start": False})})
+    outcome = run(replace(bad, force=False, settings=cold), hours=1)
+    assert (outcome.outcome, outcome.reasons) == ("published", [])
+    assert live(tmp_path) == outcome.release
+
+
+class MortalStage(FolderStage):
+    """A stage that kills whoever publishes, before or after."""
+
+    def publish(self, bundle: Path) -> None:
+        if not (self.folder / "died").exists():
+            self.folder.mkdir(exist_ok=True)
+            (self.folder / "died").touch()
+            if self.settings.retrain.min_recall == 0.0:  # the sign for `after`
+                super().publish(bundle)
+            raise Death
+        super().publish(bundle)
+        with (self.folder / "announced").open("a") as file:
+            file.write(bundle.name + "\n")
+
+
+@pytest.mark.parametrize(
+    "when", ["after publishing", *(["training", "evaluating", "before publishing"] if LONG else [])]
+)
+@pytest.mark.usefixtures("without_page")
+def test_a_retrainer_that_is_killed_goes_on_and_publishes_once(
+    clicks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    given = inputs(clicks, tmp_path)
+    recall = 0.0 if when == "after publishing" else 0.95
+    settings = given.settings.model_copy(
+        update={"retrain": given.settings.retrain.model_copy(update={"min_recall": recall})}
+    )
+    given = replace(given, settings=settings)
+    if "publishing" in when:
+        given = replace(given, stage=MortalStage(settings, tmp_path / "live"))
+    steps: list[int] = []
+
+    def on_step(progress: Any) -> None:
+        steps.append(progress.step)
+        if when == "training" and progress.step >= 20 and not (tmp_path / "died").exists():
+            (tmp_path / "died").touch()
+            raise Death
+
+    with monkeypatch.context() as patch:
+        if when == "evaluating":
+
+            def die(*_arguments: Any) -> None:
+                raise Death
+
+            patch.setattr(gate, "decide", die)
+        with pytest.raises(Death):
+            run(given, on_step=on_step)
+    killed_after = len(steps)
+    outcome = run(given, hours=1, on_step=on_step)
+    assert outcome.outcome == "published"
+    assert outcome.release == live(tmp_path) == "two-hop-20251125120000"  # of the first beginning
+    if when == "training":
+        assert steps[killed_after] > 1  # from a checkpoint
+    else:
+        assert len(steps) == killed_after  # trained once
+    if when == "after publishing":
+        assert not (tmp_path / "live" / "announced").exists()  # a second time
+
+
+@pytest.mark.skipif(not LONG, reason="a training: LONG_TESTS=1")
+def test_an_attempt_whose_training_cannot_be_gone_on_with_is_given_up(clicks: Path, tmp_path: Path) -> None:
+    given = inputs(clicks, tmp_path)
+
+    def die(progress: Any) -> None:
+        if progress.step == 20:
+            raise Death
+
+    with pytest.raises(Death):
+        run(given, on_step=die)
+    other = replace(given, training=TRAINING.model_copy(update={"seed": 7}))
+    assert run(other, hours=1).release == "two-hop-20251125130000"
+
+
+def test_a_run_folder_in_use_is_left_alone(clicks: Path, tmp_path: Path) -> None:
+    given = inputs(clicks, tmp_path)
+
+    def die(_progress: Any) -> None:
+        raise Death
+
+    with pytest.raises(Death):
+        run(given, on_step=die)
+    from models.training.checkpoints import RunFolder  # noqa: PLC0415 - beside its use
+
+    folder = RunFolder(tmp_path / "releases" / training_job.RUNS / "two-hop-20251125120000")
+    with folder.locked(), pytest.raises(RunFolderError, match="in use by another training"):
+        run(given, hours=1)
+
+
+def test_too_few_clicks_are_named(tmp_path: Path) -> None:
+    (tmp_path / "interactions.csv").write_text("user,item,ts\na,x,1\nb,y,2\n")
+    with pytest.raises(DataError):
+        run(inputs(tmp_path, tmp_path))
+
+
+@pytest.mark.usefixtures("without_page")
+def test_the_verb_says_what_became_of_it_and_a_refusal_is_no_failure(
+    clicks: Path, first: tuple[Path, RetrainOutcome], tmp_path: Path
+) -> None:
+    (tmp_path / "small.toml").write_text(OPTIONS)
+    words = ["--once", "--data", str(clicks), "--out", str(tmp_path / "releases"), "--folder", str(first[0] / "live")]
+    environ = {"HEADRACE_RETRAIN__TRAINING": str(tmp_path / "small.toml")}
+    result = CliRunner().invoke(command, [*words, "--json"], env=environ)
+    assert result.exit_code == 0, result.output
+    figures = json.loads(result.stdout)
+    assert figures["outcome"] == "refused"
+    assert "leads the live release by" in figures["reasons"][0]
+    missing = CliRunner().invoke(command, ["--once"])
+    assert isinstance(missing.exception, SettingsError)
+    assert "give --data" in str(missing.exception)
+    service = CliRunner().invoke(command, ["--data", str(clicks), "--folder", str(tmp_path)])
+    assert "a service publishes on the topic" in str(service.exception)
+
+
+PASSING: dict[str, Any] = {
+    "time_split": {
+        "ndcg10": 0.11,
+        "coverage": 0.5,
+        "baselines": {"live": {"ndcg10": 0.1, "coverage": 0.5}},
+        "leads": {
+            "live": {"value": 0.01, "interval": (0.002, 0.018)},
+            "popularity_7d": {"value": 0.05, "interval": (0.04, 0.06)},
+            "item_knn": {"value": -0.001, "interval": (-0.004, 0.002)},
+        },
+        "skipped": {},
+        "interests_in_use": {"effective": 2.0},
+        "index": {"kind": "hnsw", "recall": 0.99},
+        "live": {"interests_in_use": {"effective": 2.2}, "index": {"kind": "exact"}},
+        "list_ms": {"release": 0.2, "live": 0.18},
+    }
+}
+
+
+def test_a_release_that_meets_every_condition_passes() -> None:
+    decision = gate.decide(PASSING, RetrainSettings())
+    assert decision.passed
+    assert len(decision.checks) == 7
+    assert decision.reasons() == []
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("lead", lambda split: split["leads"]["live"].update(value=0.001)),  # exactly the margin
+        ("lead", lambda split: split["leads"]["live"].update(interval=(-0.001, 0.02))),
+        ("lead", lambda split: split["leads"]["live"].update(interval=None)),
+        ("interests", lambda split: split["interests_in_use"].update(effective=1.7)),
+        ("interests", lambda split: split["interests_in_use"].update(effective=None)),
+        ("coverage", lambda split: split.update(coverage=0.39)),
+        ("latency", lambda split: split["list_ms"].update(release=0.28)),
+        ("popularity_7d", lambda split: split["leads"]["popularity_7d"].update(value=-0.02, interval=(-0.03, -0.01))),
+        ("item_knn", lambda split: split["leads"]["item_knn"].update(interval=(-0.004, -0.001))),
+        ("item_knn", lambda split: split["skipped"].update(item_knn="it needs scipy")),
+        ("recall", lambda split: split["index"].update(recall=0.9)),
+    ],
+)
+def test_one_condition_that_is_not_met_is_enough_to_refuse(name: str, change: Callable[[Any], None]) -> None:
+    report = copy.deepcopy(PASSING)
+    change(report["time_split"])
+    decision = gate.decide(report, RetrainSettings())
+    assert [check.name for check in decision.checks if not check.passed] == [name]
+    assert len(decision.reasons()) == 1
+
+
+def test_the_bootstrap_agrees_with_the_closed_form_and_pairs_by_target() -> None:
+    rng = np.random.default_rng(0)
+    users = np.repeat(np.arange(300), rng.integers(1, 6, 300)).astype(np.int32)
+    taste = rng.normal(0.0, 0.3, 300)[users]
+    gains = np.clip(0.4 + taste + rng.normal(0.0, 0.1, len(users)), 0.0, 1.0)
+    others = np.clip(gains - 0.02 + rng.normal(0.0, 0.02, len(users)), 0.0, 1.0)
+    bootstrap, closed = paired_bootstrap.lead(gains, others, users), intervals.mean(gains - others, users)
+    assert bootstrap.value == pytest.approx(closed.value)
+    assert bootstrap.interval == pytest.approx(closed.interval, abs=2e-4)
+    assert paired_bootstrap.lead(gains, others, users) == bootstrap
+    assert paired_bootstrap.lead(gains[:1], others[:1], users[:1]).interval is None
+    assert paired_bootstrap.lead(gains[:0], others[:0], users[:0]).value is None
+
+
+def test_vectors_of_known_items_are_the_beginning() -> None:
+    encoder = TwoHopEncoder(3, SIZES)
+    before = encoder.items.table().detach().numpy().copy()
+    vectors = np.arange(32, dtype=np.float16).reshape(2, 16)
+    assert WarmVectors(["b", "gone"], vectors).copy_to(encoder, ["a", "b", "c"]) == 1
+    after = encoder.items.table().detach().numpy()
+    assert (after[1] == vectors[0]).all()
+    assert (after[[0, 2]] == before[[0, 2]]).all()
+    assert WarmVectors(["b"], np.ones((1, 8), np.float32)).copy_to(encoder, ["b"]) == 0
+
+
+def test_the_schedule_by_interval_cron_and_clicks() -> None:
+    noon_ms = NOW_MS  # 2025-11-25 12:00 UTC
+    schedule = RetrainSchedule(RetrainSettings(interval_h=2.0, new_clicks=100), noon_ms)
+    assert schedule.is_due(noon_ms, None)
+    schedule.began(noon_ms, 1_000)
+    assert not schedule.is_due(noon_ms + HOUR_MS, 1_099)
+    assert schedule.is_due(noon_ms + HOUR_MS, 1_100)
+    assert schedule.is_due(noon_ms + 2 * HOUR_MS, 1_000)
+    nightly = RetrainSchedule(RetrainSettings(cron="0 3 * * *"), noon_ms)
+    assert nightly.due_ms == noon_ms + 15 * HOUR_MS
+    nightly.began(nightly.due_ms, None)
+    assert nightly.due_ms == noon_ms + 39 * HOUR_MS
+    for cron in ("0 3 * *", "at three", "0 0 30 2 *"):
+        with pytest.raises(SettingsError, match=re.escape(f"retrain.cron: found {cron!r}") + ".*as in '0 3"):
+            RetrainSchedule(RetrainSettings(cron=cron), noon_ms)
+
+
+def eventually(happened: Callable[[], bool], limit_s: float = 10.0) -> None:
+    deadline_s = time.monotonic() + limit_s
+    while not happened():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.02)
+
+
+def test_one_of_two_is_elected_and_the_other_when_that_is_gone() -> None:
+    log, settings = MemoryLog(), Settings()
+    with Election(settings, log) as first:
+        assert first.wait(10.0)
+        with Election(settings, log) as second:
+            assert not second.wait(0.5)
+            assert first.is_elected()
+            first.__exit__()
+            eventually(second.is_elected)
+            assert not first.is_elected()
+
+
+@pytest.mark.usefixtures("without_page")
+def test_the_service_retrains_when_it_is_due_and_publishes_on_the_topic(clicks: Path, tmp_path: Path) -> None:
+    log, metrics = MemoryLog(), Metrics()
+    given = inputs(clicks, tmp_path)
+    stage = TopicStage(given.settings, log)
+
+    def value(name: str, **labels: str) -> float | None:
+        return metrics.registry.get_sample_value(f"headrace_{name}", labels)
+
+    with Election(given.settings, log) as election:
+        service = RetrainService(lambda: replace(given, stage=stage), reports(), election, metrics)
+        eventually(election.is_elected)
+        outcome = service.step()
+        assert outcome is not None
+        assert outcome.outcome == "published"
+        newest = stage.newest()
+        assert newest is not None
+        assert f"{newest.model}-{newest.version}" == outcome.release
+        assert service.step() is None  # not due for a day
+    assert value("retrainings_total", outcome="published") == 1.0
+    assert value("retraining_elected") == 1.0
+    due_s, success_s = (
+        value("retraining_next_due_timestamp_seconds"),
+        value("retraining_last_success_timestamp_seconds"),
+    )
+    assert due_s is not None
+    assert success_s is not None
+    assert due_s - success_s == pytest.approx(86_400.0, abs=60.0)
+
+
+def test_the_service_goes_on_after_a_failure(tmp_path: Path) -> None:
+    log, metrics = MemoryLog(), Metrics()
+    given = inputs(tmp_path / "missing", tmp_path)
+    with Election(given.settings, log) as election:
+        service = RetrainService(lambda: given, reports(), election, metrics)
+        eventually(election.is_elected)
+        assert service.step() is None
+        assert service.step() is None  # after a pause alone
+    assert metrics.registry.get_sample_value("headrace_retrainings_total", {"outcome": "failed"}) == 1.0
