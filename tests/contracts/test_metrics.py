@@ -4,6 +4,11 @@ from engine.metrics import Metrics
 
 NAMES = {
     "headrace_batch_clicks": "histogram",
+    "headrace_canary_decisions": "counter",
+    "headrace_canary_difference": "gauge",
+    "headrace_canary_gain": "gauge",
+    "headrace_canary_info": "gauge",
+    "headrace_canary_users": "gauge",
     "headrace_catalogue_items": "gauge",
     "headrace_clicks": "counter",
     "headrace_consumer_lag": "gauge",
