@@ -47,6 +47,7 @@ class Metrics:
         self.items = self._gauge("catalogue_items", "Item ids in memory, known to the release or not.")
         self.freed_items = self._counter("freed_items", "Item ids dropped, as no window and no release has them.")
         self.held_searches = self._gauge("held_searches", "Different searches in memory.")
+        self._add_canary()
         self.forgotten_users = self._counter("forgotten_users", "Users deleted on request, with window and list.")
         self.restoring = self._gauge("restoring_partitions", "Assigned partitions whose windows are being restored.")
         self.standby = self._gauge("standby_partitions", "Partitions of other workers whose windows are kept warm.")
@@ -59,6 +60,23 @@ class Metrics:
         )
         self.restarts = self._counter("session_restarts", "New sessions after a failure of the event log.")
         self._count_next_clicks()
+
+    def _add_canary(self) -> None:
+        """A canary as the worker that decides on it sees it; absent where there is none."""
+        self.canary = self._gauge("canary_info", "1 for the release that is judged as a canary.", "model", "version")
+        self.canary_users = self._gauge("canary_users", "Users judged in each arm.", "arm")
+        self.canary_gain = self._gauge("canary_gain", "Mean gain of a click (NDCG@10 of the next click).", "arm")
+        self.canary_difference = self._gauge(
+            "canary_difference",
+            "Gain of the canary minus that of the live release, with its always-valid bounds.",
+            "bound",
+        )
+        self.canary_decisions = self._counter("canary_decisions", "Canaries that this worker has ended.", "decision")
+
+    def clear_canary(self) -> None:
+        """Show no canary."""
+        for gauge in (self.canary, self.canary_users, self.canary_gain, self.canary_difference):
+            gauge.clear()
 
     def _count_next_clicks(self) -> None:
         self.next_clicks = self._counter("next_clicks", "Clicks by users whose last list is known.", "release")

@@ -50,6 +50,11 @@ def releases(settings: Settings) -> TopicSpec:
     return TopicSpec(settings.releases.topic, compacted=True, replication=_replication(settings))
 
 
+def canary_sums(settings: Settings) -> TopicSpec:
+    """The topic of a canary's judged clicks."""
+    return TopicSpec(settings.canary.topic, compacted=True, replication=_replication(settings))
+
+
 def whole(settings: Settings, partitions: int) -> Iterator[TopicSpec]:
     """All topics of a deployment, that of clicks first."""
     yield clicks(settings, partitions)
@@ -57,6 +62,7 @@ def whole(settings: Settings, partitions: int) -> Iterator[TopicSpec]:
         yield clicks_by_user(settings, partitions)
     yield from outputs(settings, partitions)
     yield releases(settings)
+    yield canary_sums(settings)
 
 
 def prepare(log: EventLog, settings: Settings) -> int:

@@ -20,16 +20,18 @@ class SentLists:
         self._owners = np.full(rows, _NOBODY, np.int32)
         self._items = np.full((rows, count), NO_ITEM, np.int32)
         self._releases = np.zeros(rows, np.int32)
+        self._groups = np.full(rows, _NOBODY, np.int32)
         self._release_names: list[str] = []
 
-    def put(self, slots: Int32, items: Int32, release: str) -> None:
-        """Remember the lists [B, N] that a release made for these users [B]."""
+    def put(self, slots: Int32, items: Int32, release: str, groups: Int32 | None = None) -> None:
+        """Remember the lists [B, N] that a release made for these users [B], and their groups [B] in an experiment."""
         if release not in self._release_names:
             self._release_names.append(release)
         rows = slots % len(self._owners)
         self._owners[rows] = slots
         self._items[rows] = items
         self._releases[rows] = self._release_names.index(release)
+        self._groups[rows] = _NOBODY if groups is None else groups
 
     def lists(self, slots: Int32) -> tuple[Bool, Int32]:
         """[n] whether a list of each user is remembered, and the lists [n, N]; NO_ITEM after the last item."""
@@ -39,6 +41,14 @@ class SentLists:
     def releases(self, slots: Int32) -> list[str]:
         """[n] the releases that made the lists of these users, all of which are remembered."""
         return [self._release_names[code] for code in self._releases[slots % len(self._owners)].tolist()]
+
+    def groups(self, slots: Int32) -> Int32:
+        """[n] group of each user when the list was made, -1 for none; of users whose lists are remembered."""
+        return self._groups[slots % len(self._owners)]
+
+    def forget_groups(self) -> None:
+        """Let no list count in an experiment: one begins or is over."""
+        self._groups[:] = _NOBODY
 
     def same(self, slots: Int32, items: Int32) -> Bool:
         """[B] whether each list [B, N] has the items of the one that is remembered."""

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -22,12 +23,27 @@ from engine.releases import bundles, probe, remote, serving
 from engine.releases.announcements import Feed
 from engine.releases.bundles import Bundle
 from engine.releases.local_copies import LocalCopies
-from engine.releases.registry import MAX_AHEAD_MS
+from engine.releases.registry import MAX_AHEAD_MS, Registry
 from engine.releases.serving import LiveRelease
 from engine.retrieval import index
 from engine.settings.sections import Settings
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Canary:
+    """A warm release for a share of the users."""
+
+    announcement: Announcement
+    release: LiveRelease
+
+
+@dataclass(frozen=True, slots=True)
+class CanaryChange:
+    """A canary that begins, or, with None, one that is over."""
+
+    canary: Canary | None
 
 
 class ReleaseSource(Protocol):
@@ -47,6 +63,10 @@ class ReleaseSource(Protocol):
 
     def take(self) -> LiveRelease | None:
         """The newest release that became ready since the last call."""
+        ...
+
+    def take_canary(self) -> CanaryChange | None:
+        """The change of the canary since the last call, to be taken after the release."""
         ...
 
     def close(self) -> None:
@@ -75,6 +95,8 @@ class ReleaseLoader:
         self._refused: list[Announcement] = []
         self._copies = LocalCopies()
         self._way_back: Announcement | None = None
+        self._canary: Canary | None = None
+        self._canary_change: CanaryChange | None = None
         self._failure = ""
         self._thread = threading.Thread(target=self._run, name="headrace-releases", daemon=True)
 
@@ -86,7 +108,9 @@ class ReleaseLoader:
         """
         if self._settings.releases.path:
             probe.check(self._settings.releases.path, self._settings.releases, self._stop)
-            self._offer(bundles.read(self._settings.releases.path))
+            bundle, threads = bundles.read(self._settings.releases.path), self._settings.worker.threads
+            self._offer(serving.warm(bundle, self._catalogue, self._settings.index, threads))
+            logger.info("release %s is warm (%d items)", bundle.manifest.name, bundle.manifest.items)
         self._thread.start()
 
     def wait(self, timeout_s: float) -> bool:
@@ -100,6 +124,11 @@ class ReleaseLoader:
         self._arrived.clear()
         return self._ready
 
+    def take_canary(self) -> CanaryChange | None:
+        """The change of the canary since the last call, to be taken after the release."""
+        change, self._canary_change = self._canary_change, None
+        return change
+
     def close(self) -> None:
         """Stop following; a release that is being tried is given up."""
         self._stop.set()
@@ -112,9 +141,7 @@ class ReleaseLoader:
             while not self._stop.is_set():
                 try:
                     feed = feed or self._open_feed()
-                    live = feed.live()
-                    self._follow(live)
-                    self._prepare_way_back(live)
+                    self._follow_all(feed.registry())
                     self._failure = ""
                 except Exception as error:  # noqa: BLE001 - a thread that dies would silence every later release
                     self._report(error)
@@ -124,9 +151,34 @@ class ReleaseLoader:
             if feed is not None:
                 feed.close()
 
+    def _follow_all(self, registry: Registry) -> None:
+        live, canary = registry.live(), registry.canary()
+        announced = [*live, *filter(None, [canary])]
+        self._refused = [announcement for announcement in self._refused if announcement in announced]
+        self._follow(live)
+        self._follow_canary(canary)
+        self._prepare_way_back(live)
+
+    def _follow_canary(self, announcement: Announcement | None) -> None:
+        """Make a canary ready that has been announced, beside a live release; end the one that is none any more."""
+        current = self._canary.announcement if self._canary else None
+        if announcement == current or self._stop.is_set():
+            return
+        if self._canary is not None:
+            self._canary = None
+            self._canary_change = CanaryChange(None)
+        if announcement is None or announcement in self._refused or self._current is None:
+            return
+        try:
+            self._canary = Canary(announcement, self._warm(self._fetch(announcement)))
+        except Exception as error:  # noqa: BLE001 - whatever a bundle may cause is a reason to refuse it
+            if not self._stop.is_set():
+                self._refuse(announcement, error)
+            return
+        self._canary_change = CanaryChange(self._canary)
+
     def _follow(self, live: list[Announcement]) -> None:
         """Make the newest release ready that can be served; nothing to do where it is the current one."""
-        self._refused = [announcement for announcement in self._refused if announcement in live]
         for announcement in live:
             if self._is_current(announcement) or self._stop.is_set():
                 return
@@ -151,17 +203,14 @@ class ReleaseLoader:
 
     def _is_current(self, announcement: Announcement) -> bool:
         """Whether the release is in use; one that is announced again unchanged is."""
-        current = self._current
-        return current is not None and (current.version, current.manifest_checksum) == (
-            announcement.version,
-            announcement.manifest_checksum,
-        )
+        return self._current is not None and _is_same(self._current, announcement)
 
     def _try(self, announcement: Announcement) -> bool:
         """Whether the release could be made ready; the reason is logged and counted where not."""
         try:
-            bundle = self._fetch(announcement)
-            self._offer(bundle, self._copies.graph_file(bundle.folder))
+            canary = self._canary
+            is_warm = canary is not None and _is_same(canary.announcement, announcement)
+            self._offer(canary.release if canary and is_warm else self._warm(self._fetch(announcement)))
         except Exception as error:  # noqa: BLE001 - whatever a bundle may cause is a reason to refuse it
             if not self._stop.is_set():
                 self._refuse(announcement, error)
@@ -194,11 +243,16 @@ class ReleaseLoader:
             probe.check(copy, self._settings.releases, self._stop)
             return bundles.read(self._copies.add(checksum, copy))
 
-    def _offer(self, bundle: Bundle, graph_file: Path | None = None) -> None:
+    def _warm(self, bundle: Bundle) -> LiveRelease:
+        graph_file = self._copies.graph_file(bundle.folder)
         threads = self._settings.worker.threads
-        self._ready = serving.warm(bundle, self._catalogue, self._settings.index, threads, graph_file)
+        release = serving.warm(bundle, self._catalogue, self._settings.index, threads, graph_file)
+        logger.info("release %s is warm (%d items)", release.name, len(release.index))
+        return release
+
+    def _offer(self, release: LiveRelease) -> None:
+        self._ready = release
         self._arrived.set()
-        logger.info("release %s is warm (%d items)", self._ready.name, len(self._ready.index))
 
     def _refuse(self, announcement: Announcement, error: Exception) -> None:
         self._refused.append(announcement)
@@ -212,3 +266,8 @@ class ReleaseLoader:
         if text != self._failure:
             logger.error("releases cannot be followed, trying again: %s", text)
         self._failure = text
+
+
+def _is_same(first: Announcement, second: Announcement) -> bool:
+    """Whether two announcements are of one bundle."""
+    return (first.version, first.manifest_checksum) == (second.version, second.manifest_checksum)

@@ -12,7 +12,7 @@ import datetime as dt
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
 
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from engine.arrays import MAX_ACTIONS
@@ -24,6 +24,7 @@ PREFIXED: Final = {
     "windows": {"topic"},
     "recommendations": {"topic"},
     "releases": {"topic"},
+    "canary": {"topic"},
 }
 """By section, the names that `kafka.prefix` is put before."""
 MAX_ACTION_BYTES = 255
@@ -451,6 +452,32 @@ class RetrainSettings(Section):
     """Largest ratio of the time of a new release's list to that of the live one's, measured side by side."""
 
 
+class CanarySettings(Section):
+    """A release that is announced as a canary: for whom, and what decides on it."""
+
+    topic: str = "canary-sums"
+    """Sums of judged clicks, from which all workers' canary is judged: compacted, one partition."""
+    share: Annotated[float, Gt(0.0), Le(0.9)] = 0.1
+    """Share of the users who are served by the canary."""
+    salt: str = ""
+    """Other users are in the canary with another salt; without one they are others for each canary."""
+    interval_s: PositiveFloat = 10.0
+    """Time between two records of a worker's sums, and between two looks at all of them."""
+    min_users: Annotated[int, Ge(50)] = 200
+    """Users judged in each arm before anything is decided."""
+    harm_error: Annotated[float, Gt(0.0), Le(0.2)] = 0.05
+    """Probability of taking back a canary that is as good as the live release, all looks together."""
+    better_error: Annotated[float, Gt(0.0), Le(0.2)] = 0.05
+    """Probability of promoting a canary as better that is only as good, all looks together."""
+    difference: Annotated[float, Gt(0.0), Lt(1.0)] = 0.01
+    """The smallest difference of the mean gain of a click (NDCG@10 of the next click) that matters: when it is certain
+    that the true one is less, there is no difference; and the test is at its best where it is about this."""
+    max_hours: PositiveFloat = 168.0
+    """After this time there is no difference."""
+    on_no_difference: Literal["promote", "take_back"] = "take_back"
+    """The end of a canary without a difference, or whose time is over."""
+
+
 class WorkerSettings(Section):
     """The worker's loop."""
 
@@ -524,6 +551,7 @@ class Settings(Section):
     releases: ReleaseSettings = ReleaseSettings()
     archive: ArchiveSettings = ArchiveSettings()
     retrain: RetrainSettings = RetrainSettings()
+    canary: CanarySettings = CanarySettings()
     worker: WorkerSettings = WorkerSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
     serve: ServeSettings = ServeSettings()

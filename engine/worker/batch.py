@@ -11,14 +11,14 @@ right: were positions recorded before the windows, a crash would lose clicks; we
 clicks that come again would change nothing and their lists would be lost.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import compress
 from typing import Final
 
 import numpy as np
 
-from engine.arrays import FIRST_SEARCH, Bool, Clicks, ForgetRequest, Int32, Int64
+from engine.arrays import FIRST_SEARCH, Bool, Clicks, ForgetRequest, Int32, Int64, Windows
 from engine.catalogue import searches
 from engine.catalogue.actions import Actions
 from engine.catalogue.ids import Catalogue
@@ -30,16 +30,19 @@ from engine.ingest.dead_letters import DeadLetter
 from engine.ingest.decoder import ClickDecoder
 from engine.metrics import Metrics
 from engine.pipeline import Recommender
-from engine.quality.next_click import NextClickJudge
+from engine.quality.experiment import CLUSTERS
+from engine.quality.next_click import PLACES, NextClickJudge, target_ranks
 from engine.quality.sent_lists import SentLists
 from engine.ranking.encode import ListHeads, encode_recommendations
 from engine.ranking.lists import Lists
 from engine.ranking.popularity import Popularity
+from engine.releases.release_loader import Canary
 from engine.releases.serving import LiveRelease
 from engine.retrieval import features
 from engine.settings.sections import Settings
 from engine.windows.store import Appended, Events
 from engine.windows.users import UserWindows
+from engine.worker.canary import CanaryArms
 from engine.worker.dead_letter_outbox import DeadLetterOutbox
 from engine.worker.key_watch import KeyWatch
 
@@ -78,6 +81,18 @@ class _Serving:
     recommender: Recommender
 
 
+@dataclass(frozen=True, slots=True)
+class _ArmLists:
+    """The lists of the users of a batch who are served by one release."""
+
+    users: Int64
+    """[b] indices into the B users of the batch."""
+    release: str
+    lists: Lists
+    sent: Bool
+    """[b] whether each list is to be sent."""
+
+
 class Processor:
     """The windows of the assigned partitions and the release in use: all the state a worker has."""
 
@@ -103,6 +118,8 @@ class Processor:
         self.windows.store.user_slots.subscribe(released=self._sent.forget)
         self._judge = NextClickJudge(self._sent, self._popularity, exclude_seen=settings.recommendations.exclude_seen)
         self._serving: _Serving | None = None
+        self._canary: _Serving | None = None
+        self._canary_arms: CanaryArms | None = None
         self._key_watch = KeyWatch(self.windows, metrics)
         self._partitions = 1
 
@@ -123,14 +140,25 @@ class Processor:
         else:
             previous = self._serving.live.manifest
             self._metrics.release.labels(previous.model, previous.version).set(0)
-        learned = release.manifest.action_values
-        weights = features.action_weights(self._actions.weights, self._actions.codes, learned)
-        recommender = Recommender(self._settings.recommendations, weights, self._popularity)
-        self._serving = _Serving(release, recommender)
+        self.serve_canary(None)
+        self._serving = self._serving_by(release)
         self._metrics.release.labels(release.manifest.model, release.manifest.version).set(1)
         self._metrics.release_swaps.inc()
         self._metrics.index_items.set(len(release.index))
         self._metrics.index_recall.set(release.recall)
+
+    def serve_canary(self, canary: Canary | None) -> None:
+        """Serve a share of the users by this canary from the next batch on; None serves all by the live release."""
+        self._canary = self._canary_arms = None
+        self._sent.forget_groups()
+        if canary is not None and self._serving is not None:
+            self._canary = self._serving_by(canary.release)
+            self._canary_arms = CanaryArms(canary, self._serving.live.name, self._settings.canary)
+
+    def _serving_by(self, release: LiveRelease) -> _Serving:
+        learned = release.manifest.action_values
+        weights = features.action_weights(self._actions.weights, self._actions.codes, learned)
+        return _Serving(release, Recommender(self._settings.recommendations, weights, self._popularity))
 
     def hand_over(self, partitions: Sequence[int]) -> None:
         """Judge no click by the lists sent to users of these partitions: other workers send theirs from now on."""
@@ -140,6 +168,8 @@ class Processor:
     def clear(self) -> None:
         """Drop every window: they belong to a session, and the next one starts from the last commit."""
         self.windows.clear()
+        if self._canary_arms is not None:
+            self._canary_arms.begin_session()
 
     def sweep(self) -> None:
         """Free what the catalogue holds for no window and no release, when much has come since the last sweep.
@@ -147,8 +177,9 @@ class Processor:
         Numbers change or go to other items, so nobody else may keep any: not a snapshot under way, nor a restore.
         """
         sweep = self.windows.sweep()
-        if sweep.searches and self._serving is not None:
-            self._serving.live.forget_searches()
+        if sweep.searches:
+            for serving in filter(None, [self._serving, self._canary]):
+                serving.live.forget_searches()
         if len(sweep.items):
             self._popularity.forget(sweep.items)
             self._sent.forget_items(sweep.items)
@@ -183,24 +214,53 @@ class Processor:
             tombstones = self._tombstones(forgetting)
         if self._serving is None:
             raise RuntimeError("a batch was polled before any release was live")
-        live = self._serving.live
-        fallbacks = live.index.fallbacks
-        lists = self._serving.recommender.recommend(windows, live, stage)
-        self._metrics.exact_fallback_queries.inc(live.index.fallbacks - fallbacks)
         newest = _newest_click(events.slots, appended.changed)  # [B] index of each user's last click in the batch
+        groups = self._groups(clicks, newest)
+        arms = [
+            self._recommend(serving, windows, users, appended.changed)
+            for serving, users in self._split(self._serving, groups, len(windows))
+        ]
         with stage("messages"):
-            heads = self._heads(clicks, newest, windows.times_ms[:, -1], live.name)
-            sent = self._worth_sending(appended.changed, lists)
-            outgoing = self._list_messages(lists, heads, sent, [*forgetting.lists])
+            outgoing = self._list_messages(arms, clicks, newest, windows, [*forgetting.lists])
             positions = {records.partition: records.offsets[-1] + 1 for records in polled}
             inputs = {partition.number: position for partition, position in positions.items()}
             changes = self.windows.changes(appended.changed, tombstones, inputs)
         with stage("deliver"):
             self.windows.wrote(self._deliver(session, outgoing, dead, positions, changes))
-        self._sent.put(appended.changed, lists.items, live.name)
+        sent = np.zeros(len(newest), np.bool_)
+        for arm in arms:
+            arm_groups = groups if groups is None else groups[arm.users]
+            self._sent.put(appended.changed[arm.users], arm.lists.items, arm.release, arm_groups)
+            sent[arm.users] = arm.sent
+            for reason, count in arm.lists.removed.items():
+                self._metrics.removed_candidates.labels(reason).inc(count)
         self._metrics.unchanged_lists.inc(int((~sent).sum()))
         self._metrics.forgotten_users.inc(len(forgetting.held))
-        self._count(clicks, dead, appended, lists, self._time.now_ms() - clicks.appends_ms[newest[sent]])
+        self._count(clicks, dead, appended, self._time.now_ms() - clicks.appends_ms[newest[sent]])
+
+    def _groups(self, clicks: Clicks, newest: Int64) -> Int32 | None:
+        """[B] group of each user in the canary's experiment; None where there is no canary."""
+        if self._canary_arms is None:
+            return None
+        return self._canary_arms.groups([clicks.users[index] for index in newest.tolist()])
+
+    def _split(self, live: _Serving, groups: Int32 | None, users: int) -> Iterator[tuple[_Serving, Int64]]:
+        """The releases that serve a batch, each with the indices of its users."""
+        if groups is None or self._canary is None:
+            yield live, np.arange(users)
+            return
+        in_canary = groups >= CLUSTERS
+        for serving, mask in ((live, ~in_canary), (self._canary, in_canary)):
+            if mask.any():
+                yield serving, np.flatnonzero(mask)
+
+    def _recommend(self, serving: _Serving, windows: Windows, users: Int64, slots: Int32) -> _ArmLists:
+        """Lists of the users [b] of a batch with windows [B, L] and slots [B], by the release that serves them."""
+        live, fallbacks = serving.live, serving.live.index.fallbacks
+        of_users = windows if len(users) == len(windows) else windows.take(users)
+        lists = serving.recommender.recommend(of_users, live, self._metrics.stage)
+        self._metrics.exact_fallback_queries.inc(live.index.fallbacks - fallbacks)
+        return _ArmLists(users, live.name, lists, self._worth_sending(slots[users], lists))
 
     def rewrite(self, partitions: Sequence[int], session: Session) -> None:
         """Write the windows of restored partitions once more that older ones came after on the changelog.
@@ -251,6 +311,10 @@ class Processor:
             self._metrics.next_clicks.labels(verdict.release).inc(verdict.clicks)
             self._metrics.next_click_hits.labels(verdict.release).inc(verdict.hits)
             self._metrics.next_click_popular_hits.labels(verdict.release).inc(verdict.popular_hits)
+        if self._canary_arms is not None:
+            judged, sent_lists = self._sent.lists(slots)
+            ranks = target_ranks(sent_lists[judged, :PLACES], items[judged])
+            self._canary_arms.judged(self._sent.groups(slots[judged]), ranks)
         self._popularity.add(items, events.times_ms[positive])
 
     def _heads(self, clicks: Clicks, newest: Int64, event_ms: Int64, release: str) -> ListHeads:
@@ -271,12 +335,19 @@ class Processor:
             return np.ones(len(slots), np.bool_)
         return ~self._sent.same(slots, lists.items)
 
-    def _list_messages(self, lists: Lists, heads: ListHeads, sent: Bool, gone: list[str]) -> Outgoing:
+    def _list_messages(
+        self, arms: Sequence[_ArmLists], clicks: Clicks, newest: Int64, windows: Windows, gone: list[str]
+    ) -> Outgoing:
         """Lists to be sent, and nulls in the place of the last lists of users who are gone."""
-        messages = encode_recommendations(lists, heads, self._catalogue.ids)
-        values: list[bytes | None] = [*compress(messages, sent), *[None] * len(gone)]
-        keys: list[bytes | None] = [user.encode() for user in [*compress(heads.users, sent), *gone]]
-        return Outgoing(self._settings.recommendations.topic, keys, values)
+        outgoing = Outgoing(self._settings.recommendations.topic)
+        for arm in arms:
+            heads = self._heads(clicks, newest[arm.users], windows.times_ms[arm.users, -1], arm.release)
+            messages = encode_recommendations(arm.lists, heads, self._catalogue.ids)
+            outgoing.values += compress(messages, arm.sent)
+            outgoing.keys += [user.encode() for user in compress(heads.users, arm.sent)]
+        outgoing.values += [None] * len(gone)
+        outgoing.keys += [user.encode() for user in gone]
+        return outgoing
 
     def _deliver(
         self,
@@ -289,6 +360,8 @@ class Processor:
         """Steps 4 and 5; a dead letter that is refused is smaller when the batch comes again."""
         try:
             session.send(lists)
+            if self._canary_arms is not None and (sums := self._canary_arms.record(self._time.monotonic_s())):
+                session.send(sums)
             if dead and len(letters := self._dead_letters.outgoing(dead, self._time.monotonic_s())):
                 session.send(letters)
             return session.commit(positions, [changes])
@@ -298,9 +371,7 @@ class Processor:
             self._dead_letters.refused(error, self._time.monotonic_s())
             raise DeliveryError(f"a dead letter was refused, and is sent smaller next time: {error}") from error
 
-    def _count(
-        self, clicks: Clicks, dead: list[DeadLetter], appended: Appended, lists: Lists, freshness_ms: Int64
-    ) -> None:
+    def _count(self, clicks: Clicks, dead: list[DeadLetter], appended: Appended, freshness_ms: Int64) -> None:
         metrics = self._metrics
         metrics.clicks.inc(len(clicks))
         metrics.searches.inc(sum(map(searches.is_search, clicks.items)))
@@ -314,8 +385,6 @@ class Processor:
         for reason in ("repeated", "late", "expired"):
             if count := getattr(appended, reason):
                 metrics.dropped_events.labels(reason).inc(count)
-        for reason, count in lists.removed.items():
-            metrics.removed_candidates.labels(reason).inc(count)
         for milliseconds in freshness_ms.tolist():
             metrics.freshness.observe(max(0, milliseconds) / 1000)
         self._observe(BatchReport(len(clicks), len(freshness_ms), len(dead), freshness_ms))

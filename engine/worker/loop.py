@@ -18,13 +18,14 @@ from engine.eventlog.share_watch import ShareWatch
 from engine.eventlog.time_source import TimeSource
 from engine.metrics import Metrics
 from engine.releases.announcements import open_feed
-from engine.releases.release_loader import ReleaseLoader, ReleaseSource
+from engine.releases.release_loader import Canary, ReleaseLoader, ReleaseSource
 from engine.settings.sections import Settings
 from engine.windows.restorer import Restorer
 from engine.windows.saver import Saver
 from engine.windows.snapshots import Snapshots
 from engine.worker.access import Access
 from engine.worker.batch import BatchReport, Processor
+from engine.worker.canary_watch import CanaryWatch
 from engine.worker.changelog_guard import ChangelogGuard
 from engine.worker.growth import Growth
 from engine.worker.lag import LagGauges
@@ -78,6 +79,8 @@ class Worker:
         self._processor = Processor(settings, catalogue, metrics, observe, self._time)
         self._releases = self._open_releases(catalogue)
         self._snapshots = Snapshots(settings.snapshots, catalogue, Actions(settings.clicks))
+        # A simulation, which replaces the releases, has no threads.
+        self._canary_watch = CanaryWatch(settings, log, metrics) if self._environment.releases is None else None
         self._restorer = Restorer(settings, log, self._processor.windows, self._snapshots, metrics, self._time)
         self._session: Session | None = None
         self._saver: Saver | None = None
@@ -148,6 +151,8 @@ class Worker:
         if self._rekeyer is not None:
             self._rekeyer.start()
         self._releases.start()
+        if self._canary_watch is not None:
+            self._canary_watch.start()
 
     def step(self) -> float:
         """One turn of the loop; returns the seconds to pause before the next.
@@ -177,6 +182,8 @@ class Worker:
             self._leave(in_order=True)
         finally:
             self._releases.close()
+            if self._canary_watch is not None:
+                self._canary_watch.close()
             if self._rekeyer is not None:
                 self._rekeyer.close()
 
@@ -282,6 +289,8 @@ class Worker:
         self._not_ready = self._not_ready or self._growth.message
         if self._rekeyer is not None:
             self._not_ready = self._not_ready or self._rekeyer.not_ready
+        if self._canary_watch is not None:
+            self._canary_watch.is_decider = Partition(self._settings.clicks.topic, 0) in session.assignment()
         if self.heartbeat_s >= self._gauges_due_s:
             self._processor.set_gauges()
             self._lag.update(session)
@@ -321,6 +330,17 @@ class Worker:
         if release:
             self._processor.swap(release)
             logger.info("release %s is live", release.name)
+        if change := self._releases.take_canary():
+            self._take_canary(change.canary)
+
+    def _take_canary(self, canary: Canary | None) -> None:
+        if canary is None:
+            logger.info("the canary is over")
+        else:
+            self._log.ensure_topics([topic_plan.canary_sums(self._settings)])
+            share = self._settings.canary.share
+            logger.info("release %s is a canary for a share of %g of the users", canary.announcement.name, share)
+        self._processor.serve_canary(canary)
 
     def _assigned(self, partitions: Sequence[Partition]) -> None:
         """Their clicks wait until their windows are restored."""

@@ -41,13 +41,13 @@ def run(environ: dict[str, str], *words: str) -> Result:
 def lines(result: Result) -> dict[str, str]:
     """By the name of each topic after the prefix, what the command says of it."""
     assert result.exit_code == 0
-    return dict(re.findall(r"^shop-\w+\.([\w.]+): (.*)$", result.output, re.MULTILINE))
+    return dict(re.findall(r"^shop-\w+\.([\w.-]+): (.*)$", result.output, re.MULTILINE))
 
 
 def test_all_topics_of_a_deployment_are_created_once(environ: dict[str, str], kafka_log: KafkaLog) -> None:
     environ |= {"HEADRACE_TOPICS__DEAD_LETTER_RETENTION_H": "2", "HEADRACE_TOPICS__REPLICATION": "1"}
     settings = loader.load(None, environ)
-    spread = {"clicks": 3, "recommendations": 3, "windows": 3, "clicks.dead": 1, "releases": 1}
+    spread = {"clicks": 3, "recommendations": 3, "windows": 3, "clicks.dead": 1, "releases": 1, "canary-sums": 1}
     planned = lines(run(environ, "topics", "create", "--partitions", "3", "--dry-run"))
     assert planned == {name: f"would be created, partitions: {count}" for name, count in spread.items()}
     assert kafka_log.partitions(settings.clicks.topic) == 0

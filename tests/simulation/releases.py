@@ -18,6 +18,7 @@ from engine.pipeline import Recommender, Stage
 from engine.ranking import lists
 from engine.ranking.lists import Lists
 from engine.releases import bundles, serving
+from engine.releases.release_loader import CanaryChange
 from engine.releases.serving import LiveRelease
 from engine.settings.sections import IndexSettings
 from producers.demo.bundled import DEMO_RELEASE
@@ -111,6 +112,10 @@ class HandedReleases:
         """The one that was handed over last."""
         ready, self.ready = self.ready, None
         return ready
+
+    def take_canary(self) -> CanaryChange | None:
+        """There is none."""
+        return None
 
     def close(self) -> None:
         """Nothing to stop."""

@@ -11,6 +11,7 @@ from engine.eventlog.base import Outgoing, Partition, Rebalance, TopicSpec
 from engine.eventlog.memory.log import MemoryLog
 from engine.eventlog.time_source import TimeSource
 from engine.metrics import Metrics
+from engine.releases.release_loader import CanaryChange
 from engine.releases.serving import LiveRelease
 from engine.settings.sections import Settings, TelemetrySettings, WindowSettings
 from engine.worker.access import Access
@@ -32,6 +33,10 @@ class NoReleases:
         return False
 
     def take(self) -> LiveRelease | None:
+        """There is none."""
+        return None
+
+    def take_canary(self) -> CanaryChange | None:
         """There is none."""
         return None
 
