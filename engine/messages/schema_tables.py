@@ -43,7 +43,7 @@ def table(struct: type[msgspec.Struct]) -> str:
     info = schema.type_info(struct)
     if not isinstance(info, schema.StructType):
         raise TypeError(f"{struct.__name__} is no struct")
-    docs = _field_docstrings(struct)
+    docs = field_docstrings(struct)
     rows = [
         f"| `{field.encode_name}` | {_type(field.type)} | {_default(field)} | {docs[field.name]} |"
         for field in info.fields
@@ -68,7 +68,7 @@ def _default(field: schema.Field) -> str:
     return f"`{json.dumps(value)}`"
 
 
-def _field_docstrings(struct: type[msgspec.Struct]) -> dict[str, str]:
+def field_docstrings(struct: type) -> dict[str, str]:
     """The texts under the fields of a class, by field."""
     (definition,) = ast.parse(textwrap.dedent(inspect.getsource(struct))).body
     docs = {}

@@ -120,7 +120,7 @@ class KafkaSettings(Section):
 class ClickFields(Section):
     r"""Paths of a click's fields in the user's own messages.
 
-    A dot steps into a nested object, a step of digits into an array (`items.0.id`). A backslash makes a dot a part of a
+    A dot steps into a nested object, a step of digits into an array (`lines.0.id`). A backslash makes a dot a part of a
     key (`'user\.id'` in TOML's single quotes), and digits a key. A field that may be absent from a message may also be
     null, empty or of a wrong type there, which is as good as absent.
     """

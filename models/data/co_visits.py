@@ -7,7 +7,7 @@ with n the events of an item. With a = 1/2 that is the cosine of item-based coll
 2001; Deshpande and Karypis, 2004), with a = 1 the conditional probability, and shrinkage makes little of pairs that
 were seen once or twice (Ferrari Dacrema et al., "Are we really making much progress?", 2019). Pairs by distance and
 direction are those of session-based neighbours (Ludewig and Jannach, 2018). The constants were measured on four sets
-(`docs/log.md`); `backward` differs from set to set and is learned (`models.training.neighbours_choice`).
+(`docs/log.md`); `backward` differs from set to set and is learned (`models.training.score_parts`).
 """
 
 from itertools import pairwise
