@@ -382,8 +382,8 @@ QUALITY: Final = Dashboard(
                     (Query(_of_deployment(JUDGED), "{{release}}"),),
                 ),
                 Panel(
-                    "Next clicks by the minute",
-                    "Hits a second: of lists, and of popular items.",
+                    "Next clicks a second",
+                    "Clicks that were judged, those in the list, and those among as many popular items.",
                     (
                         Query(per_second(M.next_clicks), "judged"),
                         Query(per_second(M.next_click_hits), "in the list"),
@@ -393,7 +393,7 @@ QUALITY: Final = Dashboard(
                 ),
                 Panel(
                     "Candidates removed",
-                    "A second, by reason: seen items, dislikes, and items that the catalogue does not have.",
+                    "A second, by reason: found by several interests (duplicate), or in the window already (seen).",
                     (Query(per_second(M.removed_candidates, "reason"), "{{reason}}"),),
                     unit="cps",
                     stacked=True,

@@ -94,28 +94,30 @@ class Dashboard:
             "panels": list(self._placed()),
         }
 
-    def _placed(self) -> Iterator[dict[str, Any]]:
-        """Rows and panels from the left to the right and from the top down."""
-        number = top = 0
+    def places(self) -> Iterator[tuple[Panel | None, tuple[int, int, int, int]]]:
+        """Panels with column, row, width and height, from the left to the right and from the top down.
+
+        None in the place of a panel is the heading of a row.
+        """
+        top = 0
         for row in self.rows:
-            number += 1
-            yield {
-                "id": number,
-                "type": "row",
-                "title": row.title,
-                "collapsed": False,
-                "panels": [],
-                "gridPos": {"x": 0, "y": top, "w": _COLUMNS, "h": 1},
-            }
+            yield None, (0, top, _COLUMNS, 1)
             top, left, height = top + 1, 0, 0
             for panel in row.panels:
                 if left + panel.width > _COLUMNS:
                     top, left, height = top + height, 0, 0
-                number += 1
-                place = {"x": left, "y": top, "w": panel.width, "h": _HEIGHTS[panel.kind]}
-                yield {"id": number, "gridPos": place} | _panel(panel)
+                yield panel, (left, top, panel.width, _HEIGHTS[panel.kind])
                 left, height = left + panel.width, max(height, _HEIGHTS[panel.kind])
             top += height
+
+    def _placed(self) -> Iterator[dict[str, Any]]:
+        headings = iter(self.rows)
+        for number, (panel, (left, top, width, height)) in enumerate(self.places(), start=1):
+            place = {"id": number, "gridPos": {"x": left, "y": top, "w": width, "h": height}}
+            if panel is None:
+                yield place | {"type": "row", "title": next(headings).title, "collapsed": False, "panels": []}
+            else:
+                yield place | _panel(panel)
 
 
 def _panel(panel: Panel) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from typing import Final
 
 import click
 
+from engine.cli import log_lines
 from engine.settings import loader
 from engine.settings.sections import Settings
 
@@ -22,10 +23,9 @@ config_option = click.option(
 
 def log_to_stderr(settings: Settings) -> None:
     """Log to standard error, one line an event."""
-    logging.basicConfig(
-        level=settings.telemetry.log_level.upper(),
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
+    stderr = logging.StreamHandler()
+    stderr.setFormatter(log_lines.formatter(settings))
+    logging.basicConfig(level=settings.telemetry.log_level.upper(), handlers=[stderr])
     client = logging.getLogger("kafka")
     client.setLevel(logging.INFO if settings.telemetry.log_level == "debug" else logging.ERROR)
     for handler in logging.getLogger().handlers:

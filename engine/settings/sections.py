@@ -496,6 +496,10 @@ class TelemetrySettings(Section):
     port: Annotated[int, Ge(0), Le(65535)] = 9108
     """0 takes any free port, which is logged."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """info: a line for each event of a session or release. debug: one for each batch, too, and ids of users."""
+    log_format: Literal["text", "json"] = "text"
+    """text: a line for people. json: one object a line, with `time`, `level`, `logger`, `message`, `deployment`, and
+    `worker` where `kafka.static_member` names it."""
 
 
 class ServeSettings(Section):

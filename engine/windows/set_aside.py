@@ -32,9 +32,10 @@ class SetAside:
         self._reasons.clear()
 
     def report(self, partition: int, metrics: Metrics) -> None:
-        """Count and name those of a partition that was read to its end; each key once."""
+        """Count and name those of a partition that was read to its end; each key once, and itself at debug alone."""
         for key, reason in self._reasons.pop(partition, {}).items():
             if key not in self._named:
                 self._named.add(key)
                 metrics.set_aside_windows.inc()
                 logger.warning("%s", reason)
+                logger.debug("partition %d of the changelog: the key of the record set aside is %r", partition, key)

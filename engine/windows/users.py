@@ -361,8 +361,8 @@ class UserWindows:
             if isinstance(error, NewerWindowError) and change.input_position is not None:
                 raise  # one of ours, as the header says
             aside[user] = (
-                f"{error}; the record at offset {change.offset} is set aside: user {user!r} goes on with the window"
-                " before it, or a new one. Who wrote to this topic?"
+                f"{error}; the record at offset {change.offset} is set aside: its user goes on with the window before"
+                " it, or a new one. Who wrote to this topic?"
             )
             if change.before is not None and change.before.value is not None:
                 yield from self._readable([(user, change.before)], place, aside)

@@ -11,6 +11,7 @@ right: were positions recorded before the windows, a crash would lose clicks; we
 clicks that come again would change nothing and their lists would be lost.
 """
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import compress
@@ -45,6 +46,8 @@ from engine.windows.users import UserWindows
 from engine.worker.canary import CanaryArms
 from engine.worker.dead_letter_outbox import DeadLetterOutbox
 from engine.worker.key_watch import KeyWatch
+
+logger = logging.getLogger(__name__)
 
 _SENT_LISTS: Final = 1 << 16
 """Users whose last list is remembered, for next-click judgement and for finding unchanged lists."""
@@ -387,6 +390,7 @@ class Processor:
                 metrics.dropped_events.labels(reason).inc(count)
         for milliseconds in freshness_ms.tolist():
             metrics.freshness.observe(max(0, milliseconds) / 1000)
+        logger.debug("batch: %d clicks, %d lists, %d dead letters", len(clicks), len(freshness_ms), len(dead))
         self._observe(BatchReport(len(clicks), len(freshness_ms), len(dead), freshness_ms))
 
 

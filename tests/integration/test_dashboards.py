@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import shutil
 import subprocess
 import threading
@@ -17,7 +18,7 @@ from typing import Any, Self
 import pytest
 import yaml
 
-from deploy.monitoring import rules
+from deploy.monitoring import pictures, rules
 from deploy.monitoring.__main__ import ROOT
 from deploy.monitoring.dashboards import DASHBOARDS, RELEASE_CHANGES
 from engine.eventlog.base import Outgoing, TopicSpec
@@ -71,6 +72,15 @@ class Prometheus:
     def __exit__(self, *exc_info: object) -> None:
         self._process.terminate()
         self._process.wait(20)
+
+    def series(self, query: str, seconds: float) -> list[tuple[dict[str, str], list[tuple[float, float]]]]:
+        """Labels, and times with values, over the last seconds."""
+        end_s = time.time()
+        parameters = {"query": query, "start": end_s - seconds, "end": end_s, "step": 1}
+        address = f"http://127.0.0.1:{self._port}/api/v1/query_range?{urllib.parse.urlencode(parameters)}"
+        with urllib.request.urlopen(address, timeout=30) as answer:
+            data: dict[str, Any] = json.load(answer)["data"]
+        return [(each["metric"], [(at, float(value)) for at, value in each["values"]]) for each in data["result"]]
 
     def values(self, query: str) -> list[tuple[dict[str, str], float]]:
         """Labels and values of a query at this moment; none while the server is starting."""
@@ -183,3 +193,15 @@ def test_rules_are_evaluated_without_errors_and_no_alert_is_about_this_run(prome
     assert sum(value for _, value in failures) == 0
     firing = {labels["alertname"] for labels, _ in prometheus.values('ALERTS{alertstate="firing"}')}
     assert firing == set()
+
+
+def test_pictures(prometheus: Prometheus, tmp_path: Path) -> None:
+    """With PICTURES=FOLDER they are of two minutes, and stay there: PICTURES=docs/images."""
+    folder = Path(os.environ.get("PICTURES", tmp_path))
+    seconds = 120.0 if folder != tmp_path else 5.0
+    time.sleep(seconds - 5.0)
+    for dashboard in DASHBOARDS[:: 2 if folder != tmp_path else 4]:
+        pictures.draw(
+            dashboard, lambda query: prometheus.series(in_place(query), seconds), folder / f"{dashboard.slug}.png"
+        )
+        assert (folder / f"{dashboard.slug}.png").read_bytes().startswith(b"\x89PNG")
