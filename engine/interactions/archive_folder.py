@@ -5,6 +5,7 @@ stores have no rename. So a writer that dies at any moment leaves either the who
 """
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,7 @@ from engine.interactions.files import ITEMS_NAMES, file_system_of
 _BATCH_ROWS: Final = 1 << 16
 _BUFFER_BYTES: Final = 1 << 16
 _PARTIAL: Final = ".partial-"
+_PARTIAL_AGE_S: Final = 3600.0
 
 
 class ArchiveFolder:
@@ -126,7 +128,7 @@ class ArchiveFolder:
         """Delete what a writer that was killed left half written on this machine."""
         if isinstance(self._file_system, fs.LocalFileSystem):
             for path in Path(self._root).glob(f"day=*/.*{_PARTIAL}*"):
-                if not _is_alive(int(path.name.rpartition("-")[2])):
+                if time.time() - path.stat().st_mtime > _PARTIAL_AGE_S:  # a writer on another host may be at it
                     path.unlink(missing_ok=True)
 
     @contextmanager
@@ -224,16 +226,6 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _is_hidden(path: str) -> bool:

@@ -46,7 +46,8 @@ class ArchiveTable:
     def stamp(self) -> list[Any]:
         """Files that are read, or their ends where these are set: the same ones hold the same clicks."""
         if self._ends is not None:
-            return [self._folder.address, sorted(self._ends.items()), sorted(wish.user for wish in self._wishes.all)]
+            ends = [list(end) for end in sorted(self._ends.items())]  # as JSON gives it back
+            return [self._folder.address, ends, sorted(wish.user for wish in self._wishes.all)]
         return [part.path for parts in self._parts.values() for part in chain(parts)]
 
     def ends(self) -> tuple[tuple[int, int], ...]:

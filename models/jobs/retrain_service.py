@@ -26,13 +26,15 @@ class Stopped(BaseException):
 
 
 class RetrainService:
-    """One retrainer. `make` gives the input of each retraining; settings and clicks may be read anew for it."""
+    """One retrainer. `make` gives the input of each retraining, whose items are read for it."""
 
     def __init__(
         self, make: Callable[[], RetrainInput], reports: Reports, election: Election, metrics: Metrics
     ) -> None:
         self._make, self._reports, self._election, self._metrics = make, reports, election, metrics
-        self._schedule = RetrainSchedule(make().settings.retrain, _now_ms())
+        self._known = make()
+        """The input at the start, for what does not change: settings, and where the clicks are."""
+        self._schedule = RetrainSchedule(self._known.settings.retrain, _now_ms())
         self._clicks: int | None = None
         self._counted_s = float("-inf")
         self._paused_until_s = float("-inf")
@@ -76,12 +78,12 @@ class RetrainService:
 
     def _count(self, now_s: float) -> None:
         """Count the archive's records every so often, where that decides anything."""
-        inputs = self._make()
-        if inputs.settings.retrain.new_clicks is None or now_s - self._counted_s < _COUNT_EVERY_S:
+        settings = self._known.settings
+        if settings.retrain.new_clicks is None or now_s - self._counted_s < _COUNT_EVERY_S:
             return
         self._counted_s = now_s
         try:
-            ends = InteractionReader(inputs.source, inputs.settings.clicks).ends()
+            ends = InteractionReader(self._known.source, settings.clicks).ends()
         except HeadraceError as error:
             logger.warning("the archive cannot be looked at: %s", error)
             return

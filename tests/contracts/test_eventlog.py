@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 
@@ -306,6 +306,34 @@ def test_what_waits_while_its_partition_is_paused_comes_when_it_is_resumed(
     assert read[begun] == 1
     session.resume([begun])
     until(lambda: sum(read.values()) == 20, lambda: step(100))
+
+
+def test_a_member_goes_on_where_it_is_told_and_not_at_the_groups_position(log: EventLog, topic_names: Names) -> None:
+    """Whether the partition is at rest since it was assigned, or is being read."""
+    topic, group = topic_names("clicks"), topic_names("group")
+    log.ensure_topics([TopicSpec(topic)])
+    put(log, topic, *numbers(10))
+    log.delete_before({Partition(topic, 0): 2})
+    assigned: list[Partition] = []
+    values: list[bytes | None] = []
+    later: list[bytes] = []
+
+    def pause(partitions: Sequence[Partition]) -> None:
+        session.pause(partitions)
+        assigned.extend(partitions)
+
+    session = log.session([topic], group, Rebalance(assigned=pause))
+    with closing(session):
+        until(lambda: bool(assigned), lambda: session.poll(0.1, 100))
+        for offset in (7, 4, 0, 10):
+            values.clear()
+            session.seek(assigned[0], offset)
+            session.resume(assigned)
+            later.append(b"later-%d" % offset)
+            put(log, topic, later[-1])
+            until(lambda: later[-1] in values, lambda: values.extend(values_of(session.poll(0.1, 100))))
+            assert values == [*numbers(10), *later][max(offset, 2) :]
+            assert session.lag() == {assigned[0]: 0}
 
 
 def test_lag_counts_what_is_not_yet_read(log: EventLog, topic_names: Names, join: Callable[[str, str], Worker]) -> None:

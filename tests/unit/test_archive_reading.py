@@ -2,6 +2,7 @@
 
 import datetime as dt
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,9 @@ from engine.interactions.archive_folder import ArchiveFolder
 from engine.interactions.interaction_reader import InteractionReader
 from engine.interactions.layout import Source
 from engine.metrics import Metrics
-from engine.settings.sections import ArchiveSettings, ClickFields, ClickSettings, Settings
+from engine.settings.sections import ArchiveSettings, ClickFields, ClickSettings, ItemSettings, Settings
 from engine.worker.archiver import archive_once
-from models.data import dataset
+from models.data import dataset, item_content
 from producers.replay import recorded_events
 
 NOW_MS = 1_764_072_000_000
@@ -151,11 +152,21 @@ def test_days_have_folders_of_their_own(tmp_path: Path) -> None:
     assert len(InteractionReader(Source(str(tmp_path)), ClickSettings()).stamp()[0]) == 3
 
 
+def test_an_items_file_may_be_beside_the_clicks(tmp_path: Path) -> None:
+    archived(str(tmp_path), MESSAGES)
+    (tmp_path / "items.csv").write_text("item,title\nx,red shoes\n")
+    assert spelled(Source(str(tmp_path))) == EXPECTED
+    assert [item.title for item in item_content.read(str(tmp_path), ItemSettings()).values()] == ["red shoes"]
+
+
 def test_half_a_file_of_a_killed_writer_is_no_file(tmp_path: Path) -> None:
     log, settings = archived(str(tmp_path), MESSAGES)
-    partial = tmp_path / "day=2025-11-25" / f".clicks.partial-{2**22 + 1}"
+    partial = tmp_path / "day=2025-11-25" / ".clicks.partial-7"
     partial.write_bytes(b"PAR1")
     assert spelled(Source(str(tmp_path))) == EXPECTED
+    archive(log, settings)
+    assert partial.exists()  # somebody may be writing it
+    os.utime(partial, (0.0, 0.0))
     archive(log, settings)
     assert not partial.exists()
 
