@@ -517,7 +517,7 @@ class ServeSettings(Section):
     """Users whose last pushed list is held, some 2 kB each; beyond it those that changed longest ago are dropped."""
     max_batch: Annotated[int, Ge(1), Le(1000)] = 64
     """Largest number of requests that are computed together."""
-    max_waiting: PositiveInt = 256
+    max_waiting: PositiveInt = 128
     """Requests that wait to be computed; more are turned away with 503."""
     max_decisions: PositiveInt = 10_000
     """Answers that can be continued with a next page; older ones are dropped."""

@@ -7,9 +7,10 @@ from elsewhere that has its own name point here (DNS rebinding) gets nothing.
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from http import HTTPStatus
 from typing import Any, Final
+from urllib.parse import unquote_plus
 
 from engine.metrics import ServeMetrics
 from engine.settings.sections import ServeSettings
@@ -39,6 +40,7 @@ _PATHS: Final = frozenset(
     | {"/v1/map", "/v1/releases", "/v1/events"}
 )
 """Paths that metrics name; all others are one."""
+_JSON_HEADERS: Final = {"Content-Type": "application/json"}
 _POLICY: Final = (
     b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self';"
     b" base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -55,8 +57,25 @@ _HEADERS: Final = [
 class Gate:
     """Middleware around the application."""
 
-    def __init__(self, app: AsgiApp, settings: ServeSettings, keys: ApiKeys | None, metrics: ServeMetrics) -> None:
+    def __init__(
+        self,
+        app: AsgiApp,
+        settings: ServeSettings,
+        keys: ApiKeys | None,
+        metrics: ServeMetrics,
+        stored: Callable[[str], bytes | None] = lambda _user: None,
+    ) -> None:
+        """Put a gate before an application.
+
+        Args:
+            app: answers whatever is admitted.
+            settings: rates and hosts.
+            keys: None where nobody needs one.
+            metrics: of the server.
+            stored: the list that was pushed to a user, which is repeated here: it is most of what is asked for.
+        """
         self._app = app
+        self._stored = stored
         self._settings = settings
         self._keys = keys
         self._metrics = metrics
@@ -74,7 +93,19 @@ class Gate:
         except RefusalError as refusal:
             await _refuse(refusal, answered)
             return
+        message = self._stored_list(scope)
+        if message is not None:
+            await _answer(HTTPStatus.OK, _JSON_HEADERS, message, answered)
+            return
         await self._app(scope, _impatient(receive), answered)
+
+    def _stored_list(self, scope: Scope) -> bytes | None:
+        """The stored list that a request is for; None for every other request, and where none is held."""
+        if scope["path"] != "/v1/list" or scope["method"] != "GET":
+            return None
+        query = scope["query_string"].decode("latin-1")
+        name, _, user = query.partition("=")
+        return None if name != "user" or "&" in user else self._stored(unquote_plus(user))
 
     def _watched(self, scope: Scope, send: Send) -> Send:
         """`send` that adds headers, and counts the answer and its time."""
@@ -181,7 +212,12 @@ def _impatient(receive: Receive) -> Receive:
 
 async def _refuse(refusal: RefusalError, send: Send) -> None:
     body = refusal.body
-    headers = {"Content-Type": PROBLEM_TYPE, "Content-Length": str(len(body)), **refusal.headers}
+    headers = {"Content-Type": PROBLEM_TYPE, **refusal.headers}
+    await _answer(refusal.status, headers, body, send)
+
+
+async def _answer(status: HTTPStatus, headers: Mapping[str, str], body: bytes, send: Send) -> None:
     encoded = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
-    await send({"type": "http.response.start", "status": int(refusal.status), "headers": encoded})
+    encoded.append((b"content-length", b"%d" % len(body)))
+    await send({"type": "http.response.start", "status": int(status), "headers": encoded})
     await send({"type": "http.response.body", "body": body})

@@ -19,7 +19,7 @@ from engine.view.service import Service, Shop
 
 logger = logging.getLogger(__name__)
 
-_BACKLOG: Final = 512
+_BACKLOG: Final = 1024
 _KEEP_ALIVE_S: Final = 10
 _CLOSE_LIMIT_S: Final = 2
 """Time that answers under way, and streams, get when the server ends."""
@@ -38,7 +38,9 @@ class HttpServer:
         keys = _keys(serve)
         self.metrics = ServeMetrics()
         self.service = Service(settings, log, self.metrics, shop)
-        gate = Gate(make_app(self.service), serve, keys, self.metrics)
+        app, stored = make_app(self.service), self.service.stored.find
+        # The gate repeats lists by itself, but for pages of other origins, to which the application adds headers.
+        gate = Gate(app, serve, keys, self.metrics, *([] if serve.cors_origins else [stored]))
         self._socket = _listen(serve)
         self.port: int = self._socket.getsockname()[1]
         config = uvicorn.Config(
@@ -114,6 +116,7 @@ def _listen(serve: ServeSettings) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((serve.host, serve.port))
+        listener.listen(_BACKLOG)  # from now on whoever connects waits until uvicorn runs
     except OSError as error:
         listener.close()
         raise SettingsError(

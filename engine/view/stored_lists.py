@@ -33,6 +33,10 @@ class StoredLists:
         if len(self._by_user) > self._most:
             del self._by_user[next(iter(self._by_user))]
 
+    def users(self) -> list[str]:
+        """Users whose list is held, the one whose list changed longest ago first."""
+        return [*self._by_user]
+
     def find(self, user: str) -> bytes | None:
         """The message; None where no list is held."""
         return self._by_user.get(user)

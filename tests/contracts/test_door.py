@@ -99,6 +99,13 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_the_wheel_has_the_live_page(installed: Path) -> None:
+    page = ROOT / "engine" / "view" / "page"
+    names = {path.name for path in page.iterdir()}
+    assert {"page.html", "page.js", "page.css"} <= names
+    assert {path.name for path in (installed / "engine" / "view" / "page").iterdir()} == names
+
+
 def test_the_names_are_these() -> None:
     assert headrace.__all__ == EXPORTS
     assert dir(headrace) == sorted([*EXPORTS, "__version__"], key=dir(headrace).index)

@@ -30,11 +30,15 @@ def test_answers_are_as_described(served: Served) -> None:
     operations = [result.ok() for result in schema.get_all_operations() if result.ok().path not in STREAMS]
     assert len(operations) >= 15
     for operation in operations:
-        ask_as_described(operation)
+        ask_as_described(operation, schemathesis.GenerationMode.POSITIVE)
+        if {"parameters", "requestBody"} & operation.definition.raw.keys():
+            ask_as_described(operation, schemathesis.GenerationMode.NEGATIVE)
 
 
-def ask_as_described(operation: Any) -> None:
-    @given(case=operation.as_strategy())
+def ask_as_described(operation: Any, mode: Any) -> None:
+    """Send what is allowed, or what is not, and check the answers."""
+
+    @given(case=operation.as_strategy(generation_mode=mode))
     @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), database=None)
     def ask(case: Any) -> None:
         case.call_and_validate()

@@ -39,6 +39,15 @@ def test_a_stored_list_is_the_pushed_one_byte_for_byte(served: Served) -> None:
     assert answer.headers["content-type"] == "application/json"
 
 
+@pytest.mark.parametrize("user", ["ä b/c+d", "a&b=c", "%41", "\N{PILE OF POO}", "user=x"])
+def test_any_text_may_be_the_id_of_a_user(served: Served, user: str) -> None:
+    pushed = served.click((user, "i10"))
+    assert served.get("/v1/list", user=user).content == pushed[user]
+    assert items(served.post("/v1/lists", {"user": user})) == [
+        each["item"] for each in json.loads(pushed[user])["items"]
+    ]
+
+
 def test_a_list_computed_now_is_what_the_worker_pushed_for_the_same_window(served: Served) -> None:
     pushed = served.click(("bea", "i20"), ("ben", "i80"), ("bea", "i22"), ("cold", "never heard of"))
     for user, message in pushed.items():
