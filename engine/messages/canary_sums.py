@@ -20,12 +20,14 @@ class CanarySums(msgspec.Struct, frozen=True, kw_only=True):
     """Time at which the canary was announced: a second try of a version is another canary."""
     writer: str
     """Random name of the worker's session; a worker that joins again begins at nothing under another."""
+    mode: str = "split"
+    """`split`, or `interleave`: every click counts in both arms, and a hit in that of the release of its place."""
     clicks: list[list[int]]
     """Judged clicks, by arm (live, canary) and cluster of users."""
     hits: list[list[int]]
     """Of them, clicks on one of the first ten items of the list that the user had been sent."""
     gains: list[list[float]]
-    """Sums of 1 / log2(1 + rank) over the hits."""
+    """Sums of 1 / log2(1 + rank) over the hits; their number where `mode` is `interleave`."""
 
     @property
     def key(self) -> bytes:

@@ -24,6 +24,8 @@ class ListedItem(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """Index into the list's `interests`, of the nearest one; absent for a popular item."""
     neighbour_of: str = ""
     """Id of the item in the window that others clicked near this one; only where `source` is `neighbour`."""
+    release: str = ""
+    """Name of the release that put the item on this place; only in a list that two releases made together."""
 
 
 class Reason(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
@@ -47,7 +49,7 @@ class Recommendation(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     user: str
     """Id of the user."""
     release: str
-    """Name of the release that made the list: model and version."""
+    """Name of the release that made the list: model and version. Of two that made it together, both."""
     event_ms: int
     """Event time of the newest click in the user's window, Unix milliseconds."""
     computed_ms: int

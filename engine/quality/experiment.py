@@ -4,6 +4,9 @@ The outcome of a click is its gain, 1 / log2(1 + rank) where the clicked item wa
 had been sent, and 0 where it was not among its first places: NDCG of a list with one right item. An arm's rate is the
 mean gain of its clicks. The unit is the user: users are spread over clusters by a hash, and the variance is that
 between clusters.
+
+With interleaving the arms are teams: both releases make the lists of one group of users together, a click is credited
+to the release of its place, and the difference is that of the credits per click.
 """
 
 from dataclasses import dataclass
@@ -11,7 +14,7 @@ from typing import Final, Literal
 
 import numpy as np
 
-from engine.arrays import Bool, Float64, Int32, Int64
+from engine.arrays import Bool, Float64, Int8, Int32, Int64
 from engine.quality import sequential_test
 from engine.settings.sections import CanarySettings
 
@@ -55,6 +58,21 @@ class ArmSums:
         for sums, values in ((self.clicks, np.ones(len(ranks))), (self.hits, ranks > 0), (self.gains, gains(ranks))):
             np.add.at(sums.reshape(-1), groups, values)
 
+    def add_interleaved(self, groups: Int32, ranks: Int64, teams: Int8) -> None:
+        """Add n clicks on lists that both releases made.
+
+        Args:
+            groups: [n] groups of the users, all of one arm; NO_GROUP where the click does not count.
+            ranks: [n] rank of each item, 0 where it was not listed.
+            teams: [n] release of the place with that rank.
+        """
+        judged: Bool = groups != NO_GROUP
+        clusters, ranks, teams = groups[judged] % CLUSTERS, ranks[judged], teams[judged]
+        self.clicks += np.bincount(clusters, minlength=CLUSTERS)
+        credited = (ranks > 0) & (teams >= 0)
+        for sums in (self.hits, self.gains):
+            np.add.at(sums, (teams[credited].astype(np.int64), clusters[credited]), 1.0)
+
     def __add__(self, other: "ArmSums") -> "ArmSums":
         return ArmSums(self.clicks + other.clicks, self.hits + other.hits, self.gains + other.gains)
 
@@ -88,12 +106,29 @@ def compare(sums: ArmSums, settings: CanarySettings) -> ArmComparison:
     """The difference between the arms, with bounds that hold at all looks."""
     rates, variances = sequential_test.clustered_rate(sums.gains, sums.clicks)
     difference, variance = rates[..., CANARY] - rates[..., CONTROL], variances.sum(axis=-1)
+    return _bounded(_users(sums.clicks), rates, difference, variance, settings)
+
+
+def compare_interleaved(sums: ArmSums, settings: CanarySettings) -> ArmComparison:
+    """The difference in credited clicks between two releases that made lists together, per click judged."""
+    clicks = sums.clicks[..., CONTROL, :]
+    difference, variance = sequential_test.clustered_rate(
+        sums.gains[..., CANARY, :] - sums.gains[..., CONTROL, :], clicks
+    )
+    with np.errstate(invalid="ignore"):
+        rates = sums.gains.sum(axis=-1) / sums.clicks.sum(axis=-1)
+    return _bounded(_users(sums.clicks), rates, difference, variance, settings)
+
+
+def _bounded(
+    users: Float64, rates: Float64, difference: Float64, variance: Float64, settings: CanarySettings
+) -> ArmComparison:
     widths = [
         # The bound of one side: twice its error, of which each side has half.
         sequential_test.half_width(variance, 2.0 * error, _rho(error, settings.difference))
         for error in (settings.better_error, settings.harm_error)
     ]
-    return ArmComparison(_users(sums.clicks), rates, difference, difference - widths[0], difference + widths[1])
+    return ArmComparison(users, rates, difference, difference - widths[0], difference + widths[1])
 
 
 def ends(comparison: ArmComparison, settings: CanarySettings) -> dict[Decision, Bool]:

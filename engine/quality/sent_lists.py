@@ -4,7 +4,7 @@ from typing import Final
 
 import numpy as np
 
-from engine.arrays import NO_ITEM, Bool, Int32
+from engine.arrays import NO_ITEM, Bool, Int8, Int32
 
 _NOBODY: Final = -1
 
@@ -21,10 +21,21 @@ class SentLists:
         self._items = np.full((rows, count), NO_ITEM, np.int32)
         self._releases = np.zeros(rows, np.int32)
         self._groups = np.full(rows, _NOBODY, np.int32)
+        self._teams: Int8 | None = None
         self._release_names: list[str] = []
 
-    def put(self, slots: Int32, items: Int32, release: str, groups: Int32 | None = None) -> None:
-        """Remember the lists [B, N] that a release made for these users [B], and their groups [B] in an experiment."""
+    def put(
+        self, slots: Int32, items: Int32, release: str, groups: Int32 | None = None, teams: Int8 | None = None
+    ) -> None:
+        """Remember the lists [B, N] that a release made for these users [B].
+
+        Args:
+            slots: of the users.
+            items: of the lists.
+            release: its name.
+            groups: [B] groups of the users in an experiment.
+            teams: [B, N] releases of the places, where two made the lists together.
+        """
         if release not in self._release_names:
             self._release_names.append(release)
         rows = slots % len(self._owners)
@@ -32,6 +43,10 @@ class SentLists:
         self._items[rows] = items
         self._releases[rows] = self._release_names.index(release)
         self._groups[rows] = _NOBODY if groups is None else groups
+        if teams is not None:
+            if self._teams is None:
+                self._teams = np.full(self._items.shape, _NOBODY, np.int8)
+            self._teams[rows] = teams
 
     def lists(self, slots: Int32) -> tuple[Bool, Int32]:
         """[n] whether a list of each user is remembered, and the lists [n, N]; NO_ITEM after the last item."""
@@ -46,9 +61,16 @@ class SentLists:
         """[n] group of each user when the list was made, -1 for none; of users whose lists are remembered."""
         return self._groups[slots % len(self._owners)]
 
+    def teams(self, slots: Int32) -> Int8:
+        """[n, N] team of each place, -1 for none; of users whose lists are remembered."""
+        if self._teams is None:
+            return np.full((len(slots), self._items.shape[1]), _NOBODY, np.int8)
+        return self._teams[slots % len(self._owners)]
+
     def forget_groups(self) -> None:
         """Let no list count in an experiment: one begins or is over."""
         self._groups[:] = _NOBODY
+        self._teams = None
 
     def same(self, slots: Int32, items: Int32) -> Bool:
         """[B] whether each list [B, N] has the items of the one that is remembered."""

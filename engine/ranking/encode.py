@@ -7,7 +7,7 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from engine.arrays import FIRST_SEARCH, NO_ITEM
+from engine.arrays import FIRST_SEARCH, NO_ITEM, Int8
 from engine.catalogue import searches
 from engine.messages.recommendation import ListedItem, Reason, Recommendation, _encode
 from engine.ranking.lists import SOURCES, Lists
@@ -24,6 +24,9 @@ class ListHeads:
     event_ms: list[int]
     release: str
     computed_ms: int
+    teams: Int8 | None = None
+    """[B, N] index into `team_releases` of the release that put the item on each place; None where one made all."""
+    team_releases: Sequence[str] = ()
 
 
 def encode_recommendations(
@@ -49,6 +52,9 @@ def recommendations(
     sources = [SOURCES[code] for code in lists.sources.ravel().tolist()]
     listed = list(map(ListedItem, names, scores, sources, lists.interests.ravel().tolist()))
     _name_origins(listed, lists, item_ids)
+    if heads.teams is not None:
+        for index, team in enumerate(heads.teams.ravel().tolist()):
+            listed[index] = msgspec.structs.replace(listed[index], release=heads.team_releases[team])
     lengths = (lists.items != NO_ITEM).sum(axis=1).tolist()
     reasons = _reasons(lists, item_ids)
     return [

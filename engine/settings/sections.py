@@ -457,8 +457,11 @@ class CanarySettings(Section):
 
     topic: str = "canary-sums"
     """Sums of judged clicks, from which all workers' canary is judged: compacted, one partition."""
+    mode: Literal["split", "interleave"] = "split"
+    """split: the share of users gets the canary's lists. interleave: it gets lists that the canary and the live release
+    make together by team draft, which takes fewer users and the time of both."""
     share: Annotated[float, Gt(0.0), Le(0.9)] = 0.1
-    """Share of the users who are served by the canary."""
+    """Share of the users who are served by the canary, or by both."""
     salt: str = ""
     """Other users are in the canary with another salt; without one they are others for each canary."""
     interval_s: PositiveFloat = 10.0

@@ -13,13 +13,13 @@ clicks that come again would change nothing and their lists would be lost.
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import compress
 from typing import Final
 
 import numpy as np
 
-from engine.arrays import FIRST_SEARCH, Bool, Clicks, ForgetRequest, Int32, Int64, Windows
+from engine.arrays import FIRST_SEARCH, Bool, Clicks, ForgetRequest, Int8, Int32, Int64, UInt64, Windows
 from engine.catalogue import searches
 from engine.catalogue.actions import Actions
 from engine.catalogue.ids import Catalogue
@@ -34,6 +34,7 @@ from engine.pipeline import Recommender
 from engine.quality.experiment import CLUSTERS
 from engine.quality.next_click import PLACES, NextClickJudge, target_ranks
 from engine.quality.sent_lists import SentLists
+from engine.ranking import interleave
 from engine.ranking.encode import ListHeads, encode_recommendations
 from engine.ranking.lists import Lists
 from engine.ranking.popularity import Popularity
@@ -94,6 +95,8 @@ class _ArmLists:
     lists: Lists
     sent: Bool
     """[b] whether each list is to be sent."""
+    teams: Int8 | None = None
+    """[b, N] release of each place, where the live one and the canary made the lists together."""
 
 
 class Processor:
@@ -219,10 +222,7 @@ class Processor:
             raise RuntimeError("a batch was polled before any release was live")
         newest = _newest_click(events.slots, appended.changed)  # [B] index of each user's last click in the batch
         groups = self._groups(clicks, newest)
-        arms = [
-            self._recommend(serving, windows, users, appended.changed)
-            for serving, users in self._split(self._serving, groups, len(windows))
-        ]
+        arms = [*self._arm_lists(self._serving, groups, windows, appended.changed)]
         with stage("messages"):
             outgoing = self._list_messages(arms, clicks, newest, windows, [*forgetting.lists])
             positions = {records.partition: records.offsets[-1] + 1 for records in polled}
@@ -233,7 +233,7 @@ class Processor:
         sent = np.zeros(len(newest), np.bool_)
         for arm in arms:
             arm_groups = groups if groups is None else groups[arm.users]
-            self._sent.put(appended.changed[arm.users], arm.lists.items, arm.release, arm_groups)
+            self._sent.put(appended.changed[arm.users], arm.lists.items, arm.release, arm_groups, arm.teams)
             sent[arm.users] = arm.sent
             for reason, count in arm.lists.removed.items():
                 self._metrics.removed_candidates.labels(reason).inc(count)
@@ -247,23 +247,43 @@ class Processor:
             return None
         return self._canary_arms.groups([clicks.users[index] for index in newest.tolist()])
 
-    def _split(self, live: _Serving, groups: Int32 | None, users: int) -> Iterator[tuple[_Serving, Int64]]:
-        """The releases that serve a batch, each with the indices of its users."""
-        if groups is None or self._canary is None:
-            yield live, np.arange(users)
+    def _arm_lists(self, live: _Serving, groups: Int32 | None, windows: Windows, slots: Int32) -> Iterator[_ArmLists]:
+        """Lists of B users with windows [B, L], slots [B] and groups [B], by the releases that serve them."""
+        canary, arms = self._canary, self._canary_arms
+        if groups is None or canary is None or arms is None:
+            yield self._by_one(live, windows, np.arange(len(windows)), slots)
             return
-        in_canary = groups >= CLUSTERS
-        for serving, mask in ((live, ~in_canary), (self._canary, in_canary)):
-            if mask.any():
-                yield serving, np.flatnonzero(mask)
+        users, canary_users = np.flatnonzero(groups < CLUSTERS), np.flatnonzero(groups >= CLUSTERS)
+        if len(users):
+            yield self._by_one(live, windows, users, slots)
+        if len(canary_users) and arms.interleaves:
+            seeds = windows.times_ms[canary_users, -1].astype(np.uint64) ^ groups[canary_users].astype(np.uint64)
+            yield self._by_both((live, canary), windows, canary_users, slots, seeds)
+        elif len(canary_users):
+            yield self._by_one(canary, windows, canary_users, slots)
 
-    def _recommend(self, serving: _Serving, windows: Windows, users: Int64, slots: Int32) -> _ArmLists:
-        """Lists of the users [b] of a batch with windows [B, L] and slots [B], by the release that serves them."""
+    def _by_one(self, serving: _Serving, windows: Windows, users: Int64, slots: Int32) -> _ArmLists:
+        """Lists of some users [b] of a batch by one release."""
+        lists = self._recommend(serving, windows, users)
+        return _ArmLists(users, serving.live.name, lists, self._worth_sending(slots[users], lists))
+
+    def _by_both(
+        self, both: tuple[_Serving, _Serving], windows: Windows, users: Int64, slots: Int32, seeds: UInt64
+    ) -> _ArmLists:
+        """Lists of some users [b] of a batch that two releases make together."""
+        first, second = (self._recommend(serving, windows, users) for serving in both)
+        flips = interleave.coins(seeds, (first.items.shape[1] + 1) // 2)
+        draft = interleave.team_draft(first.items, second.items, flips)
+        lists = interleave.drafted(first, second, draft)
+        name = "+".join(serving.live.name for serving in both)
+        return _ArmLists(users, name, lists, self._worth_sending(slots[users], lists), draft.teams)
+
+    def _recommend(self, serving: _Serving, windows: Windows, users: Int64) -> Lists:
         live, fallbacks = serving.live, serving.live.index.fallbacks
         of_users = windows if len(users) == len(windows) else windows.take(users)
         lists = serving.recommender.recommend(of_users, live, self._metrics.stage)
         self._metrics.exact_fallback_queries.inc(live.index.fallbacks - fallbacks)
-        return _ArmLists(users, live.name, lists, self._worth_sending(slots[users], lists))
+        return lists
 
     def rewrite(self, partitions: Sequence[int], session: Session) -> None:
         """Write the windows of restored partitions once more that older ones came after on the changelog.
@@ -317,7 +337,7 @@ class Processor:
         if self._canary_arms is not None:
             judged, sent_lists = self._sent.lists(slots)
             ranks = target_ranks(sent_lists[judged, :PLACES], items[judged])
-            self._canary_arms.judged(self._sent.groups(slots[judged]), ranks)
+            self._canary_arms.judged(self._sent.groups(slots[judged]), ranks, self._sent.teams(slots[judged]))
         self._popularity.add(items, events.times_ms[positive])
 
     def _heads(self, clicks: Clicks, newest: Int64, event_ms: Int64, release: str) -> ListHeads:
@@ -345,6 +365,8 @@ class Processor:
         outgoing = Outgoing(self._settings.recommendations.topic)
         for arm in arms:
             heads = self._heads(clicks, newest[arm.users], windows.times_ms[arm.users, -1], arm.release)
+            if arm.teams is not None and self._canary_arms is not None:
+                heads = replace(heads, teams=arm.teams, team_releases=self._canary_arms.release_names)
             messages = encode_recommendations(arm.lists, heads, self._catalogue.ids)
             outgoing.values += compress(messages, arm.sent)
             outgoing.keys += [user.encode() for user in compress(heads.users, arm.sent)]

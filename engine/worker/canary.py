@@ -13,10 +13,10 @@ from uuid import uuid4
 import msgspec
 import numpy as np
 
-from engine.arrays import Int32, Int64
+from engine.arrays import Int8, Int32, Int64
 from engine.eventlog.base import Outgoing
 from engine.messages.canary_sums import CanarySums
-from engine.quality.experiment import CLUSTERS, ArmSums
+from engine.quality.experiment import CLUSTERS, NO_GROUP, ArmSums
 from engine.releases.arms import Arms
 from engine.releases.release_loader import Canary
 from engine.settings.sections import CanarySettings
@@ -50,9 +50,23 @@ class CanaryArms:
         """[n] arm and cluster of each user, see `Arms.groups`."""
         return self._arms.groups(users)
 
-    def judged(self, groups: Int32, ranks: Int64) -> None:
-        """Count n clicks by the groups of their users, and the ranks of their items."""
-        self._sums.add(groups, ranks)
+    @property
+    def interleaves(self) -> bool:
+        """Whether the canary and the live release make lists together."""
+        return self.settings.mode == "interleave"
+
+    @property
+    def release_names(self) -> tuple[str, str]:
+        """Names of the releases that are compared, the live one first."""
+        return self.control, self.canary.announcement.name
+
+    def judged(self, groups: Int32, ranks: Int64, teams: Int8) -> None:
+        """Count n clicks by the groups of their users [n], the ranks of their items [n], and the teams of places."""
+        if not self.interleaves:
+            self._sums.add(groups, ranks)
+            return
+        team_of_place = teams[np.arange(len(ranks)), np.maximum(ranks - 1, 0)]
+        self._sums.add_interleaved(np.where(groups >= CLUSTERS, groups, NO_GROUP), ranks, team_of_place)
 
     def begin_session(self) -> None:
         """Begin at nothing: what was counted since the last record comes again, or is another worker's."""
@@ -69,6 +83,7 @@ class CanaryArms:
             control=self.control,
             announced_ms=announcement.announced_ms,
             writer=self._writer,
+            mode=self.settings.mode,
             clicks=self._sums.clicks.astype(np.int64).tolist(),
             hits=self._sums.hits.astype(np.int64).tolist(),
             gains=self._sums.gains.round(_GAIN_DIGITS).tolist(),

@@ -36,16 +36,18 @@ _STATES: Final[dict[str, str]] = {"promote": "live", "take_back": "retired"}
 class SumsReader:
     """The last record of each worker's session."""
 
-    def __init__(self, reader: Reader) -> None:
+    def __init__(self, reader: Reader, mode: str = "split") -> None:
         self._reader = reader
+        self._mode = mode
         self._records: dict[bytes, CanarySums] = {}
 
     def total(self, canary: Announcement, control: str) -> ArmSums:
         """What all workers have counted of a canary beside this live release."""
         self._read()
         total = ArmSums.empty()
+        expected = (canary.name, control, canary.announced_ms, self._mode)
         for record in self._records.values():
-            if (record.canary, record.control, record.announced_ms) == (canary.name, control, canary.announced_ms):
+            if (record.canary, record.control, record.announced_ms, record.mode) == expected:
                 total += ArmSums(*(np.array(sums, np.float64) for sums in (record.clicks, record.hits, record.gains)))
         return total
 
@@ -115,9 +117,11 @@ class CanaryWatch:
         if canary is None:
             self._metrics.clear_canary()
             return None
-        comparison = experiment.compare(self._total(canary, registry.live()[0].name), self._settings.canary)
+        settings = self._settings.canary
+        compare = experiment.compare_interleaved if settings.mode == "interleave" else experiment.compare
+        comparison = compare(self._total(canary, registry.live()[0].name), settings)
         self._show(canary, comparison)
-        decision = experiment.decide(comparison, self._settings.canary, (now_ms - canary.announced_ms) / _HOUR_MS)
+        decision = experiment.decide(comparison, settings, (now_ms - canary.announced_ms) / _HOUR_MS)
         if decision != "wait":
             self._announce(canary, decision, comparison, now_ms)
         return decision
@@ -126,7 +130,7 @@ class CanaryWatch:
         if self._sums is None:
             topic = topic_plan.canary_sums(self._settings)
             self._log.ensure_topics([topic])
-            self._sums = SumsReader(self._log.reader([topic.name]))
+            self._sums = SumsReader(self._log.reader([topic.name]), self._settings.canary.mode)
         return self._sums.total(canary, control)
 
     def _announce(self, canary: Announcement, decision: Decision, comparison: ArmComparison, now_ms: int) -> None:

@@ -16,7 +16,7 @@ from engine.eventlog.base import EventLog, Outgoing, TopicSpec
 from engine.eventlog.kafka import KafkaLog
 from engine.eventlog.memory.log import MemoryLog
 from engine.messages.canary_sums import CanarySums
-from engine.messages.recommendation import decode_recommendation
+from engine.messages.recommendation import Recommendation, decode_recommendation
 from engine.metrics import Metrics
 from engine.quality import experiment
 from engine.quality.experiment import CLUSTERS
@@ -53,6 +53,7 @@ class Shop:
         self.stop = threading.Event()
         self.lists: dict[str, set[str]] = {}
         """Releases by which each user was sent a list."""
+        self.messages: list[Recommendation] = []
         self._places = np.random.default_rng(0).integers(0, HALF, USERS)
         self._clicks = 0
 
@@ -107,6 +108,7 @@ class Shop:
                 for records in lists.poll(0.05, 1000):
                     for value in filter(None, records.values):
                         message = decode_recommendation(value)
+                        self.messages.append(message)
                         self.lists.setdefault(message.user, set()).add(message.release)
 
 
@@ -170,6 +172,31 @@ def test_a_sabotaged_canary_is_taken_back_on_kafka(
     canary = CANARY.model_copy(update={"topic": topic_names("canary-sums")})
     settings = settings_of(topic_names, kafka_settings).model_copy(update={"canary": canary})
     run_sabotaged_canary(kafka_log, settings, tiny_release, sabotaged, report)
+
+
+def test_interleaved_lists_name_the_release_of_each_place_and_end_the_same_way(
+    tiny_release: Path, sabotaged: Path
+) -> None:
+    both = CANARY.model_copy(update={"mode": "interleave"})
+    settings = settings_of(lambda name: name, poll_interval_s=0.1).model_copy(update={"canary": both})
+    shop = Shop(MemoryLog(), settings)
+    shop.publish(tiny_release, "live")
+    with shop.worker() as (worker, _), shop.open():
+        shop.publish(sabotaged, "canary")
+        until(lambda: shop.registrar.read().versions["sabotaged"].state == "retired")
+        assert shop.registrar.read().versions["sabotaged"].reason.startswith("canary take back: gain 0.")
+        assert worker.release_name == "two-hop-tiny"
+    assert {name for releases in shop.lists.values() for name in releases} == {
+        "two-hop-tiny",
+        "two-hop-tiny+two-hop-sabotaged",
+    }
+    interleaved = [message for message in shop.messages if "+" in message.release]
+    for message in interleaved:
+        assert {place.release for place in message.items} == {"two-hop-tiny", "two-hop-sabotaged"}
+        assert len({place.item for place in message.items}) == len(message.items)
+        assert all(place.interest < len(message.interests) for place in message.items)
+    others = [message for message in shop.messages if "+" not in message.release]
+    assert {place.release for message in others for place in message.items} == {""}
 
 
 def test_a_better_canary_is_promoted_without_another_load(tiny_release: Path, sabotaged: Path) -> None:

@@ -46,6 +46,7 @@ def test_the_prefix_names_everything() -> None:
         "windows.topic": "shop.windows",
         "recommendations.topic": "shop.recommendations",
         "releases.topic": "shop.releases",
+        "canary.topic": "shop.canary-sums",
     }
     assert {*names(shop).values()}.isdisjoint(names(other).values())
     assert (shop.deployment, other.deployment) == ("shop/shop.clicks", "other/other.clicks")
