@@ -228,6 +228,12 @@ def write(release: NewRelease, releases: Path) -> Path:
     return folder
 
 
+def written_as(releases: Path, model: str, version: str) -> Path | None:
+    """The folder of the bundle that was written with that version, which its content hash may follow; None if none."""
+    named = releases / f"{model}-{version}"
+    return named if named.exists() else next(releases.glob(f"{named.name}{_HASH_MARK}*"), None)
+
+
 def refuse_existing(folder: Path) -> None:
     """Refuse to write where a bundle is.
 

@@ -23,7 +23,7 @@ from engine.errors import RunFolderError
 from engine.interactions.interaction_reader import InteractionReader
 from engine.interactions.layout import Source
 from engine.releases import bundles
-from engine.releases.bundles import Bundle
+from engine.releases.bundles import Bundle, Provenance
 from engine.settings.sections import Settings
 from models.data import dataset
 from models.evaluation.candidate_trial import evaluate_candidate
@@ -135,28 +135,33 @@ def _interrupted(record: Path, address: str) -> Attempt | None:
 
 
 def _carry_out(attempt: Attempt, inputs: RetrainInput, reports: Reports, now_ms: int) -> RetrainOutcome:
-    releases, name = inputs.settings.retrain.releases, f"{inputs.settings.releases.model}-{attempt.version}"
+    releases, model = inputs.settings.retrain.releases, inputs.settings.releases.model
     source = replace(inputs.source, since_ms=attempt.since_ms, ends=attempt.ends)
-    run = releases / training_job.RUNS / name
-    announced = inputs.stage.newest()
-    is_announced = announced is not None and announced.version == attempt.version
+    run = releases / training_job.RUNS / f"{model}-{attempt.version}"
+    announced, written = inputs.stage.newest(), bundles.written_as(releases, model, attempt.version)
+    is_announced = announced is not None and written is not None and written.name == f"{model}-{announced.version}"
     with fetched(announced if not is_announced else None) as live:
-        _train(attempt, source, live, inputs, reports, now_ms)
-        bundle = bundles.read(releases / name)
+        bundle = bundles.read(written or _train(attempt, source, live, inputs, reports, now_ms))
         decision = _decision(run, source, bundle, live, inputs, reports)
     return _publish(bundle, decision, run / gate_page.REPORT, inputs, reports, is_announced=is_announced)
 
 
 def _train(  # noqa: PLR0913 - all of a training
     attempt: Attempt, source: Source, live: Bundle | None, inputs: RetrainInput, reports: Reports, now_ms: int
-) -> None:
-    """Write the bundle, unless it is there."""
-    releases, model = inputs.settings.retrain.releases, inputs.settings.releases.model
-    if (releases / f"{model}-{attempt.version}").exists():
-        return
-    warm = WarmVectors(live.ids, live.vectors) if live is not None and inputs.settings.retrain.warm_start else None
-    target = RunTarget(model, attempt.version, releases, None)
-    training_job.run(TrainingInput(source, inputs.items, warm), inputs.training, target, now_ms, reports.training)
+) -> Path:
+    """Train, and write the bundle; returns its folder."""
+    settings, warm, provenance = inputs.settings, None, Provenance(from_ms=attempt.since_ms)
+    if live is not None and settings.retrain.warm_start:
+        warm = WarmVectors(live.ids, live.vectors)
+        parent = live.manifest
+        provenance = Provenance(from_ms=attempt.since_ms, parent=parent.version, parent_content=parent.content_hash)
+    target = RunTarget(settings.releases.model, attempt.version, settings.retrain.releases, None, provenance)
+    written = training_job.run(
+        TrainingInput(source, inputs.items, warm), inputs.training, target, now_ms, reports.training
+    )
+    if written is None:
+        raise RuntimeError("a retraining is one process: the others of torchrun have no release")
+    return written
 
 
 def _decision(  # noqa: PLR0913 - all of an evaluation

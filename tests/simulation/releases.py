@@ -68,6 +68,7 @@ def mirror(version: int) -> Any:
         numbers=np.empty(0, np.int32),
         popularity=np.empty(0, np.float32),
         index=_NoItems(),
+        recall=1.0,
     )
 
 
