@@ -1,6 +1,6 @@
-"""Local copies of the bundles that were served last, with the graphs of their indexes, so that a way back is short.
+"""Local copies of the bundles that were served last, so that a way back is short.
 
-To go back to a release nothing is fetched, tried in a child process or indexed again. The copies are in a temporary
+To go back to a release nothing is fetched or tried in a child process again. The copies are in a temporary
 folder of this process alone; a bundle is verified at every load in any case.
 """
 
@@ -45,10 +45,6 @@ class LocalCopies:
         copy = self._used.pop(checksum, None)
         if copy is not None:
             shutil.rmtree(copy.parent, ignore_errors=True)
-
-    def graph_file(self, copy: Path) -> Path:
-        """The file for the graph of a copy's index."""
-        return copy.parent / "graph.hnsw"
 
     def close(self) -> None:
         """Remove all copies."""

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 from engine import contract
 from engine.catalogue.ids import Catalogue
@@ -26,9 +26,13 @@ from engine.releases.local_copies import LocalCopies
 from engine.releases.registry import MAX_AHEAD_MS, Registry
 from engine.releases.serving import LiveRelease
 from engine.retrieval import index
+from engine.retrieval.index import Graph, Index
 from engine.settings.sections import Settings
 
 logger = logging.getLogger(__name__)
+
+_KEPT_GRAPHS: Final = 3
+"""Of the live release, the one before it, and a canary."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +99,7 @@ class ReleaseLoader:
         self._refused: list[Announcement] = []
         self._copies = LocalCopies()
         self._way_back: Announcement | None = None
+        self._graphs: dict[str, Graph] = {}
         self._canary: Canary | None = None
         self._canary_change: CanaryChange | None = None
         self._failure = ""
@@ -165,12 +170,14 @@ class ReleaseLoader:
         if announcement == current or self._stop.is_set():
             return
         if self._canary is not None:
+            if not self._is_current(self._canary.announcement):
+                self._graphs.pop(self._canary.announcement.manifest_checksum, None)
             self._canary = None
             self._canary_change = CanaryChange(None)
         if announcement is None or announcement in self._refused or self._current is None:
             return
         try:
-            self._canary = Canary(announcement, self._warm(self._fetch(announcement)))
+            self._canary = Canary(announcement, self._warm(announcement))
         except Exception as error:  # noqa: BLE001 - whatever a bundle may cause is a reason to refuse it
             if not self._stop.is_set():
                 self._refuse(announcement, error)
@@ -195,9 +202,9 @@ class ReleaseLoader:
             return
         self._way_back = previous
         try:
-            bundle = self._fetch(previous)
-            graph_file = self._copies.graph_file(bundle.folder)
-            index.build(bundle.vectors, self._settings.index, self._settings.worker.threads, graph_file)
+            bundle, graph = self._fetch(previous), self._graphs.get(previous.manifest_checksum)
+            built = index.build(bundle.vectors, self._settings.index, self._settings.worker.threads, graph)
+            self._keep_graph(previous.manifest_checksum, built)
         except Exception as error:  # noqa: BLE001 - it is refused by name when it is gone back to
             logger.debug("release %s cannot be kept ready: %s", previous.name, error)
 
@@ -210,7 +217,7 @@ class ReleaseLoader:
         try:
             canary = self._canary
             is_warm = canary is not None and _is_same(canary.announcement, announcement)
-            self._offer(canary.release if canary and is_warm else self._warm(self._fetch(announcement)))
+            self._offer(canary.release if canary and is_warm else self._warm(announcement))
         except Exception as error:  # noqa: BLE001 - whatever a bundle may cause is a reason to refuse it
             if not self._stop.is_set():
                 self._refuse(announcement, error)
@@ -243,12 +250,21 @@ class ReleaseLoader:
             probe.check(copy, self._settings.releases, self._stop)
             return bundles.read(self._copies.add(checksum, copy))
 
-    def _warm(self, bundle: Bundle) -> LiveRelease:
-        graph_file = self._copies.graph_file(bundle.folder)
-        threads = self._settings.worker.threads
-        release = serving.warm(bundle, self._catalogue, self._settings.index, threads, graph_file)
+    def _warm(self, announcement: Announcement) -> LiveRelease:
+        bundle, checksum = self._fetch(announcement), announcement.manifest_checksum
+        settings, threads = self._settings.index, self._settings.worker.threads
+        release = serving.warm(bundle, self._catalogue, settings, threads, self._graphs.get(checksum))
+        self._keep_graph(checksum, release.index)
         logger.info("release %s is warm (%d items)", release.name, len(release.index))
         return release
+
+    def _keep_graph(self, checksum: str, built: Index) -> None:
+        """Keep the graphs of the current release, the one before and a canary's, for the way back."""
+        self._graphs.pop(checksum, None)
+        if (graph := index.graph_of(built)) is not None:
+            self._graphs[checksum] = graph
+        for oldest in [*self._graphs][:-_KEPT_GRAPHS]:
+            del self._graphs[oldest]
 
     def _offer(self, release: LiveRelease) -> None:
         self._ready = release

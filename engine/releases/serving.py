@@ -6,7 +6,6 @@ same way, from its words, when a window with it is encoded: the encoder sees sea
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -22,7 +21,7 @@ from engine.releases.bundles import Bundle, Manifest
 from engine.retrieval import candidates
 from engine.retrieval.encoder import ContentEncoder, Encoder
 from engine.retrieval.features import Features
-from engine.retrieval.index import HnswIndex, Index, build, grow
+from engine.retrieval.index import Graph, HnswIndex, Index, build, grow
 from engine.retrieval.item_neighbours import NeighbourTable
 from engine.retrieval.tables import EmbeddingTables
 from engine.settings.sections import IndexSettings
@@ -176,7 +175,7 @@ class LiveRelease:
 
 
 def warm(
-    bundle: Bundle, catalogue: Catalogue, settings: IndexSettings, threads: int, graph_file: Path | None = None
+    bundle: Bundle, catalogue: Catalogue, settings: IndexSettings, threads: int, graph: Graph | None = None
 ) -> LiveRelease:
     """Load a verified bundle, build its index and run it once; takes seconds for a large catalogue and holds no lock.
 
@@ -185,7 +184,7 @@ def warm(
         catalogue: numbers the items.
         settings: of the index.
         threads: of onnxruntime and hnswlib.
-        graph_file: keeps the graph of the index for the next time, see `index.build`.
+        graph: of the index, where it was built before, see `index.build`.
 
     Raises:
         UnfitReleaseError: a graph does not load, differs from the contract or returns a value that is not finite,
@@ -201,7 +200,7 @@ def warm(
         vectors=tables.vectors(),
         numbers=numbers,
         popularity=bundle.popularity,
-        index=build(tables.vectors(), settings, threads, graph_file),
+        index=build(tables.vectors(), settings, threads, graph),
         recall=1.0,
         neighbours=_neighbours(bundle),
         _rows=_Rows(numbers),

@@ -6,8 +6,7 @@ graphs", 2018. The only file that talks to hnswlib.
 """
 
 import logging
-from pathlib import Path
-from typing import Final, Protocol
+from typing import Any, Final, Protocol, TypeAlias
 
 import hnswlib
 import numpy as np
@@ -49,18 +48,22 @@ class Index(Protocol):
     def __len__(self) -> int: ...
 
 
-def build(vectors: Float32, settings: IndexSettings, threads: int, graph_file: Path | None = None) -> Index:
+Graph: TypeAlias = Any
+"""An HNSW graph of hnswlib, with a copy of its vectors."""
+
+
+def build(vectors: Float32, settings: IndexSettings, threads: int, graph: Graph | None = None) -> Index:
     """The index of `vectors` [V, D] that the settings choose.
 
     Args:
         vectors: of the items.
         settings: kind and size of the index.
         threads: of hnswlib.
-        graph_file: the HNSW graph of the same vectors and settings, loaded in a fraction of the time where it exists,
-            and written where it does not.
+        graph: that of an earlier index of the same vectors and settings (`graph_of`), which takes no time; None builds
+            one. It is kept in memory and not on disk, because hnswlib holds the interpreter while it reads or writes.
     """
     exact = settings.kind == "exact" or (settings.kind == "auto" and len(vectors) <= settings.exact_up_to)
-    return ExactIndex(vectors) if exact else HnswIndex(vectors, settings, threads, graph_file)
+    return ExactIndex(vectors) if exact else HnswIndex(vectors, settings, threads, graph)
 
 
 class ExactIndex:
@@ -88,28 +91,29 @@ class ExactIndex:
 class HnswIndex:
     """Searches a graph of near neighbours: approximate, in time logarithmic in the size of the catalogue."""
 
-    def __init__(self, vectors: Float32, settings: IndexSettings, threads: int, graph_file: Path | None = None) -> None:
+    def __init__(self, vectors: Float32, settings: IndexSettings, threads: int, graph: Graph | None = None) -> None:
         size, dimensions = vectors.shape
         self._vectors = vectors
         self._ef_search = settings.ef_search
         self._threads = threads
-        self._graph = hnswlib.Index(space="ip", dim=dimensions)
-        if graph_file is not None and graph_file.exists():
-            self._graph.load_index(str(graph_file), max_elements=size)
-        else:
-            self._graph.init_index(size, M=settings.m, ef_construction=settings.ef_construction, random_seed=_SEED)
-            self._graph.add_items(vectors, num_threads=threads)
-            if graph_file is not None:
-                self._graph.save_index(str(graph_file))
-        self._ef = 0
+        if graph is None:
+            graph = hnswlib.Index(space="ip", dim=dimensions)
+            graph.init_index(size, M=settings.m, ef_construction=settings.ef_construction, random_seed=_SEED)
+            graph.add_items(vectors, num_threads=threads)
+        self._graph = graph
         self.fallbacks = 0
+
+    @property
+    def hnsw_graph(self) -> Graph:
+        """The graph, for an index of the same vectors."""
+        return self._graph
 
     def __len__(self) -> int:
         return len(self._vectors)
 
     def search(self, queries: Float32, count: int) -> tuple[Int32, Float32]:
         """See `Index.search`. A query from which the graph reaches fewer than `count` items is scanned exactly."""
-        self._set_ef(count)
+        self._graph.set_ef(max(self._ef_search, count))  # each time, as an index of the same graph may have another
         try:
             return self._graph_search(queries, count)
         except RuntimeError:  # raised for all queries when one of them reaches too few
@@ -155,13 +159,6 @@ class HnswIndex:
             )
         self.fallbacks += queries
 
-    def _set_ef(self, count: int) -> None:
-        """Let a search in the graph keep at least `count` candidates."""
-        ef = max(self._ef_search, count)
-        if ef != self._ef:
-            self._graph.set_ef(ef)
-            self._ef = ef
-
 
 class GrownIndex:
     """Searches the graph of a release's items, and scans the items that came later exactly.
@@ -190,6 +187,12 @@ class GrownIndex:
         rows = np.concatenate([rows, later + np.int32(len(self.graph))], axis=1)
         columns, scores = best(np.concatenate([scores, later_scores], axis=1), count)
         return np.take_along_axis(rows, columns, axis=1), scores
+
+
+def graph_of(index: Index) -> Graph | None:
+    """The graph of an index, without the items that came later; None of an exact one."""
+    graph = index.graph if isinstance(index, GrownIndex) else index
+    return graph.hnsw_graph if isinstance(graph, HnswIndex) else None
 
 
 def grow(index: Index, vectors: Float32) -> Index:

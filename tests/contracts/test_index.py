@@ -7,7 +7,7 @@ from engine.arrays import NO_ITEM, Float32, Int32, Windows
 from engine.catalogue.ids import Catalogue
 from engine.releases import bundles, serving
 from engine.retrieval import features
-from engine.retrieval.index import ExactIndex, HnswIndex, Index, build, grow
+from engine.retrieval.index import ExactIndex, HnswIndex, Index, build, graph_of, grow
 from engine.settings.sections import IndexSettings
 from producers.demo.bundled import DEMO_RELEASE
 
@@ -144,3 +144,15 @@ def test_the_size_of_the_catalogue_decides_between_the_two() -> None:
     vectors = np.random.default_rng(1).normal(size=(50, 4)).astype(np.float32)
     assert isinstance(build(vectors, IndexSettings(exact_up_to=50), threads=1), ExactIndex)
     assert isinstance(build(vectors, IndexSettings(exact_up_to=49), threads=1), HnswIndex)
+
+
+def test_an_index_by_the_graph_of_an_earlier_one_finds_the_same(trained: tuple[Float32, Float32]) -> None:
+    vectors, interests = trained
+    settings = IndexSettings(kind="hnsw")
+    first = build(vectors, settings, threads=1)
+    graph = graph_of(grow(first, np.concatenate([vectors, vectors[:1]])))
+    again = build(vectors, settings, threads=1, graph=graph)
+    for before, after in zip(first.search(interests, COUNT), again.search(interests, COUNT), strict=True):
+        np.testing.assert_array_equal(before, after)
+    assert graph_of(again) is graph_of(first) is graph
+    assert graph_of(build(vectors, IndexSettings(kind="exact"), threads=1)) is None
