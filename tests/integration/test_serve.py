@@ -1,4 +1,4 @@
-"""The HTTP interface beside a worker: what it repeats, what it computes, and how it refuses."""
+"""The HTTP interface and a worker on one log: what it repeats, what it computes, and how it refuses."""
 
 import json
 import threading
@@ -195,6 +195,21 @@ def test_a_refusal_is_a_problem_that_names_the_field(
     assert (answer.status_code, problem["status"], problem.get("field", "")) == (status, status, field)
     assert answer.headers["content-type"] == "application/problem+json"
     assert problem["detail"]
+
+
+def test_a_mistake_of_the_server_is_a_problem_and_ends_nothing(
+    served: Served, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(_count: int) -> None:
+        raise ZeroDivisionError("a secret of the inside")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(served.server.service._compute._items, "popular", fail)
+        answer = served.get("/v1/popular")
+    assert (answer.status_code, answer.headers["content-type"]) == (500, "application/problem+json")
+    assert "secret" not in answer.text
+    assert "a secret of the inside" in caplog.text
+    assert served.get("/v1/popular").status_code == 200
 
 
 def test_concurrent_requests_are_one_micro_batch_and_each_gets_its_own_list(served: Served) -> None:
