@@ -24,7 +24,7 @@ _CHECK_EVERY_S: Final = 1.0
 def serve(config: Path | None, release: Path | None) -> None:
     """Answer over HTTP: stored lists, lists computed at request time, similar items, and a live page.
 
-    Follows the topics of lists, windows and releases beside the workers, and writes to none. The settings are those of
+    Follows the topics of lists, windows and releases that workers write, and writes to none. The settings are those of
     the workers, with a section [serve]. It listens on this machine alone unless serve.host says otherwise.
     """
     require_extra()

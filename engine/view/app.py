@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import re
 from collections.abc import AsyncIterator, Callable
 from http import HTTPStatus
@@ -43,6 +44,8 @@ from engine.view.http_messages import (
 )
 from engine.view.refusals import PROBLEM_TYPE, RefusalError, missing
 from engine.view.service import FIGURES, Service, user_subject
+
+logger = logging.getLogger(__name__)
 
 _FIGURES_EVERY_S: Final = 0.5
 _PAGE_FILES: Final = {
@@ -328,8 +331,16 @@ def _http(request: Request[Any, Any, Any], error: HTTPException) -> Response[byt
     return response
 
 
+def _failed(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+    """A mistake of the server's own, which its log explains and the answer does not."""
+    logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    detail = "the server failed at this request; its log has the cause"
+    return _refused(request, RefusalError(HTTPStatus.INTERNAL_SERVER_ERROR, detail))
+
+
 _HANDLERS: Final[ExceptionHandlersMap] = {
     RefusalError: _refused,
     ValidationException: _invalid,
     HTTPException: _http,
+    Exception: _failed,
 }

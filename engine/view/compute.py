@@ -19,7 +19,7 @@ from engine.view.standby import Standby
 logger = logging.getLogger(__name__)
 
 _IDLE_S: Final = 0.005
-"""Between two steps of the standby while nothing is asked for."""
+"""Between two steps of the standby while no request waits."""
 _GAUGES_EVERY_S: Final = 1.0
 
 ItemJob = Callable[[ItemQueries], Any]

@@ -92,5 +92,5 @@ class Subscriptions:
 
 
 def encode(event: str, data: bytes) -> bytes:
-    """An event as it goes over the wire."""
+    """An event as bytes of the stream."""
     return b"event: " + event.encode() + b"\ndata: " + data.replace(b"\n", b"\ndata: ") + b"\n\n"

@@ -72,7 +72,7 @@ class Gate:
             settings: rates and hosts.
             keys: None where nobody needs one.
             metrics: of the server.
-            stored: the list that was pushed to a user, which is repeated here: it is most of what is asked for.
+            stored: the list that was pushed to a user, which is repeated here: most requests are for it.
         """
         self._app = app
         self._stored = stored
@@ -87,17 +87,17 @@ class Gate:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        answered = self._watched(scope, send)
+        send_counted = self._counted(scope, send)
         try:
             self._admit(scope)
         except RefusalError as refusal:
-            await _refuse(refusal, answered)
+            await _refuse(refusal, send_counted)
             return
         message = self._stored_list(scope)
         if message is not None:
-            await _answer(HTTPStatus.OK, _JSON_HEADERS, message, answered)
+            await _answer(HTTPStatus.OK, _JSON_HEADERS, message, send_counted)
             return
-        await self._app(scope, _impatient(receive), answered)
+        await self._app(scope, _impatient(receive), send_counted)
 
     def _stored_list(self, scope: Scope) -> bytes | None:
         """The stored list that a request is for; None for every other request, and where none is held."""
@@ -107,7 +107,7 @@ class Gate:
         name, _, user = query.partition("=")
         return None if name != "user" or "&" in user else self._stored(unquote_plus(user))
 
-    def _watched(self, scope: Scope, send: Send) -> Send:
+    def _counted(self, scope: Scope, send: Send) -> Send:
         """`send` that adds headers, and counts the answer and its time."""
         started_s = time.perf_counter()
         path = scope["path"] if scope["path"] in _PATHS else "other"
@@ -186,8 +186,8 @@ def _check_host(headers: dict[bytes, bytes]) -> None:
     if name.strip("[]").lower() not in LOOPBACK:
         raise RefusalError(
             HTTPStatus.FORBIDDEN,
-            f"Host: found {host!r}, expected this machine's own name for itself, localhost; behind a proxy set"
-            " serve.keys_file, or serve.without_keys",
+            f"Host: found {host!r}, expected this machine's own name for itself, localhost; for requests by way of a"
+            " proxy set serve.keys_file, or serve.without_keys",
             "Host",
         )
 

@@ -116,7 +116,7 @@ def _listen(serve: ServeSettings) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((serve.host, serve.port))
-        listener.listen(_BACKLOG)  # from now on whoever connects waits until uvicorn runs
+        listener.listen(_BACKLOG)  # from now on a client that connects waits until uvicorn runs
     except OSError as error:
         listener.close()
         raise SettingsError(

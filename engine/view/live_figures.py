@@ -123,6 +123,12 @@ class LiveFigures:
             while len(self._recent) > _RECENT_USERS:
                 del self._recent[next(iter(self._recent))]
 
+    def forget(self, user: str) -> None:
+        """Drop what is remembered of a user."""
+        with self._lock:
+            self._heads.pop(user, None)
+            self._recent.pop(user, None)
+
     def add_dead_letter(self, reason: str) -> None:
         """Count a dead letter."""
         with self._lock:

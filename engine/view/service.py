@@ -282,8 +282,11 @@ class Service:
             raise RefusalError(HTTPStatus.BAD_REQUEST, str(error), str(error).partition(":")[0]) from error
 
     def _on_list(self, user: str, message: bytes | None, append_ms: int) -> None:
-        """On the follower's thread: a list arrived."""
-        if message is not None and self.settings.serve.page:
+        """On the follower's thread: a list arrived, or a null for a user who is forgotten."""
+        if message is None:
+            self.decisions.forget(user)
+            self.figures.forget(user)
+        elif self.settings.serve.page:
             self.figures.add_list(message, append_ms)
         subject = user_subject(user)
         if self.streams.has(subject):

@@ -8,6 +8,7 @@ All of it belongs to one thread, which calls `step` again and again and computes
 
 import logging
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final
 
 from engine.arrays import FIRST_SEARCH
@@ -81,6 +82,8 @@ class Standby:
         self._identity = ""
         """Of the changelog (`EventLog.identity`)."""
         self._look_due_s = 0.0
+        self._looker = ThreadPoolExecutor(1, "headrace-look")
+        self._looking: Future[tuple[int, str]] | None = None
         self._failure: str | None = None
         self._is_warm = False
 
@@ -92,7 +95,7 @@ class Standby:
     @property
     def not_ready(self) -> str | None:
         """Why lists of users cannot be computed; None when they can. May be read by any thread."""
-        if not self._partitions:
+        if not self._partitions and not self._is_warm:
             missing = f"topic {self.settings.windows.topic!r} (windows.topic) does not exist yet"
             return self._failure or missing
         return self.no_release or (None if self._is_warm else "windows are being read")
@@ -110,9 +113,10 @@ class Standby:
         """Follow a little further; a failure of the log is logged, and what is held stays."""
         try:
             self._look()
-            self._restorer.step(0.0)
-            self._is_warm = bool(self._partitions) and not self._restorer.behind()
-            self._failure = None
+            if self._partitions:
+                self._restorer.step(0.0)
+                self._is_warm = not self._restorer.behind()
+                self._failure = None
         except EventLogError as error:
             self._again(error)
         self.take_release()
@@ -125,6 +129,7 @@ class Standby:
 
     def close(self) -> None:
         """Stop following."""
+        self._looker.shutdown(wait=False, cancel_futures=True)
         try:
             self._restorer.close()
         except EventLogError as error:
@@ -156,28 +161,38 @@ class Standby:
         self.metrics.items.set(len(self.catalogue))
 
     def _look(self) -> None:
-        """Follow the partitions that there are, those that were added too."""
-        now_s = self.time.monotonic_s()
-        if now_s < self._look_due_s:
+        """Follow the partitions that there are, those that were added too.
+
+        A thread of its own asks the broker: one that is away would keep requests waiting until a time limit.
+        """
+        if self._looking is None and self.time.monotonic_s() >= self._look_due_s:
+            self._looking = self._looker.submit(self._topic)
+        if self._looking is None or not self._looking.done():
             return
-        topic = self.settings.windows.topic
-        partitions = self._log.partitions(topic)
-        self._look_due_s = now_s + (_LOOK_EVERY_S if partitions else _MISSING_EVERY_S)
-        identity = self._log.identity(topic) if partitions else self._identity
-        if self._identity not in {"", identity}:
-            logger.warning("topic %r was deleted and created again: its windows are dropped here, too", topic)
+        looking, self._looking = self._looking, None
+        partitions, identity = looking.result()
+        self._look_due_s = self.time.monotonic_s() + (_LOOK_EVERY_S if partitions else _MISSING_EVERY_S)
+        if partitions and self._identity not in {"", identity}:
+            logger.warning("the topic of windows was deleted and created again: its windows are dropped here, too")
             self._restorer.close()
             self.windows.clear()
             self._partitions = 0
-        self._identity = identity
+        self._identity = identity or self._identity
         if partitions != self._partitions:
             self._partitions = partitions
             share = self.settings.serve.partitions
             numbers = range(partitions) if share is None else [number for number in share if number < partitions]
             self._restorer.stand_by(numbers)
 
+    def _topic(self) -> tuple[int, str]:
+        """Partitions and identity of the changelog; no identity where it does not exist."""
+        topic = self.settings.windows.topic
+        partitions = self._log.partitions(topic)
+        return partitions, self._log.identity(topic) if partitions else ""
+
     def _again(self, error: EventLogError) -> None:
-        """Have new readers opened after a pause, which go on where the old ones were."""
+        """Have new readers opened after a pause, which go on where the old ones were; what is held serves meanwhile."""
+        self.metrics.restarts.inc()
         if str(error) != self._failure:
             logger.error("windows cannot be followed, trying again: %s", error)
         self._failure = str(error)

@@ -1,4 +1,4 @@
-"""The demo's live page: a server beside the demo's worker, on which visitors are shoppers like the simulated ones."""
+"""The demo's live page: a server in the demo's process, whose visitors are shoppers like the simulated ones."""
 
 import threading
 from typing import Final
@@ -17,7 +17,7 @@ from producers.simulation.simulated_catalogue import make_catalogue
 _ANY_PORT: Final = 0
 
 
-class _Counter:
+class _VisitorClicks:
     """Sends the clicks of visitors, through one producer."""
 
     def __init__(self, settings: Settings, log: EventLog) -> None:
@@ -40,7 +40,7 @@ def open_page(settings: Settings, simulation: SimulationSettings, log: EventLog)
     """
     catalogue = make_catalogue(simulation.catalogue_seed, simulation.items)
     categories = dict(zip(catalogue.ids, catalogue.categories, strict=True))
-    shop = Shop(_Counter(settings, log).send, lambda item: categories.get(item, ""))
+    shop = Shop(_VisitorClicks(settings, log).send, lambda item: categories.get(item, ""))
     try:
         return HttpServer(settings, log, shop)
     except SettingsError:

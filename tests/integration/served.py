@@ -92,9 +92,11 @@ def settings_for(release: Path, **serve: Any) -> Settings:
 
 
 @contextmanager
-def serving(release: Path, headers: dict[str, str] | None = None, **serve: Any) -> Iterator[Served]:
+def serving(
+    release: Path, headers: dict[str, str] | None = None, log: MemoryLog | None = None, **serve: Any
+) -> Iterator[Served]:
     """A worker and a server until the end of the block."""
-    settings, log, stop = settings_for(release, **serve), MemoryLog(), threading.Event()
+    settings, log, stop = settings_for(release, **serve), log or MemoryLog(), threading.Event()
     log.ensure_topics([TopicSpec(name, 3) for name in ("clicks", "recommendations")])
     log.ensure_topics([TopicSpec("clicks.dead"), TopicSpec("releases")])
     worker = Worker(settings, log, Metrics())

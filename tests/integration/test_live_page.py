@@ -1,4 +1,4 @@
-"""The live page in a real browser, beside the demo's shoppers; with PAGE_IMAGES=FOLDER its pictures are kept there."""
+"""The live page in a real browser, with the demo's shoppers; with PAGE_IMAGES=FOLDER its pictures are kept there."""
 
 import io
 import os

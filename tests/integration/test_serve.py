@@ -1,17 +1,22 @@
-"""The HTTP interface beside a worker: what it repeats, what it computes, and how it refuses."""
+"""The HTTP interface and a worker on one log: what it repeats, what it computes, and how it refuses."""
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import httpx
 import pytest
 
+from engine.errors import EventLogError
+from engine.eventlog.base import Outgoing, Partition, Records
+from engine.eventlog.memory.log import MemoryLog
+from engine.eventlog.memory.reader import MemoryReader
 from engine.view.requests import ListQuery
-from tests.integration.served import Served, serving, until
+from tests.integration.served import START_MS, Served, serving, until
 
 SAME = ("user", "release", "event_ms", "items", "interests")
 """Fields of a list that do not depend on when and why it was computed."""
@@ -192,6 +197,21 @@ def test_a_refusal_is_a_problem_that_names_the_field(
     assert problem["detail"]
 
 
+def test_a_mistake_of_the_server_is_a_problem_and_ends_nothing(
+    served: Served, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(_count: int) -> None:
+        raise ZeroDivisionError("a secret of the inside")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(served.server.service._compute._items, "popular", fail)
+        answer = served.get("/v1/popular")
+    assert (answer.status_code, answer.headers["content-type"]) == (500, "application/problem+json")
+    assert "secret" not in answer.text
+    assert "a secret of the inside" in caplog.text
+    assert served.get("/v1/popular").status_code == 200
+
+
 def test_concurrent_requests_are_one_micro_batch_and_each_gets_its_own_list(served: Served) -> None:
     users = [f"user-{number}" for number in range(40)]
     pushed = served.click(*[(user, f"i{number}") for number, user in enumerate(users)])
@@ -263,3 +283,74 @@ def test_figures_are_streamed(served: Served) -> None:
 
 def test_clicks_are_sent_by_the_demo_alone(served: Served) -> None:
     assert served.post("/v1/clicks", {"user": "ann", "item": "i1"}).status_code == 404
+
+
+def test_a_forgotten_user_leaves_nothing_on_the_server(served: Served) -> None:
+    served.click(("nan", "i55"))
+    decision = served.post("/v1/lists", {"user": "nan"}).json()["id"]
+    served.log.producer().send(Outgoing("clicks", [b"nan"] * 3, [None] * 3, partitions=[0, 1, 2]))
+    until(lambda: served.get("/v1/list", user="nan").status_code == 404)
+    until(lambda: served.get("/v1/window", user="nan").json()["events"] == [])
+    assert served.post("/v1/next", {"decision": decision}).status_code == 404
+    assert "nan" not in served.server.service.figures_now().recent_users
+
+
+def test_a_server_with_a_share_of_the_partitions_knows_their_users_alone(tiny_release: Path) -> None:
+    users = [f"user-{number}" for number in range(12)]
+    with serving(tiny_release, partitions=[1]) as running:
+        values: list[bytes | None] = [
+            json.dumps({"user": user, "item": "i10", "ts": START_MS}).encode() for user in users
+        ]
+        running.log.producer().send(Outgoing("clicks", [user.encode() for user in users], values))
+        until(lambda: all(running.get("/v1/list", user=user).status_code == 200 for user in users))
+        own = {user for user in users if crc32(user.encode()) % 3 == 1}
+
+        def known() -> set[str]:
+            return {user for user in users if running.get("/v1/window", user=user).json()["events"]}
+
+        until(lambda: known() == own)
+        assert 0 < len(own) < len(users)
+
+
+class BreakableLog(MemoryLog):
+    """A log that is away now and then."""
+
+    is_away = False
+
+    def partitions(self, topic: str) -> int:
+        self._answer()
+        return super().partitions(topic)
+
+    def reader(self, topics: Sequence[str | Partition]) -> MemoryReader:
+        self._answer()
+        reader = super().reader(topics)
+        poll = reader.poll
+
+        def poll_or_fail(timeout_s: float, max_records: int) -> list[Records]:
+            self._answer()
+            return poll(timeout_s, max_records)
+
+        reader.poll = poll_or_fail  # type: ignore[method-assign]
+        return reader
+
+    def _answer(self) -> None:
+        if self.is_away:
+            raise EventLogError("no broker answers")
+
+
+def test_while_no_broker_answers_what_is_held_is_served_and_then_the_rest_follows(
+    tiny_release: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.view.standby._PAUSE_S", 0.05)
+    monkeypatch.setattr("engine.view.list_follower._PAUSE_S", 0.05)
+    log = BreakableLog()
+    with serving(tiny_release, log=log) as running:
+        pushed = running.click(("ann", "i10"))
+        log.is_away = True
+        until(lambda: "headrace_session_restarts_total 2.0" in running.get("/metrics").text)
+        assert running.get("/v1/list", user="ann").content == pushed["ann"]
+        assert same(running.post("/v1/lists", {"user": "ann"}).json()) == same(json.loads(pushed["ann"]))
+        assert running.get("/readyz").status_code == 200
+        log.is_away = False
+        later = running.click(("ann", "i11"), ("bob", "i70"))
+        assert same(running.post("/v1/lists", {"user": "ann"}).json()) == same(json.loads(later["ann"]))

@@ -1,4 +1,4 @@
-"""The HTTP server beside a worker on a real Kafka."""
+"""The HTTP server and a worker on a real Kafka."""
 
 import json
 import threading
