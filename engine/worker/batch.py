@@ -43,6 +43,7 @@ from engine.windows.store import Appended, Events
 from engine.windows.users import UserWindows
 from engine.worker.dead_letter_outbox import DeadLetterOutbox
 from engine.worker.key_watch import KeyWatch
+from engine.worker.tracing import Tracing
 
 logger = logging.getLogger(__name__)
 
@@ -93,6 +94,8 @@ class Processor:
         time: TimeSource | None = None,
     ) -> None:
         self._settings = settings
+        self.tracing = Tracing()
+        """Opened around each stage; none unless the worker has one."""
         self._time = time or TimeSource()
         self._catalogue = catalogue
         self._metrics = metrics
@@ -171,7 +174,7 @@ class Processor:
         Raises:
             EventLogError: the outputs could not be delivered or the positions not recorded.
         """
-        stage = self._metrics.stage
+        stage = self.tracing.stage(self._metrics.stage)
         now_ms = self._time.now_ms()
         with stage("decode"):
             clicks, dead = self._decoder.decode(polled, now_ms)
@@ -194,6 +197,7 @@ class Processor:
             heads = self._heads(clicks, newest, windows.times_ms[:, -1], live.name)
             sent = self._worth_sending(appended.changed, lists)
             outgoing = self._list_messages(lists, heads, sent, [*forgetting.lists])
+            outgoing = self.tracing.marked(outgoing, clicks, newest[sent])
             positions = {records.partition: records.offsets[-1] + 1 for records in polled}
             inputs = {partition.number: position for partition, position in positions.items()}
             changes = self.windows.changes(appended.changed, tombstones, inputs)
