@@ -3,6 +3,7 @@
 import logging
 import signal
 import threading
+from contextlib import closing
 from pathlib import Path
 from typing import Final
 
@@ -12,8 +13,8 @@ from engine.cli.options import config_option, log_to_stderr
 from engine.eventlog.kafka import KafkaLog
 from engine.metrics import Metrics
 from engine.settings import loader
-from engine.worker import vitals
-from engine.worker.loop import Worker
+from engine.worker import tracing, vitals
+from engine.worker.loop import Environment, Worker
 from engine.worker.telemetry import Telemetry
 
 logger = logging.getLogger(__name__)
@@ -34,13 +35,15 @@ def run(config: Path | None, release: Path | None) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     metrics = Metrics()
-    worker = Worker(settings, KafkaLog(settings.kafka), metrics)
+    traces = tracing.from_settings(settings)
+    worker = Worker(settings, KafkaLog(settings.kafka), metrics, environment=Environment(tracing=traces))
     vitals.watch(worker, metrics)
     with Telemetry(
         settings.telemetry, metrics.registry, lambda: stalled(worker), lambda: worker.not_ready
     ) as telemetry:
         logger.info("metrics on http://%s:%d/metrics", settings.telemetry.host, telemetry.port)
-        worker.run(stop)
+        with closing(traces):
+            worker.run(stop)
     logger.info("stopped")
 
 

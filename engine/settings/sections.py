@@ -503,6 +503,9 @@ class TelemetrySettings(Section):
     log_format: Literal["text", "json"] = "text"
     """text: a line for people. json: one object a line, with `time`, `level`, `logger`, `message`, `deployment`, and
     `worker` where `kafka.static_member` names it."""
+    traces: Literal["off", "otlp"] = "off"
+    """otlp: spans of each batch, stage and list go to the collector that OpenTelemetry's own variables name
+    (OTEL_EXPORTER_OTLP_ENDPOINT; OTEL_TRACES_SAMPLER for a share of them). Needs: pip install 'headrace[tracing]'."""
 
 
 class ServeSettings(Section):

@@ -47,6 +47,7 @@ from engine.windows.users import UserWindows
 from engine.worker.canary import CanaryArms
 from engine.worker.dead_letter_outbox import DeadLetterOutbox
 from engine.worker.key_watch import KeyWatch
+from engine.worker.tracing import Tracing
 
 logger = logging.getLogger(__name__)
 
@@ -111,6 +112,8 @@ class Processor:
         time: TimeSource | None = None,
     ) -> None:
         self._settings = settings
+        self.tracing = Tracing()
+        """Opened around each stage; none unless the worker has one."""
         self._time = time or TimeSource()
         self._catalogue = catalogue
         self._metrics = metrics
@@ -206,7 +209,7 @@ class Processor:
         Raises:
             EventLogError: the outputs could not be delivered or the positions not recorded.
         """
-        stage = self._metrics.stage
+        stage = self.tracing.stage(self._metrics.stage)
         now_ms = self._time.now_ms()
         with stage("decode"):
             clicks, dead = self._decoder.decode(polled, now_ms)
@@ -225,6 +228,8 @@ class Processor:
         arms = [*self._arm_lists(self._serving, groups, windows, appended.changed)]
         with stage("messages"):
             outgoing = self._list_messages(arms, clicks, newest, windows, [*forgetting.lists])
+            answered = [newest[arm.users][arm.sent] for arm in arms]  # the clicks of the lists, in their order
+            outgoing = self.tracing.marked(outgoing, clicks, np.concatenate([newest[:0], *answered]))
             positions = {records.partition: records.offsets[-1] + 1 for records in polled}
             inputs = {partition.number: position for partition, position in positions.items()}
             changes = self.windows.changes(appended.changed, tombstones, inputs)
@@ -281,7 +286,7 @@ class Processor:
     def _recommend(self, serving: _Serving, windows: Windows, users: Int64) -> Lists:
         live, fallbacks = serving.live, serving.live.index.fallbacks
         of_users = windows if len(users) == len(windows) else windows.take(users)
-        lists = serving.recommender.recommend(of_users, live, self._metrics.stage)
+        lists = serving.recommender.recommend(of_users, live, self.tracing.stage(self._metrics.stage))
         self._metrics.exact_fallback_queries.inc(live.index.fallbacks - fallbacks)
         return lists
 

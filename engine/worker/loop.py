@@ -30,6 +30,7 @@ from engine.worker.changelog_guard import ChangelogGuard
 from engine.worker.growth import Growth
 from engine.worker.lag import LagGauges
 from engine.worker.rekeyer import Rekeyer
+from engine.worker.tracing import Tracing
 
 logger = logging.getLogger(__name__)
 
@@ -45,13 +46,14 @@ _SETTLED_S: Final = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """Time, releases and the background thread of a worker: what a simulation replaces."""
+    """Time, releases, the background thread and traces of a worker: what a simulation or a program replaces."""
 
     time: TimeSource = field(default_factory=TimeSource)
     releases: Callable[[Catalogue], ReleaseSource] | None = None
     """Opens the source of releases, whose items are numbered by the catalogue; the settings' own where None."""
     executor: Callable[[], Executor] = lambda: ThreadPoolExecutor(1, "snapshots")
     """Opens what writes snapshots beside the loop, once a session."""
+    tracing: Tracing = field(default_factory=Tracing)
 
 
 class Worker:
@@ -77,6 +79,7 @@ class Worker:
         self._settings = settings = _behind_rekeyer(settings) if settings.clicks.rekey else settings
         catalogue = Catalogue()
         self._processor = Processor(settings, catalogue, metrics, observe, self._time)
+        self._processor.tracing = self._environment.tracing
         self._releases = self._open_releases(catalogue)
         self._snapshots = Snapshots(settings.snapshots, catalogue, Actions(settings.clicks))
         # A simulation, which replaces the releases, has no threads.
@@ -272,7 +275,8 @@ class Worker:
         polled = session.poll(0.0 if self._restorer.behind() else settings.poll_timeout_s, settings.max_batch_clicks)
         self._report_deleted(session)
         if polled:
-            self._processor.process(polled, session)
+            with self._environment.tracing.batch(polled):
+                self._processor.process(polled, session)
             self._lag.read(polled)
             self._access.served()
             self._read_again(session)

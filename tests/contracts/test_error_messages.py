@@ -63,6 +63,7 @@ ELSEWHERE = {
     "engine/releases/probe.py _wait": "tests/unit/test_release_loader.py",
     "engine/view/item_queries.py ItemQueries._row": "tests/integration/test_serve.py",
     "engine/worker/batch.py Processor._deliver": "tests/integration/test_put_aside.py",
+    "engine/worker/tracing.py from_settings": "tests/integration/test_tracing.py",
     "engine/worker/changelog_guard.py ChangelogGuard.before": "tests/integration/test_waiting.py",
     "engine/releases/remote.py _download": "tests/unit/test_publish.py",
     "engine/releases/remote.py fetch": "tests/unit/test_publish.py",
