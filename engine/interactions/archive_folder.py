@@ -22,6 +22,7 @@ from engine.interactions.files import ITEMS_NAMES, file_system_of
 
 _BATCH_ROWS: Final = 1 << 16
 _BUFFER_BYTES: Final = 1 << 16
+_END: Final = b"PAR1"
 _PARTIAL: Final = ".partial-"
 _PARTIAL_AGE_S: Final = 3600.0
 
@@ -81,10 +82,16 @@ class ArchiveFolder:
         return self._footers[part.path]
 
     def is_whole(self, part: ArchivePart) -> bool:
-        """Whether the footer can be read: a file system may have kept half of what was put there."""
+        """Whether a file has its end: a file system may have kept half of what was put there.
+
+        Raises:
+            DataError: it has its end, and cannot be read all the same; or it cannot be looked at.
+        """
         try:
             self.footer(part)
         except DataError:
+            if self._has_end(part):
+                raise
             return False
         return True
 
@@ -130,6 +137,15 @@ class ArchiveFolder:
             for path in Path(self._root).glob(f"day=*/.*{_PARTIAL}*"):
                 if time.time() - path.stat().st_mtime > _PARTIAL_AGE_S:  # a writer on another host may be at it
                     path.unlink(missing_ok=True)
+
+    def _has_end(self, part: ArchivePart) -> bool:
+        """Whether the last bytes are those of Parquet."""
+        try:
+            with self._file_system.open_input_file(f"{self._root}/{part.path}") as source:
+                source.seek(max(0, source.size() - len(_END)))
+                return bool(source.read(len(_END)) == _END)
+        except OSError as error:
+            raise self._unreadable(part, f"cannot be read: {error}") from error
 
     @contextmanager
     def _opened(self, part: ArchivePart) -> Iterator[parquet.ParquetFile]:

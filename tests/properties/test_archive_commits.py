@@ -332,6 +332,13 @@ def test_files_are_known_for_what_they_are() -> None:
         archived()
     world.archive_the_rest()  # the newest of its partition: what was cut short is read again
     assert archived() == world.expected()
+    [path] = MortalFileSystem.store
+    content = MortalFileSystem.store[path].getvalue()
+    files.pipe_file(path, content.replace(b"headrace.archive", b"headrace.somebody"[:16]))
+    with pytest.raises(DataError, match="has no footer of an archive"):
+        world.archive_the_rest()  # it has its end: who knows what it is
+    assert [*MortalFileSystem.store] == [path]
+    files.pipe_file(path, content)
 
 
 def test_an_archive_of_another_topic_is_refused() -> None:
@@ -358,6 +365,9 @@ def test_a_store_in_trouble_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         return failing
 
     with monkeypatch.context() as patch:
+        patch.setattr(MortalFileSystem, "open", fail(TimeoutError("no answer")))
+        with pytest.raises(DataError, match=r"cannot be read.*no answer"):
+            world.archive_the_rest()  # and nothing is deleted for it
         patch.setattr(MortalFileSystem, "open", fail(FileNotFoundError()))
         with pytest.raises(DataError, match=r"is listed and cannot be opened.*read the archive again"):
             archived()
