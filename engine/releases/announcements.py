@@ -202,6 +202,8 @@ class TopicFeed:
         self._reader = reader
         self._model = model
         self._by_key: dict[bytes, Change] = {}
+        self._is_whole = False
+        """Whether all records have been read that were there when the reader was made."""
 
     def live(self) -> list[Announcement]:
         """See `Feed.live`."""
@@ -213,12 +215,14 @@ class TopicFeed:
             for records in polled:
                 for key, value in zip(records.keys, records.values, strict=True):
                     self._apply(key, value)
-        return Registry(self._model).with_changes(self._by_key.values())
+        self._is_whole = self._is_whole or self._reader.at_end()
+        changes = self._by_key.values() if self._is_whole else []  # a half of them might lack a pin, or what is live
+        return Registry(self._model).with_changes(changes)
 
     def whole_registry(self) -> Registry:
         """The registry once all records have been read that were there when the reader was made."""
         registry = self.registry()
-        while not self._reader.at_end():
+        while not self._is_whole:
             for records in self._reader.poll(_END_POLL_S, _MAX_POLL_RECORDS):
                 for key, value in zip(records.keys, records.values, strict=True):
                     self._apply(key, value)

@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 _HOUR_MS: Final = 3_600_000
 _MAX_RECORDS: Final = 1000
+_END_POLL_S: Final = 0.2
 _ARM_NAMES: Final = ("live", "canary")
 _STATES: Final[dict[str, str]] = {"promote": "live", "take_back": "retired"}
 
@@ -60,7 +61,9 @@ class SumsReader:
         self._reader.close()
 
     def _read(self) -> None:
-        while polled := self._reader.poll(0.0, _MAX_RECORDS):
+        """Read all that is there; at first to the end as it was, so that nothing is decided by a part of it."""
+        while (polled := self._reader.poll(0.0, _MAX_RECORDS)) or not self._reader.at_end():
+            polled = polled or self._reader.poll(_END_POLL_S, _MAX_RECORDS)
             for records in polled:
                 for key, value in zip(records.keys, records.values, strict=True):
                     self._apply(key or b"", value)

@@ -7,7 +7,6 @@ verified, indexed and swapped in, while clicks come at a steady rate. Freshness 
 its click to its delivery, before the announcement and from then on until after the swap.
 """
 
-import gc
 import os
 import threading
 import time
@@ -65,7 +64,6 @@ def large_release(version: str, seed: int, folder: Path) -> Path:
 
 
 def resident_mib() -> float:
-    gc.collect()
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20
 
 
