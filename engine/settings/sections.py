@@ -442,6 +442,9 @@ class RetrainSettings(Section):
     """Times of retrainings as a cron expression, in UTC: `0 3 * * *` is every night at three."""
     new_clicks: PositiveInt | None = None
     """Retrain earlier, too, once the archive has so many new records."""
+    publish_as: Literal["live", "canary"] = "live"
+    """What a release that passes the gate is announced as: for all users, or for a share of them until their clicks
+    decide (`[canary]`). The first release of a model is live in any case."""
     min_lead: Annotated[float, Ge(0.0), Le(1.0)] = 0.01
     """Share of the live release's NDCG@10 by which a new release must lead it, beyond chance."""
     keep_share: Annotated[float, Gt(0.0), Le(1.0)] = 0.8

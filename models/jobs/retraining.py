@@ -138,12 +138,21 @@ def _carry_out(attempt: Attempt, inputs: RetrainInput, reports: Reports, now_ms:
     releases, model = inputs.settings.retrain.releases, inputs.settings.releases.model
     source = replace(inputs.source, since_ms=attempt.since_ms, ends=attempt.ends)
     run = releases / training_job.RUNS / f"{model}-{attempt.version}"
-    announced, written = inputs.stage.newest(), bundles.written_as(releases, model, attempt.version)
-    is_announced = announced is not None and written is not None and written.name == f"{model}-{announced.version}"
-    with fetched(announced if not is_announced else None) as live:
+    registry, written = inputs.stage.registry(), bundles.written_as(releases, model, attempt.version)
+    is_announced = written is not None and any(written.name == f"{model}-{known}" for known in registry.versions)
+    served = next(iter(registry.live()), None)
+    with fetched(served if not is_announced else None) as live:
         bundle = bundles.read(written or _train(attempt, source, live, inputs, reports, now_ms))
         decision = _decision(run, source, bundle, live, inputs, reports)
-    return _publish(bundle, decision, run / gate_page.REPORT, inputs, reports, is_announced=is_announced)
+    report = run / gate_page.REPORT
+    if not (decision.passed or inputs.force):
+        return RetrainOutcome(bundle.manifest.name, "refused", decision.reasons(), str(report))
+    if not is_announced:
+        if not reports.may_publish():
+            return RetrainOutcome(bundle.manifest.name, "superseded", ["another retrainer took over"], str(report))
+        inputs.stage.publish(bundle.folder, inputs.settings.retrain.publish_as if served else "live")
+    outcome: Literal["published", "forced"] = "published" if decision.passed else "forced"
+    return RetrainOutcome(bundle.manifest.name, outcome, decision.reasons(), str(report))
 
 
 def _train(  # noqa: PLR0913 - all of a training
@@ -179,19 +188,6 @@ def _decision(  # noqa: PLR0913 - all of an evaluation
     decision = gate.decide(evaluation, inputs.settings.retrain)
     gate_page.write(run, evaluation, decision, bundle, inputs.settings)
     return decision
-
-
-def _publish(  # noqa: PLR0913 - all of an announcement
-    bundle: Bundle, decision: Decision, report: Path, inputs: RetrainInput, reports: Reports, *, is_announced: bool
-) -> RetrainOutcome:
-    name, reasons = bundle.manifest.name, decision.reasons()
-    if not (decision.passed or inputs.force):
-        return RetrainOutcome(name, "refused", reasons, str(report))
-    if not is_announced:
-        if not reports.may_publish():
-            return RetrainOutcome(name, "superseded", ["another retrainer took over"], str(report))
-        inputs.stage.publish(bundle.folder)
-    return RetrainOutcome(name, "published" if decision.passed else "forced", reasons, str(report))
 
 
 def figures(outcome: RetrainOutcome) -> dict[str, Any]:

@@ -81,7 +81,6 @@ def test_archive_once_and_retrain_once_make_the_first_release(
     outcome = json.loads(headrace("retrain", environ, "--once", "--json"))
     assert (outcome["outcome"], outcome["reasons"]) == ("published", [])
     settings = Settings(releases=ReleaseSettings(topic=releases))
-    announced = TopicStage(settings, kafka_log).newest()
-    assert announced is not None
+    (announced,) = TopicStage(settings, kafka_log).registry().live()
     assert f"{announced.model}-{announced.version}" == outcome["release"]
     assert bundles.read(Path(announced.bundle)).manifest.items == 30

@@ -24,6 +24,8 @@ from engine.errors import DataError, RunFolderError, SettingsError
 from engine.eventlog.memory.log import MemoryLog
 from engine.interactions.layout import Source
 from engine.metrics import Metrics
+from engine.releases import announcements
+from engine.releases.announcements import State
 from engine.settings.sections import RetrainSettings, Settings
 from models import evaluation
 from models.cli.retrain import retrain as command
@@ -151,17 +153,40 @@ def test_one_that_is_better_takes_the_place_of_a_bad_one_that_was_forced(clicks:
     assert live(tmp_path) == outcome.release
 
 
+@pytest.mark.usefixtures("without_page")
+def test_one_that_passes_may_be_a_canary_of_the_live_release_that_workers_are_pinned_to(
+    clicks: Path, tmp_path: Path
+) -> None:
+    as_canary = inputs(clicks, tmp_path, force=True)
+    settings = as_canary.settings
+    retrain = settings.retrain.model_copy(update={"publish_as": "canary"})
+    as_canary = replace(as_canary, settings=settings.model_copy(update={"retrain": retrain}))
+    first = run(as_canary)
+    second = run(as_canary, hours=1)
+    registry = as_canary.stage.registry()
+    canary = registry.canary()
+    assert [f"two-hop-{announcement.version}" for announcement in registry.live()] == [first.release]
+    assert canary is not None
+    assert f"two-hop-{canary.version}" == second.release
+    now_ms = time.time_ns() // 1_000_000  # announcements have the time of the machine
+    announcements.write_changes(registry.promote("canary", now_ms), tmp_path / "live")
+    rolled_back = as_canary.stage.registry().rollback(now_ms)
+    announcements.write_changes(rolled_back, tmp_path / "live")
+    third = run(as_canary, hours=3)  # compared with the release that serves, which is not the newest
+    assert json.loads(Path(third.report).read_text())["live_release"] == first.release
+
+
 class MortalStage(FolderStage):
     """A stage that kills whoever publishes, before or after."""
 
-    def publish(self, bundle: Path) -> None:
+    def publish(self, bundle: Path, state: State) -> None:
         if not (self.folder / "died").exists():
             self.folder.mkdir(exist_ok=True)
             (self.folder / "died").touch()
             if self.settings.retrain.min_recall == 0.0:  # the sign for `after`
-                super().publish(bundle)
+                super().publish(bundle, state)
             raise Death
-        super().publish(bundle)
+        super().publish(bundle, state)
         with (self.folder / "announced").open("a") as file:
             file.write(bundle.name + "\n")
 
@@ -391,8 +416,7 @@ def test_the_service_retrains_when_it_is_due_and_publishes_on_the_topic(clicks: 
         outcome = service.step()
         assert outcome is not None
         assert outcome.outcome == "published"
-        newest = stage.newest()
-        assert newest is not None
+        (newest,) = stage.registry().live()
         assert f"{newest.model}-{newest.version}" == outcome.release
         assert service.step() is None  # not due for a day
     assert value("retrainings_total", outcome="published") == 1.0
