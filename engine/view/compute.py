@@ -18,8 +18,11 @@ from engine.view.standby import Standby
 
 logger = logging.getLogger(__name__)
 
-_IDLE_S: Final = 0.005
-"""Between two steps of the standby while no request waits."""
+_BUSY_PAUSE_S: Final = 0.01
+"""Between two steps of the standby after a list arrived, whose window comes with it."""
+_BUSY_S: Final = 0.1
+_QUIET_PAUSE_S: Final = 0.2
+"""The same at other times: a look at a topic costs milliseconds of CPU, and a window rarely changes without a list."""
 _GAUGES_EVERY_S: Final = 1.0
 
 ItemJob = Callable[[ItemQueries], Any]
@@ -52,7 +55,7 @@ class ComputeThread:
         self._waiting: deque[_Waiting] = deque()
         self._changed = threading.Condition()
         self._stop = False
-        self._gauges_due_s = 0.0
+        self._gauges_due_s = self._busy_until_s = 0.0
         self.heartbeat_s = standby.time.monotonic_s()
         """Time of the last turn."""
         self.failure: HeadraceError | None = None
@@ -101,13 +104,25 @@ class ComputeThread:
     def _turn(self) -> None:
         """Compute what waits, then follow a little further."""
         self.heartbeat_s = self._standby.time.monotonic_s()
-        batch = self._take(0.0 if self._standby.is_behind() else _IDLE_S)
+        batch = self._take(self._pause_s())
         if batch:
             self._answer(batch)
         self._standby.step()
         if self.heartbeat_s >= self._gauges_due_s:
             self._gauges_due_s = self.heartbeat_s + _GAUGES_EVERY_S
             self._standby.set_gauges()
+
+    def nudge(self) -> None:
+        """Look for changed windows now; may be called by any thread."""
+        with self._changed:
+            self._busy_until_s = self._standby.time.monotonic_s() + _BUSY_S
+            self._changed.notify()
+
+    def _pause_s(self) -> float:
+        """Longest wait for requests before the next step of the standby."""
+        if self._standby.is_behind():
+            return 0.0
+        return _BUSY_PAUSE_S if self.heartbeat_s < self._busy_until_s else _QUIET_PAUSE_S
 
     def _take(self, timeout_s: float) -> list[_Waiting]:
         """Requests to be computed together, at most `serve.max_batch`, without those that nobody waits for any more."""

@@ -283,6 +283,7 @@ class Service:
 
     def _on_list(self, user: str, message: bytes | None, append_ms: int) -> None:
         """On the follower's thread: a list arrived, or a null for a user who is forgotten."""
+        self._compute.nudge()
         if message is None:
             self.decisions.forget(user)
             self.figures.forget(user)
