@@ -37,7 +37,7 @@ ITEMS = 100_000
 CLICKS_PER_S = 200
 QUIET_S = 20.0
 SETTLE_S = 10.0
-LIMIT_S = 300.0
+LIMIT_S = 600.0
 LATER_MS = 100.0
 START_MS = 1_700_000_000_000
 
@@ -119,7 +119,7 @@ class Load:
 
 
 @pytest.mark.skipif(os.environ.get("LONG_TESTS") != "1", reason="takes minutes: LONG_TESTS=1")
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_no_list_is_late_because_of_a_swap_and_its_memory_comes_back(tmp_path: Path, report: Report) -> None:
     first, second = (large_release(version, seed, tmp_path) for seed, version in enumerate("ab"))
     settings = Settings(windows=WindowSettings(max_users=5000), releases=ReleaseSettings(path=first))
