@@ -27,7 +27,7 @@ from engine.worker.archiver import Archiver, archive_once
 pytestmark = pytest.mark.kafka
 
 PARTITIONS = 3
-LIMIT_S = 30.0
+LIMIT_S = 120.0
 LONG = os.environ.get("LONG_TESTS") == "1"
 KILLS = 20 if LONG else 2
 Row = tuple[int, int, str]
