@@ -28,6 +28,8 @@ UNIT = DEPLOY / "systemd" / "headrace@.service"
 COMPOSE = {name: yaml.safe_load((DEPLOY / name).read_text()) for name in ("compose.yaml", "compose.demo.yaml")}
 COMING = {"archive", "retrain", "serve"}
 """Verbs, and sections of settings, that may not be there yet."""
+SERVE_PORT = 9180
+"""On which `headrace serve` answers requests, probes and /metrics."""
 EVERYTHING = {
     "settings": {
         "kafka": {"bootstrap_servers": "broker:9093", "prefix": "shop", "sasl_password_file": "/run/secrets/kafka/pw"},
@@ -93,8 +95,10 @@ def test_a_deployment_is_complete_pinned_and_kept_to_this_machine() -> None:
         assert service["cap_drop"] == ["ALL"]
         build = service.get("build", {"target": "serving", "dockerfile": "deploy/Dockerfile"})
         assert f"AS {build['target']}\n" in (ROOT / build["dockerfile"]).read_text()
-    names = yaml.safe_load((DEPLOY / "prometheus/prometheus.yml").read_text())["scrape_configs"][0]["dns_sd_configs"]
-    assert set(names[0]["names"]) == ours(services).keys() - {"topics"}
+    targets = yaml.safe_load((DEPLOY / "prometheus/prometheus.yml").read_text())["scrape_configs"][0]["dns_sd_configs"]
+    ports = {name: target["port"] for target in targets for name in target["names"]}
+    metrics = dict.fromkeys(ours(services).keys() - {"topics"}, Settings().telemetry.port) | {"serve": SERVE_PORT}
+    assert ports == metrics
     named = {volume.split(":")[0] for each in services.values() for volume in each.get("volumes", []) if ":" in volume}
     assert {name for name in named if not name.startswith(".")} == COMPOSE["compose.yaml"]["volumes"].keys()
 
@@ -192,13 +196,14 @@ def test_pods_run_commands_that_exist_without_rights(values: dict[str, Any]) -> 
         assert container["securityContext"]["readOnlyRootFilesystem"] is True
         labels = workload["template"]["metadata"]["labels"]
         assert workload["selector"]["matchLabels"].items() <= labels.items()
-        paths = {container[probe]["httpGet"]["path"] for probe in ("startupProbe", "livenessProbe", "readinessProbe")}
-        assert paths == {"/healthz", "/readyz"}
+        probes = [container[probe]["httpGet"] for probe in ("startupProbe", "livenessProbe", "readinessProbe")]
+        assert {probe["path"] for probe in probes} == {"/healthz", "/readyz"}
+        ((port, number),) = ((port["name"], port["containerPort"]) for port in container["ports"])
+        assert {probe["port"] for probe in probes} == {port}
+        assert number == (SERVE_PORT if container["args"] == ["serve"] else Settings().telemetry.port)
         volumes = {volume["name"] for volume in pod["volumes"]}
         volumes |= {claim["metadata"]["name"] for claim in workload.get("volumeClaimTemplates", [])}
         assert {mount["name"] for mount in container["volumeMounts"]} <= volumes
-        (port,) = (port for port in container["ports"] if port["name"] == "metrics")
-        assert port["containerPort"] == Settings().telemetry.port
 
 
 def test_the_settings_of_the_chart_are_those_of_the_values(tmp_path: Path) -> None:
