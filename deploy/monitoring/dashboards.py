@@ -19,7 +19,21 @@ from deploy.monitoring.rules import (
     STALLED_S,
     Recorded,
 )
-from deploy.monitoring.series import M, increased, mean, name, now, or_zero, per_second, quantile, selected
+from deploy.monitoring.series import (
+    OF_DEPLOYMENT,
+    AnyMetric,
+    M,
+    S,
+    increased,
+    mean,
+    name,
+    now,
+    of_deployment,
+    or_zero,
+    per_second,
+    quantile,
+    selected,
+)
 
 RELEASE_CHANGES: Final = f"changes({now(M.release_swaps)}[$__interval]) > 0"
 """Above 0 where a worker took a new release."""
@@ -32,6 +46,11 @@ _YES_NO: Final[dict[str, tuple[str, Colour]]] = {"0": ("no", "red"), "1": ("yes"
 def _of_deployment(recorded: Recorded) -> str:
     """A recorded series, which has deployments and no workers."""
     return f'{recorded.name}{{deployment=~"$deployment"}}'
+
+
+def _increase_of_any(metric: AnyMetric, by: str) -> str:
+    """The increase of a counter of any program, by labels."""
+    return f"sum by ({by}) (increase({of_deployment(metric)}[$__rate_interval]))"
 
 
 _FIRST_LOOK: Final = (
@@ -399,12 +418,89 @@ QUALITY: Final = Dashboard(
                     stacked=True,
                 ),
                 Panel(
+                    "Recall of the index",
+                    "Share of the items nearest to an interest that searches find; below 0.95 raise `index.ef_search`.",
+                    (Query(f"min({now(M.index_recall)})", "recall"),),
+                    unit="percentunit",
+                    top=1,
+                ),
+                Panel(
                     "Index",
                     "Items that can be recommended, and searches that HNSW alone could not answer, a second.",
                     (
                         Query(f"max({now(M.index_items)})", "items"),
                         Query(per_second(M.exact_fallback_queries), "exact fallbacks a second"),
                     ),
+                ),
+            ),
+        ),
+        Row(
+            "Canary",
+            (
+                Panel(
+                    "Canary under judgement",
+                    "The release that serves a share of users beside the live one; empty where there is none.",
+                    (Query(f"sum by (model, version) ({now(M.canary)})", "workers"),),
+                    kind="table",
+                    width=6,
+                ),
+                Panel(
+                    "Gain of the canary",
+                    "Its gain minus the live release's, with always-valid bounds: it is decided on when both are"
+                    " on one side of zero.",
+                    (Query(f"max by (bound) ({now(M.canary_difference)})", "{{bound}}"),),
+                    width=6,
+                ),
+                Panel(
+                    "Gain by arm",
+                    "Mean gain of a click (NDCG@10 of the next click), and the users judged.",
+                    (
+                        Query(f"max by (arm) ({now(M.canary_gain)})", "gain, {{arm}}"),
+                        Query(f"max by (arm) ({now(M.canary_users)})", "users, {{arm}}"),
+                    ),
+                    width=6,
+                ),
+                Panel(
+                    "Canaries decided on",
+                    "By decision.",
+                    (Query(or_zero(increased(M.canary_decisions, "decision")), "{{decision}}"),),
+                    width=6,
+                ),
+            ),
+        ),
+        Row(
+            "Training",
+            (
+                Panel(
+                    "Last training that succeeded",
+                    "Time since then; two days are overdue.",
+                    (Query(f"time() - max({of_deployment(M.retraining_success)} > 0)", "since"),),
+                    unit="s",
+                    kind="stat",
+                    width=6,
+                ),
+                Panel(
+                    "Next training",
+                    "Time until then, and whether a retrainer is elected.",
+                    (
+                        Query(f"max({of_deployment(M.retraining_due)} > 0) - time()", "until"),
+                        Query(f"sum({of_deployment(M.retraining_elected)})", "elected"),
+                    ),
+                    kind="stat",
+                    width=6,
+                ),
+                Panel(
+                    "Trainings by outcome",
+                    "Within the window of a point.",
+                    (Query(or_zero(_increase_of_any(M.retrainings, "outcome")), "{{outcome}}"),),
+                    width=6,
+                ),
+                Panel(
+                    "Duration of a training",
+                    "Of the last one.",
+                    (Query(f"max({of_deployment(M.retraining_seconds)})", "last"),),
+                    unit="s",
+                    width=6,
                 ),
             ),
         ),
@@ -498,7 +594,106 @@ RECOVERY: Final = Dashboard(
                 ),
             ),
         ),
+        Row(
+            "Archive",
+            (
+                Panel(
+                    "Clicks archived",
+                    "A second.",
+                    (Query(f"sum(rate({of_deployment(M.archived_clicks)}[$__rate_interval]))", "clicks"),),
+                    unit="cps",
+                ),
+                Panel(
+                    "Oldest click that waits for a file",
+                    "It grows to `archive.file_age_s`, and falls when a file is written.",
+                    (Query(f"max({of_deployment(M.archive_unwritten)})", "waits"),),
+                    unit="s",
+                ),
+                Panel(
+                    "Files of the archive",
+                    "New ones, compacted ones, deleted ones.",
+                    (Query(or_zero(_increase_of_any(M.archive_files, "change")), "{{change}}"),),
+                ),
+            ),
+        ),
     ),
 )
 
-DASHBOARDS: Final = (OVERVIEW, WORKER, QUALITY, RECOVERY)
+
+def _rate_of_requests(metric: AnyMetric, by: str) -> str:
+    return f"sum by ({by}) (rate({of_deployment(metric)}[$__rate_interval]))"
+
+
+def _request_quantile(share: float) -> str:
+    buckets = f"{name(S.request_seconds)}_bucket{{{OF_DEPLOYMENT}}}"
+    return f"histogram_quantile({share}, sum by (le) (rate({buckets}[$__rate_interval])))"
+
+
+def _mean_of_requests() -> str:
+    total, count = (f"{name(S.batch_requests)}_{part}{{{OF_DEPLOYMENT}}}" for part in ("sum", "count"))
+    return f"sum(rate({total}[$__rate_interval])) / (sum(rate({count}[$__rate_interval])) > 0)"
+
+
+REQUESTS: Final = Dashboard(
+    "requests",
+    "Headrace: requests",
+    "How many ask `headrace serve`, how long they wait, and who is turned away.",
+    (
+        Row(
+            "Requests",
+            (
+                Panel(
+                    "Requests by path",
+                    "Answered, a second.",
+                    (Query(or_zero(_rate_of_requests(S.requests, "path")), "{{path}}"),),
+                    unit="cps",
+                    stacked=True,
+                ),
+                Panel(
+                    "Requests by status",
+                    "Answered, a second; 503 are those that were turned away.",
+                    (Query(or_zero(_rate_of_requests(S.requests, "status")), "{{status}}"),),
+                    unit="cps",
+                ),
+                Panel(
+                    "Time to an answer",
+                    "From the head of a request to the head of its answer.",
+                    (
+                        Query(or_zero(_request_quantile(0.5)), "p50"),
+                        Query(or_zero(_request_quantile(0.99)), "p99"),
+                    ),
+                    unit="s",
+                    limits=((0.03, "red"),),
+                ),
+                Panel(
+                    "Turned away",
+                    "A second, by reason: queue, streams, rate or connections.",
+                    (Query(or_zero(_rate_of_requests(S.shed_requests, "reason")), "{{reason}}"),),
+                    unit="cps",
+                ),
+                Panel(
+                    "Waiting to be computed",
+                    "At `serve.max_waiting` requests are turned away.",
+                    (Query(or_zero(f"sum({of_deployment(S.waiting_requests)})"), "waiting"),),
+                ),
+                Panel(
+                    "Computed together",
+                    "Mean number of requests in a batch.",
+                    (Query(or_zero(_mean_of_requests()), "mean"),),
+                ),
+                Panel(
+                    "Lists held",
+                    "Users whose last pushed list is held, of each server.",
+                    (Query(or_zero(of_deployment(S.stored_lists)), "{{instance}}"),),
+                ),
+                Panel(
+                    "Streams open",
+                    "Readers of server-sent events; at `serve.max_streams` further ones are turned away.",
+                    (Query(or_zero(f"sum({of_deployment(S.streams)})"), "streams"),),
+                ),
+            ),
+        ),
+    ),
+)
+
+DASHBOARDS: Final = (OVERVIEW, WORKER, QUALITY, RECOVERY, REQUESTS)

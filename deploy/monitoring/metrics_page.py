@@ -7,7 +7,7 @@ from typing import Final
 from prometheus_client import Counter, Histogram
 
 from deploy.monitoring.rules import ALERTS, RECORDED
-from deploy.monitoring.series import SOURCES, AnyMetric, name
+from deploy.monitoring.series import SOURCES, AnyMetric, M, name
 
 _TABLE: Final = re.compile(r"(<!-- table ([\w ]+) -->\n)(?:\n?\|.*\n)*")
 
@@ -32,6 +32,8 @@ def _tables() -> dict[str, str]:
 def _metric_rows(source: object) -> Iterator[str]:
     yield from ("| metric | kind | labels | |", "|---|---|---|---|")
     for metric in metrics_of(source):
+        if source is not M and name(metric) in {name(shared) for shared in metrics_of(M)}:
+            continue
         labels = ", ".join(f"`{label}`" for label in metric._labelnames)  # noqa: SLF001
         yield f"| `{name(metric)}` | {_kind(metric)} | {labels} | {metric._documentation} |"  # noqa: SLF001
 

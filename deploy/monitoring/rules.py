@@ -4,12 +4,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from deploy.monitoring.series import AnyMetric, M, name
+from deploy.monitoring.series import WORKERS, AnyMetric, M, name
 
 JOB: Final = "headrace"
 """The job of deploy/prometheus/prometheus.yml that scrapes everything of a deployment."""
-ARCHIVE_LAST_WRITTEN: Final = "headrace_archive_last_written_timestamp_seconds"
-RETRAIN_LAST_SUCCESS: Final = "headrace_retrain_last_success_timestamp_seconds"
 
 LAG_LIMIT_S: Final = 60
 FRESHNESS_LIMIT_S: Final = 1
@@ -102,7 +100,7 @@ ALERTS: Final = (
     ),
     Alert(
         "HeadraceNobodyServes",
-        f"max by (deployment) ({name(M.ready)}) == 0",
+        f"max by (deployment) ({name(M.ready)}{{{WORKERS}}}) == 0",
         *("5m", "critical", "no worker of {{ $labels.deployment }} is ready"),
     ),
     Alert(
@@ -172,7 +170,7 @@ ALERTS: Final = (
     ),
     Alert(
         "HeadraceMemoryHigh",
-        f"process_resident_memory_bytes / {name(M.memory_limit)} > {MEMORY_SHARE_LIMIT}",
+        f"process_resident_memory_bytes / ({name(M.memory_limit)} > 0) > {MEMORY_SHARE_LIMIT}",
         *("10m", "warning", "{{ $labels.instance }} has {{ $value | humanizePercentage }} of the memory it may use"),
     ),
     Alert(
@@ -182,12 +180,16 @@ ALERTS: Final = (
     ),
     Alert(
         "HeadraceArchiveStale",
-        f"time() - max by (deployment) ({ARCHIVE_LAST_WRITTEN}) > {ARCHIVE_LIMIT_S}",
-        *("5m", "warning", "nothing was archived of {{ $labels.deployment }} for {{ $value | humanizeDuration }}"),
+        f"max by (deployment) ({name(M.archive_unwritten)}) > {ARCHIVE_LIMIT_S}",
+        *(
+            "5m",
+            "warning",
+            "clicks of {{ $labels.deployment }} wait for the archive for {{ $value | humanizeDuration }}",
+        ),
     ),
     Alert(
         "HeadraceRetrainOverdue",
-        f"time() - max by (deployment) ({RETRAIN_LAST_SUCCESS}) > {RETRAIN_LIMIT_S}",
+        f"time() - max by (deployment) ({name(M.retraining_success)} > 0) > {RETRAIN_LIMIT_S}",
         *("5m", "warning", "{{ $labels.deployment }} was last trained {{ $value | humanizeDuration }} ago"),
     ),
 )

@@ -4,17 +4,22 @@ from typing import Final
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from engine.metrics import Metrics
+from engine.metrics import Metrics, ServeMetrics
 
 M: Final = Metrics()
-SOURCES: Final[dict[str, object]] = {"headrace run": M}
-"""By program, the object whose attributes are its metrics."""
+S: Final = ServeMetrics()
+SOURCES: Final[dict[str, object]] = {"headrace run": M, "headrace serve": S}
+"""By program, the object whose attributes are its metrics; `archive` and `retrain` have those of `run`, most at 0."""
 
 PROCESS: Final = ("process_cpu_seconds_total", "process_open_fds", "process_max_fds", "process_resident_memory_bytes")
 """Series that the Prometheus client adds to every program."""
 
-SELECTED: Final = 'deployment=~"$deployment", instance=~"$worker"'
+WORKERS: Final = 'service=~"worker|"'
+"""Other programs have the gauges of workers, too, at 0. A scrape without the label `service` is one of workers."""
+SELECTED: Final = f'deployment=~"$deployment", instance=~"$worker", {WORKERS}'
 """The deployments and workers that are selected above a dashboard."""
+OF_DEPLOYMENT: Final = 'deployment=~"$deployment"'
+"""Whatever program it is."""
 WINDOW: Final = "$__rate_interval"
 """Grafana's window: four scrapes, or more where the screen has less room."""
 
@@ -35,6 +40,11 @@ def selected(series: str) -> str:
 def now(metric: AnyMetric) -> str:
     """The present values of a gauge or counter, of the selected workers."""
     return selected(name(metric))
+
+
+def of_deployment(metric: AnyMetric) -> str:
+    """The present values of a metric of any program."""
+    return f"{name(metric)}{{{OF_DEPLOYMENT}}}"
 
 
 def per_second(metric: AnyMetric, by: str = "") -> str:

@@ -41,6 +41,16 @@ LIMIT_S = 60.0
 TICK_S = 0.1
 
 
+UNEVENTFUL = {
+    "Canary under judgement": "there is no canary here",
+    "Gain of the canary": "there is no canary here",
+    "Gain by arm": "there is no canary here",
+    "Last training that succeeded": "no retrainer is scraped here",
+    "Next training": "no retrainer is scraped here",
+}
+"""Panels for which this run has no data, or not for each query, and why."""
+
+
 class Prometheus:
     """A server with the shipped rules and scrape settings, but for addresses and intervals."""
 
@@ -166,7 +176,7 @@ def test_every_panel_has_data(prometheus: Prometheus, dashboard: Any, report: Re
         for query in panel.queries:
             series = prometheus.values(in_place(query.text))
             report(f"{panel.title} | {query.legend}: {[round(value, 4) for _, value in series][:6]}", {})
-            if not series:
+            if not series and panel.title not in UNEVENTFUL:
                 empty.append(f"{panel.title}: {query.text}")
     assert empty == []
 
