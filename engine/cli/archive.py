@@ -1,15 +1,13 @@
 """The verb `archive`."""
 
 import logging
-import signal
-import threading
 import time
 from pathlib import Path
 from typing import Final
 
 import click
 
-from engine.cli.options import config_option, log_to_stderr
+from engine.cli.options import config_option, log_to_stderr, stop_on_signals
 from engine.eventlog.kafka import KafkaLog
 from engine.eventlog.time_source import TimeSource
 from engine.metrics import Metrics
@@ -44,9 +42,7 @@ def archive(config: Path | None, folder: str | None, *, once: bool) -> None:
 
 
 def _serve(settings: Settings) -> None:
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    stop = stop_on_signals()
     metrics = Metrics()
     archiver = Archiver(settings, KafkaLog(settings.kafka), metrics)
 

@@ -1,6 +1,8 @@
 """Options and set-up of all verbs: the settings file, and logging."""
 
 import logging
+import signal
+import threading
 from pathlib import Path
 from typing import Final
 
@@ -49,3 +51,15 @@ class _SeldomRepeats(logging.Filter):
             return False
         self._due_s[place] = record.created + _REPEAT_S
         return True
+
+
+def stop_on_signals() -> threading.Event:
+    """An event that SIGTERM and SIGINT set.
+
+    Another thread sets it: the handler runs in the main thread between any two of its steps, also while that waits for
+    the event and has its lock, for which the handler would then wait without end.
+    """
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: threading.Thread(target=stop.set, daemon=True).start())
+    return stop

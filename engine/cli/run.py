@@ -1,15 +1,13 @@
 """The verb `run`: one worker, with its metrics and probes over HTTP."""
 
 import logging
-import signal
-import threading
 from contextlib import closing
 from pathlib import Path
 from typing import Final
 
 import click
 
-from engine.cli.options import config_option, log_to_stderr
+from engine.cli.options import config_option, log_to_stderr, stop_on_signals
 from engine.eventlog.kafka import KafkaLog
 from engine.metrics import Metrics
 from engine.settings import loader
@@ -31,9 +29,7 @@ def run(config: Path | None, release: Path | None) -> None:
     if release:
         settings = settings.model_copy(update={"releases": settings.releases.model_copy(update={"path": release})})
     log_to_stderr(settings)
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    stop = stop_on_signals()
     metrics = Metrics()
     traces = tracing.from_settings(settings)
     worker = Worker(settings, KafkaLog(settings.kafka), metrics, environment=Environment(tracing=traces))

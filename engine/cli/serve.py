@@ -1,15 +1,13 @@
 """The verb `serve`: the HTTP interface and the live page."""
 
 import logging
-import signal
-import threading
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
 import click
 
-from engine.cli.options import config_option, log_to_stderr
+from engine.cli.options import config_option, log_to_stderr, stop_on_signals
 from engine.errors import MissingExtraError
 from engine.eventlog.kafka import KafkaLog
 from engine.settings import loader
@@ -34,9 +32,7 @@ def serve(config: Path | None, release: Path | None) -> None:
     if release:
         settings = settings.model_copy(update={"releases": settings.releases.model_copy(update={"path": release})})
     log_to_stderr(settings)
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    stop = stop_on_signals()
     with HttpServer(settings, KafkaLog(settings.kafka)) as server:
         logger.info("listening on %s/", server.address)
         while not stop.wait(_CHECK_EVERY_S):

@@ -7,7 +7,7 @@ import re
 from collections.abc import AsyncIterator, Callable
 from http import HTTPStatus
 from importlib import resources
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
 from litestar import Litestar, MediaType, Request, Response, get, post
@@ -96,7 +96,7 @@ async def stored_list(state: State, user: UserId) -> Response[bytes]:
 @post("/v1/lists", status_code=200, responses=REFUSALS)
 async def list_now(state: State, data: JSONBody[ListRequest]) -> ListAnswer:
     """A list for a user, computed now."""
-    return await _service(state).list_for(data)
+    return await _service(state).list_for(_held_as(state, data))
 
 
 @post("/v1/session", status_code=200, responses=REFUSALS)
@@ -108,13 +108,13 @@ async def list_for_session(state: State, data: JSONBody[SessionRequest]) -> List
 @post("/v1/next", status_code=200, responses=REFUSALS)
 async def next_page(state: State, data: JSONBody[NextRequest]) -> ListAnswer:
     """The next page of a decision."""
-    return await _service(state).next_page(data)
+    return await _service(state).next_page(_held_as(state, data))
 
 
 @post("/v1/rank", status_code=200, responses=REFUSALS)
 async def rank(state: State, data: JSONBody[RankRequest]) -> ItemsAnswer:
     """Given items in the order of their score for a user or a session."""
-    answer: ItemsAnswer = await _service(state).rank(data)
+    answer: ItemsAnswer = await _service(state).rank(_held_as(state, data))
     return answer
 
 
@@ -125,7 +125,8 @@ async def similar(
     """The items most like one; with a user, in an order between likeness and that user's interests."""
     service = _service(state)
     ask = service.ask if user is None else service.of_user
-    answer: ItemsAnswer = await ask(lambda items: items.similar(item, count, user, dial))
+    held_as = None if user is None else service.held_as(user)
+    answer: ItemsAnswer = await ask(lambda items: items.similar(item, count, held_as, dial))
     return answer
 
 
@@ -139,14 +140,16 @@ async def popular(state: State, count: CountOf = 10) -> ItemsAnswer:
 @get("/v1/explanation", responses=REFUSALS)
 async def explanation(state: State, user: UserId, item: ItemId) -> Explanation:
     """Why an item is, or is not, in a user's list."""
-    answer: Explanation = await _service(state).of_user(lambda items: items.explain(user, item))
+    held_as = _service(state).held_as(user)
+    answer: Explanation = await _service(state).of_user(lambda items: items.explain(held_as, item))
     return answer
 
 
 @get("/v1/window", responses=REFUSALS)
 async def window(state: State, user: UserId) -> WindowAnswer:
     """A user's window."""
-    answer: WindowAnswer = await _service(state).of_user(lambda items: items.window(user))
+    held_as = _service(state).held_as(user)
+    answer: WindowAnswer = await _service(state).of_user(lambda items: items.window(held_as))
     return answer
 
 
@@ -160,7 +163,8 @@ async def item_map(state: State) -> ItemMap:
 @get("/v1/map/user", responses=REFUSALS)
 async def user_map(state: State, user: UserId) -> UserMap:
     """A user's window, and the interests on the map."""
-    answer: UserMap = await _service(state).of_user(lambda items: items.map_of_user(user))
+    held_as = _service(state).held_as(user)
+    answer: UserMap = await _service(state).of_user(lambda items: items.map_of_user(held_as))
     return answer
 
 
@@ -181,8 +185,9 @@ async def click(state: State, data: JSONBody[ClickRequest]) -> Accepted:
 async def events(state: State, user: UserId) -> Stream:
     """A stream of server-sent events: `list` with a user's list, now and whenever a new one is pushed."""
     service = _service(state)
-    held = service.stored.find(user)
-    return _stream(service, user_subject(user), None if held is None else encode("list", held))
+    held_as = service.held_as(user)
+    held = service.stored.find(held_as)
+    return _stream(service, user_subject(held_as), None if held is None else encode("list", held))
 
 
 @get("/v1/figures", responses=REFUSALS, media_type="text/event-stream")
@@ -278,6 +283,16 @@ async def _publish_figures(service: Service) -> None:
 def _service(state: State) -> Service:
     service: Service = state.service
     return service
+
+
+_OfUser = TypeVar("_OfUser", ListRequest, NextRequest, RankRequest)
+
+
+def _held_as(state: State, request: _OfUser) -> _OfUser:
+    """The request with the id under which its user is held."""
+    if request.user is None:
+        return request
+    return msgspec.structs.replace(request, user=_service(state).held_as(request.user))
 
 
 def _page_file(state: State, name: str) -> Response[bytes]:

@@ -38,7 +38,11 @@ class HttpServer:
         keys = _keys(serve)
         self.metrics = ServeMetrics()
         self.service = Service(settings, log, self.metrics, shop)
-        app, stored = make_app(self.service), self.service.stored.find
+        app, service = make_app(self.service), self.service
+
+        def stored(user: str) -> bytes | None:
+            return service.stored.find(service.held_as(user))
+
         # The gate repeats lists by itself, but for pages of other origins, to which the application adds headers.
         gate = Gate(app, serve, keys, self.metrics, *([] if serve.cors_origins else [stored]))
         self._socket = _listen(serve)

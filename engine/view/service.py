@@ -15,6 +15,7 @@ from engine.catalogue.actions import Actions
 from engine.errors import MessageError, RequestError
 from engine.eventlog.base import EventLog
 from engine.eventlog.time_source import TimeSource
+from engine.ingest.pseudonyms import Pseudonyms
 from engine.messages.recommendation import Recommendation
 from engine.metrics import ServeMetrics
 from engine.settings.sections import Settings
@@ -87,6 +88,7 @@ class Service:
         self.time = time or TimeSource()
         self.shop = shop
         self.stored = StoredLists(settings.serve.max_lists)
+        self._pseudonyms = Pseudonyms(settings.clicks)
         self.streams = Subscriptions(settings.serve.max_streams, metrics)
         self.figures = LiveFigures()
         self.decisions = Decisions(settings.serve.max_decisions)
@@ -129,13 +131,20 @@ class Service:
         if self._compute.failure is not None:
             raise self._compute.failure
 
+    def held_as(self, user: str) -> str:
+        """The id under which windows and lists of a user are held: a pseudonym, where the settings say so.
+
+        A pseudonym itself is taken as it is, as the live page knows users by those of their lists.
+        """
+        return user if self.stored.find(user) is not None else self._pseudonyms.of(user)
+
     def stored_list(self, user: str) -> bytes:
         """The user's last list, word for word as it was pushed.
 
         Raises:
             RefusalError: none is held.
         """
-        message = self.stored.find(user)
+        message = self.stored.find(self.held_as(user))
         if message is not None:
             return message
         if reason := self._follower.not_ready:

@@ -20,6 +20,7 @@ import numpy as np
 from engine.catalogue.actions import Actions
 from engine.errors import DataError, EventLogError, SettingsError
 from engine.eventlog import topic_plan
+from engine.eventlog.acl_plan import ARCHIVE_SUFFIX
 from engine.eventlog.base import EventLog, Partition, Rebalance, Records, Session
 from engine.eventlog.share_watch import ShareWatch
 from engine.eventlog.time_source import TimeSource
@@ -35,7 +36,6 @@ from engine.worker.lag import LagGauges
 
 logger = logging.getLogger(__name__)
 
-_GROUP_SUFFIX: Final = "-archive"
 _MAX_RECORDS: Final = 10_000
 _GAUGES_EVERY_S: Final = 1.0
 _PAUSE_S: Final = 5.0
@@ -171,7 +171,7 @@ class Archiver:
 
     def __init__(self, settings: Settings, log: EventLog, metrics: Metrics, time: TimeSource | None = None) -> None:
         kafka = settings.kafka.model_copy(
-            update={"group": settings.kafka.group + _GROUP_SUFFIX, "delivery": "at_least_once"}
+            update={"group": settings.kafka.group + ARCHIVE_SUFFIX, "delivery": "at_least_once"}
         )
         self._settings = settings.model_copy(update={"kafka": kafka})
         self._log, self._metrics, self._time = log, metrics, time or TimeSource()

@@ -2,8 +2,6 @@
 
 import json
 import logging
-import signal
-import threading
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,7 +11,7 @@ from typing import Any, Final
 import click
 from rich.console import Console
 
-from engine.cli.options import config_option, log_to_stderr
+from engine.cli.options import config_option, log_to_stderr, stop_on_signals
 from engine.errors import EventLogError, MissingExtraError, SettingsError
 from engine.eventlog.kafka import KafkaLog
 from engine.interactions.layout import Source
@@ -105,9 +103,7 @@ def _serve(make: Any, settings: Settings, retraining: ModuleType) -> None:
     from models.jobs.election import Election  # noqa: PLC0415 - with torch, as all of the jobs
     from models.jobs.retrain_service import RetrainService, Stopped  # noqa: PLC0415
 
-    stop, metrics = threading.Event(), Metrics()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    stop, metrics = stop_on_signals(), Metrics()
 
     def give_way() -> None:
         """End a training that is told to stop, or whose retrainer is no longer the one; the next goes on with it."""

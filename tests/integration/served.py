@@ -15,6 +15,7 @@ from engine.eventlog.base import Outgoing, Reader, TopicSpec
 from engine.eventlog.memory.log import MemoryLog
 from engine.metrics import Metrics
 from engine.settings.sections import (
+    ClickSettings,
     RecommendationSettings,
     ReleaseSettings,
     ServeSettings,
@@ -81,8 +82,9 @@ class Served:
         return int(events[-1]["time_ms"]) if events else 0
 
 
-def settings_for(release: Path, **serve: Any) -> Settings:
+def settings_for(release: Path, pseudonym_key_file: Path | None = None, **serve: Any) -> Settings:
     return Settings(
+        clicks=ClickSettings(pseudonym_key_file=pseudonym_key_file),
         windows=WindowSettings(max_users=200, length=20),
         recommendations=RecommendationSettings(count=5),
         releases=ReleaseSettings(path=release, poll_interval_s=0.02),

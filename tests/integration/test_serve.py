@@ -354,3 +354,28 @@ def test_while_no_broker_answers_what_is_held_is_served_and_then_the_rest_follow
         log.is_away = False
         later = running.click(("ann", "i11"), ("bob", "i70"))
         assert same(running.post("/v1/lists", {"user": "ann"}).json()) == same(json.loads(later["ann"]))
+
+
+def test_users_with_pseudonyms_are_asked_for_by_their_ids_or_by_those_of_their_lists(
+    tiny_release: Path, tmp_path: Path
+) -> None:
+    key = tmp_path / "key"
+    key.write_text("k" * 40)
+    with serving(tiny_release, pseudonym_key_file=key) as served:
+        message = json.dumps({"user": "ann", "item": "i10", "ts": served.clock_ms}).encode()
+        served.log.producer().send(Outgoing("clicks", [b"ann"], [message]))
+        until(lambda: served.get("/v1/list", user="ann").status_code == 200)
+        pushed = served.get("/v1/list", user="ann").json()
+        assert pushed["user"] != "ann"
+        assert served.get("/v1/list", user=pushed["user"]).json() == pushed
+        until(lambda: served.get("/v1/window", user="ann").json()["events"])
+        computed = served.post("/v1/lists", {"user": "ann"}).json()
+        assert computed["items"] == pushed["items"]
+        for path in ("/v1/window", "/v1/map/user"):
+            by_id, by_pseudonym = (served.get(path, user=user).json() for user in ("ann", pushed["user"]))
+            assert by_id == by_pseudonym
+        first = pushed["items"][0]["item"]
+        assert served.get("/v1/explanation", user="ann", item=first).json()["rank"] == 1
+        following = served.post("/v1/next", {"decision": pushed["id"], "user": "ann"}).json()
+        assert not {place["item"] for place in following["items"]} & {place["item"] for place in pushed["items"]}
+        assert served.post("/v1/rank", {"user": "ann", "items": [first, "i3"]}).json()["items"][0]["item"] == first
