@@ -25,7 +25,7 @@ class Check(msgspec.Struct, frozen=True):
     """The figure, and what it must be."""
 
 
-class Decision(msgspec.Struct, frozen=True):
+class GateDecision(msgspec.Struct, frozen=True):
     """The gate's answer."""
 
     checks: list[Check]
@@ -40,10 +40,10 @@ class Decision(msgspec.Struct, frozen=True):
         return [check.sentence for check in self.checks if not check.passed]
 
 
-def decide(evaluation: Mapping[str, Any], settings: RetrainSettings) -> Decision:
+def decide(evaluation: Mapping[str, Any], settings: RetrainSettings) -> GateDecision:
     """The decision on a release by its report (`models.evaluation.candidate_trial.evaluate_candidate`)."""
     split = evaluation["time_split"]
-    return Decision([*_against_live(split, settings), *_against_rivals(split), *_index(split, settings)])
+    return GateDecision([*_against_live(split, settings), *_against_rivals(split), *_index(split, settings)])
 
 
 def _against_live(split: Mapping[str, Any], settings: RetrainSettings) -> Iterator[Check]:

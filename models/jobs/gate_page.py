@@ -11,7 +11,7 @@ import msgspec
 
 from engine.releases.bundles import Bundle
 from engine.settings.sections import Settings
-from models.jobs.gate import Decision
+from models.jobs.gate import GateDecision
 
 logger = logging.getLogger(__name__)
 
@@ -20,7 +20,9 @@ PAGE: Final = "gate.html"
 _BODY: Final = "<body>"
 
 
-def write(folder: Path, evaluation: Mapping[str, Any], decision: Decision, bundle: Bundle, settings: Settings) -> None:
+def write(
+    folder: Path, evaluation: Mapping[str, Any], decision: GateDecision, bundle: Bundle, settings: Settings
+) -> None:
     """Write both; the page first, and only where matplotlib and jinja2 are installed, so that the JSON is the end."""
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -37,7 +39,7 @@ def write(folder: Path, evaluation: Mapping[str, Any], decision: Decision, bundl
     partial.replace(folder / REPORT)
 
 
-def _table(decision: Decision) -> str:
+def _table(decision: GateDecision) -> str:
     rows = "".join(
         f"<tr><td>{html.escape(check.name)}</td><td>{'passed' if check.passed else 'refused'}</td>"
         f"<td style='text-align:left'>{html.escape(check.sentence)}</td></tr>"

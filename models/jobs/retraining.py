@@ -29,7 +29,7 @@ from models.data import dataset
 from models.evaluation.candidate_trial import evaluate_candidate
 from models.evaluation.list_evaluation import OnProgress
 from models.jobs import gate, gate_page, training_job
-from models.jobs.gate import Decision
+from models.jobs.gate import GateDecision
 from models.jobs.live_release import Stage, fetched
 from models.jobs.training_job import Callbacks, RunTarget, TrainingInput
 from models.settings import TrainSettings
@@ -175,13 +175,13 @@ def _train(  # noqa: PLR0913 - all of a training
 
 def _decision(  # noqa: PLR0913 - all of an evaluation
     run: Path, source: Source, bundle: Bundle, live: Bundle | None, inputs: RetrainInput, reports: Reports
-) -> Decision:
+) -> GateDecision:
     """The gate's decision, which is made once, unless another release went live since."""
     path = run / gate_page.REPORT
     if path.exists():
         report = json.loads(path.read_text())
         if live is None or report["live_release"] == live.manifest.name:
-            return msgspec.convert(report["gate"], Decision)
+            return msgspec.convert(report["gate"], GateDecision)
     reports.training.on_message("evaluating it on the newest clicks, beside the live release and the baselines")
     interactions = dataset.read(source, inputs.settings.clicks)
     evaluation = evaluate_candidate(bundle, live, interactions, inputs.settings, reports.on_progress)
