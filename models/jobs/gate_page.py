@@ -11,7 +11,7 @@ import msgspec
 
 from engine.releases.bundles import Bundle
 from engine.settings.sections import Settings
-from models.jobs.gate import GateDecision
+from models.jobs.release_gate import GateDecision
 
 logger = logging.getLogger(__name__)
 

@@ -28,9 +28,9 @@ from engine.settings.sections import Settings
 from models.data import dataset
 from models.evaluation.candidate_trial import evaluate_candidate
 from models.evaluation.list_evaluation import OnProgress
-from models.jobs import gate, gate_page, training_job
-from models.jobs.gate import GateDecision
+from models.jobs import gate_page, release_gate, training_job
 from models.jobs.live_release import Stage, fetched
+from models.jobs.release_gate import GateDecision
 from models.jobs.training_job import Callbacks, RunTarget, TrainingInput
 from models.settings import TrainSettings
 from models.training.warm_start import WarmVectors
@@ -185,7 +185,7 @@ def _decision(  # noqa: PLR0913 - all of an evaluation
     reports.training.on_message("evaluating it on the newest clicks, beside the live release and the baselines")
     interactions = dataset.read(source, inputs.settings.clicks)
     evaluation = evaluate_candidate(bundle, live, interactions, inputs.settings, reports.on_progress)
-    decision = gate.decide(evaluation, inputs.settings.retrain)
+    decision = release_gate.decide(evaluation, inputs.settings.retrain)
     gate_page.write(run, evaluation, decision, bundle, inputs.settings)
     return decision
 

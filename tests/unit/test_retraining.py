@@ -30,7 +30,7 @@ from engine.settings.sections import RetrainSettings, Settings
 from models import evaluation
 from models.cli.retrain import retrain as command
 from models.evaluation import intervals, paired_bootstrap
-from models.jobs import gate, retraining, training_job
+from models.jobs import release_gate, retraining, training_job
 from models.jobs.election import Election
 from models.jobs.live_release import FolderStage, TopicStage
 from models.jobs.retrain_schedule import RetrainSchedule
@@ -220,7 +220,7 @@ def test_a_retrainer_that_is_killed_goes_on_and_publishes_once(
             def die(*_arguments: Any) -> None:
                 raise Death
 
-            patch.setattr(gate, "decide", die)
+            patch.setattr(release_gate, "decide", die)
         with pytest.raises(Death):
             run(given, on_step=on_step)
     killed_after = len(steps)
@@ -310,7 +310,7 @@ PASSING: dict[str, Any] = {
 
 
 def test_a_release_that_meets_every_condition_passes() -> None:
-    decision = gate.decide(PASSING, RetrainSettings())
+    decision = release_gate.decide(PASSING, RetrainSettings())
     assert decision.passed
     assert len(decision.checks) == 7
     assert decision.reasons() == []
@@ -335,7 +335,7 @@ def test_a_release_that_meets_every_condition_passes() -> None:
 def test_one_condition_that_is_not_met_is_enough_to_refuse(name: str, change: Callable[[Any], None]) -> None:
     report = copy.deepcopy(PASSING)
     change(report["time_split"])
-    decision = gate.decide(report, RetrainSettings())
+    decision = release_gate.decide(report, RetrainSettings())
     assert [check.name for check in decision.checks if not check.passed] == [name]
     assert len(decision.reasons()) == 1
 
