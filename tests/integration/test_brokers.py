@@ -126,6 +126,7 @@ def start(tiny_release: Path, tmp_path: Path) -> Start:
         chosen = equality.on_site(site, "exactly_once")
         for name in [name for name in site.environ if name.endswith(("_TIMEOUT_S", "_MAX_BATCH_CLICKS"))]:
             del site.environ[name]
+        site.environ["HEADRACE_CANARY__INTERVAL_S"] = "0.5"
         log.ensure_topics(equality.topics(chosen))
         return site, chosen
 
@@ -137,7 +138,7 @@ def test_the_death_of_brokers(three: broker.Cluster, start: Start, clicks: Recor
     site, chosen = start(three)
     with site.worker() as process, Load(site, clicks) as load:
         load.wait_for_what_is_sent_from_now_on(LIMIT_S)
-        threads = threads_of(process)
+        threads = settled_threads(process)
         for death in range(DEATHS):
             node = three.nodes[death % len(three.nodes)]
             three.stop(node, signal.SIGKILL)
@@ -204,6 +205,15 @@ def test_a_worker_that_is_cut_off_comes_back_as_a_zombie_and_is_refused(
 def nothing_missing_and_nothing_twice(site: Site, chosen: Settings, load: Load) -> None:
     sent = load.so_far()
     equality.assert_equal(equality.outcome(site.log, chosen), equality.undisturbed(sent, chosen), sent, repeats=False)
+
+
+def settled_threads(process: subprocess.Popen[bytes]) -> int:
+    """Threads of a worker once all are there: the one that looks at canaries opens its reader after a while."""
+    counts = [threads_of(process)]
+    while len(set(counts[-10:])) > 1 or len(counts) < 10:
+        time.sleep(0.5)
+        counts.append(threads_of(process))
+    return counts[-1]
 
 
 def threads_of(process: subprocess.Popen[bytes]) -> int:
