@@ -26,6 +26,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 settings.register_profile("shared", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("shared")
 
+only_long = pytest.mark.skipif(not os.environ.get("LONG_TESTS"), reason="takes long: LONG_TESTS=1")
+"""A test that costs more than it adds to the others of its module, every day."""
+
 Report = Callable[[str, dict[str, Any]], None]
 """Takes a sentence for people, and the figures in it by name."""
 

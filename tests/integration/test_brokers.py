@@ -1,6 +1,6 @@
 """Brokers die and freeze, and a worker is cut off: lists flow again soon, none is missing and none there twice.
 
-Short form: one of three brokers dies, one freezes. LONG_TESTS=1: twenty deaths, thirty freezes.
+Short form: one of three brokers dies. LONG_TESTS=1: twenty deaths, thirty freezes.
 """
 
 import logging
@@ -20,6 +20,7 @@ import pytest
 from engine.eventlog.kafka import KafkaLog
 from engine.messages.recommendation import decode_recommendation
 from engine.settings.sections import KafkaSettings, Settings
+from tests.conftest import only_long
 from tests.integration import broker, equality
 from tests.integration.equality import Recorded
 from tests.integration.site import Site
@@ -29,7 +30,7 @@ logger = logging.getLogger(__name__)
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(1800)]
 
 DEATHS = 20 if os.environ.get("LONG_TESTS") else 1
-FREEZES = 30 if os.environ.get("LONG_TESTS") else 1
+FREEZES = 30
 BUSY = 0.3
 """Of one core: more than a worker takes that has nothing to do."""
 RATE = 40
@@ -165,6 +166,7 @@ def test_a_restart_of_the_only_broker(one: broker.Cluster, start: Start, clicks:
     nothing_missing_and_nothing_twice(site, chosen, load)
 
 
+@only_long
 def test_a_broker_that_freezes(one: broker.Cluster, start: Start, clicks: Recorded) -> None:
     """Stopped (SIGSTOP) until commits have timed out, then let go with everything that waits in its sockets."""
     site, chosen = start(one)

@@ -458,7 +458,7 @@ def test_both_logs_answer_a_random_script_alike(kafka_settings: KafkaSettings) -
     run_state_machine_as_test(
         Script,
         settings=settings(
-            max_examples=40 if LONG else 6,
+            max_examples=40 if LONG else 3,
             stateful_step_count=80 if LONG else 50,
             derandomize=not LONG,
             deadline=None,

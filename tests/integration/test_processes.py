@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import only_long
+
 pytest.importorskip("torch", reason="training needs torch: pip install 'headrace[train]'")
 
 ROOT = Path(__file__).parents[2]
@@ -46,6 +48,7 @@ def test_two_processes_learn_and_end_with_the_same_weights(tiny_interactions: Pa
     assert second["ndcg"] == []  # rank 0 validates
 
 
+@only_long
 def test_rank_zero_stops_both_when_the_time_is_up(tiny_interactions: Path, tmp_path: Path) -> None:
     first, second = torchrun(tiny_interactions, tmp_path / "out", "--minutes", "0.02", "--patience", "100000")
     assert first["weights"] == second["weights"]

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.kafka
 SEED = int(os.environ.get("TESTS_SEED", "1"))
 MEMBERS = 3
 IS_LONG = bool(os.environ.get("LONG_TESTS"))
-TURNS, CLICKS = (24, 6000) if IS_LONG else (4, 1500)
+TURNS, CLICKS = (24, 6000) if IS_LONG else (2, 800)
 """Members that go, one after the other, each replaced by a new one; and clicks that arrive meanwhile."""
 PER_TURN_S = 2.5
 AT_ONCE = 20

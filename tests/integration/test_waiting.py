@@ -25,6 +25,7 @@ from engine.settings.sections import (
     WindowSettings,
 )
 from engine.worker.loop import Worker
+from tests.conftest import only_long
 from tests.integration import broker
 from tests.integration.site import HEADRACE
 
@@ -122,6 +123,7 @@ def test_a_worker_is_not_ready_seconds_after_its_broker_went_away(
             eventually(lambda: worker.not_ready is None)
 
 
+@only_long
 def test_a_broker_that_died_fills_no_log(kafka_home: Path, tmp_path: Path, tiny_release: Path) -> None:
     """The client alone writes hundreds of lines a minute."""
     with broker.Cluster(kafka_home, tmp_path / "kafka") as cluster, (tmp_path / "log").open("wb") as output:
