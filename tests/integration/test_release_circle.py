@@ -191,7 +191,8 @@ def go_round(log: EventLog, settings: Settings, folder: Path, report: Report) ->
         rates,
     )
     if plot := os.environ.get("RELEASE_CIRCLE_PLOT"):
-        draw(shop, Path(plot))
+        names = {first.release: "A", second.release: "B", "two-hop-sabotaged": "C, sabotaged"}
+        draw(shop, names, Path(plot))
 
 
 def _sabotage(circle: Circle, good: str, folder: Path) -> None:
@@ -226,25 +227,25 @@ def until_clicks(shop: ChangingShop, count: int) -> None:
     until(lambda: shop.clicks >= count, 600.0)
 
 
-def draw(shop: ChangingShop, path: Path) -> None:
+def draw(shop: ChangingShop, names: dict[str, str], path: Path) -> None:
     """The next-click rate over time, by the releases that made the lists."""
     from matplotlib.figure import Figure  # noqa: PLC0415, TID251 - an extra, and a plot of the docs alone
 
-    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    figure = Figure(figsize=(9, 4), layout="constrained")
     axes = figure.subplots()
     for release in dict.fromkeys(by for _, _, by in shop.hits):
         times_s = np.array([time_s for time_s, _, by in shop.hits if by == release])
         hits = np.array([hit for _, hit, by in shop.hits if by == release], np.float64)
-        axes.plot(*smooth(times_s, hits), label=release)
+        axes.plot(*smooth(times_s, hits), label=names[release])
     for time_s, text in shop.marks:
         axes.axvline(time_s, color="grey", linewidth=0.6)
-        axes.text(time_s, 1.01, text, rotation=30, fontsize=8, transform=axes.get_xaxis_transform())
+        axes.text(time_s, 1.02, text, rotation=60, fontsize=8, transform=axes.get_xaxis_transform())
     axes.set(xlabel="seconds", ylabel="next clicks in the first ten", ylim=(0, 1))
     axes.legend(fontsize=8)
     figure.savefig(path, dpi=80)
 
 
-def smooth(times_s: Float64, hits: Float64, clicks: int = 1_000) -> tuple[Float64, Float64]:
+def smooth(times_s: Float64, hits: Float64, clicks: int = 300) -> tuple[Float64, Float64]:
     """Moving mean over so many clicks."""
     width = min(clicks, len(hits))
     means = np.convolve(hits, np.full(width, 1.0 / width), mode="valid")
