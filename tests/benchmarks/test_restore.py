@@ -27,7 +27,7 @@ from engine.windows.restorer import Restorer
 from engine.windows.snapshots import SnapshotHeader, Snapshots
 from engine.windows.users import UserWindows
 from tests.benchmarks.full_windows import LENGTH, fill, name, window
-from tests.conftest import Report
+from tests.conftest import Report, only_long
 from tests.integration.conftest import kafka_bootstrap, kafka_log, kafka_settings, topic_names
 
 __all__ = ["kafka_bootstrap", "kafka_log", "kafka_settings", "topic_names"]
@@ -93,6 +93,7 @@ def test_restore_in_process(tmp_path: Path, report: Report) -> None:
     _measure(MemoryLog(), _settings("windows", tmp_path), "in-process log", report)
 
 
+@only_long
 @pytest.mark.kafka
 @pytest.mark.timeout(900)
 def test_restore_from_kafka(

@@ -1,6 +1,6 @@
 """How long clicks wait when a worker is killed: until another one has its partitions, restored, and lists flow again.
 
-30,000 users with full windows (L = 100) from snapshots; with LONG_TESTS=1 200,000, and from each source:
+200,000 users with full windows (L = 100):
 
     LONG_TESTS=1 KAFKA_HOME=… pytest -s tests/benchmarks/test_takeover.py
 
@@ -10,7 +10,6 @@ them, as on one machine or one volume), or from what a standby lacks.
 """
 
 import json
-import os
 import re
 import signal
 import time
@@ -24,21 +23,21 @@ from engine.eventlog.kafka import KafkaLog
 from engine.messages.recommendation import Recommendation
 from engine.settings.loader import load
 from tests.benchmarks.full_windows import LENGTH, fill
-from tests.conftest import Report
+from tests.conftest import Report, only_long
 from tests.integration.conftest import kafka_bootstrap, kafka_log, kafka_settings, topic_names
 from tests.integration.site import LIMIT_S, PARTITIONS, START_MS, Site
 
 __all__ = ["kafka_bootstrap", "kafka_log", "kafka_settings", "topic_names"]
 
-IS_LONG = os.environ.get("LONG_TESTS") == "1"
-USERS = 200_000 if IS_LONG else 30_000
+USERS = 200_000
 WARM = re.compile(r"partition (\d+) is warm")
 RESTORED = re.compile(r"partition \d+ is restored after ([\d.]+) s")
 
 
+@only_long
 @pytest.mark.kafka
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("source", ["changelog", "snapshots", "standby"] if IS_LONG else ["snapshots"])
+@pytest.mark.parametrize("source", ["changelog", "snapshots", "standby"])
 def test_take_over_of_a_killed_worker(
     kafka_log: KafkaLog,
     kafka_bootstrap: str,

@@ -12,6 +12,7 @@ from engine.errors import EventLogError
 from engine.eventlog.base import EventLog, Outgoing, Partition, Reader, Rebalance, Records, Session, TopicSpec
 from engine.eventlog.kafka import KafkaLog
 from engine.eventlog.memory.log import MemoryLog
+from tests.conftest import only_long
 from tests.integration.conftest import kafka_bootstrap, kafka_log, kafka_settings, topic_names
 
 __all__ = ["kafka_bootstrap", "kafka_log", "kafka_settings", "topic_names"]  # fixtures, used by name
@@ -21,7 +22,13 @@ EXACTLY, AT_LEAST = "exactly_once", "at_least_once"
 Names = Callable[[str], str]
 
 
-@pytest.fixture(params=["memory", *(pytest.param(way, marks=pytest.mark.kafka) for way in (EXACTLY, AT_LEAST))])
+@pytest.fixture(
+    params=[
+        "memory",
+        pytest.param(EXACTLY, marks=pytest.mark.kafka),
+        pytest.param(AT_LEAST, marks=[pytest.mark.kafka, only_long]),
+    ]
+)
 def log(request: pytest.FixtureRequest) -> EventLog:
     if request.param == "memory":
         return MemoryLog()

@@ -185,6 +185,7 @@ def test_a_broker_that_freezes(one: broker.Cluster, start: Start, clicks: Record
     nothing_missing_and_nothing_twice(site, chosen, load)
 
 
+@only_long
 def test_a_worker_that_is_cut_off_comes_back_as_a_zombie_and_is_refused(
     one: broker.Cluster, start: Start, clicks: Recorded
 ) -> None:

@@ -16,12 +16,13 @@ from engine.errors import BrokerUnavailableError, DeliveryError, EventLogError, 
 from engine.eventlog.base import MAX_RECORD_BYTES, Outgoing, Partition, Rebalance, Records, Session, TopicSpec
 from engine.eventlog.kafka import KafkaLog
 from engine.settings.sections import KafkaSettings
+from tests.conftest import only_long
 from tests.integration import broker
 
 pytestmark = pytest.mark.kafka
 
 LIMIT_S = 20.0
-deliveries = pytest.mark.parametrize("delivery", ["exactly_once", "at_least_once"])
+deliveries = pytest.mark.parametrize("delivery", ["exactly_once", pytest.param("at_least_once", marks=only_long)])
 Names = Callable[[str], str]
 
 

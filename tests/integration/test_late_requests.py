@@ -19,6 +19,7 @@ from engine.eventlog.base import Outgoing, Rebalance, Session, TopicSpec
 from engine.eventlog.kafka import KafkaLog
 from engine.eventlog.kafka.session import ExactlyOnceSession
 from engine.settings.sections import KafkaSettings
+from tests.conftest import only_long
 from tests.integration import broker, proxy
 from tests.integration.proxy import LateRequest, Proxy
 
@@ -207,6 +208,7 @@ def test_a_request_that_arrives_in_the_next_transaction(work: Work, kind: str, *
     work.check()
 
 
+@only_long
 @cases
 @ends
 def test_a_request_that_arrives_when_all_is_done(work: Work, kind: str, *, cuts_off: bool) -> None:

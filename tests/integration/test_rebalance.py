@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from engine.eventlog.kafka import KafkaLog
+from tests.conftest import only_long
 from tests.integration import equality
 from tests.integration.equality import Recorded
 from tests.integration.site import LIMIT_S, Site
@@ -20,8 +21,7 @@ pytestmark = pytest.mark.kafka
 
 SEED = int(os.environ.get("TESTS_SEED", "1"))
 MEMBERS = 3
-IS_LONG = bool(os.environ.get("LONG_TESTS"))
-TURNS, CLICKS = (24, 6000) if IS_LONG else (2, 800)
+TURNS, CLICKS = 24, 6000
 """Members that go, one after the other, each replaced by a new one; and clicks that arrive meanwhile."""
 PER_TURN_S = 2.5
 AT_ONCE = 20
@@ -35,7 +35,8 @@ def site(
     return Site(kafka_log, kafka_bootstrap, topic_names, tiny_release, tmp_path)
 
 
-@pytest.mark.parametrize("delivery", ["exactly_once", "at_least_once"] if IS_LONG else ["exactly_once"])
+@only_long
+@pytest.mark.parametrize("delivery", ["exactly_once", "at_least_once"])
 def test_a_storm_changes_nothing(delivery: str, site: Site, data_folder: Path) -> None:
     rng = np.random.default_rng(SEED)
     clicks = equality.recorded(data_folder, CLICKS)

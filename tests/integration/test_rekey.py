@@ -22,6 +22,7 @@ from engine.eventlog.murmur2 import partition_of
 from engine.metrics import Metrics
 from engine.settings.sections import ClickSettings, Settings
 from engine.worker.loop import Worker
+from tests.conftest import only_long
 from tests.integration import equality
 from tests.integration.equality import Recorded
 from tests.integration.site import LIMIT_S, Site
@@ -150,6 +151,7 @@ def test_a_fault_that_is_no_failure_of_the_log_ends_the_worker(
         worker.run(threading.Event())
 
 
+@only_long
 @pytest.mark.kafka
 def test_two_workers_one_killed_on_kafka(
     kafka_bootstrap: str, kafka_log: KafkaLog, topic_names: Callable[[str], str], tiny_release: Path, tmp_path: Path
