@@ -18,7 +18,7 @@ Limits = Sequence[tuple[float, Colour]]
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """A query in PromQL, and the name of its line; `{{label}}` stands for a label's value."""
+    """A PromQL query and the legend of its series; `{{label}}` is replaced by the label's value."""
 
     text: str
     legend: str

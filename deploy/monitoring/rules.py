@@ -39,7 +39,7 @@ class Alert:
     name: str
     query: str
     lasts: str
-    """How long the condition holds before the alert fires."""
+    """Time for which the condition must hold before the alert fires."""
     severity: Literal["critical", "warning"]
     """critical: lists or clicks are being lost, or nobody is served. warning: within the day."""
     summary: str

@@ -25,7 +25,7 @@ class Grant:
     operations: tuple[str, ...]
     purpose: str
     prefixed: bool = False
-    """Whether the name is the beginning of names."""
+    """True for a right on every name that begins with `name` (a prefixed ACL)."""
 
 
 def worker(settings: Settings) -> Iterator[Grant]:

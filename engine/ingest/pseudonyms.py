@@ -71,6 +71,6 @@ def _key(settings: ClickSettings) -> bytes | None:
 
 
 def _names(key: bytes | None, user: str) -> bool:
-    """Whether a record's key is the user's id, bare or in quotes."""
+    """True if a record's key is the user's id, bare or in quotes."""
     name = user.encode("utf-8", "surrogatepass")
     return key in (name, b'"%b"' % name)

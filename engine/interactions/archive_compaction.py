@@ -114,7 +114,7 @@ class Compactor:
             yield group
 
     def _holds_forgotten(self, part: ArchivePart, wishes: Wishes) -> bool:
-        """Whether a file has clicks that a request concerns; each is looked at once for each request."""
+        """True if a file has clicks of the user of a request to forget; a file is read once for each request."""
         open_wishes, through = wishes.not_yet_in(part, self._folder.footer(part)), wishes.through()
         if not len(open_wishes) or self._looked_at.get(part.path) == through:
             return False

@@ -124,9 +124,11 @@ async def similar(
 ) -> ItemsAnswer:
     """The items most like one; with a user, in an order between likeness and that user's interests."""
     service = _service(state)
-    ask = service.ask if user is None else service.of_user
-    held_as = None if user is None else service.held_as(user)
-    answer: ItemsAnswer = await ask(lambda items: items.similar(item, count, held_as, dial))
+    answer: ItemsAnswer
+    if user is None:
+        answer = await service.ask(lambda items: items.similar(item, count, None, dial))
+    else:
+        answer = await service.of_user(user, lambda items, held_as: items.similar(item, count, held_as, dial))
     return answer
 
 
@@ -140,16 +142,14 @@ async def popular(state: State, count: CountOf = 10) -> ItemsAnswer:
 @get("/v1/explanation", responses=REFUSALS)
 async def explanation(state: State, user: UserId, item: ItemId) -> Explanation:
     """Why an item is, or is not, in a user's list."""
-    held_as = _service(state).held_as(user)
-    answer: Explanation = await _service(state).of_user(lambda items: items.explain(held_as, item))
+    answer: Explanation = await _service(state).of_user(user, lambda items, held_as: items.explain(held_as, item))
     return answer
 
 
 @get("/v1/window", responses=REFUSALS)
 async def window(state: State, user: UserId) -> WindowAnswer:
     """A user's window."""
-    held_as = _service(state).held_as(user)
-    answer: WindowAnswer = await _service(state).of_user(lambda items: items.window(held_as))
+    answer: WindowAnswer = await _service(state).of_user(user, lambda items, held_as: items.window(held_as))
     return answer
 
 
@@ -163,8 +163,7 @@ async def item_map(state: State) -> ItemMap:
 @get("/v1/map/user", responses=REFUSALS)
 async def user_map(state: State, user: UserId) -> UserMap:
     """A user's window, and the interests on the map."""
-    held_as = _service(state).held_as(user)
-    answer: UserMap = await _service(state).of_user(lambda items: items.map_of_user(held_as))
+    answer: UserMap = await _service(state).of_user(user, lambda items, held_as: items.map_of_user(held_as))
     return answer
 
 

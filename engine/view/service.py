@@ -32,6 +32,7 @@ from engine.view.http_messages import (
     SessionEvent,
     SessionRequest,
 )
+from engine.view.item_queries import ItemQueries
 from engine.view.list_follower import ListFollower
 from engine.view.live_figures import Figures, LiveFigures, ServerState
 from engine.view.refusals import RefusalError, missing, not_ready
@@ -192,11 +193,12 @@ class Service:
             raise not_ready(reason)
         return await self.ask(lambda items: items.rank(request.items, query))
 
-    async def of_user(self, job: ItemJob) -> Any:
-        """The answer to a request that needs all windows."""
+    async def of_user(self, user: str, job: Callable[[ItemQueries, str], Any]) -> Any:
+        """The answer to a request about a user, whom `job` gets by the id under which windows are held."""
         if reason := self._standby.not_ready:
             raise not_ready(reason)
-        return await self.ask(job)
+        held_as = self.held_as(user)
+        return await self.ask(lambda items: job(items, held_as))
 
     async def ask(self, job: ItemJob) -> Any:
         """The answer to a request that needs the release alone."""

@@ -52,7 +52,6 @@ class TopicStage:
     def registry(self) -> Registry:
         """See `Stage.registry`. All of the topic is read: what was not read is no proof that nothing is live."""
         releases, topic = self.settings.releases, topic_plan.releases(self.settings)
-        self.log.ensure_topics([topic])
         return Registrar(releases.model, self.log, topic, releases.folder).read()
 
     def publish(self, bundle: Path, state: State) -> None:

@@ -11,6 +11,7 @@ of the release is then counted on all training events.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
 from typing import Final
 
@@ -86,8 +87,8 @@ class _Queries:
     """[B, W] the newest items of the windows, newest first; NO_ITEM in empty places."""
     targets: Int64
     """[B]"""
-    shares: Float32
-    """[B, V] of the events of seven days."""
+    times_ms: Int64
+    """[B] times of the targets."""
 
 
 @torch.no_grad()
@@ -115,15 +116,20 @@ class _Search:
 
     def __init__(self, encoder: TwoHopEncoder, data: TrainingData, validation: Validation) -> None:
         self._encoder, self._data, self._validation = encoder, data, validation
-        without = np.ones(len(data.histories), np.bool_)
-        without[validation.queries.ends] = False
-        counted = CoVisits(data.histories.select(without), len(data.ids))
-        self._tables = {backward: counted.table(backward) for backward in BACKWARD}
+        self._popularity = _popularity(data.histories, len(data.ids))
         self.neighbours: _Weighting | None = None
         self.popularity: _Weighting | None = None
         gains = [_gain(_ranks(queries.scores, queries.targets)) for queries in self._queries()]
         self._count = sum(map(len, gains))
         self._encoder_gain = self._gain = float(sum(gain.sum() for gain in gains))
+
+    @cached_property
+    def _tables(self) -> dict[float, NeighbourArrays]:
+        """By weight of backward pairs, counted without the validation events."""
+        without = np.ones(len(self._data.histories), np.bool_)
+        without[self._validation.queries.ends] = False
+        counted = CoVisits(self._data.histories.select(without), len(self._data.ids))
+        return {backward: counted.table(backward) for backward in BACKWARD}
 
     def try_neighbours(self) -> None:
         """Choose the weighting of neighbours anew, with the popularity chosen so far."""
@@ -132,7 +138,7 @@ class _Search:
         for queries in self._queries():
             scores = queries.scores
             if self.popularity:
-                scores = scores + self.popularity.apply(queries.shares)
+                scores = scores + self.popularity.apply(self._shares(queries))
             for backward, table in self._tables.items():
                 mine = np.array([weighting.backward == backward for weighting in grid])
                 part = affinities(table, queries.recent)
@@ -148,7 +154,7 @@ class _Search:
             if self.neighbours:
                 near = affinities(self._tables[self.neighbours.backward], queries.recent)
                 scores = scores + self.neighbours.apply(near)
-            gains += _gains(scores, queries.shares, queries.targets, grid)
+            gains += _gains(scores, self._shares(queries), queries.targets, grid)
         self.popularity = self._best(grid, gains, None)
 
     def result(self) -> ScoreParts:
@@ -181,7 +187,6 @@ class _Search:
         """The validation queries in order of time."""
         histories, queries = self._data.histories, self._validation.queries
         vectors = self._encoder.items.table().numpy()
-        popularity = _popularity(histories, len(vectors))
         times_ms = histories.times_ms[queries.ends]
         numbers = np.argsort(times_ms, kind="stable")
         for part in np.array_split(numbers, range(_USERS_AT_ONCE, len(numbers), _USERS_AT_ONCE)):
@@ -199,8 +204,18 @@ class _Search:
                 scores=scores,
                 recent=items[:, : -LAST_ITEMS - 1 : -1],
                 targets=batch.targets[has_target, -1].astype(np.int64),
-                shares=_shares(popularity, times_ms[part][has_target], len(vectors)),
+                times_ms=times_ms[part][has_target],
             )
+
+    def _shares(self, queries: _Queries) -> Float32:
+        """[B, V] shares of all items in the events of seven days, at the times of the queries."""
+        hours, inverse = np.unique(queries.times_ms // HOUR_MS, return_inverse=True)
+        rows = np.arange(queries.scores.shape[1], dtype=np.int32)
+        by_hour = np.empty((len(hours), len(rows)), np.float32)
+        for shares, hour in zip(by_hour, hours.tolist(), strict=True):
+            self._popularity.move_to(hour * HOUR_MS)
+            shares[:] = self._popularity.shares(rows)
+        return by_hour[inverse]
 
 
 def affinities(table: NeighbourArrays, recent: Int32) -> Float32:
@@ -216,17 +231,6 @@ def affinities(table: NeighbourArrays, recent: Int32) -> Float32:
 def _popularity(histories: Histories, item_count: int) -> PopularityAt:
     is_click = histories.items < FIRST_SEARCH
     return PopularityAt(histories.items[is_click], histories.times_ms[is_click], item_count)
-
-
-def _shares(popularity: PopularityAt, times_ms: Int64, item_count: int) -> Float32:
-    """[B, V] shares of all items at these times."""
-    hours, inverse = np.unique(times_ms // HOUR_MS, return_inverse=True)
-    rows = np.arange(item_count, dtype=np.int32)
-    by_hour = np.empty((len(hours), item_count), np.float32)
-    for shares, hour in zip(by_hour, hours.tolist(), strict=True):
-        popularity.move_to(hour * HOUR_MS)
-        shares[:] = popularity.shares(rows)
-    return by_hour[inverse]
 
 
 def _ranks(scores: Float32, targets: Int64) -> Int64:

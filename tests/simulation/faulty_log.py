@@ -80,7 +80,7 @@ class FaultyLog:
 
     def begin_group(self, group: str, topic: str, from_ms: int | None) -> None:
         """Groups begin at the first record here, as by the default of the settings."""
-        raise NotImplementedError
+        raise NotImplementedError("no simulated settings name another start")
 
     def delete_before(self, offsets: Mapping[Partition, int]) -> None:
         """Delete the records of each partition before an offset."""

@@ -9,7 +9,8 @@ from hypothesis.extra.numpy import arrays
 from engine.arrays import NO_ITEM, Windows
 from engine.errors import DataError
 from models.data.histories import Histories
-from models.evaluation.baselines import HOUR_MS, Neighbours, PopularityBaseline, first_unseen
+from models.data.popularity_at import HOUR_MS
+from models.evaluation.baselines import Neighbours, PopularityBaseline, first_unseen
 from models.evaluation.baselines.baseline import highest_unseen
 from models.evaluation.baselines.task import BaselineValidation
 

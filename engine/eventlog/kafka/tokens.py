@@ -21,7 +21,7 @@ from engine.settings.sections import KafkaSettings
 _TOKEN_TIMEOUT_S: Final = 5.0
 """Time limit of a request for a token, during which the client does nothing else."""
 _TOKEN_SHARE: Final = 0.8
-"""Share of a token's life after which a new one is asked for, as Kafka's own client does."""
+"""Share of a token's lifetime after which it is renewed, as in Kafka's own client."""
 _TOKEN_LIFE_S: Final = 300.0
 """Life of a token whose answer names none."""
 _REFUSED: Final = range(400, 500)
@@ -37,7 +37,7 @@ class TokenMissingError(KafkaError):  # type: ignore[misc]
 
 
 class Tokens(AbstractTokenProvider):  # type: ignore[misc]
-    """The present token, which is asked for again when most of its life is over; for any thread.
+    """The current token, renewed when most of its lifetime is over; safe for any thread.
 
     Args:
         source: gives a token, and the seconds that it lives.
@@ -69,7 +69,7 @@ def token_provider(settings: KafkaSettings) -> Tokens | None:
 
 
 def _token_source(settings: KafkaSettings) -> Callable[[], tuple[str, float]]:
-    """Where tokens come from: a file that others renew, or the client-credentials grant of OAuth (RFC 6749, 4.4)."""
+    """The source of tokens: a file that another program renews, or OAuth's client-credentials grant (RFC 6749, 4.4)."""
     path, url = settings.sasl_oauth_token_file, settings.sasl_oauth_token_url
     if (path is None) == (url is None):
         raise SettingsError(

@@ -10,7 +10,7 @@ The first two need nothing but numpy and are part of every evaluation; the other
 """
 
 from models.evaluation.baselines.baseline import Baseline, first_unseen
-from models.evaluation.baselines.most_popular import HOUR_MS, PopularityBaseline
+from models.evaluation.baselines.most_popular import PopularityBaseline
 from models.evaluation.baselines.neighbours import Neighbours
 
-__all__ = ["HOUR_MS", "Baseline", "Neighbours", "PopularityBaseline", "first_unseen"]
+__all__ = ["Baseline", "Neighbours", "PopularityBaseline", "first_unseen"]

@@ -6,10 +6,10 @@ import numpy as np
 
 from engine.arrays import NO_ITEM, Int32, Int64, Windows
 from engine.ranking.popularity import most_popular
+from models.data.popularity_at import HOUR_MS
 from models.evaluation.baselines.baseline import first_unseen
 from models.evaluation.queries import LIST_LENGTH, EvalData, EvalQueries
 
-HOUR_MS = 3_600_000
 POPULARITY_MS = 7 * 24 * HOUR_MS
 
 
