@@ -7,8 +7,8 @@ import click
 from engine.cli.options import config_option
 from engine.errors import SettingsError
 from engine.eventlog.kafka import KafkaLog
-from engine.ingest import forgetting
 from engine.settings import loader
+from engine.worker import forgetting
 
 
 @click.command()

@@ -11,6 +11,8 @@ REKEY_SUFFIX: Final = "-rekey"
 """Of the group that puts clicks onto `clicks.by_user_topic`."""
 ARCHIVE_SUFFIX: Final = "-archive"
 """Of the group of `headrace archive`."""
+OFFSETS_TOPIC: Final = "__consumer_offsets"
+"""The broker's own topic, of all groups' positions."""
 
 Kind = Literal["topic", "group", "transactional-id", "cluster"]
 
@@ -84,6 +86,7 @@ def operator(settings: Settings) -> Iterator[Grant]:
     for purpose, name in names.items():
         yield Grant("topic", name, everything, purpose)
     yield Grant("group", settings.kafka.group, ("Read",), "positions of the workers")
+    yield Grant("topic", OFFSETS_TOPIC, ("Read",), "positions that a transaction holds back which nobody ends")
     yield Grant("cluster", "", ("Alter",), "the end of transactions that nobody ends")
 
 

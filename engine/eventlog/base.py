@@ -291,6 +291,13 @@ class EventLog(Protocol):
         """
         ...
 
+    def group_positions(self, group: str, topic: str) -> dict[int, int]:
+        """By partition, the next record that a group will read.
+
+        Nothing for partitions in which it has no position, for a group or topic that does not exist.
+        """
+        ...
+
     def delete_before(self, offsets: Mapping[Partition, int]) -> None:
         """Delete the records of each partition before an offset.
 

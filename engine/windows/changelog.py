@@ -87,7 +87,7 @@ def newest_by_key(records: Records) -> dict[bytes, Change]:
     newest: dict[bytes, Change] = {}
     columns = zip(records.keys, records.values, records.headers, records.offsets, strict=True)
     for key, value, headers, offset in columns:
-        change = Change(value, _position(headers), offset)
+        change = Change(value, input_position(headers), offset)
         before = newest.get(key or b"")
         if before is not None and is_older(change.input_position, before.input_position):
             newest[key or b""] = replace(before, is_overtaken=True)
@@ -110,14 +110,15 @@ def user_of(key: bytes) -> str | None:
         return None
 
 
-def place_of(records: Records) -> str:
-    """Topic, partition and offsets of these records, for messages to people."""
-    topic, number = records.partition
-    return f"topic {topic} partition {number}, offsets {records.offsets[0]} to {records.offsets[-1]}"
-
-
-def _position(headers: Headers) -> int | None:
+def input_position(headers: Headers) -> int | None:
+    """How much of its partition's clicks a record knows; None where it does not say."""
     for name, value in headers:
         if name == POSITION_HEADER:
             return int(value) if value.isdigit() else None
     return None
+
+
+def place_of(records: Records) -> str:
+    """Topic, partition and offsets of these records, for messages to people."""
+    topic, number = records.partition
+    return f"topic {topic} partition {number}, offsets {records.offsets[0]} to {records.offsets[-1]}"

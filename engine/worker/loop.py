@@ -97,7 +97,7 @@ class Worker:
         """Written by the loop, read by any thread."""
         self._lag = LagGauges(metrics, log, self._time)
         self._access = Access(settings.kafka.first_connect_timeout_s)
-        self._changelog_guard = ChangelogGuard(settings.windows.topic)
+        self._changelog_guard = ChangelogGuard(settings)
         self._no_release_due_s = 0.0
 
     @property

@@ -27,6 +27,9 @@ _GAUGES_EVERY_S: Final = 1.0
 _PAUSE_S: Final = 2.0
 """Before a new session after a failure of the log."""
 _STOP_LIMIT_S: Final = 60.0
+_LOOK_AGAIN_S: Final = 0.5
+"""Before another look for what was left open, where no broker could say it."""
+_LOOK_LIMIT_S: Final = 30.0
 
 
 class Rekeyer:
@@ -85,6 +88,7 @@ class Rekeyer:
         session: Session | None = None
         try:
             session = self._join()
+            self._end_abandoned()
             while not self._stop.is_set():
                 self._turn(session)
         except EventLogError as error:
@@ -103,6 +107,17 @@ class Rekeyer:
         kafka = self._settings.kafka.model_copy(update={"group": self._settings.kafka.group + REKEY_SUFFIX})
         topic_plan.begin(self._log, self._settings.model_copy(update={"kafka": kafka}))
         return self._log.session([clicks.topic], kafka.group, Rebalance(revoked=self._given_up, lost=self._given_up))
+
+    def _end_abandoned(self) -> None:
+        """End what was left open on the topic by user: what is sent there must not become a part of it.
+
+        After a while without an answer nothing is taken for open, as before windows are restored.
+        """
+        give_up_s = self._time.monotonic_s() + _LOOK_LIMIT_S
+        while not self._log.end_abandoned([], [self._settings.clicks.by_user_topic]):
+            if self._time.monotonic_s() > give_up_s or self._stop.wait(_LOOK_AGAIN_S):
+                return
+            self.heartbeat_s = self._time.monotonic_s()
 
     def _leave(self, session: Session | None) -> None:
         if session is not None:

@@ -82,7 +82,7 @@ class MortalLog:
         self.ensure_topics = self._log.ensure_topics
         self.partitions = self._log.partitions
         self.identity = self._log.identity
-        self.delete_before = self._log.delete_before
+        self.group_positions = self._log.group_positions
         self.delete_before = self._log.delete_before
         self.end_abandoned = self._log.end_abandoned
         self.begin_group = self._log.begin_group

@@ -9,11 +9,10 @@ from pathlib import Path
 from engine.eventlog import topic_plan
 from engine.eventlog.base import Outgoing
 from engine.eventlog.memory.log import MemoryLog
-from engine.ingest import forgetting
 from engine.ingest.pseudonyms import Pseudonyms
 from engine.metrics import Metrics
 from engine.settings.sections import Settings
-from engine.worker import user_report
+from engine.worker import forgetting, user_report
 from engine.worker.loop import Worker
 from producers.demo.bundled import DEMO_RELEASE
 

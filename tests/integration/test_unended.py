@@ -14,8 +14,9 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
-from kafka import KafkaAdminClient, TopicPartition  # noqa: TID251 - the operator's client, and what the broker says
+from kafka import ConsumerGroupMetadata, KafkaAdminClient, OffsetAndMetadata, TopicPartition  # noqa: TID251 - as below
 from kafka.admin import ACL, ACLOperation, ACLPermissionType, ResourcePattern, ResourceType  # noqa: TID251
+from kafka.producer.transaction_manager import TransactionalRequestResult, TxnOffsetCommitHandler  # noqa: TID251
 
 from engine.errors import EventLogError
 from engine.eventlog.base import Outgoing, Partition, Rebalance, Session, TopicSpec
@@ -146,6 +147,18 @@ def settings_of(cluster: broker.Cluster, **others: object) -> KafkaSettings:
     ).model_copy(update=others)
 
 
+def login(cluster: broker.Cluster) -> dict[str, object]:
+    """Settings of a static member that logs in."""
+    return {
+        "security_protocol": "SASL_SSL",
+        "sasl_mechanism": "PLAIN",
+        "sasl_username": broker.USER,
+        "sasl_password": broker.PASSWORD,
+        "ssl_ca_file": cluster.ca_file,
+        "static_member": "worker-0",
+    }
+
+
 @pytest.fixture
 def site(believing: broker.Cluster, topic_names: Names) -> Site:
     return Site(settings_of(believing, static_member="worker-0"), topic_names)
@@ -201,15 +214,7 @@ def test_what_is_of_another_group_is_reported_with_the_command_that_ends_it(
 def test_without_the_right_to_end_it_the_worker_goes_on_under_another_id_and_spends_no_epochs(
     strict: broker.Cluster, topic_names: Names, kafka_home: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    login = {
-        "security_protocol": "SASL_SSL",
-        "sasl_mechanism": "PLAIN",
-        "sasl_username": broker.USER,
-        "sasl_password": broker.PASSWORD,
-        "ssl_ca_file": strict.ca_file,
-        "static_member": "worker-0",
-    }
-    site = Site(settings_of(strict, **login), topic_names)
+    site = Site(settings_of(strict, **login(strict)), topic_names)
     stuck, neighbour = f"{site.group}-worker-0", f"{site.group}-worker-1"
     site.leave_open(stuck, site.lists, is_old=False)
     site.leave_open(neighbour, site.windows, is_old=False)
@@ -278,3 +283,54 @@ def test_readers_of_the_lists_get_all_of_them_once_a_worker_has_started(
                 values += [value for records in reader.poll(0.1, 1000) for value in records.values]
     assert b"never" not in values
     assert b"no click" in values
+
+
+def hold_positions(log: KafkaLog, transactional_id: str, group: str, topic: str) -> None:
+    """Send positions of a group as if it had been added to the transaction, of an old epoch when this returns."""
+    transactions = log._transactions(transactional_id)
+    manager, result = transactions._manager, TransactionalRequestResult()
+    positions = {TopicPartition(topic, 0): OffsetAndMetadata(1, "", -1)}
+    manager._pending_txn_offset_commits.update(positions)
+    manager._enqueue_request(TxnOffsetCommitHandler(manager, ConsumerGroupMetadata(group), dict(positions), result))
+    transactions._finish(result, time.monotonic() + LIMIT_S)
+    transactions.close(0.0)
+    log._transactions(transactional_id).close(0.0)
+
+
+@pytest.mark.parametrize("worker", ["worker-0", "worker-1"])
+def test_positions_that_a_transaction_holds_back_are_let_go(site: Site, worker: str) -> None:
+    with closing(site.session()) as session:
+        site.commit_a_list(session)
+    hold_positions(site.log, f"{site.group}-{worker}", site.group, site.clicks)
+    with site.log.producer() as producer:
+        producer.send(Outgoing(site.clicks, [b"u"], [b"click"]))
+    with closing(site.session()) as session:
+        for _ in range(3):
+            assert session.poll(0.1, 10) == []
+        assert site.look()
+        site.commit_a_list(session)
+    assert site.seen(site.lists) == [b"list", b"list"]
+
+
+def test_a_member_that_may_not_look_says_who_can_let_its_positions_go(
+    strict: broker.Cluster, topic_names: Names
+) -> None:
+    site = Site(settings_of(strict, **login(strict), stall_timeout_s=0.5), topic_names)
+    with closing(site.session()) as session:
+        site.commit_a_list(session)
+    with operator(strict) as admin:
+        only_another = ResourcePattern(ResourceType.TOPIC, "__consumer_offsets")
+        admin.create_acls([ACL("User:another", "*", ACLOperation.READ, ACLPermissionType.ALLOW, only_another)])
+    hold_positions(site.log, f"{site.group}-worker-0", site.group, site.clicks)
+    with site.log.producer() as producer:
+        producer.send(Outgoing(site.clicks, [b"u"], [b"click"]))
+    with closing(site.session()) as session:
+        assert site.look()
+        with pytest.raises(EventLogError, match="find-hanging --topic __consumer_offsets"):
+            poll_until_it_fails(session)
+
+
+def poll_until_it_fails(session: Session) -> None:
+    deadline = time.monotonic() + LIMIT_S
+    while time.monotonic() < deadline:
+        session.poll(0.1, 10)

@@ -207,6 +207,10 @@ def test_a_changelog_that_is_deleted_under_a_worker_is_not_made_anew_without_a_w
         refusal = f"windows.topic '{settings.windows.topic}' was deleted while this worker used it"
         eventually(lambda: refusal in (worker.not_ready or ""))
         assert log.partitions(settings.windows.topic) == 0
+        later = Worker(settings, log, Metrics())
+        with serving(later):
+            eventually(lambda: "does not exist, although group" in (later.not_ready or ""))
+        assert log.partitions(settings.windows.topic) == 0
         log.ensure_topics([TopicSpec(settings.windows.topic, compacted=True)])  # the operator gives in
         eventually(lambda: lists() == 2)
     assert "was deleted and made again: windows of before are gone" in caplog.text

@@ -82,6 +82,10 @@ class FaultyLog:
         """Groups begin at the first record here, as by the default of the settings."""
         raise NotImplementedError("no simulated settings name another start")
 
+    def group_positions(self, group: str, topic: str) -> dict[int, int]:
+        """Only a worker without a changelog wants them, which is never deleted here."""
+        raise NotImplementedError("the changelog of a simulated world is there")
+
     def delete_before(self, offsets: Mapping[Partition, int]) -> None:
         """Delete the records of each partition before an offset."""
         for partition, offset in offsets.items():

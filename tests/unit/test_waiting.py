@@ -2,18 +2,20 @@
 
 import logging
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 
 from engine.cli.options import log_to_stderr
 from engine.errors import EventLogError, LoginRefusedError, RightMissingError
+from engine.eventlog import topic_plan
 from engine.eventlog.base import Outgoing, Partition, Rebalance, TopicSpec
 from engine.eventlog.memory.log import MemoryLog
 from engine.eventlog.time_source import TimeSource
 from engine.metrics import Metrics
 from engine.releases.release_loader import CanaryChange
 from engine.releases.serving import LiveRelease
-from engine.settings.sections import Settings, TelemetrySettings, WindowSettings
+from engine.settings.sections import ReleaseSettings, Settings, TelemetrySettings, WindowSettings
 from engine.worker.access import Access
 from engine.worker.lag import LagGauges
 from engine.worker.loop import Environment, Worker
@@ -42,6 +44,23 @@ class NoReleases:
 
     def close(self) -> None:
         """Nothing to stop."""
+
+
+def test_a_group_that_had_windows_does_not_begin_with_none_without_a_word(tiny_release: Path) -> None:
+    """Its topic of windows was deleted while no worker ran, or the settings name another one."""
+    settings = Settings(windows=WindowSettings(max_users=100), releases=ReleaseSettings(path=tiny_release))
+    log = MemoryLog()
+    log.ensure_topics([TopicSpec(settings.clicks.topic)])
+    log.begin_group(settings.kafka.group, settings.clicks.topic, None)
+    worker = Worker(settings, log, Metrics())
+    with closing(worker):
+        worker.start()
+        while "does not exist, although group 'headrace' (kafka.group) has read" not in (worker.not_ready or ""):
+            worker.step()
+        assert log.partitions(settings.windows.topic) == 0
+        log.ensure_topics(topic_plan.outputs(settings, 1))
+        while worker.not_ready is not None:
+            worker.step()
 
 
 def test_a_worker_without_a_release_says_so_at_once_and_every_minute(caplog: pytest.LogCaptureFixture) -> None:

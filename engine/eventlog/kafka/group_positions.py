@@ -1,4 +1,4 @@
-"""Positions of a consumer group that has no members."""
+"""Positions of a consumer group: those of one without members, and the broker's own topic that holds them all."""
 
 import logging
 from collections.abc import Sequence
@@ -8,6 +8,7 @@ from kafka import OffsetAndMetadata, OffsetSpec, TopicPartition
 from kafka.errors import GroupIdNotFoundError, UnknownMemberIdError
 
 from engine.errors import EventLogError
+from engine.eventlog.acl_plan import OFFSETS_TOPIC
 from engine.eventlog.base import Partition
 
 logger = logging.getLogger(__name__)
@@ -59,3 +60,16 @@ def begin(admin: Any, group: str, partitions: Sequence[Partition], from_ms: int 
     if not refusals:
         shown = ", ".join(f"{key.topic}/{key.partition} at {start}" for key, start in starts.items())
         logger.info("group %s is new and begins by clicks.start: %s", group, shown)
+
+
+def partition_of(group: str, partitions: int) -> Partition:
+    """The partition of the broker's own topic that holds a group's positions.
+
+    Kafka's `GroupMetadataManager.partitionFor`: Java's hash of the name, that is of its UTF-16 code units, without its
+    sign, modulo the number of partitions.
+    """
+    encoded, hashed = group.encode("utf-16-be"), 0
+    for unit in range(0, len(encoded), 2):
+        hashed = (31 * hashed + int.from_bytes(encoded[unit : unit + 2])) % 2**32
+    signed = hashed - 2**32 if hashed >= 2**31 else hashed
+    return Partition(OFFSETS_TOPIC, (0 if signed == -(2**31) else abs(signed)) % partitions)

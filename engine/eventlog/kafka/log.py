@@ -19,8 +19,10 @@ from engine.errors import (
     BrokerUnavailableError,
     EventLogError,
     LoginRefusedError,
+    RightMissingError,
     SettingsError,
 )
+from engine.eventlog.acl_plan import OFFSETS_TOPIC
 from engine.eventlog.base import Partition, Rebalance, TopicSpec
 from engine.eventlog.kafka import group_positions, topic_admin
 from engine.eventlog.kafka.client import Client
@@ -110,8 +112,15 @@ class KafkaLog:
         Raises:
             EventLogError: the group has members, or the topic does not exist.
         """
-        partitions = self._all_partitions([topic])
+        self._all_partitions([topic])
         self.refuse_members(group)
+        return self.group_positions(group, topic)
+
+    def group_positions(self, group: str, topic: str) -> dict[int, int]:
+        """By partition, the next record that a group would read; nothing for partitions that it has not read."""
+        partitions = [Partition(topic, number) for number in range(self.partitions(topic))]
+        if not partitions:
+            return {}
         committed = self._admin(lambda admin: group_positions.committed(admin, group, partitions))
         return {partition.number: position for partition, position in committed.items()}
 
@@ -138,6 +147,8 @@ class KafkaLog:
     def end_abandoned(self, partitions: Sequence[Partition], shared: Sequence[str] = ()) -> bool:
         """End what writers left open on these partitions and topics (see `engine.eventlog.kafka.unended`).
 
+        That includes the positions of this log's groups, which an open transaction holds back from their members.
+
         What cannot be ended now, because a broker is dying too or this client lacks the rights, is left to the next
         call, or to the broker itself after `kafka.transaction_timeout_s`.
 
@@ -146,7 +157,10 @@ class KafkaLog:
         """
         try:
             stuck = self._admin(
-                lambda admin: self._unended.end(admin, partitions, _of_topics(admin, shared)), retry_limit_s=0.0
+                lambda admin: self._unended.end(
+                    admin, partitions, [*_of_topics(admin, shared), *_places(admin, [*self._idle_ids])]
+                ),
+                retry_limit_s=0.0,
             )
         except EventLogError as error:
             logger.warning("transactions that were left open cannot be looked for now: %s", error)
@@ -351,6 +365,16 @@ def _of_topics(admin: Any, topics: Sequence[str]) -> list[Partition]:
     """Every partition of those topics that exist."""
     counts = partition_counts(admin, topics) if topics else {}
     return [Partition(topic, number) for topic, count in counts.items() for number in range(count)]
+
+
+def _places(admin: Any, groups: Sequence[str]) -> list[Partition]:
+    """Where the broker keeps these groups' positions; nothing where this client may not look."""
+    try:
+        count = partition_counts(admin, [OFFSETS_TOPIC]).get(OFFSETS_TOPIC)
+    except RightMissingError as error:
+        logger.debug("positions that a transaction holds back cannot be seen: %s", error)
+        return []
+    return [group_positions.partition_of(group, count) for group in groups] if count else []
 
 
 def _given(members: Sequence[Mapping[str, Any]]) -> dict[str, set[Partition]]:

@@ -6,6 +6,7 @@ from typing import Any, Final
 from kafka.structs import MemberState
 
 from engine.errors import EventLogError
+from engine.eventlog.acl_plan import OFFSETS_TOPIC
 from engine.eventlog.kafka.failures import translated
 from engine.settings.sections import KafkaSettings
 
@@ -23,6 +24,12 @@ class StallDetector:
     def __init__(self, consumer: Any, settings: KafkaSettings) -> None:
         self._consumer = consumer
         self._quiet_limit_s = settings.stall_timeout_s
+        self._about_positions = (
+            ". The broker does not tell the group's position, which a transaction that nobody ends may hold back. Give"
+            f" this client the right to read {OFFSETS_TOPIC}, so that it can end it, or look for it with the rights of"
+            f" an administrator: kafka-transactions.sh --bootstrap-server {settings.bootstrap_servers} find-hanging"
+            f" --topic {OFFSETS_TOPIC}"
+        )
         self.received()
 
     def received(self) -> None:
@@ -56,9 +63,10 @@ class StallDetector:
         stalled = [p for p in reading if (consumer.position(p, 0) or 0) < self._ends.get(p, 0)]
         if stalled:
             names = ", ".join(f"{p.topic}/{p.partition}" for p in stalled)
+            is_held_back = any(consumer.position(p, 0) is None for p in stalled)
             raise EventLogError(
                 f"Kafka: waited for records of {names} in vain for {limit_s:g} s (kafka.stall_timeout_s);"
-                " going on with a new client"
+                f" going on with a new client{self._about_positions if is_held_back else ''}"
             )
         outside = not consumer.assignment() and consumer.group_metadata().state != MemberState.STABLE
         if outside and self._outside:

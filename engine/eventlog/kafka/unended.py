@@ -18,6 +18,7 @@ from kafka.admin import AbortTransactionSpec
 from kafka.errors import AuthorizationError, IncompatibleBrokerVersion, KafkaError, UnsupportedVersionError
 
 from engine.errors import EventLogError
+from engine.eventlog.acl_plan import OFFSETS_TOPIC
 from engine.eventlog.base import Partition
 
 logger = logging.getLogger(__name__)
@@ -127,7 +128,8 @@ class Unended:
             if time.monotonic() - self._seen_s[transaction] > 2 * self.time_limit_s:
                 self._report(transaction, "no coordinator told this client whose it is")
         elif not (transaction.partition in inherited or self.is_ours(word.transactional_id)):
-            self._report(transaction, f"{word.transactional_id!r} is not of this group")
+            if transaction.partition.topic != OFFSETS_TOPIC:  # there it holds back that group's positions, not ours
+                self._report(transaction, f"{word.transactional_id!r} is not of this group")
         else:
             if word.epoch == transaction.epoch and transaction not in self._reported_s:
                 self.fence(word.transactional_id)  # its producer may live, and would go on in it
@@ -186,7 +188,9 @@ def _open_on(admin: Any, partitions: Collection[Partition]) -> list[OpenTransact
         try:
             states = admin.describe_producers(of_topic)
         except _UNABLE as error:
-            logger.warning(
+            # Few may read the broker's own topic; a member whose positions are held back says so (`StallDetector`).
+            logger.log(
+                logging.DEBUG if topic == OFFSETS_TOPIC else logging.WARNING,
                 "topic %r: open transactions cannot be seen there (%s); give this client the right to read it",
                 topic,
                 type(error).__name__,

@@ -64,6 +64,12 @@ class MemoryLog:
                     partition: self._topics.journal(partition).first_from(from_ms) for partition in partitions
                 }
 
+    def group_positions(self, group: str, topic: str) -> dict[int, int]:
+        """By partition, the next record that a group will read."""
+        with self._topics.changed:
+            known = self._groups[group].positions if group in self._groups else {}
+            return {partition.number: offset for partition, offset in known.items() if partition.topic == topic}
+
     def delete_before(self, offsets: Mapping[Partition, int]) -> None:
         """Delete the records of each partition before an offset."""
         with self._topics.changed:

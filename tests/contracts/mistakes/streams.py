@@ -22,7 +22,7 @@ from engine.eventlog.base import Outgoing, Partition, Rebalance, TopicSpec
 from engine.eventlog.kafka import KafkaLog
 from engine.eventlog.memory.log import MemoryLog
 from engine.eventlog.share_watch import ShareWatch
-from engine.ingest import dead_letters, forgetting
+from engine.ingest import dead_letters
 from engine.metrics import Metrics
 from engine.settings.sections import (
     ClickSettings,
@@ -37,6 +37,7 @@ from engine.windows.codec import WindowCodec
 from engine.windows.repartition import Placement
 from engine.windows.store import WindowStore
 from engine.windows.users import UserWindows
+from engine.worker import forgetting
 from engine.worker.growth import Growth
 from engine.worker.loop import Worker
 from engine.worker.telemetry import Telemetry
