@@ -34,7 +34,15 @@ from tests.conftest import TINY_ITEMS
 
 TERMS = ComparisonTerms(split="last", minutes=1.0, clock="cpu", threads=1)
 SMALL = {"dimensions": 16, "interests": 2, "epochs": 25, "batch_sequences": 16}
-NEEDS = {"item-knn": "scipy", "als": "implicit", "bpr": "implicit", "sasrec-64": "rectools", "small": "torch"}
+NEEDS = {
+    "item-knn": "scipy",
+    "session-knn": "scipy",
+    "ease": "scipy",
+    "als": "implicit",
+    "bpr": "implicit",
+    "sasrec-64": "rectools",
+    "small": "torch",
+}
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +82,16 @@ def fitted_and_scored(comparison: Comparison, system: System) -> MetricAccumulat
 
 @pytest.mark.parametrize(
     ("name", "split"),
-    [("item-knn", "last"), ("als", "last"), ("bpr", "last"), ("sasrec-64", "last"), ("small", "last"), ("als", "time")],
+    [
+        ("item-knn", "last"),
+        ("session-knn", "last"),
+        ("ease", "last"),
+        ("als", "last"),
+        ("bpr", "last"),
+        ("sasrec-64", "last"),
+        ("small", "last"),
+        ("als", "time"),
+    ],
 )
 def test_each_system_learns_the_ring_and_lists_nothing_seen(rings: EvalData, name: str, split: SplitName) -> None:
     pytest.importorskip(NEEDS[name], reason=f"{name} needs {NEEDS[name]}: pip install 'headrace[compare]'")

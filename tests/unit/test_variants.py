@@ -42,7 +42,7 @@ def test_tables_are_variants_of_encoder_and_training(tmp_path: Path) -> None:
 
 def test_the_ablations_in_deploy_are_valid() -> None:
     tables = variants.read(Path(__file__).parents[2] / "deploy" / "ablations.toml")
-    assert len(systems.two_hop_systems(eval_data(), "last", tables)) == 2 + len(tables)
+    assert len(systems.two_hop_systems(eval_data(), "last", tables)) == 3 + len(tables)
 
 
 def test_an_unknown_setting_is_named_with_the_known_ones() -> None:
@@ -82,6 +82,6 @@ def test_a_name_that_is_taken_is_refused() -> None:
 def test_all_systems_get_the_same_windows() -> None:
     two_hop_systems = systems.two_hop_systems(eval_data(window_length=30), "last", {"short": {"window_length": 10}})
     lengths = {system.name: system.settings["encoder"]["window_length"] for system in two_hop_systems}
-    assert lengths == {"one-vector": 30, "two-hop": 30, "short": 10}
+    assert lengths == {"one-vector": 30, "encoder-alone": 30, "two-hop": 30, "short": 10}
     with pytest.raises(SettingsError, match=r"variant long: window_length is 40, but windows keep 30.*windows\.length"):
         systems.two_hop_systems(eval_data(window_length=30), "last", {"long": {"window_length": 40}})

@@ -20,16 +20,17 @@ from models.evaluation.baselines.baseline import scored_then_popular
 from models.evaluation.baselines.task import Fitted, Hyperparameters, Task, grid_search
 
 GRID: Final[tuple[Hyperparameters, ...]] = tuple(
-    {"last_items": last_items, "neighbours": neighbours, "shrinkage": shrinkage}
-    for last_items in (1000, 20, 5, 2)  # 1000 is the longest window there is: all of it, as in the papers
+    {"last_items": last_items, "decay": decay, "neighbours": neighbours, "shrinkage": shrinkage}
+    # 1000 is the longest window there is: all of it, as in the papers.
+    for last_items, decay in ((1000, 1.0), (30, 0.9), (20, 1.0), (5, 1.0), (2, 1.0))
     for neighbours in (100, 20, 500)
     for shrinkage in (0, 10, 100)
 )
-"""The first is RecBole's default. Unlike in the papers, the newest items of the window may count alone: a neighbourhood
-of everything a user ever clicked has no chance against models of sequences."""
+"""The first is RecBole's default. Unlike in the papers, the newest items of the window may count alone or more: a
+neighbourhood of everything a user ever clicked has no chance against models of sequences."""
 QUICK_GRID: Final[tuple[Hyperparameters, ...]] = tuple(
-    {"last_items": last_items, "neighbours": 100, "shrinkage": shrinkage}
-    for last_items in (1000, 5, 20, 2)
+    {"last_items": last_items, "decay": decay, "neighbours": 100, "shrinkage": shrinkage}
+    for last_items, decay in ((1000, 1.0), (30, 0.9), (5, 1.0), (20, 1.0), (2, 1.0))
     for shrinkage in (10, 100)
 )
 """For every evaluation: what won on recorded sets, by the data."""
@@ -48,6 +49,7 @@ class ItemKnn:
     def __init__(self, task: Task, configuration: Hyperparameters, events: Histories) -> None:
         """Fit on `events`."""
         self._task, self._last_items = task, int(configuration["last_items"])
+        self._decay = configuration["decay"]
         self._similarities = _similarities(
             events, task.item_count, int(configuration["neighbours"]), configuration["shrinkage"]
         )
@@ -55,8 +57,7 @@ class ItemKnn:
     def lists(self, windows: Windows, times_ms: Int64, count: int) -> Int32:
         """See `Baseline.lists`."""
         liked = self._task.liked_items(windows)[:, -self._last_items :]
-        window_matrix = matrices.of_windows(liked, self._task.item_count)
-        window_matrix.data[:] = 1.0
+        window_matrix = matrices.of_windows_by_age(liked, self._task.item_count, self._decay)
         scores: Float32 = (window_matrix @ self._similarities).toarray()  # [B, V]
         scores[scores == 0.0] = -np.inf
         return scored_then_popular(scores, windows, self._task.popularity.ranking(times_ms), count)

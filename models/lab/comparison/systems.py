@@ -22,6 +22,7 @@ from models.lab.comparison import variants
 from models.settings import HoldoutName, TrainSettings
 
 ONE_VECTOR: Final = "one-vector"
+ENCODER_ALONE: Final = "encoder-alone"
 TWO_HOP: Final = "two-hop"
 
 Fit = Callable[[Task], Fitted]
@@ -52,6 +53,8 @@ def baselines() -> list[System]:
         System("popularity-7d", _popularity, seeded=False, settings={}),
         System("neighbours", _neighbours, seeded=False, settings={}),
         System("item-knn", _item_knn, seeded=False, settings={}),
+        System("session-knn", _session_knn, seeded=False, settings={}),
+        System("ease", _ease, seeded=False, settings={}),
         System("als", _als, seeded=True, settings={}),
         System("bpr", _bpr, seeded=True, settings={}),
         System("sasrec", lambda: _sasrec("sasrec"), seeded=True, settings={}),
@@ -65,7 +68,9 @@ def two_hop_systems(
     variant_settings: Mapping[str, Mapping[str, Any]],
     items: Mapping[str, Item] | None = None,
 ) -> list[System]:
-    """The two-hop encoder with one interest, with its defaults, and in variants; L is that of the windows.
+    """The two-hop encoder with one interest, as the only part of the score, with its defaults, and in variants.
+
+    L is that of the windows.
 
     Args:
         eval_data: recorded interactions.
@@ -76,11 +81,17 @@ def two_hop_systems(
     Raises:
         SettingsError: a variant's settings are invalid, or its name belongs to another system.
     """
-    reserved = {system.name for system in baselines()} | {ONE_VECTOR, TWO_HOP}
+    reserved = {system.name for system in baselines()} | {ONE_VECTOR, ENCODER_ALONE, TWO_HOP}
     clashes = sorted(reserved & variant_settings.keys())
     if clashes:
         raise SettingsError(f"a variant cannot be called {clashes[0]}: a system has that name; give it another")
-    every = {ONE_VECTOR: {"interests": 1}, TWO_HOP: {}, **variant_settings}
+    alone = {"neighbours": False, "popularity": False}
+    every: dict[str, Mapping[str, Any]] = {
+        ONE_VECTOR: {"interests": 1},
+        ENCODER_ALONE: alone,
+        TWO_HOP: {},
+        **variant_settings,
+    }
     return [_two_hop_system(name, values, eval_data, holdout, items or {}) for name, values in every.items()]
 
 
@@ -165,6 +176,18 @@ def _item_knn() -> Fit:
     with extras.required("compare"):
         from models.evaluation.baselines import item_knn  # noqa: PLC0415 - only where the extra is installed
     return item_knn.fit
+
+
+def _session_knn() -> Fit:
+    with extras.required("compare"):
+        from models.evaluation.baselines import session_knn  # noqa: PLC0415
+    return session_knn.fit
+
+
+def _ease() -> Fit:
+    with extras.required("compare"):
+        from models.evaluation.baselines import ease  # noqa: PLC0415
+    return ease.fit
 
 
 def _als() -> Fit:
