@@ -197,5 +197,6 @@ def _report(trained: TrainingResult, settings: TrainSettings) -> dict[str, Any]:
         "data_fingerprint": trained.fingerprint,
         "validations": [asdict(progress) for progress in trained.validations],
         "stop_reason": trained.stop_reason,
+        "step": trained.step,
         "score_parts": _score_parts_report(trained.score_parts),
     }
