@@ -83,7 +83,7 @@ class TrainSettings(BaseModel):
     learning_rate: Annotated[float, Gt(0.0)] = 1e-3
     learning_rate_decay: LearningRateDecay = "none"
     """cosine: the rate falls to 0 over all `epochs`, which must be given then (`models.training.schedule`). Training
-    then ignores `patience`, and takes the newest weights instead of the best."""
+    then ignores `patience`, and takes the newest weights unless earlier ones validate better beyond chance."""
     warmup_steps: Annotated[int, Ge(0)] = 0
     """Steps of the linear warm-up of the rate."""
     matmul_precision: MatmulPrecision = "bfloat16"

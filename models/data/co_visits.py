@@ -1,13 +1,14 @@
 """Neighbours of items, counted: items that the same users clicked at most a few events apart.
 
-    c(i, j) = sum over pairs of events, j after i by s <= S events, of  decay^(s - 1)
+    c(i, j) = sum over pairs of events, j after i by s <= S events, of  step_decay^(s - 1)
     weight(i, j) = (c(i, j) + backward * c(j, i)) / (n(i)^a * n(j)^(1 - a) + shrinkage)
 
 with n the events of an item. With a = 1/2 that is the cosine of item-based collaborative filtering (Sarwar et al.,
 2001; Deshpande and Karypis, 2004), with a = 1 the conditional probability, and shrinkage makes little of pairs that
 were seen once or twice (Ferrari Dacrema et al., "Are we really making much progress?", 2019). Pairs by distance and
 direction are those of session-based neighbours (Ludewig and Jannach, 2018). The constants were measured on four sets
-(`docs/log.md`); `backward` differs from set to set and is learned (`models.training.score_parts`).
+(`docs/log.md`); `backward` and `step_decay` differ from set to set and are learned (`models.training.score_parts`):
+what is bought in one visit goes with what was bought a minute before, tastes last for months.
 """
 
 from itertools import pairwise
@@ -23,7 +24,7 @@ from models.data.histories import Histories
 NEIGHBOURS: Final = 64
 """M: 32 lost 1 to 3 % of NDCG@10, 100 gained 1 % on one set of four."""
 _STEPS: Final = 30
-_STEP_DECAY: Final = 0.9
+STEP_DECAY: Final = 0.9
 _SOURCE_EXPONENT: Final = 0.85
 _SHRINKAGE: Final = 10.0
 _PART_EVENTS: Final = 1 << 21
@@ -35,8 +36,9 @@ _KEPT_PER_ITEM: Final = 8 * NEIGHBOURS
 class CoVisits:
     """Counts of pairs, forwards in time, and the tables of neighbours that follow from them."""
 
-    def __init__(self, histories: Histories, item_count: int) -> None:
+    def __init__(self, histories: Histories, item_count: int, step_decay: float = STEP_DECAY) -> None:
         """Count the pairs of clicks in `histories`; searches have no neighbours."""
+        self._step_decay = step_decay
         is_click = histories.items < FIRST_SEARCH
         self._events = np.bincount(histories.items[is_click], minlength=item_count)  # [V]
         self._forward = sparse.csr_matrix((item_count, item_count), dtype=np.float32)
@@ -59,13 +61,17 @@ class CoVisits:
         table.weights[source[order], columns] = weights[order]
         return table
 
+    def pairs(self) -> Any:
+        """[V, V] counts of pairs in either order, a symmetric sparse matrix."""
+        return self._forward + self._forward.T
+
     def _add(self, users: Int64, items: Int32) -> None:
         for step in range(1, _STEPS + 1):
             paired = (users[step:] == users[:-step]) & (items[step:] != items[:-step])
             if not paired.any():
                 continue
             cells = (items[:-step][paired], items[step:][paired])
-            weights = np.full(len(cells[0]), _STEP_DECAY ** (step - 1), np.float32)
+            weights = np.full(len(cells[0]), self._step_decay ** (step - 1), np.float32)
             self._forward = self._forward + sparse.csr_matrix((weights, cells), shape=self._forward.shape)
             if self._forward.nnz > _MOST_CELLS:
                 self._forward = _pruned(self._forward)

@@ -29,8 +29,6 @@ from models.training.trainer import TrainingProgress
 from models.training.training_data import TrainingData
 from models.training.warm_start import WarmVectors
 
-_OVERFIT: Final = 0.02
-"""Share of the best validation that the newest may lack before it is told."""
 _DEFAULT_VERSION: Final = re.compile(r"\d{14}")
 """The time, to the second: the content hash is added to it."""
 RUNS = ".runs"
@@ -141,10 +139,10 @@ def outcome(trained: TrainingResult, settings: TrainSettings) -> list[str]:
     messages = [f"{ended}, best validation NDCG {best:.4f}"]
     if trained.stop_reason in {"minutes", "interrupted"} and validations.index(best) >= len(validations) - 2:
         messages.append("the validation was still rising: a longer training would make a better release")
-    if settings.learning_rate_decay != "none" and newest < (1.0 - _OVERFIT) * best:
+    if settings.learning_rate_decay != "none" and trained.step < trained.validations[-1].step:
         messages.append(
-            f"the release has the weights at the end of the falling rate, which validate {newest:.4f}, below the best:"
-            " give fewer --epochs, or more --dropout"
+            f"the weights at the end of the falling rate validate {newest:.4f}, worse than those of step {trained.step}"
+            " beyond chance: the release has the latter; give fewer --epochs, or more --dropout"
         )
     if trained.score_parts:
         messages.append(_score_parts(trained.score_parts, settings))

@@ -175,7 +175,7 @@ def _score_parts_report(parts: ScoreParts | None) -> dict[str, Any] | None:
     """The choice of the parts of the score; None where none was tried."""
     if parts is None:
         return None
-    neighbours = asdict(parts.neighbours.sizes) | {"backward": parts.neighbours.backward} if parts.neighbours else None
+    neighbours = asdict(parts.neighbours.sizes) | asdict(parts.neighbours.counting) if parts.neighbours else None
     return {
         "neighbours": neighbours,
         "popularity": asdict(parts.popularity) if parts.popularity else None,
@@ -197,5 +197,6 @@ def _report(trained: TrainingResult, settings: TrainSettings) -> dict[str, Any]:
         "data_fingerprint": trained.fingerprint,
         "validations": [asdict(progress) for progress in trained.validations],
         "stop_reason": trained.stop_reason,
+        "step": trained.step,
         "score_parts": _score_parts_report(trained.score_parts),
     }

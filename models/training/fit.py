@@ -56,6 +56,8 @@ class TrainingResult:
     """Guarantee of a private training."""
     stop_reason: StopReason = "epochs"
     """Why the training ended; a private one ends after its epochs."""
+    step: int = 0
+    """Step of the weights; 0 for a private training's, which are its last."""
     score_parts: ScoreParts | None = None
     """None where none is to be tried."""
 
@@ -101,12 +103,14 @@ def train(  # noqa: PLR0913 - four of them have defaults
         validations: list[TrainingProgress] = []
         chosen, parts = None, None
         stop_reason: StopReason = "epochs"
+        step = 0
         if settings.private_epsilon:
             encoder, privacy = private.train(encoder, data.histories, settings, clock, on_step)
         else:
             checkpointer = checkpointer or NullCheckpointer()
             parts = validation.split(data.histories, settings)
-            encoder, validations, stop_reason = _train(encoder, data, parts, settings, clock, checkpointer, on_step)
+            encoder, trainer = _train(encoder, data, parts, settings, clock, checkpointer, on_step)
+            validations, stop_reason, step = trainer.validations, trainer.stop_reason, trainer.best_step
     encoder = encoder.cpu().eval()
     if (settings.neighbours or settings.popularity) and parts is not None and Group.current().is_rank_zero:
         chosen = score_parts.choose(encoder, data, parts[1], settings)
@@ -121,6 +125,7 @@ def train(  # noqa: PLR0913 - four of them have defaults
         validations=validations,
         privacy=privacy,
         stop_reason=stop_reason,
+        step=step,
         score_parts=chosen,
     )
 
@@ -133,15 +138,15 @@ def _train(  # noqa: PLR0913 - all of a training
     clock: TrainingClock,
     checkpointer: Checkpointer,
     on_step: Callable[[TrainingProgress], None],
-) -> tuple[TwoHopEncoder, list[TrainingProgress], StopReason]:
-    """The encoder with its best weights, the progress at each validation, and why the training ended."""
+) -> tuple[TwoHopEncoder, Trainer]:
+    """The encoder with its best weights, and the trainer that found them."""
     group = Group.current()
     stepper = Stepper(encoder, data, parts[0], settings, group)
     if not group.is_rank_zero:  # equal initial weights, but dropout and negatives of its own
         torch.manual_seed(settings.seed + (group.rank << 32))
     trainer = Trainer(stepper, parts, settings, group, clock)
-    validations = trainer.run(checkpointer, on_step)
-    return stepper.encoder, validations, trainer.stop_reason
+    trainer.run(checkpointer, on_step)
+    return stepper.encoder, trainer
 
 
 def _encoder(data: TrainingData, items: Mapping[str, Item], settings: TrainSettings) -> TwoHopEncoder:

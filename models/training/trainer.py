@@ -20,7 +20,7 @@ from models.settings import TrainSettings
 from models.training.distributed import Group
 from models.training.schedule import learning_rate
 from models.training.step import Stepper
-from models.training.validation import Validation
+from models.training.validation import Validation, ValidationResult
 
 StopReason = Literal["patience", "minutes", "epochs", "interrupted"]
 """Why a training ended: no better validation for long enough, a limit, or a request."""
@@ -127,18 +127,23 @@ class Trainer:
         self._stepper, self._settings, self._group, self._clock = stepper, settings, group, clock
         self._training, self._validation = parts
         self._best = {name: value.clone() for name, value in stepper.encoder.state_dict().items()}
+        self._best_result = self._newest_result = ValidationResult(0.0, 0.0)
         self._decays = settings.learning_rate_decay != "none"
         self._stop_requested = self._stopping = False
         self.stop_reason: StopReason = "epochs"
+        self.best_step = 0
+        """Step of the weights that `run` left in the encoder."""
         self._epoch_batches = 0  # batches of the current epoch that are done
-        self._stale_validations, self._validations = 0, list[TrainingProgress]()
+        self._stale_validations = 0
+        self.validations = list[TrainingProgress]()
+        """Progress at each validation."""
         self._progress = TrainingProgress(epoch_steps=-(-len(self._training) // settings.batch_sequences))
 
-    def run(self, checkpointer: Checkpointer, on_step: Callable[[TrainingProgress], None]) -> list[TrainingProgress]:
-        """Train until a limit is reached, then load the best weights; returns the progress at each validation.
+    def run(self, checkpointer: Checkpointer, on_step: Callable[[TrainingProgress], None]) -> None:
+        """Train until a limit is reached, then load the best weights.
 
-        Under a decaying rate training runs to its end, and the newest weights count: weights from before the decay that
-        validate better do so by chance alone.
+        Under a cosine decay training runs to its end, and the newest weights count, unless earlier ones validate better
+        beyond chance: before the rate has fallen, a round looks best by luck, unless what followed was overfitting.
         """
         encoder = self._stepper.encoder
         device = encoder.items.ids.weight.device
@@ -149,7 +154,8 @@ class Trainer:
             if self._group.is_rank_zero:
                 decisions = self._validate(losses, checkpointer, on_step)
             is_best, is_over, is_checkpoint_due = self._group.broadcast(decisions)
-            if is_best or self._decays:
+            if is_best:
+                self.best_step = self._progress.step
                 for name, value in encoder.state_dict().items():
                     self._best[name].copy_(value)
             if is_checkpoint_due:
@@ -159,8 +165,11 @@ class Trainer:
             if is_over:
                 self.stop_reason = "patience"
                 break
-        encoder.load_state_dict(self._best)
-        return self._validations
+        is_newest = self._decays and not self._best_result.is_beyond_chance(self._newest_result)
+        if self._group.broadcast(is_newest):
+            self.best_step = self._progress.step
+        else:
+            encoder.load_state_dict(self._best)
 
     def _intervals(self, on_step: Callable[[TrainingProgress], None]) -> Iterator[list[float]]:
         """Train; yields the losses of each interval between validations: an epoch, or a part of a long one."""
@@ -197,11 +206,15 @@ class Trainer:
     ) -> tuple[bool, bool, bool]:
         """Validate; returns whether these are the best weights, training is over, a checkpoint is due."""
         result, best_ndcg = self._validation.run(self._stepper.encoder), self._progress.best_ndcg
-        is_best = result.ndcg > best_ndcg or not self._validations
+        is_best = result.ndcg > best_ndcg or not self.validations
+        self._newest_result = result
+        if is_best:
+            self._best_result = result
         self._stale_validations = 0 if is_best else self._stale_validations + 1
-        self._advance(losses, on_step, **asdict(result), best_ndcg=max(result.ndcg, best_ndcg))
-        self._validations.append(self._progress)
-        checkpointer.log(self._validations)
+        figures = {"ndcg": result.ndcg, "interests_in_use": result.interests_in_use}
+        self._advance(losses, on_step, **figures, best_ndcg=max(result.ndcg, best_ndcg))
+        self.validations.append(self._progress)
+        checkpointer.log(self.validations)
         is_over = self._stale_validations >= self._settings.patience and not self._decays
         is_resumable = not (is_over or self._stopping)
         return is_best, is_over, is_resumable and checkpointer.is_due(self._settings.checkpoint_s)
@@ -219,16 +232,20 @@ class Trainer:
         return {
             "stepper": self._stepper.state(),
             "best": self._best,
+            "best_step": self.best_step,
+            "best_gains": torch.from_numpy(self._best_result.gains),
             "progress": asdict(self._progress),
-            "validations": [asdict(progress) for progress in self._validations],
+            "validations": [asdict(progress) for progress in self.validations],
             "epoch_batches": self._epoch_batches,
             "stale_validations": self._stale_validations,
         }
 
     def _restore(self, state: Mapping[str, Any]) -> None:
         self._stepper.restore(state["stepper"])
-        self._best = state["best"]
+        self._best, self.best_step = state["best"], state["best_step"]
         self._progress = TrainingProgress(**state["progress"])
-        self._validations = [TrainingProgress(**progress) for progress in state["validations"]]
+        self.validations = [TrainingProgress(**progress) for progress in state["validations"]]
         self._epoch_batches, self._stale_validations = state["epoch_batches"], state["stale_validations"]
+        gains = state["best_gains"].cpu().numpy()
+        self._best_result = ValidationResult(self._progress.best_ndcg, self._progress.interests_in_use, gains)
         self._clock.resume_from(self._progress.elapsed_s)

@@ -1,13 +1,15 @@
 """Validation during training: the newest training event of some users, held out before training begins."""
 
+import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Final
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from engine.arrays import FIRST_SEARCH, NO_ACTION, NO_ITEM, Bool, Int64
+from engine.arrays import FIRST_SEARCH, NO_ACTION, NO_ITEM, Bool, Float32, Int64
 from engine.errors import DataError
 from models.data import sequences
 from models.data.histories import Histories
@@ -18,6 +20,8 @@ from models.settings import TrainSettings
 
 _SCORES = 1 << 25
 """Scores alive at once: 128 MB of float32."""
+_STANDARD_ERRORS: Final = 3.0
+"""By which one result must lead another on the same targets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +32,20 @@ class ValidationResult:
     """Mean of 1 / log2(1 + rank) of the next item among all unseen ones."""
     interests_in_use: float
     """Effective number of interests, from 1 to K (`models.network.loss`)."""
+    gains: Float32 = field(default_factory=lambda: np.zeros(0, np.float32))
+    """1 / log2(1 + rank) of each target, in the order of the queries."""
+
+    def is_beyond_chance(self, other: "ValidationResult") -> bool:
+        """Whether this is better than `other`, a result on the same targets, by more than chance.
+
+        The differences are paired by target, and the bound is that of a one-sided test at 0.1 %: the best of some
+        dozens of rounds is ahead of the others by luck, too.
+        """
+        differences = (self.gains - other.gains).astype(np.float64)
+        if len(differences) < 2:  # noqa: PLR2004 - one has no spread
+            return False
+        error = differences.std(ddof=1) / math.sqrt(len(differences))
+        return bool(differences.mean() > _STANDARD_ERRORS * error)
 
 
 class Validation:
@@ -49,7 +67,7 @@ class Validation:
         gains, target_scores = (torch.cat(column) for column in zip(*results, strict=True))
         if not len(gains):
             return ValidationResult(0.0, 0.0)
-        return ValidationResult(float(gains.mean()), interests_in_use(target_scores))
+        return ValidationResult(float(gains.mean()), interests_in_use(target_scores), gains.cpu().numpy())
 
 
 def split(histories: Histories, settings: TrainSettings) -> tuple[Sequences, Validation]:

@@ -307,19 +307,23 @@ def test_time_limit_and_patience_end_training(rings: Interactions) -> None:
     assert impatient.stop_reason == "patience"
 
 
+@pytest.mark.parametrize(("spread", "served"), [(1.0, 5), (0.01, 0)], ids=["by chance", "beyond chance"])
 def test_a_decaying_rate_trains_to_its_end_and_takes_the_newest_weights(
-    rings: Interactions, monkeypatch: pytest.MonkeyPatch
+    spread: float, served: int, rings: Interactions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With ever worse validations, patience stops a constant rate with the first weights; a decay is not stopped."""
+    """Ever worse validations stop a constant rate, which takes the first weights. A decay is not stopped; it takes the
+    first weights where 30 targets differ by less than the means do, and else the last."""
     ndcgs = iter(np.linspace(0.9, 0.1, 100).tolist())
     validated: list[Tensor] = []
+    noise = np.random.default_rng(0)
 
     def validate_worse(_: Validation, encoder: TwoHopEncoder) -> ValidationResult:
         validated.append(encoder.items.ids.weight.detach().clone())
-        return ValidationResult(next(ndcgs), 1.0)
+        ndcg = next(ndcgs)
+        return ValidationResult(ndcg, 1.0, (ndcg + spread * noise.standard_normal(30)).astype(np.float32))
 
     monkeypatch.setattr(Validation, "run", validate_worse)
-    for decay, validations, final in (("none", 3, 0), ("cosine", 6, 5)):
+    for decay, validations, final in (("none", 3, 0), ("cosine", 6, served)):
         validated.clear()
         trained = train(rings, settings(epochs=6, patience=2, learning_rate_decay=decay))
         assert (len(trained.validations), len(validated)) == (validations, validations)

@@ -50,22 +50,22 @@ def random_histories(rng: np.random.Generator, users: int = 6, items: int = 9) -
     return Histories(clicked, np.arange(count, dtype=np.int64), np.ones(count, np.uint8), starts)
 
 
-def pairs_by_hand(histories: Histories) -> dict[tuple[int, int], float]:
+def pairs_by_hand(histories: Histories, step_decay: float) -> dict[tuple[int, int], float]:
     counts: dict[tuple[int, int], float] = defaultdict(float)
     for begin, end in zip(histories.starts[:-1].tolist(), histories.starts[1:].tolist(), strict=True):
         clicks = [item for item in histories.items[begin:end].tolist() if item < FIRST_SEARCH]
         for place, first in enumerate(clicks):
             for step, second in enumerate(clicks[place + 1 : place + 31]):
                 if first != second:
-                    counts[first, second] += 0.9**step
+                    counts[first, second] += step_decay**step
     return counts
 
 
 @pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize("backward", [0.0, 0.3, 1.0])
-def test_weights_are_those_of_the_formula(seed: int, backward: float) -> None:
+@pytest.mark.parametrize(("backward", "step_decay"), [(0.0, 0.9), (0.3, 0.6), (1.0, 0.9)])
+def test_weights_are_those_of_the_formula(seed: int, backward: float, step_decay: float) -> None:
     histories = random_histories(np.random.default_rng(seed))
-    table, forward = CoVisits(histories, 9).table(backward), pairs_by_hand(histories)
+    table, forward = CoVisits(histories, 9, step_decay).table(backward), pairs_by_hand(histories, step_decay)
     events = np.bincount(histories.items[histories.items < FIRST_SEARCH], minlength=9)
     for item in range(9):
         expected = {
@@ -127,7 +127,8 @@ def test_the_validation_events_are_in_the_last_count_alone(trained: TrainingResu
     assert trained.score_parts is not None
     neighbours = trained.score_parts.neighbours
     assert neighbours is not None
-    everything = CoVisits(prepared.histories, len(prepared.ids)).table(neighbours.backward)
+    counting = neighbours.counting
+    everything = CoVisits(prepared.histories, len(prepared.ids), counting.step_decay).table(counting.backward)
     np.testing.assert_array_equal(neighbours.table.rows, everything.rows)
 
 
@@ -172,7 +173,7 @@ def test_lists_have_the_order_of_the_formula(bundle: Bundle) -> None:
     sizes = bundle.manifest.contract.neighbours
     assert sizes is not None
     assert bundle.neighbours is not None
-    affinity = score_parts.affinities(bundle.neighbours, rows[:, : -sizes.last_items - 1 : -1])
+    affinity = score_parts.affinities(bundle.neighbours, rows[:, : -sizes.last_items - 1 : -1], sizes.decay)
     interests, _ = release.encode(features.make(windows, rows, weights, 20))
     for user in range(len(rows)):
         listed = release.rows(lists.items[user])

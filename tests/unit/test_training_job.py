@@ -232,24 +232,25 @@ def test_a_callback_can_stop_training(tiny_interactions: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("ndcgs", "reason", "decay", "expected"),
+    ("ndcgs", "reason", "decay", "step", "expected"),
     [
-        ([0.1, 0.2, 0.15], "patience", "none", ["converged: no better validation in 10 in a row"]),
-        ([0.1, 0.2, 0.3], "minutes", "none", ["limit of 5 minutes", "still rising"]),
-        ([0.3, 0.2, 0.1, 0.1], "minutes", "none", ["limit of 5 minutes"]),
-        ([0.3, 0.298], "epochs", "cosine", ["after its 5 epochs"]),
-        ([0.3, 0.29], "epochs", "cosine", ["after its 5 epochs", "validate 0.2900, below the best"]),
+        ([0.1, 0.2, 0.15], "patience", "none", 2, ["converged: no better validation in 10 in a row"]),
+        ([0.1, 0.2, 0.3], "minutes", "none", 3, ["limit of 5 minutes", "still rising"]),
+        ([0.3, 0.2, 0.1, 0.1], "minutes", "none", 3, ["limit of 5 minutes"]),
+        ([0.3, 0.29], "epochs", "cosine", 2, ["after its 5 epochs"]),
+        ([0.3, 0.29], "epochs", "cosine", 1, ["after its 5 epochs", "validate 0.2900, worse than those of step 1"]),
     ],
 )
 def test_the_end_of_a_training_is_told(
-    ndcgs: list[float], reason: StopReason, decay: str, expected: list[str], tiny_interactions: Path
+    ndcgs: list[float], reason: StopReason, decay: str, step: int, expected: list[str], tiny_interactions: Path
 ) -> None:
     plan = TrainSettings.model_validate(
         {"learning_rate_decay": decay, "epochs": 5, "neighbours": False, "popularity": False}
     )
     trained = train(dataset.read(tiny_interactions), settings(epochs=1, neighbours=False, popularity=False))
-    validations = [TrainingProgress(ndcg=ndcg, best_ndcg=max(ndcgs)) for ndcg in ndcgs]
-    sentences = training_job.outcome(dataclasses.replace(trained, validations=validations, stop_reason=reason), plan)
+    validations = [TrainingProgress(step=at, ndcg=ndcg, best_ndcg=max(ndcgs)) for at, ndcg in enumerate(ndcgs, 1)]
+    ended = dataclasses.replace(trained, validations=validations, stop_reason=reason, step=step)
+    sentences = training_job.outcome(ended, plan)
     assert len(sentences) == len(expected)
     assert all(words in sentence for words, sentence in zip(expected, sentences, strict=True))
 
