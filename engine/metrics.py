@@ -168,6 +168,10 @@ class Metrics:
             "retraining_last_success_timestamp_seconds", "End of the last retraining that ended in a decision."
         )
         self.retraining_due = self._gauge("retraining_next_due_timestamp_seconds", "Time of the next retraining.")
+        self.retraining_unknown_share = self._gauge(
+            "retraining_unknown_share",
+            "Share of the archive's clicks since the live release on items that it does not know (retrain.on_drift).",
+        )
         self.retraining_elected = self._gauge("retraining_elected", "1 while this retrainer is the one of its model.")
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:

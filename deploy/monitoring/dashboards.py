@@ -541,6 +541,14 @@ QUALITY: Final = Dashboard(
                     width=6,
                 ),
                 Panel(
+                    "Unknown items in the archive",
+                    "Share of the clicks since the live release on items that it does not know, as the retrainer sees"
+                    " it where `retrain.on_drift` is set; from `retrain.drift_share` on it retrains.",
+                    (Query(f"max({of_deployment(M.retraining_unknown_share)})", "share"),),
+                    unit="percentunit",
+                    width=6,
+                ),
+                Panel(
                     "Trainings by outcome",
                     "Within the window of a point.",
                     (Query(or_zero(_increase_of_any(M.retrainings, "outcome")), "{{outcome}}"),),

@@ -32,7 +32,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False, writable=True)
 @click.option("--parts", type=click.IntRange(2), default=10, show_default=True, help="Parts of equally many events.")
 @click.option("--events", type=click.IntRange(2), help="Play the first so many events. Default: all.")
 @click.option("--force", is_flag=True, help="Let every release serve in spite of the gate, as the first one does.")
-@click.option("--out", type=FOLDER, help="Folder for archive, releases and reports; not there yet, or empty.")
+@click.option("--out", type=FOLDER, help="Folder for archive, releases and backtest.json; empty.")
 @no_content_option
 @setting_options("minutes", "epochs", "seed")
 @click.option("--json", "as_json", is_flag=True, help="Print one object instead of a table.")
@@ -65,10 +65,12 @@ def backtest(  # noqa: PLR0913 - one for each option
     with _folder(out) as folder, progress_bar(console) as progress:
         inputs = playing.BacktestInput(interactions, items, settings, plan, folder, parts, force)
         on_progress = evaluation_callback(progress)
-        played = playing.backtest(inputs, _reports(progress.console.print, on_progress), on_progress)
-        report = _report(played, interactions)
-        if out:
-            (folder / "backtest.json").write_text(json.dumps(report, indent=1))
+
+        def on_part(played: Any) -> None:
+            (folder / "backtest.json").write_text(json.dumps(_report(played, interactions), indent=1))
+
+        reports = _reports(progress.console.print, on_progress)
+        report = _report(playing.backtest(inputs, reports, on_progress, on_part), interactions)
     if draw and plot:
         draw(report, plot)
     if as_json:

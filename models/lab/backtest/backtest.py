@@ -117,8 +117,13 @@ class Played:
     """Items of the first release."""
 
 
-def backtest(inputs: BacktestInput, reports: Reports, on_progress: OnProgress) -> Played:
-    """Play all parts; the last is not followed by a retraining.
+def backtest(
+    inputs: BacktestInput,
+    reports: Reports,
+    on_progress: OnProgress,
+    on_part: Callable[[Played], None] = lambda _played: None,
+) -> Played:
+    """Play all parts; the last is not followed by a retraining. `on_part` gets what is played after each.
 
     Raises:
         DataError: there are too few events for so many parts, or for a release.
@@ -134,6 +139,7 @@ def backtest(inputs: BacktestInput, reports: Reports, on_progress: OnProgress) -
         stream.play_first(np.arange(cuts[0], cuts[1]))
         for part in range(1, parts):
             stream.play(np.arange(cuts[part], cuts[part + 1]), f"part {part + 1} of {parts}", on_progress)
+            on_part(stream.played)
             if part + 1 < parts:
                 stream.retrain(force=inputs.force)
         return stream.played

@@ -17,11 +17,11 @@ from collections.abc import Iterator
 from heapq import nlargest
 from itertools import product
 from operator import itemgetter
-from typing import Final, Protocol, TypeAlias
+from typing import Final, Protocol
 
 import numpy as np
 
-from engine.arrays import NO_ITEM, Float32, Float64, Int32, Int64
+from engine.arrays import NO_ITEM, Float32, Float64, Int32
 from models.evaluation.baselines.most_popular import POPULARITY_MS
 from models.evaluation.ranking_metrics import NOT_LISTED
 
@@ -39,9 +39,6 @@ _SESSION_ITEMS: Final = 20
 _MATCH_STEP: Final = 0.1
 _FALLBACK: Final = 1e-9
 """Weight of popularity in scores of neighbours: it orders what has no other score."""
-
-_Entries: TypeAlias = tuple[Int64, Int32, Float32]
-"""[E] place of the row in the query, [E] item and [E] count."""
 
 
 class StreamPopularity:
@@ -74,39 +71,58 @@ class _PairCounts(Protocol):
         """Count the pairs of an item with others, both ways."""
         ...
 
-    def entries(self, items: Int32) -> _Entries:
-        """The pairs that begin with one of these items."""
+    def scores(self, items: Int32, users: Float32) -> Iterator[Float64]:
+        """[V] scores by each of `CONFIGURATIONS`; see `StreamItemKnn.scores`.
+
+        Args:
+            items: [m]
+            users: [V] users of each item.
+        """
         ...
 
 
 class _DensePairs:
+    """One square array."""
+
     def __init__(self, item_count: int) -> None:
         self._counts = np.zeros((item_count, item_count), np.float32)
 
     def add(self, item: int, others: Int32) -> None:
+        """See `_PairCounts.add`."""
         self._counts[item, others] += 1.0
         self._counts[others, item] += 1.0
 
-    def entries(self, items: Int32) -> _Entries:
-        rows = self._counts[items]
-        places, columns = np.nonzero(rows)
-        return places, columns.astype(np.int32), rows[places, columns]
+    def scores(self, items: Int32, users: Float32) -> Iterator[Float64]:
+        """See `_PairCounts.scores`."""
+        counts, lengths = self._counts[items], np.sqrt(np.outer(users[items], users))  # [m, V]
+        similarities = {shrinkage: counts / (lengths + np.float32(shrinkage)) for shrinkage in _SHRINKAGES}
+        for decay, shrinkage in CONFIGURATIONS:
+            weights = (decay ** np.arange(len(items))).astype(np.float32)
+            yield (weights @ similarities[shrinkage]).astype(np.float64)
 
 
 class _SparsePairs:
+    """A row of pairs for each item."""
+
     def __init__(self) -> None:
         self._rows: defaultdict[int, dict[int, float]] = defaultdict(dict)
 
     def add(self, item: int, others: Int32) -> None:
+        """See `_PairCounts.add`."""
         row = self._rows[item]
         for other in others.tolist():
             row[other] = self._rows[other][item] = row.get(other, 0.0) + 1.0
 
-    def entries(self, items: Int32) -> _Entries:
+    def scores(self, items: Int32, users: Float32) -> Iterator[Float64]:
+        """See `_PairCounts.scores`."""
         rows = [self._rows.get(item, {}) for item in items.tolist()]
-        places = np.repeat(np.arange(len(rows)), [len(row) for row in rows])
+        places = np.repeat(np.arange(len(rows)), [len(row) for row in rows])  # [E]
         columns = np.fromiter((item for row in rows for item in row), np.int32, len(places))
-        return places, columns, np.fromiter((count for row in rows for count in row.values()), np.float32, len(places))
+        counts = np.fromiter((count for row in rows for count in row.values()), np.float32, len(places))
+        lengths = np.sqrt(users[items][places] * users[columns])
+        for decay, shrinkage in CONFIGURATIONS:
+            values = decay**places * counts / (lengths + shrinkage)
+            yield np.bincount(columns, values, len(users)).astype(np.float64)
 
 
 class StreamItemKnn:
@@ -122,12 +138,7 @@ class StreamItemKnn:
         Args:
             liked: [m] distinct items of the window, newest first.
         """
-        liked = liked[:_NEWEST_ITEMS]
-        places, columns, counts = self._pairs.entries(liked)
-        lengths = np.sqrt(self._users[liked][places] * self._users[columns])
-        for decay, shrinkage in CONFIGURATIONS:
-            values = decay**places * counts / (lengths + shrinkage)
-            yield np.bincount(columns, values, len(self._users)).astype(np.float64)
+        return self._pairs.scores(liked[:_NEWEST_ITEMS], self._users)
 
     def add(self, item: int, liked: Int32) -> None:
         """Count a click of a user whose window has these distinct items [m]; a click again changes nothing."""
