@@ -60,6 +60,7 @@ class Metrics:
         )
         self.restarts = self._counter("session_restarts", "New sessions after a failure of the event log.")
         self._count_next_clicks()
+        self._count_drift()
 
     def _add_canary(self) -> None:
         """A canary as the worker that decides on it sees it; absent where there is none."""
@@ -86,6 +87,27 @@ class Metrics:
         self.next_click_popular_hits = self._counter(
             "next_click_popular_hits",
             "Of those, clicks on one of as many most popular items of seven days, seen ones left out as in lists.",
+            "release",
+        )
+
+    def _count_drift(self) -> None:
+        """Counters by release in use, of which `engine.quality.drift` has the definitions."""
+        self.item_clicks = self._counter(
+            "item_clicks",
+            "Clicks of positive weight on items, by age of the item: within an hour, day, week or month of its first"
+            " click that is known, or older.",
+            *("release", "age"),
+        )
+        self.unknown_item_clicks = self._counter(
+            "unknown_item_clicks", "Of those, clicks on items that the release does not know.", "release"
+        )
+        self.interest_lists = self._counter("interest_lists", "Lists of users with interests.", "release")
+        self.interest_norms = self._counter(
+            "interest_norms", "Sum over those lists of the mean length of the user's interests.", "release"
+        )
+        self.listed_interests = self._counter(
+            "listed_interests",
+            "Sum over those lists of the effective number of interests that the first ten places come from.",
             "release",
         )
 
@@ -146,6 +168,10 @@ class Metrics:
             "retraining_last_success_timestamp_seconds", "End of the last retraining that ended in a decision."
         )
         self.retraining_due = self._gauge("retraining_next_due_timestamp_seconds", "Time of the next retraining.")
+        self.retraining_unknown_share = self._gauge(
+            "retraining_unknown_share",
+            "Share of the archive's clicks since the live release on items that it does not know (retrain.on_drift).",
+        )
         self.retraining_elected = self._gauge("retraining_elected", "1 while this retrainer is the one of its model.")
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:

@@ -117,7 +117,8 @@ class Recommender:
         with stage("rank"):
             if strength.any():
                 merged = self._push_away(merged, query.rows, strength, live)
-            return self._rank(merged, live), _reasons(query.inputs, attention, self.settings.reasons), removed
+            norms = np.linalg.norm(interests, axis=2).mean(axis=1)  # [B']
+            return self._rank(merged, norms, live), _reasons(query.inputs, attention, self.settings.reasons), removed
 
     def _candidates(
         self, live: LiveRelease, interests: Float32, excluded: Int32, disliked: bool, stage: Stage
@@ -154,8 +155,8 @@ class Recommender:
         scores = rerank.push_away(merged.scores, merged.rows, disliked, force, live.vectors)
         return merged.take(np.argsort(-scores, axis=1, kind="stable"), scores)
 
-    def _rank(self, merged: Candidates, live: LiveRelease) -> Ranking:
-        """The best N candidates of each user, diversified where the settings say so."""
+    def _rank(self, merged: Candidates, norms: Float32, live: LiveRelease) -> Ranking:
+        """The best N candidates of each user, diversified where the settings say so; `norms` [B'] are passed on."""
         count = self.settings.count
         if self.settings.diversity > 0.0:
             order = rerank.diversify(merged, live.vectors, count, self.settings.diversity)
@@ -167,6 +168,7 @@ class Recommender:
             scores=np.where(filled, scores, np.float32(0.0)),
             interests=np.where(filled, interests, np.int32(NO_INTEREST)),
             origins=np.where(origins < 0, origins, live.numbers[np.maximum(origins, 0)]),
+            interest_norms=norms,
         )
 
     def _fill(self, items: Int32, taken: Sequence[Int32]) -> Int32:

@@ -4,19 +4,25 @@ from typing import Final
 
 from deploy.monitoring.panels import Colour, Dashboard, Panel, Query, Row
 from deploy.monitoring.rules import (
+    CLICKS_1H,
     DEAD_SHARE,
     DEAD_SHARE_LIMIT,
     FRESHNESS_LIMIT_S,
     FRESHNESS_P50,
     FRESHNESS_P99,
+    INTEREST_NORM,
+    ITEM_CLICKS,
     JUDGED,
     LAG,
     LAG_LIMIT_S,
+    LISTED_INTERESTS,
     MEMORY_SHARE_LIMIT,
     NEXT_CLICK,
     POPULAR,
     SILENT_S,
     STALLED_S,
+    UNKNOWN_ITEMS,
+    USUAL_CLICKS,
     Recorded,
 )
 from deploy.monitoring.series import (
@@ -435,6 +441,51 @@ QUALITY: Final = Dashboard(
             ),
         ),
         Row(
+            "Drift",
+            (
+                Panel(
+                    "Clicks on items that the release does not know",
+                    "Share within the last hour; retrain when it grows. `retrain.on_drift` does so by itself.",
+                    (Query(_of_deployment(UNKNOWN_ITEMS), "{{release}}"),),
+                    unit="percentunit",
+                    limits=((0.3, "red"),),
+                ),
+                Panel(
+                    "Age of clicked items",
+                    "Clicks a second by the time since the item's first click that is known.",
+                    (Query(per_second(M.item_clicks, "age"), "{{age}}"),),
+                    unit="cps",
+                    stacked=True,
+                ),
+                Panel(
+                    "Clicks, and as usual",
+                    "Clicks a second over an hour, and the mean of the same hour on the seven days before.",
+                    (
+                        Query(_of_deployment(CLICKS_1H), "{{deployment}}"),
+                        Query(_of_deployment(USUAL_CLICKS), "{{deployment}}, as usual"),
+                    ),
+                    unit="cps",
+                ),
+                Panel(
+                    "Length of interests",
+                    "Mean over the lists of the last hour. A step without a new release: the windows are unlike those"
+                    " of the training, as by a new action or times in another unit.",
+                    (Query(_of_deployment(INTEREST_NORM), "{{release}}"),),
+                ),
+                Panel(
+                    "Interests in a list",
+                    "Effective number of interests that the first ten places come from, mean of the last hour; near 1 a"
+                    " single interest fills the lists.",
+                    (Query(_of_deployment(LISTED_INTERESTS), "{{release}}"),),
+                ),
+                Panel(
+                    "Clicks that drift is judged by",
+                    "Clicks of positive weight on items within the last hour; below 500 no alert fires.",
+                    (Query(_of_deployment(ITEM_CLICKS), "{{release}}"),),
+                ),
+            ),
+        ),
+        Row(
             "Canary",
             (
                 Panel(
@@ -487,6 +538,14 @@ QUALITY: Final = Dashboard(
                         Query(f"sum({of_deployment(M.retraining_elected)})", "elected"),
                     ),
                     kind="stat",
+                    width=6,
+                ),
+                Panel(
+                    "Unknown items in the archive",
+                    "Share of the clicks since the live release on items that it does not know, as the retrainer sees"
+                    " it where `retrain.on_drift` is set; from `retrain.drift_share` on it retrains.",
+                    (Query(f"max({of_deployment(M.retraining_unknown_share)})", "share"),),
+                    unit="percentunit",
                     width=6,
                 ),
                 Panel(

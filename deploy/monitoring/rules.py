@@ -20,6 +20,11 @@ NEXT_CLICK_DROP: Final = 0.8
 """Of the day's mean: less than this share of it is a drop."""
 FEW_CLICKS: Final = 500
 """Judged clicks in an hour, below which the next-click rate is left alone: its standard error is two points there."""
+UNKNOWN_SHARE_LIMIT: Final = 0.3
+NORM_CHANGE_LIMIT: Final = 0.2
+"""Of the day's mean length of interests."""
+UNUSUAL_FACTOR: Final = 3
+"""Clicks beside those of the same hour on earlier days, either way."""
 ARCHIVE_LIMIT_S: Final = 3600
 RETRAIN_LIMIT_S: Final = 2 * 24 * 3600
 
@@ -60,6 +65,19 @@ def _share_of_next_clicks(hits: AnyMetric) -> str:
     return f"{hits_1h} / ({clicks_1h} > 0)"
 
 
+def _hourly_ratio(numerator: AnyMetric, denominator: AnyMetric) -> str:
+    above, below = (
+        f"sum by (deployment, release) (increase({name(metric)}[1h]))" for metric in (numerator, denominator)
+    )
+    return f"{above} / ({below} > 0)"
+
+
+def _same_hour_of_earlier_days(series: str, days: int = 7) -> str:
+    """Mean of a series at the same time on each of the last days of which it is recorded."""
+    of_days = (f'label_replace({series} offset {day}d, "day", "{day}", "", "")' for day in range(1, days + 1))
+    return f"avg by (deployment) ({' or '.join(of_days)})"
+
+
 def _happened(metric: AnyMetric, window: str = "15m") -> str:
     """A counter that increased, or whose series began: `increase` does not see a first value."""
     return f"increase({name(metric)}[{window}]) > 0 or ({name(metric)} > 0 unless {name(metric)} offset {window})"
@@ -84,8 +102,26 @@ JUDGED: Final = Recorded(
     "deployment_release:headrace_next_clicks:increase1h",
     f"sum by (deployment, release) (increase({name(M.next_clicks)}[1h]))",
 )
+UNKNOWN_ITEMS: Final = Recorded(
+    "deployment_release:headrace_unknown_item_clicks:share1h", _hourly_ratio(M.unknown_item_clicks, M.item_clicks)
+)
+ITEM_CLICKS: Final = Recorded(
+    "deployment_release:headrace_item_clicks:increase1h",
+    f"sum by (deployment, release) (increase({name(M.item_clicks)}[1h]))",
+)
+INTEREST_NORM: Final = Recorded(
+    "deployment_release:headrace_interest_norms:mean1h", _hourly_ratio(M.interest_norms, M.interest_lists)
+)
+LISTED_INTERESTS: Final = Recorded(
+    "deployment_release:headrace_listed_interests:mean1h", _hourly_ratio(M.listed_interests, M.interest_lists)
+)
+CLICKS_1H: Final = Recorded("deployment:headrace_clicks:rate1h", _sum_rate(M.clicks, window="1h"))
+USUAL_CLICKS: Final = Recorded("deployment:headrace_clicks:usual1h", _same_hour_of_earlier_days(CLICKS_1H.name))
 
-RECORDED: Final = (CLICKS, LISTS, FRESHNESS_P50, FRESHNESS_P99, LAG, DEAD_SHARE, NEXT_CLICK, POPULAR, JUDGED)
+RECORDED: Final = (
+    *(CLICKS, LISTS, FRESHNESS_P50, FRESHNESS_P99, LAG, DEAD_SHARE, NEXT_CLICK, POPULAR, JUDGED),
+    *(UNKNOWN_ITEMS, ITEM_CLICKS, INTEREST_NORM, LISTED_INTERESTS, CLICKS_1H, USUAL_CLICKS),
+)
 
 ALERTS: Final = (
     Alert(
@@ -167,6 +203,35 @@ ALERTS: Final = (
         "HeadraceWorseThanPopular",
         f"{NEXT_CLICK.name} < {POPULAR.name} and {JUDGED.name} > {FEW_CLICKS}",
         *("1h", "warning", "popular items would meet more next clicks than {{ $labels.release }} does"),
+    ),
+    Alert(
+        "HeadraceUnknownItems",
+        f"{UNKNOWN_ITEMS.name} > {UNKNOWN_SHARE_LIMIT} and {ITEM_CLICKS.name} > {FEW_CLICKS}",
+        *(
+            "1h",
+            "warning",
+            "{{ $labels.release }} does not know the items of {{ $value | humanizePercentage }} of clicks",
+        ),
+    ),
+    Alert(
+        "HeadraceInterestsMoved",
+        f"abs({INTEREST_NORM.name} / avg_over_time({INTEREST_NORM.name}[1d]) - 1) > {NORM_CHANGE_LIMIT}"
+        f" and {ITEM_CLICKS.name} > {FEW_CLICKS}",
+        *(
+            "30m",
+            "warning",
+            "interests by {{ $labels.release }} are {{ $value | humanizePercentage }} off their length of the day",
+        ),
+    ),
+    Alert(
+        "HeadraceClicksUnusual",
+        f"({CLICKS_1H.name} > {UNUSUAL_FACTOR} * {USUAL_CLICKS.name}"
+        f" or {CLICKS_1H.name} < {USUAL_CLICKS.name} / {UNUSUAL_FACTOR}) and {USUAL_CLICKS.name} > 0.1",
+        *(
+            "30m",
+            "warning",
+            "{{ $labels.deployment }} reads {{ $value | humanize }} clicks a second, unlike at this time of other days",
+        ),
     ),
     Alert(
         "HeadraceMemoryHigh",

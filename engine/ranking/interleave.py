@@ -92,6 +92,7 @@ def drafted(first: Lists, second: Lists, draft: Draft) -> Lists:
         origins=both("origins", NO_ITEM),
         reasons=np.concatenate([first.reasons, second.reasons], axis=1),
         shares=np.concatenate([first.shares, second.shares], axis=1),
+        interest_norms=(first.interest_norms + second.interest_norms) / np.float32(2.0),
         removed={
             reason: first.removed.get(reason, 0) + second.removed.get(reason, 0)
             for reason in {**first.removed, **second.removed}

@@ -33,6 +33,8 @@ class Ranking:
     origins: Int32
     """[B, N] where no interest found the item, number of the window's item that it is a neighbour of, or POPULAR; else
     NO_ITEM."""
+    interest_norms: Float32
+    """[B] mean length of the user's interests; 0 for users without any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,8 @@ class Lists:
     """[B, K, M] numbers of the items and searches with most of each interest's attention; NO_ITEM after the last."""
     shares: Float32
     """[B, K, M] their shares of the interest's attention."""
+    interest_norms: Float32
+    """[B] mean length of the user's interests; 0 for users without any."""
     removed: Removed
     """Candidates removed on the way, by reason."""
 
@@ -76,6 +80,7 @@ def no_ranking(users: int, count: int) -> Ranking:
         scores=np.zeros(shape, np.float32),
         interests=np.full(shape, NO_INTEREST, np.int32),
         origins=np.full(shape, NO_ITEM, np.int32),
+        interest_norms=np.zeros(users, np.float32),
     )
 
 
@@ -91,9 +96,9 @@ def spread_ranking(ranking: Ranking, users: Int64, count: int) -> Ranking:
         return ranking
     everyone = no_ranking(count, ranking.items.shape[1])
     _copy_rows(
-        (everyone.items, everyone.scores, everyone.interests, everyone.origins),
+        (everyone.items, everyone.scores, everyone.interests, everyone.origins, everyone.interest_norms),
         users,
-        *(ranking.items, ranking.scores, ranking.interests, ranking.origins),
+        *(ranking.items, ranking.scores, ranking.interests, ranking.origins, ranking.interest_norms),
     )
     return everyone
 
@@ -126,6 +131,7 @@ def assemble(ranking: Ranking, popular: Int32, reasons: Reasons, removed: Remove
         origins=np.where(is_popular, np.int32(NO_ITEM), ranking.origins),
         reasons=reasons.items,
         shares=reasons.shares,
+        interest_norms=ranking.interest_norms,
         removed=removed,
     )
 

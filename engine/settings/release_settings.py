@@ -89,6 +89,12 @@ class RetrainSettings(Section):
     """Times of retrainings as a cron expression, in UTC: `0 3 * * *` is every night at three."""
     new_clicks: PositiveInt | None = None
     """Retrain earlier, too, once the archive has so many new records."""
+    on_drift: bool = False
+    """Retrain earlier, too, when the archive shows many clicks on items that the live release does not know."""
+    drift_share: Annotated[float, Gt(0.0), Le(1.0)] = 0.2
+    """Share of the clicks since the live release's newest one that is many."""
+    drift_clicks: Annotated[int, Ge(100)] = 2_000
+    """So many clicks must have come since then, and since the beginning of the last retraining."""
     publish_as: Literal["live", "canary"] = "live"
     """What a release that passes the gate is announced as: for all users, or for a share of them until their clicks
     decide (`[canary]`). The first release of a model is live in any case."""

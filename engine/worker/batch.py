@@ -31,6 +31,7 @@ from engine.ingest.dead_letters import DeadLetter
 from engine.ingest.decoder import ClickDecoder
 from engine.metrics import Metrics
 from engine.pipeline import Recommender
+from engine.quality.drift import DriftCounts
 from engine.quality.experiment import CLUSTERS
 from engine.quality.next_click import PLACES, NextClickJudge, target_ranks
 from engine.quality.sent_lists import SentLists
@@ -126,6 +127,7 @@ class Processor:
         self._sent = SentLists(_SENT_LISTS, settings.recommendations.count)
         self.windows.store.user_slots.subscribe(released=self._sent.forget)
         self._judge = NextClickJudge(self._sent, self._popularity, exclude_seen=settings.recommendations.exclude_seen)
+        self._drift = DriftCounts(metrics)
         self._serving: _Serving | None = None
         self._canary: _Serving | None = None
         self._canary_arms: CanaryArms | None = None
@@ -151,6 +153,7 @@ class Processor:
             self._metrics.release.labels(previous.model, previous.version).set(0)
         self.serve_canary(None)
         self._serving = self._serving_by(release)
+        self._drift.add_release(release)
         self._metrics.release.labels(release.manifest.model, release.manifest.version).set(1)
         self._metrics.release_swaps.inc()
         self._metrics.index_items.set(len(release.index))
@@ -192,6 +195,7 @@ class Processor:
         if len(sweep.items):
             self._popularity.forget(sweep.items)
             self._sent.forget_items(sweep.items)
+            self._drift.ages.forget(sweep.items)
             self._metrics.freed_items.inc(len(sweep.items))
 
     def set_gauges(self) -> None:
@@ -270,6 +274,7 @@ class Processor:
     def _by_one(self, serving: _Serving, windows: Windows, users: Int64, slots: Int32) -> _ArmLists:
         """Lists of some users [b] of a batch by one release."""
         lists = self._recommend(serving, windows, users)
+        self._drift.add_lists(serving.live, lists)
         return _ArmLists(users, serving.live.name, lists, self._worth_sending(slots[users], lists))
 
     def _by_both(
@@ -343,6 +348,8 @@ class Processor:
             judged, sent_lists = self._sent.lists(slots)
             ranks = target_ranks(sent_lists[judged, :PLACES], items[judged])
             self._canary_arms.judged(self._sent.groups(slots[judged]), ranks, self._sent.teams(slots[judged]))
+        if self._serving is not None:
+            self._drift.add_clicks(self._serving.live, items, events.times_ms[positive])
         self._popularity.add(items, events.times_ms[positive])
 
     def _heads(self, clicks: Clicks, newest: Int64, event_ms: Int64, release: str) -> ListHeads:

@@ -9,6 +9,14 @@ from rich.table import Table
 from models.evaluation.ranking_metrics import ACCURACY_METRICS, METRIC_TITLES, METRICS
 
 _LEAD: Final = "* a lead whose interval does not contain 0"
+_BACKTESTED: Final = {
+    "retrained": "pushed, retraining",
+    "first_release": "pushed, first release",
+    "popularity_7d": "popularity",
+    "item_knn": "item-kNN, live",
+    "session_knn": "session-kNN, live",
+}
+"""Titles of the systems of a backtest."""
 
 
 def evaluation(title: str, split: Mapping[str, Any]) -> Table:
@@ -70,11 +78,11 @@ def rescoring_cost(report: Mapping[str, Any]) -> Table:
     return table
 
 
-def _figures(title: str, caption: str) -> Table:
+def _figures(title: str, caption: str, figures: Sequence[str] = METRICS) -> Table:
     """An empty table with a column for each figure."""
     table = Table(title=title, caption=caption, box=SIMPLE, padding=0)
     table.add_column("", no_wrap=True)
-    for figure in METRICS:
+    for figure in figures:
         table.add_column(METRIC_TITLES[figure].replace(" ", "\n"), justify="right", no_wrap=True)
     return table
 
@@ -113,3 +121,33 @@ def _cell(value: float | None, interval: Sequence[float] | None, star: str = "")
     low, high = interval
     mark = "" if low <= 0.0 <= high else star
     return f"{value:.4f}{mark}\n±{max(high - value, value - low):.4f}"
+
+
+def backtest(report: Mapping[str, Any]) -> Table:
+    """Next-click rates over the whole stream, and the lead of the lists with retraining."""
+    caption = f"{report['judged']} next clicks; ± 95 % over users; {_LEAD}"
+    table = _figures("Next clicks", caption, ACCURACY_METRICS)
+    for name, figures in report["systems"].items():
+        table.add_section()
+        table.add_row(_BACKTESTED[name], *_values(figures, ACCURACY_METRICS))
+        if "lead" in figures:
+            table.add_row("  retraining leads by", *_values(figures["lead"], ACCURACY_METRICS, star="*"))
+    return table
+
+
+def backtest_parts(report: Mapping[str, Any]) -> Table:
+    """HR@10 part by part, and what became of the retraining before each part."""
+    outcomes = {row["after_part"] + 1: row["outcome"] for row in report["retrainings"]}
+    unknown = "unknown: share of the clicks on items that the release does not know, and that the first did not"
+    table = Table(title="HR@10 by part", caption=unknown, box=SIMPLE, padding=0)
+    for title in ("part", "clicks\njudged", *_BACKTESTED.values(), "unknown\n(first)", "retraining\nbefore it"):
+        table.add_column(title.replace(" ", "\n"), justify="right")
+    for part in report["parts"]:
+        rates = (_rate(part["systems"][name]["hr10"]) for name in _BACKTESTED)
+        shares = f"{_rate(part['unknown_share'])}\n({_rate(part['first_release_unknown_share'])})"
+        table.add_row(str(part["part"]), str(part["judged"]), *rates, shares, outcomes.get(part["part"], ""))
+    return table
+
+
+def _rate(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"

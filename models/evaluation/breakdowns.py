@@ -6,6 +6,7 @@ from typing import Any, Final
 import numpy as np
 
 from engine.arrays import FIRST_SEARCH, Float32, Int32, Int64
+from engine.quality.drift import effective_interests
 from engine.retrieval.index import Index
 from models.data import splits
 from models.data.dataset import Interactions
@@ -80,9 +81,7 @@ def _accuracy_by(buckets: Sequence[_Bucket], values: Int64, users: Int32, ranks:
 class InterestsInUse:
     """Number of interests that the first ten positions of a release's lists come from.
 
-    The effective number of a list is the perplexity of the interests' shares of its positions (the Hill number of
-    order 1: Hill, "Diversity and Evenness: A Unifying Notation and Its Consequences", 1973): 1 where one interest
-    found every item, K where each found as many.
+    The effective number of a list: `engine.quality.drift.effective_interests`.
     """
 
     def __init__(self, interests: int) -> None:
@@ -97,10 +96,7 @@ class InterestsInUse:
         counts = (top[:, :, None] == np.arange(len(self._positions))).sum(axis=1)  # [B, K]
         self._lists += np.bincount((counts > 0).sum(axis=1), minlength=len(self._lists))
         self._positions += counts.sum(axis=0)
-        counts = counts[counts.any(axis=1)]
-        shares = counts / counts.sum(axis=1, keepdims=True)
-        entropy = -(shares * np.log(np.where(shares > 0.0, shares, 1.0))).sum(axis=1)
-        self._effective += float(np.exp(entropy).sum())
+        self._effective += float(effective_interests(top).sum())
 
     def report(self) -> dict[str, Any]:
         """Mean effective number over lists with any interest, `lists` by interests in use, `positions` by interest."""

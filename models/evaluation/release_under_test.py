@@ -60,10 +60,12 @@ class ReleaseUnderTest(EvalData):
         self.bundle, self.min_item_events = bundle, min_item_events
         self.live = serving.warm(bundle, self.catalogue, settings.index, settings.worker.threads)
         self.training_mask: Bool = self.target_mask & ~splits.held_out(interactions, bundle.manifest.holdout)  # [n]
-        self.popularity: Int64 = np.bincount(
-            self.items[self.training_mask], minlength=len(self.catalogue)
-        )  # training events by item number
         self._item_knn_configuration: Hyperparameters | None = None
+
+    @property
+    def popularity(self) -> Int64:
+        """Training events by item number, of every item numbered so far: another release may know more of them."""
+        return np.bincount(self.items[self.training_mask], minlength=len(self.catalogue))
 
     def frequent_only(self, queries: EvalQueries) -> EvalQueries:
         """The queries whose target item has at least `min_item_events` training events."""

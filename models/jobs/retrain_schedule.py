@@ -1,10 +1,11 @@
-"""The times of retrainings: by interval or by a cron expression, and earlier after enough new clicks."""
+"""The times of retrainings: by interval or by a cron expression, and earlier after enough new clicks or by drift."""
 
 import datetime as dt
 from typing import Final
 
 from engine.errors import MissingExtraError, SettingsError
 from engine.settings.sections import RetrainSettings
+from models.jobs.drift_watch import UnknownItems
 
 _HOUR_MS: Final = 3_600_000
 
@@ -24,15 +25,23 @@ class RetrainSchedule:
         self.due_ms = now_ms if settings.cron is None else self._next_by_cron(settings.cron, now_ms)
         """Unix milliseconds, without regard to new clicks."""
 
-    def is_due(self, now_ms: int, clicks: int | None) -> bool:
+    def is_due(self, now_ms: int, clicks: int | None, drift: UnknownItems | None = None) -> bool:
         """Whether one is to begin now.
 
         Args:
             now_ms: Unix milliseconds.
             clicks: records that the archive has; None where it is not known.
+            drift: clicks since the live release and the last retraining; None where they are not known.
         """
         enough, added = self._settings.new_clicks, (clicks or 0) - self._clicks_at_last
-        return now_ms >= self.due_ms or (enough is not None and added >= enough)
+        return now_ms >= self.due_ms or (enough is not None and added >= enough) or self.has_drifted(drift)
+
+    def has_drifted(self, drift: UnknownItems | None) -> bool:
+        """Whether drift alone is a reason to begin."""
+        settings = self._settings
+        if drift is None or not settings.on_drift:
+            return False
+        return drift.clicks >= settings.drift_clicks and drift.share >= settings.drift_share
 
     def began(self, now_ms: int, clicks: int | None) -> None:
         """One begins now."""

@@ -42,6 +42,7 @@ TICK_S = 0.1
 
 
 UNEVENTFUL = {
+    "Clicks, and as usual": "this run is minutes old, and knows no other day",
     "Canary under judgement": "there is no canary here",
     "Gain of the canary": "there is no canary here",
     "Gain by arm": "there is no canary here",

@@ -238,6 +238,16 @@ def test_next_clicks_are_judged_by_the_list_that_was_published(running: Running)
     assert f'_total{{release="{name}"}} 1.0' in _scrape(running.metrics, "headrace_next_click_hits_total")
 
 
+def test_drift_is_counted_for_the_release_in_use(running: Running) -> None:
+    running.click(("ann", "i10"), ("bob", "i70"), ("bob", "brand new"))
+    running.wait_for_lists(lambda found: len(found) == 2)
+    release = f'release="{running.worker.release_name}"'
+    _until(lambda: f"{{{release}}} 1.0" in _scrape(running.metrics, "headrace_unknown_item_clicks_total"))
+    ages = _scrape(running.metrics, "headrace_item_clicks_total")
+    assert sum(float(line.split()[-1]) for line in ages.splitlines() if release in line) == 3.0
+    assert f"{{{release}}} 2.0" in _scrape(running.metrics, "headrace_interest_lists_total")
+
+
 def _ids(bundle: Path) -> list[str]:
     ids: list[str] = json.loads((bundle / contract.IDS_FILE).read_bytes())
     return ids

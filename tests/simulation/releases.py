@@ -18,6 +18,7 @@ from engine.pipeline import Recommender, Stage
 from engine.ranking import lists
 from engine.ranking.lists import Lists
 from engine.releases import bundles, serving
+from engine.releases.bundles import Provenance
 from engine.releases.release_loader import CanaryChange
 from engine.releases.serving import LiveRelease
 from engine.settings.sections import IndexSettings
@@ -59,11 +60,15 @@ class MirrorRelease(SimpleNamespace):
     def forget_searches(self) -> None:
         """There are none."""
 
+    def rows(self, numbers: Int32) -> Int32:
+        """It knows no item."""
+        return np.full(numbers.shape, NO_ITEM, np.int32)
+
 
 def mirror(version: int) -> Any:
     """A release that needs no encoder."""
     return MirrorRelease(
-        manifest=SimpleNamespace(model="mirror", version=str(version), action_values={}),
+        manifest=SimpleNamespace(model="mirror", version=str(version), action_values={}, provenance=Provenance()),
         contract=SimpleNamespace(interests=1),
         numbers=np.empty(0, np.int32),
         popularity=np.empty(0, np.float32),

@@ -21,6 +21,7 @@ def lists() -> Lists:
         origins=np.array([[NO_ITEM, 2, NO_ITEM], [NO_ITEM] * 3], np.int32),
         reasons=np.array([[[0, 1], [1, NO_ITEM]], [[NO_ITEM, NO_ITEM], [NO_ITEM, NO_ITEM]]], np.int32),
         shares=np.array([[[0.75, 0.25], [1.0, 0.0]], [[0.0, 0.0], [0.0, 0.0]]], np.float32),
+        interest_norms=np.array([1.5, 0.0], np.float32),
         removed={},
     )
 

@@ -5,6 +5,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -24,13 +25,16 @@ from engine.errors import DataError, RunFolderError, SettingsError
 from engine.eventlog.memory.log import MemoryLog
 from engine.interactions.layout import Source
 from engine.metrics import Metrics
-from engine.releases import announcements
+from engine.releases import announcements, bundles
 from engine.releases.announcements import State
 from engine.settings.sections import RetrainSettings, Settings
 from models import evaluation
 from models.cli.retrain import retrain as command
+from models.data import dataset
 from models.evaluation import intervals, paired_bootstrap
-from models.jobs import release_gate, retraining, training_job
+from models.evaluation.candidate_trial import evaluate_candidate
+from models.jobs import release_gate, retrain_service, retraining, training_job
+from models.jobs.drift_watch import UnknownItems, unknown_items
 from models.jobs.election import Election
 from models.jobs.live_release import FolderStage, TopicStage
 from models.jobs.retrain_schedule import RetrainSchedule
@@ -40,6 +44,7 @@ from models.jobs.training_job import Callbacks
 from models.network.two_hop import TwoHopEncoder
 from models.settings import EncoderSettings, TrainSettings
 from models.training.warm_start import WarmVectors
+from tests.unit.test_bundles import rewritten
 
 NOW_MS = 1_764_072_000_000
 HOUR_MS = 3_600_000
@@ -140,6 +145,19 @@ def test_one_that_is_no_better_is_refused(clicks: Path, first: tuple[Path, Retra
     assert "live" in report["time_split"]["baselines"]
     assert {check["name"] for check in report["gate"]["checks"]} >= {"lead", "interests", "coverage", "latency"}
     assert "does not go live" in Path(outcome.report).with_name("gate.html").read_text()
+
+
+def test_a_live_release_may_know_items_of_which_the_slice_has_no_click(
+    clicks: Path, first: tuple[Path, RetrainOutcome], tmp_path: Path
+) -> None:
+    bundle = bundles.read(first[0] / "releases" / first[1].release)
+    gone = [f"gone-{row}" if row % 2 else item for row, item in enumerate(bundle.ids)]
+    live_release = bundles.read(rewritten(bundle.folder, tmp_path, version="older", ids=gone))
+    settings = inputs(clicks, tmp_path).settings
+    report = evaluate_candidate(bundle, live_release, dataset.read(clicks), settings, lambda *_progress: None)
+    figures = report["time_split"]["baselines"]["live"]
+    assert figures["hr10"] < report["time_split"]["hr10"]  # it cannot list half of what is clicked
+    assert 0.0 < figures["coverage"] < 1.0
 
 
 @pytest.mark.usefixtures("without_page")
@@ -428,6 +446,75 @@ def test_the_service_retrains_when_it_is_due_and_publishes_on_the_topic(clicks: 
     assert due_s is not None
     assert success_s is not None
     assert due_s - success_s == pytest.approx(86_400.0, abs=60.0)
+
+
+@pytest.mark.usefixtures("without_page")
+def test_clicks_on_items_that_the_live_release_does_not_know_begin_a_retraining(
+    clicks: Path, first: tuple[Path, RetrainOutcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retrain_service, "_DRIFT_EVERY_S", 0.0)
+    shutil.copytree(first[0] / "live", tmp_path / "live")
+    rows = (clicks / "interactions.csv").read_text()
+    (tmp_path / "interactions.csv").write_text(rows)
+    given, metrics = inputs(tmp_path, tmp_path), Metrics()
+    drift = {
+        "cron": "0 0 1 1 *",
+        "on_drift": True,
+        "drift_share": 0.4,
+        "drift_clicks": 100,
+    }  # next New Year, or by drift
+    retrain = given.settings.retrain.model_copy(update=drift)
+    given = replace(given, settings=given.settings.model_copy(update={"retrain": retrain}))
+    with Election(given.settings, MemoryLog()) as election:
+        service = RetrainService(lambda: given, reports(), election, metrics)
+        eventually(election.is_elected)
+        assert service.step() is None  # less than 100 clicks since the training's end, none of them on new items
+        new = [(f"u{user}", f"n{(user + turn) % 15}", 90_000 + 3600 * turn) for turn in range(4) for user in range(40)]
+        with (tmp_path / "interactions.csv").open("a") as file:
+            csv.writer(file).writerows(new)
+        outcome = service.step()
+        assert outcome is not None
+        assert outcome.outcome in {"published", "refused"}
+        share = metrics.registry.get_sample_value("headrace_retraining_unknown_share")
+        assert share == pytest.approx(160 / (160 + 96), abs=0.02)  # of those since the held-out tenth began
+        assert service.step() is None  # judged by later clicks alone
+
+
+def test_unknown_items_are_counted_among_clicks_of_positive_weight(tmp_path: Path) -> None:
+    rows = [
+        ("a", "x", 1, "view", ""),
+        ("a", "y", 2, "buy", ""),
+        ("a", "z", 3, "dislike", ""),  # no wish for it
+        ("b", "", 4, "", "red shoes"),  # a search has no item
+        ("b", "z", 5, "unheard of", ""),  # counts like clicks.default_action
+        ("b", "y", 6, "", ""),
+    ]
+    with (tmp_path / "interactions.csv").open("w") as file:
+        csv.writer(file).writerows([("user", "item", "ts", "action", "query"), *rows])
+    source, known = Source(str(tmp_path)), frozenset({"x", "y"})
+    everything = unknown_items(source, known, Settings().clicks)
+    assert everything == UnknownItems(clicks=4, unknown=1)
+    assert everything.share == 0.25
+    later = unknown_items(replace(source, since_ms=5000), known, Settings().clicks)
+    assert later == UnknownItems(clicks=2, unknown=1)
+    assert UnknownItems(0, 0).share == 0.0
+
+
+@pytest.mark.parametrize(
+    ("settings", "drift", "due"),
+    [
+        ({"on_drift": True}, UnknownItems(2_000, 400), True),
+        ({"on_drift": True}, UnknownItems(2_000, 399), False),
+        ({"on_drift": True}, UnknownItems(1_999, 1_999), False),
+        ({"on_drift": True}, None, False),
+        ({}, UnknownItems(2_000, 2_000), False),
+        ({"on_drift": True, "drift_share": 1.0, "drift_clicks": 100}, UnknownItems(100, 100), True),
+    ],
+)
+def test_the_schedule_by_drift(settings: dict[str, Any], drift: UnknownItems | None, due: bool) -> None:
+    schedule = RetrainSchedule(RetrainSettings(interval_h=2.0, **settings), NOW_MS)
+    schedule.began(NOW_MS, None)
+    assert schedule.is_due(NOW_MS + HOUR_MS, None, drift) == due
 
 
 def test_the_service_goes_on_after_a_failure(tmp_path: Path) -> None:
