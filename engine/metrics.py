@@ -210,6 +210,9 @@ class ServeMetrics(Metrics):
         self.shed_requests = self._counter(
             "shed_requests", "Requests turned away: queue, streams, rate or connections.", "reason"
         )
+        self.impressions = self._counter(
+            "impressions", "Reports of shown items put on their topic, by whether their decision was known.", "decision"
+        )
         self.waiting_requests = self._gauge("waiting_requests", "Requests that wait to be computed.")
         self.stored_lists = self._gauge("stored_lists", "Users whose last pushed list is held.")
         self.streams = self._gauge("streams", "Streams of events that are open.")

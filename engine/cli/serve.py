@@ -11,6 +11,7 @@ from engine.cli.options import config_option, log_to_stderr, stop_on_signals
 from engine.errors import MissingExtraError
 from engine.eventlog.kafka import KafkaLog
 from engine.settings import loader
+from engine.view import interpreter
 
 logger = logging.getLogger(__name__)
 _CHECK_EVERY_S: Final = 1.0
@@ -33,10 +34,15 @@ def serve(config: Path | None, release: Path | None) -> None:
         settings = settings.model_copy(update={"releases": settings.releases.model_copy(update={"path": release})})
     log_to_stderr(settings)
     stop = stop_on_signals()
+    interpreter.take_short_turns()
     with HttpServer(settings, KafkaLog(settings.kafka)) as server:
         logger.info("listening on %s/", server.address)
+        is_warm = False
         while not stop.wait(_CHECK_EVERY_S):
             server.check()
+            if not is_warm and server.service.not_ready is None:
+                is_warm = True
+                interpreter.spare_what_is_here()
     logger.info("stopped")
 
 

@@ -23,7 +23,7 @@ from engine.view import api_keys
     multiple=True,
     default=["read"],
     show_default=True,
-    help="read: lists and items. explain: also windows, maps and figures. admin: also metrics.",
+    help="read: lists and items. report: impressions. explain: also windows, maps, figures. admin: all, and metrics.",
 )
 @click.option("--rate", type=click.FloatRange(min=0), help="Requests a second, in place of serve.rate_per_s.")
 def serve_key(name: str, path: Path, scopes: tuple[str, ...], rate: float | None) -> None:

@@ -60,10 +60,12 @@ def retrain(settings: Settings) -> Iterator[Grant]:
 
 
 def serve(settings: Settings) -> Iterator[Grant]:
-    """`headrace serve`, which writes nothing."""
+    """`headrace serve`, which writes nothing but impressions, on a topic that exists."""
     yield Grant("topic", settings.windows.topic, ("Read",), "windows, followed")
     yield Grant("topic", settings.recommendations.topic, ("Read",), "the lists that were pushed")
     yield Grant("topic", settings.releases.topic, ("Read",), "announcements of releases")
+    if settings.impressions.accept:
+        yield Grant("topic", settings.impressions.topic, ("Write",), "impressions")
 
 
 def producer(settings: Settings) -> Iterator[Grant]:
@@ -82,6 +84,8 @@ def operator(settings: Settings) -> Iterator[Grant]:
     }
     if settings.clicks.rekey:
         names["clicks by user"] = settings.clicks.by_user_topic
+    if settings.impressions.accept:
+        names["impressions"] = settings.impressions.topic
     everything = ("Alter", "Create", "Delete", "DescribeConfigs", "Read", "Write")
     for purpose, name in names.items():
         yield Grant("topic", name, everything, purpose)

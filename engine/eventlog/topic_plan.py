@@ -55,6 +55,14 @@ def canary_sums(settings: Settings) -> TopicSpec:
     return TopicSpec(settings.canary.topic, compacted=True, replication=_replication(settings))
 
 
+def impressions(settings: Settings, partitions: int) -> TopicSpec:
+    """The topic of impressions, which a server writes."""
+    retention_ms = _milliseconds(settings.topics.impression_retention_h)
+    return TopicSpec(
+        settings.impressions.topic, partitions, replication=_replication(settings), retention_ms=retention_ms
+    )
+
+
 def whole(settings: Settings, partitions: int) -> Iterator[TopicSpec]:
     """All topics of a deployment, that of clicks first."""
     yield clicks(settings, partitions)
@@ -63,6 +71,8 @@ def whole(settings: Settings, partitions: int) -> Iterator[TopicSpec]:
     yield from outputs(settings, partitions)
     yield releases(settings)
     yield canary_sums(settings)
+    if settings.impressions.accept:
+        yield impressions(settings, partitions)
 
 
 def prepare(log: EventLog, settings: Settings) -> int:

@@ -21,6 +21,7 @@ from msgspec import inspect as schema
 
 _TABLE: Final = re.compile(r"(<!-- schema ([\w.]+):(\w+) -->\n)(?:\n?\|.*\n)*")
 _NAMES: Final[dict[type[schema.Type], str]] = {
+    schema.BoolType: "boolean",
     schema.FloatType: "number",
     schema.IntType: "integer",
     schema.StrType: "text",

@@ -94,6 +94,10 @@ class Popularity:
         shares: Float32 = np.where(counted, counts, np.float32(0.0)) / max(np.float32(1.0), self._total.sum())
         return shares
 
+    def counts(self) -> Float32:
+        """[V] events of each item number."""
+        return self._total
+
     def forget(self, items: Int32) -> None:
         """Drop the counts of items whose numbers are about to be those of other items."""
         items = items[items < len(self._total)]

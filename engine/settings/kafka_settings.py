@@ -96,3 +96,5 @@ class TopicSettings(Section):
     """Age at which clicks are deleted; the broker's default without one."""
     dead_letter_retention_h: PositiveFloat | None = 336.0
     """Age at which dead letters are deleted, which hold what users did."""
+    impression_retention_h: PositiveFloat | None = 720.0
+    """Age at which impressions are deleted, which hold what users saw."""

@@ -24,6 +24,7 @@ from engine.settings.kafka_settings import KafkaSettings, TopicSettings
 from engine.settings.release_settings import ArchiveSettings, CanarySettings, ReleaseSettings, RetrainSettings
 from engine.settings.section import PositiveFloat, PositiveInt, Section
 from engine.settings.serving_settings import (
+    ImpressionSettings,
     IndexSettings,
     RecommendationSettings,
     ServeSettings,
@@ -41,6 +42,7 @@ __all__ = [
     "CanarySettings",
     "ClickFields",
     "ClickSettings",
+    "ImpressionSettings",
     "IndexSettings",
     "ItemFields",
     "ItemSettings",
@@ -68,6 +70,7 @@ PREFIXED: Final = {
     "recommendations": {"topic"},
     "releases": {"topic"},
     "canary": {"topic"},
+    "impressions": {"topic"},
 }
 """By section, the names that `kafka.prefix` is put before."""
 
@@ -83,6 +86,7 @@ class Settings(Section):
     snapshots: SnapshotSettings = SnapshotSettings()
     index: IndexSettings = IndexSettings()
     recommendations: RecommendationSettings = RecommendationSettings()
+    impressions: ImpressionSettings = ImpressionSettings()
     releases: ReleaseSettings = ReleaseSettings()
     archive: ArchiveSettings = ArchiveSettings()
     retrain: RetrainSettings = RetrainSettings()

@@ -82,6 +82,15 @@ class RecommendationSettings(Section):
     """M: clicks and searches named as the reasons of each interest."""
 
 
+class ImpressionSettings(Section):
+    """Reports of which items were shown to whom, as `POST /v1/impressions` of `headrace serve` takes them."""
+
+    topic: str = "impressions"
+    """Reports are put there, keyed by user."""
+    accept: bool = False
+    """Take reports. Without it nothing is written, and the topic is not created."""
+
+
 class WorkerSettings(Section):
     """The worker's loop."""
 

@@ -24,9 +24,16 @@ from engine.errors import SettingsError
 
 logger = logging.getLogger(__name__)
 
-Scope = Literal["read", "explain", "admin"]
+Scope = Literal["read", "report", "explain", "admin"]
 SCOPES: Final[tuple[str, ...]] = get_args(Scope)
-"""read: lists and items. explain: also windows, maps and figures, which tell what users did. admin: also metrics."""
+_INCLUDED: Final[dict[str, tuple[str, ...]]] = {
+    "read": ("read",),
+    "report": ("report",),
+    "explain": ("read", "explain"),
+    "admin": SCOPES,
+}
+"""read: lists and items. report: impressions. explain: also windows, maps and figures, which tell what users did.
+admin: everything, metrics too."""
 _PREFIX: Final = "headrace_"
 _LOOK_EVERY_S: Final = 1.0
 """Between two looks whether the file has changed."""
@@ -42,7 +49,7 @@ class ApiKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def allows(self, scope: str) -> bool:
         """Whether the key has a scope, or one that includes it."""
-        return any(SCOPES.index(own) >= SCOPES.index(scope) for own in self.scopes)
+        return any(scope in _INCLUDED[own] for own in self.scopes)
 
 
 class _KeysFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -7,7 +7,7 @@ import re
 from collections.abc import AsyncIterator, Callable
 from http import HTTPStatus
 from importlib import resources
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Any, Final
 
 import msgspec
 from litestar import Litestar, MediaType, Request, Response, get, post
@@ -24,12 +24,15 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from engine.messages.recommendation import Recommendation
 from engine.view import http_description
+from engine.view.direct import with_held_user
 from engine.view.events import encode
 from engine.view.http_messages import (
     Accepted,
     ClickRequest,
     Explanation,
     Health,
+    ImpressionsRequest,
+    ImpressionsTaken,
     ItemMap,
     ItemsAnswer,
     ListAnswer,
@@ -42,7 +45,7 @@ from engine.view.http_messages import (
     UserMap,
     WindowAnswer,
 )
-from engine.view.refusals import PROBLEM_TYPE, RefusalError, missing
+from engine.view.refusals import PROBLEM_TYPE, RefusalError, failure, missing
 from engine.view.service import FIGURES, Service, user_subject
 
 logger = logging.getLogger(__name__)
@@ -96,7 +99,7 @@ async def stored_list(state: State, user: UserId) -> Response[bytes]:
 @post("/v1/lists", status_code=200, responses=REFUSALS)
 async def list_now(state: State, data: JSONBody[ListRequest]) -> ListAnswer:
     """A list for a user, computed now."""
-    return await _service(state).list_for(_held_as(state, data))
+    return await _service(state).list_for(with_held_user(_service(state), data))
 
 
 @post("/v1/session", status_code=200, responses=REFUSALS)
@@ -106,16 +109,15 @@ async def list_for_session(state: State, data: JSONBody[SessionRequest]) -> List
 
 
 @post("/v1/next", status_code=200, responses=REFUSALS)
-async def next_page(state: State, data: JSONBody[NextRequest]) -> ListAnswer:
+async def next_page(state: State, data: JSONBody[NextRequest]) -> ListAnswer | ItemsAnswer:
     """The next page of a decision."""
-    return await _service(state).next_page(_held_as(state, data))
+    return await _service(state).next_page(with_held_user(_service(state), data))
 
 
 @post("/v1/rank", status_code=200, responses=REFUSALS)
 async def rank(state: State, data: JSONBody[RankRequest]) -> ItemsAnswer:
     """Given items in the order of their score for a user or a session."""
-    answer: ItemsAnswer = await _service(state).rank(_held_as(state, data))
-    return answer
+    return await _service(state).rank(with_held_user(_service(state), data))
 
 
 @get("/v1/similar", responses=REFUSALS)
@@ -123,20 +125,22 @@ async def similar(
     state: State, item: ItemId, count: CountOf = 10, user: OtherUser = None, dial: Dial = 0.5
 ) -> ItemsAnswer:
     """The items most like one; with a user, in an order between likeness and that user's interests."""
-    service = _service(state)
-    answer: ItemsAnswer
-    if user is None:
-        answer = await service.ask(lambda items: items.similar(item, count, None, dial))
-    else:
-        answer = await service.of_user(user, lambda items, held_as: items.similar(item, count, held_as, dial))
-    return answer
+    return await _service(state).similar(item, count, user, dial)
 
 
 @get("/v1/popular", responses=REFUSALS)
 async def popular(state: State, count: CountOf = 10) -> ItemsAnswer:
     """The most popular items of seven days."""
-    answer: ItemsAnswer = await _service(state).ask(lambda items: items.popular(count))
-    return answer
+    return await _service(state).popular(count)
+
+
+@get("/v1/trending", responses=REFUSALS)
+async def trending(state: State, count: CountOf = 10) -> ItemsAnswer:
+    """The items whose share of all clicks has risen in the last hour, as against the seven days before it.
+
+    A score is the factor by which it has risen, at the least.
+    """
+    return await _service(state).trending(count)
 
 
 @get("/v1/explanation", responses=REFUSALS)
@@ -178,6 +182,12 @@ async def click(state: State, data: JSONBody[ClickRequest]) -> Accepted:
     """Send a click to the topic of clicks, where the server plays the shop (`headrace demo`)."""
     service = _service(state)
     return Accepted(await asyncio.get_running_loop().run_in_executor(None, service.click, data.user, data.item))
+
+
+@post("/v1/impressions", status_code=202, responses=REFUSALS)
+async def impressions(state: State, data: JSONBody[ImpressionsRequest]) -> ImpressionsTaken:
+    """Report which items were shown; answered once all reports are on the topic of impressions."""
+    return await _service(state).report(data)
 
 
 @get("/v1/events", responses=REFUSALS, media_type="text/event-stream")
@@ -253,8 +263,9 @@ def make_app(service: Service) -> Litestar:
 
     return Litestar(
         route_handlers=[
-            *(stored_list, list_now, list_for_session, next_page, rank, similar, popular, explanation, window),
-            *(item_map, user_map, releases, click, events, figures, live, ready, description, metrics, page, page_file),
+            *(stored_list, list_now, list_for_session, next_page, rank, similar, popular, trending),
+            *(explanation, window, item_map, user_map, releases, click, impressions, events, figures),
+            *(live, ready, description, metrics, page, page_file),
         ],
         state=State({"service": service}),
         cors_config=CORSConfig(allow_origins=origins) if origins else None,
@@ -282,16 +293,6 @@ async def _publish_figures(service: Service) -> None:
 def _service(state: State) -> Service:
     service: Service = state.service
     return service
-
-
-_OfUser = TypeVar("_OfUser", ListRequest, NextRequest, RankRequest)
-
-
-def _held_as(state: State, request: _OfUser) -> _OfUser:
-    """The request with the id under which its user is held."""
-    if request.user is None:
-        return request
-    return msgspec.structs.replace(request, user=_service(state).held_as(request.user))
 
 
 def _page_file(state: State, name: str) -> Response[bytes]:
@@ -348,8 +349,7 @@ def _http(request: Request[Any, Any, Any], error: HTTPException) -> Response[byt
 def _failed(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
     """A mistake of the server's own, which its log explains and the answer does not."""
     logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
-    detail = "the server failed at this request; its log has the cause"
-    return _refused(request, RefusalError(HTTPStatus.INTERNAL_SERVER_ERROR, detail))
+    return _refused(request, failure())
 
 
 _HANDLERS: Final[ExceptionHandlersMap] = {

@@ -1,21 +1,36 @@
-"""Decisions: answers that can be continued, the newest of them."""
+"""Decisions: answers that can be continued and whose impressions can be checked, the newest of them."""
 
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from engine.view.requests import ComputedList
+from engine.view.http_messages import ItemsAnswer
+from engine.view.item_queries import ItemQueries
+from engine.view.requests import WindowQuery
+
+DeeperItems = Callable[[ItemQueries, int], ItemsAnswer]
+"""The first items, of that number, of an answer about items."""
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """A list, and the items of the pages before it."""
+    """An answer, and the items of the pages before it."""
 
-    computed: ComputedList
+    id: str
+    """Of the newest page."""
+    release: str
+    """Name of the release that made it."""
+    user: str
+    """As windows name the user; empty for nobody."""
     page: int
     """From 1."""
+    count: int
+    """Items of a page."""
     shown: tuple[str, ...]
     """Items of all pages so far."""
+    source: WindowQuery | DeeperItems | None = None
+    """Makes the next page; None for a list that was pushed."""
 
 
 class Decisions:
@@ -32,14 +47,14 @@ class Decisions:
     def put(self, decision: Decision) -> None:
         """Remember a decision; the oldest is dropped where there are too many."""
         with self._lock:
-            self._by_id[decision.computed.recommendation.id] = decision
+            self._by_id[decision.id] = decision
             if len(self._by_id) > self._most:
                 self._by_id.popitem(last=False)
 
     def forget(self, user: str) -> None:
         """Drop the decisions about a user; may be called by any thread."""
         with self._lock:
-            ids = [name for name, decision in self._by_id.items() if decision.computed.query.user == user]
+            ids = [name for name, decision in self._by_id.items() if decision.user == user]
             for name in ids:
                 del self._by_id[name]
 

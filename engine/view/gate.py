@@ -7,21 +7,16 @@ from elsewhere that has its own name point here (DNS rebinding) gets nothing.
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Callable
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Final
 from urllib.parse import unquote_plus
 
 from engine.metrics import ServeMetrics
 from engine.settings.sections import ServeSettings
 from engine.view.api_keys import ApiKey, ApiKeys
-from engine.view.refusals import PROBLEM_TYPE, RefusalError
-
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-AsgiApp = Callable[[Any, Any, Any], Awaitable[None]]
+from engine.view.asgi import JSON_TYPE, AsgiApp, Message, Receive, Scope, Send, answer, refuse
+from engine.view.refusals import RefusalError
 
 _BODY_LIMIT_S: Final = 10.0
 """A body that is not whole after this time never will be."""
@@ -31,16 +26,16 @@ _MAX_BUCKETS: Final = 10_000
 LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 _OPEN: Final = frozenset({"/", "/healthz", "/readyz", "/v1/health/live", "/v1/health/ready", "/v1/openapi.json"})
 _SCOPES: Final = {
+    "/v1/impressions": "report",
     **dict.fromkeys(("/v1/explanation", "/v1/window", "/v1/map/user", "/v1/figures", "/v1/clicks"), "explain"),
     "/metrics": "admin",
 }
-"""Scopes of the paths that need more than `read`."""
+"""Scopes of the paths for which `read` is not enough."""
 _PATHS: Final = frozenset(
     {*_OPEN, *_SCOPES, "/v1/list", "/v1/lists", "/v1/session", "/v1/next", "/v1/rank", "/v1/similar", "/v1/popular"}
-    | {"/v1/map", "/v1/releases", "/v1/events"}
+    | {"/v1/trending", "/v1/map", "/v1/releases", "/v1/events"}
 )
 """Paths that metrics name; all others are one."""
-_JSON_HEADERS: Final = {"Content-Type": "application/json"}
 _POLICY: Final = (
     b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self';"
     b" base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -91,11 +86,11 @@ class Gate:
         try:
             self._admit(scope)
         except RefusalError as refusal:
-            await _refuse(refusal, send_counted)
+            await refuse(send_counted, refusal)
             return
         message = self._stored_list(scope)
         if message is not None:
-            await _answer(HTTPStatus.OK, _JSON_HEADERS, message, send_counted)
+            await answer(send_counted, HTTPStatus.OK, JSON_TYPE, message)
             return
         await self._app(scope, _impatient(receive), send_counted)
 
@@ -201,23 +196,11 @@ def _impatient(receive: Receive) -> Receive:
         if is_whole:
             return await receive()
         try:
-            message = await asyncio.wait_for(receive(), max(0.0, deadline_s - time.monotonic()))
+            async with asyncio.timeout(max(0.0, deadline_s - time.monotonic())):
+                message = await receive()
         except TimeoutError:
             return {"type": "http.disconnect"}
         is_whole = message["type"] != "http.request" or not message.get("more_body", False)
         return message
 
     return receive_on
-
-
-async def _refuse(refusal: RefusalError, send: Send) -> None:
-    body = refusal.body
-    headers = {"Content-Type": PROBLEM_TYPE, **refusal.headers}
-    await _answer(refusal.status, headers, body, send)
-
-
-async def _answer(status: HTTPStatus, headers: Mapping[str, str], body: bytes, send: Send) -> None:
-    encoded = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
-    encoded.append((b"content-length", b"%d" % len(body)))
-    await send({"type": "http.response.start", "status": int(status), "headers": encoded})
-    await send({"type": "http.response.body", "body": body})

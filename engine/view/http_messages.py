@@ -61,7 +61,7 @@ class SessionRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
 
 
 class NextRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The next page of a decision: the same window, without the items of the pages before."""
+    """The next page of a decision: of a list the same window, without the items of the pages before."""
 
     decision: Annotated[str, msgspec.Meta(min_length=1, max_length=512)]
     user: Id | None = None
@@ -75,6 +75,39 @@ class RankRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     user: Id | None = None
     events: SessionEvents | None = None
     """Of a session, in place of a user's window."""
+
+
+class ShownAt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An item, and where it was shown."""
+
+    item: Id
+    place: Annotated[int, msgspec.Meta(ge=1, le=10_000, description="Place at which it was shown, from 1.")]
+
+
+class ImpressionReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Items of one decision that somebody was shown."""
+
+    decision: Annotated[str, msgspec.Meta(min_length=1, max_length=1000, description="The `id` of the answer or list.")]
+    items: Annotated[list[ShownAt], msgspec.Meta(min_length=1, max_length=200)]
+    user: Id | None = None
+    """Of the list; needed where another server answered, or the list was pushed. Absent for a session."""
+    time_ms: TimeMs | None = None
+    """Time at which they were shown; now without one."""
+
+
+class ImpressionsRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Reports of what was shown, all of which are taken or none."""
+
+    impressions: Annotated[list[ImpressionReport], msgspec.Meta(min_length=1, max_length=1000)]
+
+
+class ImpressionsTaken(msgspec.Struct, frozen=True):
+    """Reports that are on the topic of impressions."""
+
+    taken: int
+    """Reports."""
+    known: int
+    """Of them, those whose decision this server had, and checked them by."""
 
 
 class ClickRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -105,6 +138,7 @@ class ItemsAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """Of the decision."""
     release: str
     items: list[ScoredItem]
+    page: int = 1
 
 
 class InterestScore(msgspec.Struct, frozen=True):

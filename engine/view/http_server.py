@@ -14,8 +14,10 @@ from engine.settings.sections import ServeSettings, Settings
 from engine.view.api_keys import ApiKeys
 from engine.view.app import make_app
 from engine.view.connections import Connections
+from engine.view.direct import DirectAnswers
 from engine.view.gate import LOOPBACK, Gate
-from engine.view.service import Service, Shop
+from engine.view.service import Service
+from engine.view.shop import Shop
 
 logger = logging.getLogger(__name__)
 
@@ -43,8 +45,11 @@ class HttpServer:
         def stored(user: str) -> bytes | None:
             return service.stored.find(service.held_as(user))
 
-        # The gate repeats lists by itself, but for pages of other origins, to which the application adds headers.
-        gate = Gate(app, serve, keys, self.metrics, *([] if serve.cors_origins else [stored]))
+        # To pages of other origins the application answers, which adds headers for them.
+        if serve.cors_origins:
+            gate = Gate(app, serve, keys, self.metrics)
+        else:
+            gate = Gate(DirectAnswers(app, service), serve, keys, self.metrics, stored)
         self._socket = _listen(serve)
         self.port: int = self._socket.getsockname()[1]
         config = uvicorn.Config(

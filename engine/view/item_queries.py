@@ -5,10 +5,11 @@ from typing import Final
 
 import numpy as np
 
-from engine.arrays import FIRST_SEARCH, NO_ACTION, NO_ITEM, Float32, Int32, Int64, Windows
+from engine.arrays import FIRST_SEARCH, NO_ACTION, NO_ITEM, Float32, Float64, Int32, Int64, Windows
 from engine.catalogue import searches
 from engine.errors import RequestError
 from engine.messages.recommendation import Reason
+from engine.ranking.trending import trending
 from engine.releases.serving import LiveRelease
 from engine.retrieval import features
 from engine.view.http_messages import (
@@ -87,6 +88,12 @@ class ItemQueries:
         numbers = self._standby.popularity.top(count)
         return self._answer(live, numbers, np.zeros(len(numbers), np.float32))
 
+    def trending(self, count: int) -> ItemsAnswer:
+        """The items whose share of all events has risen most in the last hour; scores are factors, at the least."""
+        live, _ = self._responder.serving()
+        numbers, rises = trending(self._standby.recent.counts(), self._standby.popularity.counts(), count)
+        return self._answer(live, numbers, rises)
+
     def explain(self, user: str, item: str) -> Explanation:
         """The parts of an item's score for a user."""
         live, _ = self._responder.serving()
@@ -95,7 +102,7 @@ class ItemQueries:
         number = self._standby.catalogue.known([item])
         row = live.rows(number)
         known = bool(live.is_item(row)[0])
-        interests = self._interests(live, computed.window) if known else None
+        interests = self._interests(live, computed.source.window) if known else None
         scores = [] if interests is None else (interests @ live.vectors[row[0]]).tolist()
         reasons: list[list[Reason]] = computed.recommendation.interests or [[] for _ in scores]
         return Explanation(
@@ -104,7 +111,7 @@ class ItemQueries:
             item=item,
             release=live.name,
             known=known,
-            seen=bool(number[0] != NO_ITEM and (computed.window.items[0] == number[0]).any()),
+            seen=bool(number[0] != NO_ITEM and (computed.source.window.items[0] == number[0]).any()),
             rank=listed.index(item) + 1 if item in listed else None,
             interests=[InterestScore(round(score, _DIGITS), why) for score, why in zip(scores, reasons, strict=False)],
         )
@@ -171,7 +178,7 @@ class ItemQueries:
         first: Float32 = interests[0]
         return first
 
-    def _answer(self, live: LiveRelease, numbers: Int32, scores: Float32) -> ItemsAnswer:
+    def _answer(self, live: LiveRelease, numbers: Int32, scores: Float32 | Float64) -> ItemsAnswer:
         ids = self._standby.catalogue.ids(numbers.tolist())
         listed = [ScoredItem(item, _rounded(score)) for item, score in zip(ids, scores, strict=True)]
         return ItemsAnswer(id=new_decision(), release=live.name, items=listed)

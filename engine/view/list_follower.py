@@ -2,15 +2,17 @@
 
 import logging
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import msgspec
 
-from engine.errors import EventLogError
+from engine.errors import EventLogError, ReleaseError
 from engine.eventlog.base import EventLog, Partition, Reader, Records
 from engine.ingest.dead_letters import HEADER_PREFIX
 from engine.messages.announcement import Announcement
+from engine.releases.announcements import FolderFeed
 from engine.settings.sections import Settings
 from engine.view.stored_lists import StoredLists
 
@@ -54,6 +56,10 @@ class ListFollower:
         self._lists, self._releases = settings.recommendations.topic, settings.releases.topic
         self._dead_letters = settings.clicks.dead_letter_topic
         self._announcements: dict[bytes, Announcement] = {}
+        releases = settings.releases
+        self._folder = None if releases.folder is None else FolderFeed(releases.folder, releases.model)
+        self._in_folder: Mapping[str, Announcement] = {}
+        self._folder_due_s = 0.0
         self._positions: dict[Partition, int] = {}
         self._stop = threading.Event()
         self._failure = ""
@@ -67,8 +73,13 @@ class ListFollower:
         return self._failure or f"lists are being read ({len(self._stored)} so far)"
 
     def announced(self) -> list[Announcement]:
-        """Announcements on the topic, newest first."""
-        return sorted(self._announcements.copy().values(), key=lambda release: release.announced_ms, reverse=True)
+        """Announcements on the topic and in the watched folder, the last one of each release, newest first."""
+        every = [*self._announcements.copy().values(), *self._in_folder.values()]
+        last: dict[bytes, Announcement] = {}
+        for announcement in sorted(every, key=lambda release: release.announced_ms):
+            last.pop(announcement.key, None)
+            last[announcement.key] = announcement
+        return [*reversed(last.values())]
 
     def start(self) -> None:
         """Begin."""
@@ -92,6 +103,7 @@ class ListFollower:
 
     def _follow(self) -> None:
         """Read until the server stops, or until one of the topics comes into being that did not exist."""
+        self._look_into_folder()
         topics = self._existing()
         if self._lists not in topics:
             self._failure = f"topic {self._lists!r} (recommendations.topic) does not exist yet"
@@ -103,6 +115,18 @@ class ListFollower:
             self._failure = ""
             while not self._stop.is_set():
                 self._read(reader)
+                self._look_into_folder()
+
+    def _look_into_folder(self) -> None:
+        """Read the announcements of the watched folder again; what cannot be read leaves them as they are."""
+        now_s = time.monotonic()
+        if self._folder is None or now_s < self._folder_due_s:
+            return
+        self._folder_due_s = now_s + _PAUSE_S
+        try:
+            self._in_folder = self._folder.registry().versions
+        except ReleaseError as error:  # the loader follows it as well, and warns
+            logger.debug("the folder of releases: %s", error)
 
     def _existing(self) -> list[str]:
         topics = [self._lists, self._releases, *([self._dead_letters] if self._on_dead_letter else [])]

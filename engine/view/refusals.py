@@ -48,6 +48,11 @@ def not_ready(reason: str) -> RefusalError:
     return RefusalError(HTTPStatus.SERVICE_UNAVAILABLE, f"not ready: {reason}", retry_after_s=1)
 
 
+def failure() -> RefusalError:
+    """The answer to a request at which the server itself failed, which its log explains and the answer does not."""
+    return RefusalError(HTTPStatus.INTERNAL_SERVER_ERROR, "the server failed at this request; its log has the cause")
+
+
 def missing(field: str, detail: str) -> RefusalError:
     """The refusal of a request for what is not held."""
     return RefusalError(HTTPStatus.NOT_FOUND, detail, field)

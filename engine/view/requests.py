@@ -49,14 +49,26 @@ class ListQuery:
 
 
 @dataclass(frozen=True, slots=True)
-class ComputedList:
-    """A list, and all that its next page needs."""
+class WindowQuery:
+    """A list's query with the window that answered it: all that the next page needs."""
 
     query: ListQuery
     window: Windows
     """[1, L]"""
     sweeps: int
     """Of the catalogue when it was computed: after another one the numbers of the window may be other items'."""
+
+    def without(self, shown: tuple[str, ...]) -> ListQuery:
+        """The query of the next page, which leaves out the items of the pages before it."""
+        query = self.query
+        return replace(query, window=self.window, session=None, exclude=(*query.exclude, *shown))
+
+
+@dataclass(frozen=True, slots=True)
+class ComputedList:
+    """A list, and what it was computed from."""
+
+    source: WindowQuery
     recommendation: Recommendation
 
 
@@ -162,7 +174,7 @@ class Responder:
         messages = recommendations(lists, heads, self.standby.catalogue.ids)
         sweeps = self.standby.catalogue.sweeps
         return [
-            ComputedList(query, windows.take(np.array([row])), sweeps, message)
+            ComputedList(WindowQuery(query, _window(windows, row), sweeps), message)
             for row, (query, message) in enumerate(zip(queries, messages, strict=True))
         ]
 
@@ -196,6 +208,12 @@ def _tuned(recommender: Recommender, options: ListOptions) -> Recommender:
 def _put(windows: Windows, index: int, window: Windows) -> None:
     windows.items[index], windows.times_ms[index] = window.items[0], window.times_ms[0]
     windows.actions[index] = window.actions[0]
+
+
+def _window(windows: Windows, row: int) -> Windows:
+    """[1, L] one of the windows, without a copy."""
+    rows = slice(row, row + 1)
+    return Windows(windows.items[rows], windows.times_ms[rows], windows.actions[rows])
 
 
 def _padded(columns: Sequence[Int32]) -> Int32 | None:

@@ -2,28 +2,36 @@
 
 topic recommendations ──> list_follower ──> stored lists, streams of events, figures
 topic windows, releases ──> standby ──> compute thread <── requests that wait
+topic impressions <── impressions <── reports that wait
 """
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from http import HTTPStatus
-from typing import Any, Final, Protocol
+from typing import Any, Final
+
+import msgspec
 
 from engine.arrays import FIRST_SEARCH
 from engine.catalogue.actions import Actions
-from engine.errors import MessageError, RequestError
+from engine.errors import EventLogError, MessageError, RequestError
 from engine.eventlog.base import EventLog
 from engine.eventlog.time_source import TimeSource
 from engine.ingest.pseudonyms import Pseudonyms
+from engine.messages.impression import Impression
 from engine.messages.recommendation import Recommendation
 from engine.metrics import ServeMetrics
 from engine.settings.sections import Settings
-from engine.view.compute import ComputeThread, ItemJob, OverloadedError
-from engine.view.decisions import Decision, Decisions
+from engine.view.compute import ComputeThread, ItemJob
+from engine.view.decisions import Decision, Decisions, DeeperItems
 from engine.view.events import Subscriptions
 from engine.view.followed_windows import NewEvents
 from engine.view.http_messages import (
+    ImpressionReport,
+    ImpressionsRequest,
+    ImpressionsTaken,
+    ItemsAnswer,
     ListAnswer,
     ListRequest,
     NextRequest,
@@ -32,11 +40,14 @@ from engine.view.http_messages import (
     SessionEvent,
     SessionRequest,
 )
+from engine.view.impressions import ImpressionRules, ImpressionSender
 from engine.view.item_queries import ItemQueries
 from engine.view.list_follower import ListFollower
 from engine.view.live_figures import Figures, LiveFigures, ServerState
 from engine.view.refusals import RefusalError, missing, not_ready
-from engine.view.requests import ComputedList, ListOptions, ListQuery, check_events
+from engine.view.request_queue import OverloadedError
+from engine.view.requests import ComputedList, ListOptions, ListQuery, WindowQuery, check_events
+from engine.view.shop import Shop
 from engine.view.standby import Standby
 from engine.view.stored_lists import StoredLists
 
@@ -45,23 +56,6 @@ FIGURES: Final = "figures"
 """Subject of the streams of figures."""
 _USER: Final = "user:"
 """Of the subjects of users' lists, with the user's id after it."""
-
-
-class ClickSender(Protocol):
-    """Puts clicks on the topic of clicks."""
-
-    def __call__(self, user: str, item: str, time_ms: int) -> None:
-        """Send one click on an item, with the default action."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Shop:
-    """The shop that a server plays, where visitors of the live page may click."""
-
-    send_click: ClickSender
-    label: Callable[[str], str]
-    """A word on an item, such as its category."""
 
 
 class Service:
@@ -99,16 +93,22 @@ class Service:
         on_dead_letter = self.figures.add_dead_letter if settings.serve.page else None
         self._follower = ListFollower(settings, log, self.stored, self._on_list, on_dead_letter)
         self._clicking = threading.Lock()
+        self._rules = ImpressionRules(settings)
+        self._impressions = ImpressionSender(settings, log, metrics) if settings.impressions.accept else None
 
     def start(self) -> None:
         """Begin to follow the topics."""
         self._compute.start()
         self._follower.start()
+        if self._impressions is not None:
+            self._impressions.start()
 
     def close(self) -> None:
         """Stop following."""
         self._follower.close()
         self._compute.close()
+        if self._impressions is not None:
+            self._impressions.close()
 
     @property
     def not_ready(self) -> str | None:
@@ -156,42 +156,74 @@ class Service:
         """A list computed now for a user."""
         options = ListOptions(request.count, request.diversity, request.exclude_seen)
         query = ListQuery(request.user, exclude=tuple(request.exclude), time_ms=request.time_ms, options=options)
-        return self._decided(await self._compute_list(query), 1, ())
+        return self._decided(await self._compute_list(query))
 
     async def list_for_session(self, request: SessionRequest) -> ListAnswer:
         """A list for the events of the request."""
         self._check(request.events)
         options = ListOptions(request.count, request.diversity, request.exclude_seen)
         query = ListQuery(session=request.events, exclude=tuple(request.exclude), options=options)
-        return self._decided(await self._compute_list(query), 1, ())
+        return self._decided(await self._compute_list(query))
 
-    async def next_page(self, request: NextRequest) -> ListAnswer:
+    async def next_page(self, request: NextRequest) -> ListAnswer | ItemsAnswer:
         """The page after the newest one of a decision.
 
         Raises:
             RefusalError: the decision is not known any more.
         """
         decision = self.decisions.find(request.decision)
-        if decision is None:
+        if decision is None or decision.source is None:
             return await self._after_pushed(request)
-        computed = decision.computed
-        if computed.sweeps != self._standby.catalogue.sweeps:
+        if not isinstance(decision.source, WindowQuery):
+            return await self._more_items(decision, decision.source)
+        if decision.source.sweeps != self._standby.catalogue.sweeps:
             raise missing("decision", f"decision {request.decision!r} is too old to be continued; begin a new one")
-        query = replace(
-            computed.query, window=computed.window, session=None, exclude=(*computed.query.exclude, *decision.shown)
-        )
-        answer = await self._compute_list(query)
+        computed = await self._compute_list(decision.source.without(decision.shown))
         # Remembered with the exclusions of the first page, as the pages before it are in `shown`.
-        kept = replace(answer, query=replace(query, exclude=computed.query.exclude))
-        return self._decided(kept, decision.page + 1, decision.shown)
+        return self._decided(computed, decision.source.query, decision)
 
-    async def rank(self, request: RankRequest) -> Any:
+    async def rank(self, request: RankRequest) -> ItemsAnswer:
         """Given items in order."""
         self._check(request.events or ())
         query = ListQuery(request.user or "", session=request.events)
         if request.user is not None and request.events is None and (reason := self._standby.not_ready):
             raise not_ready(reason)
-        return await self.ask(lambda items: items.rank(request.items, query))
+        return await self._items(query.user, len(request.items), lambda items, _count: items.rank(request.items, query))
+
+    async def similar(self, item: str, count: int, user: str | None, dial: float) -> ItemsAnswer:
+        """The items most like one; `user`, an id as requests have it, is whose interests count too."""
+        if user is not None and (reason := self._standby.not_ready):
+            raise not_ready(reason)
+        held_as = None if user is None else self.held_as(user)
+        return await self._items(held_as or "", count, lambda items, depth: items.similar(item, depth, held_as, dial))
+
+    async def popular(self, count: int) -> ItemsAnswer:
+        """The most popular items of seven days."""
+        return await self._items("", count, lambda items, depth: items.popular(depth))
+
+    async def trending(self, count: int) -> ItemsAnswer:
+        """The items whose share of all events has risen most in the last hour."""
+        return await self._items("", count, lambda items, depth: items.trending(depth))
+
+    async def report(self, request: ImpressionsRequest) -> ImpressionsTaken:
+        """Put reports of impressions on their topic.
+
+        Raises:
+            RefusalError: one of them breaks a rule, this server takes none, or the log did not take them.
+        """
+        if self._impressions is None:
+            raise missing("", "this server takes no impressions; set impressions.accept")
+        try:
+            now_ms = self.time.now_ms()
+            taken = [self._impression(report, index, now_ms) for index, report in enumerate(request.impressions)]
+            await self._impressions.send(taken)
+        except RequestError as error:
+            raise _refused(error) from error
+        except OverloadedError:
+            raise self._shed() from None
+        except EventLogError as error:
+            raise not_ready("impressions are not taken at the moment; report them again") from error
+        return ImpressionsTaken(taken=len(taken), known=sum(impression.is_known for impression in taken))
 
     async def of_user(self, user: str, job: Callable[[ItemQueries, str], Any]) -> Any:
         """The answer to a request about a user, whom `job` gets by the id under which windows are held."""
@@ -243,19 +275,38 @@ class Service:
 
     async def _after_pushed(self, request: NextRequest) -> ListAnswer:
         """The page after the list that was pushed to a user, where that is the one of the request."""
-        try:
-            pushed = None if request.user is None else self.stored.decode(request.user)
-        except MessageError:
-            pushed = None
-        if pushed is None or pushed.id != request.decision or request.user is None:
+        pushed = self._pushed(request)
+        if pushed is None:
             raise missing(
                 "decision",
                 f"decision {request.decision!r} is not held (any more); begin a new one, or name the user whose pushed"
                 " list it is",
             )
-        shown = tuple(listed.item for listed in pushed.items)
-        computed = await self._compute_list(ListQuery(request.user, exclude=shown))
-        return self._decided(replace(computed, query=ListQuery(request.user)), 2, shown)
+        computed = await self._compute_list(ListQuery(pushed.user, exclude=pushed.shown))
+        return self._decided(computed, ListQuery(pushed.user), pushed)
+
+    async def _items(self, user: str, count: int, source: DeeperItems) -> ItemsAnswer:
+        """The first page of an answer about items, which is remembered."""
+        answer: ItemsAnswer = await self.ask(lambda items: source(items, count))
+        shown = tuple(listed.item for listed in answer.items)
+        self.decisions.put(Decision(answer.id, answer.release, user, 1, count, shown, source))
+        return answer
+
+    async def _more_items(self, decision: Decision, source: DeeperItems) -> ItemsAnswer:
+        """The page of an answer about items after those of a decision."""
+        depth = decision.count + len(decision.shown)
+        answer: ItemsAnswer = await self.ask(lambda items: source(items, depth))
+        shown = {*decision.shown}
+        new = [listed for listed in answer.items if listed.item not in shown][: decision.count]
+        following = replace(
+            decision,
+            id=answer.id,
+            release=answer.release,
+            page=decision.page + 1,
+            shown=(*decision.shown, *(listed.item for listed in new)),
+        )
+        self.decisions.put(following)
+        return msgspec.structs.replace(answer, items=new, page=following.page)
 
     async def _compute_list(self, query: ListQuery) -> ComputedList:
         if reason := self._standby.not_ready if query.user else self._standby.no_release:
@@ -267,22 +318,60 @@ class Service:
         try:
             return await self._compute.submit(job)
         except OverloadedError:
-            self.metrics.shed_requests.labels("queue").inc()
-            raise RefusalError(
-                HTTPStatus.SERVICE_UNAVAILABLE,
-                f"{self.settings.serve.max_waiting} requests wait already (serve.max_waiting); come back later",
-                retry_after_s=1,
-            ) from None
+            raise self._shed() from None
         except RequestError as error:
-            field = str(error).partition(":")[0]
-            status = HTTPStatus.NOT_FOUND if field == "item" else HTTPStatus.BAD_REQUEST
-            raise RefusalError(status, str(error), field) from error
+            raise _refused(error) from error
 
-    def _decided(self, computed: ComputedList, page: int, shown: Sequence[str]) -> ListAnswer:
-        """The answer of a decision, which is remembered."""
-        message = computed.recommendation
-        items = (*shown, *(listed.item for listed in message.items))
-        self.decisions.put(Decision(computed, page, items))
+    def _shed(self) -> RefusalError:
+        """The refusal of a request that is one too many."""
+        self.metrics.shed_requests.labels("queue").inc()
+        return RefusalError(
+            HTTPStatus.SERVICE_UNAVAILABLE,
+            f"{self.settings.serve.max_waiting} requests wait already (serve.max_waiting); come back later",
+            retry_after_s=1,
+        )
+
+    def _impression(self, report: ImpressionReport, index: int, now_ms: int) -> Impression:
+        """A report as it goes to the topic."""
+        if report.user is not None:
+            report = msgspec.structs.replace(report, user=self.held_as(report.user))
+        decision = self.decisions.find(report.decision) or self._pushed(report)
+        return self._rules.applied(report, f"impressions[{index}]", decision, now_ms)
+
+    def _pushed(self, request: NextRequest | ImpressionReport) -> Decision | None:
+        """The list that was pushed to the user of a request, where that is the one it names."""
+        try:
+            pushed = None if request.user is None else self.stored.decode(request.user)
+        except MessageError:
+            return None
+        if pushed is None or pushed.id != request.decision:
+            return None
+        shown = tuple(listed.item for listed in pushed.items)
+        return Decision(pushed.id, pushed.release, request.user or "", page=1, count=len(shown), shown=shown)
+
+    def _decided(
+        self, computed: ComputedList, query: ListQuery | None = None, before: Decision | None = None
+    ) -> ListAnswer:
+        """The answer of a decision, which is remembered.
+
+        Args:
+            computed: the list.
+            query: by which the next page is computed; that of the list without one.
+            before: the decision of the page before it.
+        """
+        message, source = computed.recommendation, computed.source
+        page, shown = (before.page + 1, before.shown) if before else (1, ())
+        listed = tuple(entry.item for entry in message.items)
+        decision = Decision(
+            id=message.id,
+            release=message.release,
+            user=source.query.user,
+            page=page,
+            count=len(listed),
+            shown=(*shown, *listed),
+            source=replace(source, query=query or source.query),
+        )
+        self.decisions.put(decision)
         fields = {name: getattr(message, name) for name in Recommendation.__struct_fields__}
         return ListAnswer(**fields, page=page)
 
@@ -290,7 +379,7 @@ class Service:
         try:
             check_events(events, self._actions)
         except RequestError as error:
-            raise RefusalError(HTTPStatus.BAD_REQUEST, str(error), str(error).partition(":")[0]) from error
+            raise _refused(error) from error
 
     def _on_list(self, user: str, message: bytes | None, append_ms: int) -> None:
         """On the follower's thread: a list arrived, or a null for a user who is forgotten."""
@@ -312,6 +401,13 @@ class Service:
         items = self._standby.catalogue.ids(events.items[rows].tolist())
         times_ms = events.times_ms[rows].tolist()
         self.figures.add_clicks([events.users[row] for row in rows], items, times_ms)
+
+
+def _refused(error: RequestError) -> RefusalError:
+    """The refusal of a request whose field is wrong, or names what is not there."""
+    field = str(error).partition(":")[0]
+    status = HTTPStatus.NOT_FOUND if field == "item" else HTTPStatus.BAD_REQUEST
+    return RefusalError(status, str(error), field)
 
 
 def user_subject(user: str) -> str:

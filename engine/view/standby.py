@@ -1,6 +1,6 @@
 """The windows and the release that a server computes by, followed as a worker's standby follows them.
 
-    topic windows  ──> restorer ──> windows, popularity of seven days
+    topic windows  ──> restorer ──> windows, popularity of seven days, events of the last hour
     topic releases ──> release_loader ──> a warm release
 
 All of it belongs to one thread, which calls `step` again and again and computes in between: nothing is locked.
@@ -21,6 +21,7 @@ from engine.eventlog.time_source import TimeSource
 from engine.metrics import Metrics
 from engine.pipeline import Recommender
 from engine.ranking.popularity import Popularity
+from engine.ranking.trending import RecentEvents
 from engine.releases.announcements import open_feed
 from engine.releases.release_loader import ReleaseLoader
 from engine.releases.serving import LiveRelease
@@ -67,6 +68,7 @@ class Standby:
         self.catalogue = Catalogue()
         self.actions = Actions(settings.clicks)
         self.popularity = Popularity()
+        self.recent = RecentEvents()
         self.windows = FollowedWindows(settings, self.catalogue, self.actions, self._count)
         self.live: LiveRelease | None = None
         self.recommender: Recommender | None = None
@@ -203,6 +205,7 @@ class Standby:
         """Count new events as a worker counts clicks, and report them once all windows are here."""
         positive = (self.actions.weights[events.actions] > 0) & (events.items < FIRST_SEARCH)
         self.popularity.add(events.items[positive], events.times_ms[positive])
+        self.recent.add(events.items[positive], events.times_ms[positive])
         if self._is_warm:
             self._observe(events)
 
@@ -213,4 +216,5 @@ class Standby:
             self.live.forget_searches()
         if len(sweep.items):
             self.popularity.forget(sweep.items)
+            self.recent.forget(sweep.items)
             self.metrics.freed_items.inc(len(sweep.items))

@@ -9,7 +9,7 @@ from engine.errors import SettingsError
 from engine.eventlog.base import EventLog
 from engine.settings.sections import Settings
 from engine.view.http_server import HttpServer
-from engine.view.service import Shop
+from engine.view.shop import Shop
 from producers.replay.click_encoder import ClickEncoder, ProducedEvents
 from producers.simulation.shoppers import ACTIONS, SimulationSettings
 from producers.simulation.simulated_catalogue import make_catalogue

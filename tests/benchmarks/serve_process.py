@@ -17,6 +17,7 @@ from engine.eventlog.base import TopicSpec
 from engine.eventlog.memory.log import MemoryLog
 from engine.metrics import Metrics
 from engine.settings.sections import ServeSettings, Settings
+from engine.view import interpreter
 from engine.view.http_server import HttpServer
 from engine.worker.loop import Worker
 from producers.demo.run import demo_settings, demo_topics
@@ -60,9 +61,11 @@ def main(seconds: float, core: int, users: Path) -> None:
     log.ensure_topics(list(map(TopicSpec, (*demo_topics(settings), settings.windows.topic))))
     fill(log, settings)
     os.sched_setaffinity(0, {core})
+    interpreter.take_short_turns()
     with HttpServer(settings, log) as server:
         while server.service.not_ready:
             time.sleep(0.05)
+        interpreter.spare_what_is_here()
         users.write_text("".join(f"{user}\n" for user in server.service.stored.users()))
         sys.stdout.write(f"{server.address}\n")
         sys.stdout.flush()

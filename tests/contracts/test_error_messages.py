@@ -61,6 +61,8 @@ ELSEWHERE = {
     "engine/releases/registrar.py Registrar._write": "tests/integration/test_rollback.py",
     "engine/releases/probe.py _raise_refusal": "tests/unit/test_release_loader.py",
     "engine/releases/probe.py _wait": "tests/unit/test_release_loader.py",
+    "engine/view/impressions.py ImpressionRules.applied": "tests/integration/test_impressions.py",
+    "engine/view/impressions.py _check_items": "tests/integration/test_impressions.py",
     "engine/view/item_queries.py ItemQueries._row": "tests/integration/test_serve.py",
     "engine/worker/batch.py Processor._deliver": "tests/integration/test_put_aside.py",
     "engine/worker/tracing.py from_settings": "tests/integration/test_tracing.py",

@@ -15,6 +15,7 @@ from engine.eventlog.base import Partition
 from engine.ingest.dead_letters import DeadLetter, DeadLetterReason
 from engine.messages import schema_tables
 from engine.messages.announcement import Announcement, ReleasePin
+from engine.messages.impression import Impression, ShownItem
 from engine.settings.sections import ClickFields
 from engine.windows import codec
 
@@ -131,6 +132,24 @@ def test_pin_schema_1_golden_bytes() -> None:
     assert msgspec.json.encode(pin) == golden
     assert msgspec.json.decode(golden, type=ReleasePin) == pin
     assert pin.key == b"two-hop@pin"
+
+
+def test_impression_schema_1_golden_bytes() -> None:
+    impression = Impression(
+        decision="d",
+        user="ann",
+        shown_ms=1000,
+        received_ms=2000,
+        items=[ShownItem("x-1", 1)],
+        release="two-hop-v1",
+        is_known=True,
+    )
+    golden = (
+        b'{"schema":1,"decision":"d","user":"ann","shown_ms":1000,"received_ms":2000,'
+        b'"items":[{"item":"x-1","place":1}],"release":"two-hop-v1","is_known":true}'
+    )
+    assert msgspec.json.encode(impression) == golden
+    assert msgspec.json.decode(golden, type=Impression) == impression
 
 
 def test_readers_ignore_what_they_do_not_know() -> None:

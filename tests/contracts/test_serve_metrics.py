@@ -4,6 +4,7 @@ from engine.metrics import Metrics, ServeMetrics
 
 OF_REQUESTS = {
     "headrace_batch_requests": "histogram",
+    "headrace_impressions": "counter",
     "headrace_request_seconds": "histogram",
     "headrace_requests": "counter",
     "headrace_shed_requests": "counter",

@@ -16,6 +16,7 @@ from engine.eventlog.memory.log import MemoryLog
 from engine.metrics import Metrics
 from engine.settings.sections import (
     ClickSettings,
+    ImpressionSettings,
     RecommendationSettings,
     ReleaseSettings,
     ServeSettings,
@@ -82,8 +83,11 @@ class Served:
         return int(events[-1]["time_ms"]) if events else 0
 
 
-def settings_for(release: Path, pseudonym_key_file: Path | None = None, **serve: Any) -> Settings:
+def settings_for(
+    release: Path, pseudonym_key_file: Path | None = None, *, impressions: bool = False, **serve: Any
+) -> Settings:
     return Settings(
+        impressions=ImpressionSettings(accept=impressions),
         clicks=ClickSettings(pseudonym_key_file=pseudonym_key_file),
         windows=WindowSettings(max_users=200, length=20),
         recommendations=RecommendationSettings(count=5),

@@ -9,13 +9,17 @@ from typing import Any
 from zlib import crc32
 
 import httpx
+import msgspec
 import pytest
 
 from engine.errors import EventLogError
-from engine.eventlog.base import Outgoing, Partition, Records
+from engine.eventlog.base import Outgoing, Partition, Records, TopicSpec
 from engine.eventlog.memory.log import MemoryLog
 from engine.eventlog.memory.reader import MemoryReader
+from engine.releases import announcements
+from engine.view.list_follower import ListFollower
 from engine.view.requests import ListQuery
+from engine.view.stored_lists import StoredLists
 from tests.integration.served import START_MS, Served, serving, until
 
 SAME = ("user", "release", "event_ms", "items", "interests")
@@ -161,6 +165,46 @@ def test_popular_items_are_those_that_a_cold_user_gets(served: Served) -> None:
     cold = served.post("/v1/lists", {"user": "nobody"}).json()
     assert {listed["source"] for listed in cold["items"]} == {"popular"}
     assert items(served.get("/v1/popular", count=5)) == [listed["item"] for listed in cold["items"]]
+
+
+def test_pages_of_items_go_on_where_the_last_one_ended(served: Served) -> None:
+    for path, params in (("/v1/popular", {}), ("/v1/similar", {"item": "i10"})):
+        first = served.get(path, count=4, **params)
+        second = served.post("/v1/next", {"decision": first.json()["id"]})
+        third = served.post("/v1/next", {"decision": second.json()["id"]})
+        assert items(first) + items(second) + items(third) == items(served.get(path, count=12, **params))
+        assert [answer.json()["page"] for answer in (first, second, third)] == [1, 2, 3]
+    ranked = served.post("/v1/rank", {"items": ["i1", "i2"], "user": "nobody"})
+    assert items(served.post("/v1/next", {"decision": ranked.json()["id"]})) == []
+
+
+def test_an_item_that_many_click_all_at_once_trends(served: Served) -> None:
+    assert "i77" not in items(served.get("/v1/trending"))
+    served.click(*[(f"crowd-{number}", "i77") for number in range(60)])
+    until(lambda: "i77" in items(served.get("/v1/trending")))
+    best = served.get("/v1/trending").json()["items"][0]
+    assert best["item"] == "i77"
+    assert best["score"] > 1.0
+
+
+def test_releases_of_a_watched_folder_are_shown_with_those_of_the_topic(
+    served: Served, tiny_release: Path, tmp_path: Path
+) -> None:
+    announcement = announcements.announce(tiny_release, "live", 1000)
+    other = msgspec.structs.replace(announcement, model="other", announced_ms=3000)
+    announcements.write(announcement, tmp_path)
+    settings = served.settings.releases.model_copy(update={"folder": tmp_path})
+    log = MemoryLog()
+    log.ensure_topics([TopicSpec(name) for name in ("recommendations", "releases")])
+    follower = ListFollower(served.settings.model_copy(update={"releases": settings}), log, StoredLists(10))
+    follower.start()
+    try:
+        until(lambda: follower.announced() == [announcement])
+        announcements.send(other, log.producer(), "releases")
+        announcements.send(announcement, log.producer(), "releases")
+        until(lambda: follower.announced() == [other, announcement])
+    finally:
+        follower.close()
 
 
 def test_health_releases_metrics_and_the_description(served: Served) -> None:

@@ -55,9 +55,14 @@ def test_a_key_opens_what_its_scope_names(guarded: Served, keys_file: Path) -> N
     assert ask(guarded, "/healthz", {}).status_code == 200
     keys = {scope: make_key(keys_file, f"of-{scope}", "--scope", scope) for scope in api_keys.SCOPES}
     until(lambda: ask(guarded, "/v1/popular", keys["admin"]).status_code == 200)
-    paths = ("/v1/list?user=ann", "/v1/window?user=ann", "/metrics")
+    paths = ("/v1/list?user=ann", "/v1/impressions", "/v1/window?user=ann", "/metrics")
     statuses = {scope: [ask(guarded, path, key).status_code for path in paths] for scope, key in keys.items()}
-    assert statuses == {"read": [200, 403, 403], "explain": [200, 200, 403], "admin": [200, 200, 200]}
+    assert statuses == {
+        "read": [200, 403, 403, 403],
+        "report": [403, 405, 403, 403],
+        "explain": [200, 403, 200, 403],
+        "admin": [200, 405, 200, 200],
+    }
 
 
 def test_the_file_has_hashes_alone_and_nobody_else_reads_it(keys_file: Path, admin: dict[str, str]) -> None:

@@ -41,6 +41,12 @@ def test_who_only_reads_may_write_nothing(role: str) -> None:
     assert {operation for operations in rights(role).values() for operation in operations} == {"Read"}
 
 
+def test_a_server_writes_impressions_alone_and_only_where_it_takes_them() -> None:
+    more = rights("serve", IMPRESSIONS__ACCEPT="true").items() - rights("serve").items()
+    assert more == {(("topic", "shop.impressions"), ("Write",))}
+    assert ("topic", "shop.impressions") in rights("operator", IMPRESSIONS__ACCEPT="true")
+
+
 def test_no_role_but_the_operators_may_create_or_delete() -> None:
     for role in acl_plan.ROLES.keys() - {"operator"}:
         assert {word for operations in rights(role).values() for word in operations} <= {"Read", "Write"}
