@@ -21,8 +21,10 @@ from msgspec import inspect as schema
 
 _TABLE: Final = re.compile(r"(<!-- schema ([\w.]+):(\w+) -->\n)(?:\n?\|.*\n)*")
 _NAMES: Final[dict[type[schema.Type], str]] = {
+    schema.BoolType: "boolean",
     schema.FloatType: "number",
     schema.IntType: "integer",
+    schema.NoneType: "null",
     schema.StrType: "text",
 }
 
@@ -58,6 +60,8 @@ def _type(of: schema.Type) -> str:
         return f"object of {_type(of.value_type)}"
     if isinstance(of, schema.StructType):
         return of.cls.__name__
+    if isinstance(of, schema.UnionType):
+        return " or ".join(map(_type, of.types))
     return _NAMES[type(of)]
 
 
