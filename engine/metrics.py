@@ -48,6 +48,7 @@ class Metrics:
         self.freed_items = self._counter("freed_items", "Item ids dropped, as no window and no release has them.")
         self.held_searches = self._gauge("held_searches", "Different searches in memory.")
         self._add_canary()
+        self._add_experiment()
         self.forgotten_users = self._counter("forgotten_users", "Users deleted on request, with window and list.")
         self.restoring = self._gauge("restoring_partitions", "Assigned partitions whose windows are being restored.")
         self.standby = self._gauge("standby_partitions", "Partitions of other workers whose windows are kept warm.")
@@ -77,6 +78,34 @@ class Metrics:
     def clear_canary(self) -> None:
         """Show no canary."""
         for gauge in (self.canary, self.canary_users, self.canary_gain, self.canary_difference):
+            gauge.clear()
+
+    def _add_experiment(self) -> None:
+        """An experiment as the worker that adds up its sums sees it; absent where there is none."""
+        self.experiment_users = self._gauge("experiment_users", "Users who were sent a list.", "experiment", "arm")
+        self.experiment_gain = self._gauge(
+            "experiment_gain", "Mean gain of a click (NDCG@10 of the next click).", "experiment", "arm"
+        )
+        self.experiment_lift = self._gauge(
+            "experiment_lift",
+            "Gain of an arm over that of the control, minus 1, with its always-valid bounds.",
+            *("experiment", "arm", "bound"),
+        )
+        self.experiment_sample_ratio = self._gauge(
+            "experiment_sample_ratio",
+            "Probability of numbers of users as far from the shares of the arms; below 0.001 the experiment is not to"
+            " be read.",
+            "experiment",
+        )
+
+    def clear_experiment(self) -> None:
+        """Show no experiment."""
+        for gauge in (
+            self.experiment_users,
+            self.experiment_gain,
+            self.experiment_lift,
+            self.experiment_sample_ratio,
+        ):
             gauge.clear()
 
     def _count_next_clicks(self) -> None:

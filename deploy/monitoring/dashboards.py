@@ -520,6 +520,38 @@ QUALITY: Final = Dashboard(
             ),
         ),
         Row(
+            "Experiment",
+            (
+                Panel(
+                    "Lift by arm",
+                    "Mean gain of an arm over that of the control, minus 1, with always-valid bounds for all arms.",
+                    (
+                        Query(
+                            f"max by (experiment, arm, bound) ({now(M.experiment_lift)})",
+                            "{{experiment}}, {{arm}}, {{bound}}",
+                        ),
+                    ),
+                    width=10,
+                ),
+                Panel(
+                    "Users by arm",
+                    "Users who were sent a list, and the mean gain of their clicks.",
+                    (
+                        Query(f"max by (experiment, arm) ({now(M.experiment_users)})", "users, {{arm}}"),
+                        Query(f"max by (experiment, arm) ({now(M.experiment_gain)})", "gain, {{arm}}"),
+                    ),
+                    width=8,
+                ),
+                Panel(
+                    "Sample ratio",
+                    "Probability of numbers of users as far from the shares as these: below 0.001 the experiment is not"
+                    " to be read.",
+                    (Query(f"min by (experiment) ({now(M.experiment_sample_ratio)})", "{{experiment}}"),),
+                    width=6,
+                ),
+            ),
+        ),
+        Row(
             "Training",
             (
                 Panel(

@@ -15,6 +15,7 @@ from engine.errors import ReleaseError
 from engine.eventlog import topic_plan
 from engine.eventlog.kafka import KafkaLog
 from engine.messages.announcement import Announcement, ReleasePin
+from engine.messages.experiment_messages import Experiment
 from engine.releases import bundles, release_diff, remote, signing
 from engine.releases.bundles import Manifest
 from engine.releases.registrar import Registrar
@@ -192,10 +193,18 @@ def _change(config: Path | None, folder: Path | None, rule: Callable[[Registry, 
     now_ms = time.time_ns() // 1_000_000
     changes = registrar.change(lambda registry: rule(registry, now_ms))
     for change in changes:
-        click.echo(_pin_line(change) if isinstance(change, ReleasePin) else f"{change.name} is {change.state}")
+        click.echo(_change_line(change))
     if changes and (live := registrar.read().live()):
         click.echo(f"workers serve by {live[0].name}")
     return changes
+
+
+def _change_line(change: Change) -> str:
+    if isinstance(change, ReleasePin):
+        return _pin_line(change)
+    if isinstance(change, Experiment):
+        return f"the experiment {change.experiment!r} is {change.state}"
+    return f"{change.name} is {change.state}"
 
 
 def _pin_line(pin: ReleasePin) -> str:

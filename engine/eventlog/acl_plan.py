@@ -39,7 +39,8 @@ def worker(settings: Settings) -> Iterator[Grant]:
     yield Grant("topic", settings.windows.topic, ("Read", "Write"), "windows: restored and written")
     yield Grant("topic", settings.recommendations.topic, ("Read", "Write"), "lists; read for what is left open there")
     yield Grant("topic", clicks.dead_letter_topic, ("Read", "Write"), "dead letters; read for what is left open there")
-    yield Grant("topic", settings.releases.topic, ("Read",), "announcements of releases")
+    yield Grant("topic", settings.releases.topic, ("Read", "Write"), "announcements of releases; the end of a canary")
+    yield Grant("topic", settings.canary.topic, ("Read", "Write"), "sums of canaries and experiments")
     yield Grant("group", group, ("Read",), "the group of the workers")
     if clicks.rekey:
         yield Grant("group", group + REKEY_SUFFIX, ("Read",), "the group that puts clicks onto the topic by user")
@@ -74,13 +75,14 @@ def producer(settings: Settings) -> Iterator[Grant]:
 
 
 def operator(settings: Settings) -> Iterator[Grant]:
-    """`headrace topics`, `repartition`, `forget`, `show` and `dead`, and the end of transactions that nobody ends."""
+    """`headrace topics`, `repartition`, `forget`, `show`, `dead`, `releases`, `experiment`; transactions left open."""
     names = {
         "clicks": settings.clicks.topic,
         "windows": settings.windows.topic,
         "lists": settings.recommendations.topic,
         "dead letters": settings.clicks.dead_letter_topic,
         "announcements": settings.releases.topic,
+        "sums of canaries and experiments": settings.canary.topic,
     }
     if settings.clicks.rekey:
         names["clicks by user"] = settings.clicks.by_user_topic

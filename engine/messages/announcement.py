@@ -4,6 +4,8 @@ from typing import Final
 
 import msgspec
 
+from engine.messages.experiment_messages import Experiment
+
 SCHEMA: Final = 1
 
 
@@ -69,3 +71,5 @@ class FolderHistory(msgspec.Struct, frozen=True, kw_only=True):
     """The last announcements of the model's other versions."""
     pins: list[ReleasePin] = []
     """The last pin, or nothing."""
+    experiments: list[Experiment] = []
+    """The last record of each experiment."""

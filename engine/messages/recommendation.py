@@ -58,6 +58,10 @@ class Recommendation(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """Recommended items, best first."""
     interests: list[list[Reason]]
     """For each interest, the clicks and searches that weigh most in it; empty for a user of whom nothing is known."""
+    experiment: str = ""
+    """Name of the experiment that the user is in; empty for none."""
+    arm: str = ""
+    """Name of the user's arm in it."""
 
 
 _encode: Final = msgspec.json.Encoder().encode

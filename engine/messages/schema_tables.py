@@ -24,6 +24,7 @@ _NAMES: Final[dict[type[schema.Type], str]] = {
     schema.BoolType: "boolean",
     schema.FloatType: "number",
     schema.IntType: "integer",
+    schema.NoneType: "null",
     schema.StrType: "text",
 }
 
@@ -59,6 +60,8 @@ def _type(of: schema.Type) -> str:
         return f"object of {_type(of.value_type)}"
     if isinstance(of, schema.StructType):
         return of.cls.__name__
+    if isinstance(of, schema.UnionType):
+        return " or ".join(map(_type, of.types))
     return _NAMES[type(of)]
 
 

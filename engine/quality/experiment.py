@@ -1,9 +1,10 @@
-"""Two arms of users compared by their next clicks: sums, interval, decision. Pure.
+"""Arms of users compared by their next clicks: sums; and of a canary's two arms the interval and the decision. Pure.
 
 The outcome of a click is its gain, 1 / log2(1 + rank) where the clicked item was on that rank of the list that the user
 had been sent, and 0 where it was not among its first places: NDCG of a list with one right item. An arm's rate is the
 mean gain of its clicks. The unit is the user: users are spread over clusters by a hash, and the variance is that
-between clusters.
+between clusters. A canary is an experiment of two arms that ends by itself; one of more arms, which people end, is
+compared in `engine.quality.lifts`.
 
 With interleaving the arms are teams: both releases make the lists of one group of users together, a click is credited
 to the release of its place, and the difference is that of the credits per click.
@@ -16,15 +17,14 @@ import numpy as np
 
 from engine.arrays import Bool, Float64, Int8, Int32, Int64
 from engine.quality import sequential_test
+from engine.releases.arms import NO_GROUP
 from engine.settings.sections import CanarySettings
 
 ARMS: Final = 2
+"""Arms of a canary."""
 CONTROL, CANARY = 0, 1
 CLUSTERS: Final = 512
 """Clusters of users in each arm: their number bounds the size of a record, and the variance is known to a sixteenth."""
-GROUPS: Final = ARMS * CLUSTERS
-NO_GROUP: Final = -1
-"""Group of a user whose clicks are not judged in an experiment."""
 
 Decision = Literal["wait", "promote", "take_back", "no_difference"]
 
@@ -40,16 +40,16 @@ class ArmSums:
     """Sums of the judged clicks of an experiment, by arm and cluster of users."""
 
     clicks: Float64
-    """[..., 2, G]"""
+    """[..., A, G]"""
     hits: Float64
-    """[..., 2, G] of them, clicks on a listed item."""
+    """[..., A, G] of them, clicks on a listed item."""
     gains: Float64
-    """[..., 2, G]"""
+    """[..., A, G]"""
 
     @classmethod
-    def empty(cls) -> "ArmSums":
+    def empty(cls, arms: int = ARMS) -> "ArmSums":
         """No click yet."""
-        return cls(*(np.zeros((ARMS, CLUSTERS)) for _ in range(3)))
+        return cls(*(np.zeros((arms, CLUSTERS)) for _ in range(3)))
 
     def add(self, groups: Int32, ranks: Int64) -> None:
         """Add n clicks: the group of each user (arm times `CLUSTERS` plus cluster, or NO_GROUP), and each rank."""
@@ -106,7 +106,7 @@ def compare(sums: ArmSums, settings: CanarySettings) -> ArmComparison:
     """The difference between the arms, with bounds that hold at all looks."""
     rates, variances = sequential_test.clustered_rate(sums.gains, sums.clicks)
     difference, variance = rates[..., CANARY] - rates[..., CONTROL], variances.sum(axis=-1)
-    return _bounded(_users(sums.clicks), rates, difference, variance, settings)
+    return _bounded(judged_users(sums.clicks), rates, difference, variance, settings)
 
 
 def compare_interleaved(sums: ArmSums, settings: CanarySettings) -> ArmComparison:
@@ -117,7 +117,7 @@ def compare_interleaved(sums: ArmSums, settings: CanarySettings) -> ArmCompariso
     )
     with np.errstate(invalid="ignore"):
         rates = sums.gains.sum(axis=-1) / sums.clicks.sum(axis=-1)
-    return _bounded(_users(sums.clicks), rates, difference, variance, settings)
+    return _bounded(judged_users(sums.clicks), rates, difference, variance, settings)
 
 
 def _bounded(
@@ -154,7 +154,7 @@ def _rho(error: float, difference: float) -> float:
     return sequential_test.tightest_at(16.0 / difference**2, 2.0 * error)
 
 
-def _users(clicks: Float64) -> Float64:
+def judged_users(clicks: Float64) -> Float64:
     """[..., 2] numbers of users by linear counting of the clusters [..., 2, G] that have any.
 
     Source: Whang, Vander-Zanden, Taylor, "A linear-time probabilistic counting algorithm", 1990. A lower bound where

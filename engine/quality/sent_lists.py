@@ -1,12 +1,14 @@
 """The last list sent to each of the most recent users: what next clicks are judged by, and unchanged lists found by."""
 
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from engine.arrays import NO_ITEM, Bool, Int8, Int32
 
 _NOBODY: Final = -1
+_Integer = TypeVar("_Integer", np.int8, np.int32)
 
 
 class SentLists:
@@ -29,6 +31,8 @@ class SentLists:
     ) -> None:
         """Remember the lists [B, N] that a release made for these users [B].
 
+        Lists of an experiment's arms may be shorter or longer than the others; the table grows to the longest.
+
         Args:
             slots: of the users.
             items: of the lists.
@@ -38,15 +42,16 @@ class SentLists:
         """
         if release not in self._release_names:
             self._release_names.append(release)
+        self._widen(items.shape[1])
         rows = slots % len(self._owners)
         self._owners[rows] = slots
-        self._items[rows] = items
+        self._items[rows] = _padded(items, self._items.shape[1], NO_ITEM)
         self._releases[rows] = self._release_names.index(release)
         self._groups[rows] = _NOBODY if groups is None else groups
         if teams is not None:
             if self._teams is None:
                 self._teams = np.full(self._items.shape, _NOBODY, np.int8)
-            self._teams[rows] = teams
+            self._teams[rows] = _padded(teams, self._items.shape[1], _NOBODY)
 
     def lists(self, slots: Int32) -> tuple[Bool, Int32]:
         """[n] whether a list of each user is remembered, and the lists [n, N]; NO_ITEM after the last item."""
@@ -74,7 +79,9 @@ class SentLists:
 
     def same(self, slots: Int32, items: Int32) -> Bool:
         """[B] whether each list [B, N] has the items of the one that is remembered."""
+        self._widen(items.shape[1])
         known, remembered = self.lists(slots)
+        items = _padded(items, self._items.shape[1], NO_ITEM)
         same: Bool = known & (remembered == items).all(axis=1)
         return same
 
@@ -87,3 +94,15 @@ class SentLists:
     def forget_items(self, numbers: Int32) -> None:
         """Take items out of all lists whose numbers are about to be those of other items."""
         self._items[np.isin(self._items, numbers)] = NO_ITEM
+
+    def _widen(self, count: int) -> None:
+        """Give every list room for `count` items."""
+        if count > self._items.shape[1]:
+            self._items = _padded(self._items, count, NO_ITEM)
+            self._teams = None if self._teams is None else _padded(self._teams, count, _NOBODY)
+
+
+def _padded(places: npt.NDArray[_Integer], count: int, empty: int) -> npt.NDArray[_Integer]:
+    """[n, count] places [n, N] of lists, N up to `count`, and empty ones after them."""
+    missing = count - places.shape[1]
+    return np.pad(places, ((0, 0), (0, missing)), constant_values=empty) if missing else places

@@ -27,6 +27,8 @@ class ListHeads:
     teams: Int8 | None = None
     """[B, N] index into `team_releases` of the release that put the item on each place; None where one made all."""
     team_releases: Sequence[str] = ()
+    experiment: str = ""
+    arm: str = ""
 
 
 def encode_recommendations(
@@ -66,6 +68,8 @@ def recommendations(
             computed_ms=heads.computed_ms,
             items=listed[user * count : user * count + lengths[user]],
             interests=reasons[user],
+            experiment=heads.experiment,
+            arm=heads.arm,
         )
         for user in range(users)
     ]

@@ -22,6 +22,7 @@ from engine import contract
 from engine.errors import DamagedReleaseError, EventLogError, ReleaseError
 from engine.eventlog.base import EventLog, Outgoing, Producer, Reader, TopicSpec
 from engine.messages.announcement import Announcement, FolderHistory, ReleasePin
+from engine.messages.experiment_messages import Experiment
 from engine.releases import bundle_files, bundles
 from engine.releases.registry import Change, Registry
 from engine.settings.sections import ReleaseSettings
@@ -114,7 +115,8 @@ def _folder_message(registry: Registry) -> dict[str, object]:
     """The newest announcement, by which workers from before there was a registry serve, and all else in its history."""
     newest = next(iter(registry.live()), None) or max(registry.versions.values(), key=_announced_ms)
     others = [announcement for announcement in registry.versions.values() if announcement != newest]
-    history = FolderHistory(others=others, pins=[registry.last_pin] if registry.last_pin else [])
+    pins, experiments = [registry.last_pin] if registry.last_pin else [], [*registry.experiments.values()]
+    history = FolderHistory(others=others, pins=pins, experiments=experiments)
     fields: dict[str, object] = msgspec.to_builtins(newest)
     fields.update(msgspec.to_builtins(history))
     return fields
@@ -189,7 +191,7 @@ class FolderFeed:
                 f"{self._path} is not an announcement: {error}; expected what `headrace publish --folder` writes;"
                 " publish the release again"
             ) from error
-        return Registry(self._model).with_changes([*history.pins, *history.others, announcement])
+        return Registry(self._model).with_changes([*history.pins, *history.experiments, *history.others, announcement])
 
     def close(self) -> None:
         """See `Feed.close`."""
@@ -244,11 +246,13 @@ class TopicFeed:
 
 
 def _decoded(value: bytes) -> Change | None:
-    """An announcement, a pin, or None for bytes that are neither."""
+    """An announcement, a pin, an experiment, or None for bytes that are none of them."""
     with suppress(*_UNDECODABLE):
         return msgspec.json.decode(value, type=Announcement)
     with suppress(*_UNDECODABLE):
         return msgspec.json.decode(value, type=ReleasePin)
+    with suppress(*_UNDECODABLE):
+        return msgspec.json.decode(value, type=Experiment)
     return None
 
 

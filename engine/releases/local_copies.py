@@ -21,9 +21,13 @@ _NEW_S: Final = 60.0
 
 
 class LocalCopies:
-    """Bundles by the checksum of their manifest; of more than three the one used longest ago goes."""
+    """Bundles by the checksum of their manifest; of more than three the one used longest ago goes.
+
+    An experiment keeps more, one for each release of its arms.
+    """
 
     def __init__(self) -> None:
+        self._kept = _KEPT
         self._home: Path | None = None
         self._lock: IO[str] | None = None
         self._used: dict[str, Path] = {}
@@ -42,9 +46,13 @@ class LocalCopies:
         copy.parent.mkdir()
         shutil.move(bundle, copy)
         self._used[checksum] = copy
-        for oldest in [*self._used][:-_KEPT]:
-            self.drop(oldest)
+        self._drop_oldest()
         return copy
+
+    def keep(self, more: int) -> None:
+        """Keep so many more copies than a worker without an experiment does."""
+        self._kept = _KEPT + more
+        self._drop_oldest()
 
     def drop(self, checksum: str) -> None:
         """Remove a copy that cannot be used, or is not needed."""
@@ -60,6 +68,10 @@ class LocalCopies:
             self._lock.close()
         self._home = self._lock = None
         self._used.clear()
+
+    def _drop_oldest(self) -> None:
+        for oldest in [*self._used][: -self._kept]:
+            self.drop(oldest)
 
     def _opened(self) -> Path:
         """The folder of this process; made, and locked as long as this process lives, where there is none yet."""

@@ -63,7 +63,8 @@ class Registrar:
         pins = [registry.last_pin] if registry.last_pin else []
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            announcements.write_changes([*registry.versions.values(), *pins], self.folder)
+            records: list[Change] = [*registry.versions.values(), *pins, *registry.experiments.values()]
+            announcements.write_changes(records, self.folder)
         except OSError as error:
             done = f"the topic {self.topic.name!r} has the change and workers follow it; " if self.log else ""
             raise ReleaseError(

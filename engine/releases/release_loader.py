@@ -8,7 +8,7 @@ import logging
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from engine import contract
 from engine.catalogue.ids import Catalogue
 from engine.errors import DamagedReleaseError, ReleaseError, UnfitReleaseError
 from engine.messages.announcement import Announcement
+from engine.messages.experiment_messages import Experiment
 from engine.metrics import Metrics
 from engine.releases import bundles, probe, remote, serving
 from engine.releases.announcements import Feed
@@ -44,10 +45,21 @@ class Canary:
 
 
 @dataclass(frozen=True, slots=True)
-class CanaryChange:
-    """A canary that begins, or, with None, one that is over."""
+class RunningExperiment:
+    """An experiment with the releases of its arms, as far as they could be made ready here."""
 
-    canary: Canary | None
+    experiment: Experiment
+    releases: Mapping[str, LiveRelease]
+    """By version, those of arms that have their own."""
+    refusals: Mapping[str, str]
+    """By version, the reason for which a release cannot be served here."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrialChange:
+    """A canary or an experiment that begins, or, with None, one that is over."""
+
+    trial: Canary | RunningExperiment | None
 
 
 class ReleaseSource(Protocol):
@@ -69,8 +81,8 @@ class ReleaseSource(Protocol):
         """The newest release that became ready since the last call."""
         ...
 
-    def take_canary(self) -> CanaryChange | None:
-        """The change of the canary since the last call, to be taken after the release."""
+    def take_trial(self) -> TrialChange | None:
+        """The change of the canary or experiment since the last call, to be taken after the release."""
         ...
 
     def close(self) -> None:
@@ -100,8 +112,10 @@ class ReleaseLoader:
         self._copies = LocalCopies()
         self._way_back: Announcement | None = None
         self._graphs: dict[str, Graph] = {}
-        self._canary: Canary | None = None
-        self._canary_change: CanaryChange | None = None
+        self._trial: Canary | RunningExperiment | None = None
+        self._trial_record: Announcement | Experiment | None = None
+        self._trial_change: TrialChange | None = None
+        self._experiment_releases = 0
         self._failure = ""
         self._thread = threading.Thread(target=self._run, name="headrace-releases", daemon=True)
 
@@ -129,9 +143,9 @@ class ReleaseLoader:
         self._arrived.clear()
         return self._ready
 
-    def take_canary(self) -> CanaryChange | None:
-        """The change of the canary since the last call, to be taken after the release."""
-        change, self._canary_change = self._canary_change, None
+    def take_trial(self) -> TrialChange | None:
+        """The change of the canary or experiment since the last call, to be taken after the release."""
+        change, self._trial_change = self._trial_change, None
         return change
 
     def close(self) -> None:
@@ -157,32 +171,71 @@ class ReleaseLoader:
                 feed.close()
 
     def _follow_all(self, registry: Registry) -> None:
-        live, canary = registry.live(), registry.canary()
-        announced = [*live, *filter(None, [canary])]
+        live, canary, experiment = registry.live(), registry.canary(), registry.experiment()
+        of_arms = [] if experiment is None else [registry.versions.get(arm.version) for arm in experiment.arms]
+        announced = [*live, *filter(None, [canary, *of_arms])]
         self._refused = [announcement for announcement in self._refused if announcement in announced]
         self._follow(live)
-        self._follow_canary(canary)
+        self._follow_trial(canary if experiment is None else self._fitting(experiment), registry)
         self._prepare_way_back(live)
 
-    def _follow_canary(self, announcement: Announcement | None) -> None:
-        """Make a canary ready that has been announced, beside a live release; end the one that is none any more."""
-        current = self._canary.announcement if self._canary else None
-        if announcement == current or self._stop.is_set():
+    def _fitting(self, experiment: Experiment) -> Experiment | None:
+        """The experiment, if this worker serves by the release that is its base."""
+        return experiment if self._current and self._current.version == experiment.base_version else None
+
+    def _follow_trial(self, record: Announcement | Experiment | None, registry: Registry) -> None:
+        """Make a canary or an experiment ready that has been announced; end the one that is none any more."""
+        if record == self._trial_record or self._stop.is_set():
             return
-        if self._canary is not None:
-            if not self._is_current(self._canary.announcement):
-                self._graphs.pop(self._canary.announcement.manifest_checksum, None)
-            self._canary = None
-            self._canary_change = CanaryChange(None)
-        if announcement is None or announcement in self._refused or self._current is None:
+        if self._trial is not None:
+            self._end_trial(self._trial)
+        if record is None or record in self._refused or self._current is None:
             return
+        trial = self._experiment(record, registry) if isinstance(record, Experiment) else self._canary(record)
+        if trial is not None and not self._stop.is_set():
+            self._trial, self._trial_record, self._trial_change = trial, record, TrialChange(trial)
+
+    def _end_trial(self, trial: Canary | RunningExperiment) -> None:
+        """Let go of the graphs that nobody else needs."""
+        if isinstance(trial, Canary) and not self._is_current(trial.announcement):
+            self._graphs.pop(trial.announcement.manifest_checksum, None)
+        self._make_room_for(0)
+        self._trial, self._trial_record, self._trial_change = None, None, TrialChange(None)
+
+    def _canary(self, announcement: Announcement) -> Canary | None:
+        release, _ = self._warm_or_refuse(announcement)
+        return None if release is None else Canary(announcement, release)
+
+    def _experiment(self, experiment: Experiment, registry: Registry) -> RunningExperiment:
+        """The experiment with every release that can be made ready; the others are refused."""
+        versions = {arm.version: None for arm in experiment.arms if arm.version not in {"", experiment.base_version}}
+        self._make_room_for(len(versions))
+        releases: dict[str, LiveRelease] = {}
+        refusals: dict[str, str] = {}
+        for version in versions:
+            announcement = registry.versions.get(version)
+            if announcement is None:
+                refusals[version] = f"no version {version!r} is announced any more; publish it again"
+                continue
+            release, refusals[version] = self._warm_or_refuse(announcement)
+            if release is not None:
+                releases[version] = release
+                del refusals[version]
+        return RunningExperiment(experiment, releases, refusals)
+
+    def _warm_or_refuse(self, announcement: Announcement) -> tuple[LiveRelease | None, str]:
+        """The release, or None and the reason for which it cannot be served."""
         try:
-            self._canary = Canary(announcement, self._warm(announcement))
+            return self._warm(announcement), ""
         except Exception as error:  # noqa: BLE001 - whatever a bundle may cause is a reason to refuse it
             if not self._stop.is_set():
                 self._refuse(announcement, error)
-            return
-        self._canary_change = CanaryChange(self._canary)
+            return None, str(error)
+
+    def _make_room_for(self, releases: int) -> None:
+        """Keep copies and graphs of so many releases of arms, beside those of a worker without an experiment."""
+        self._experiment_releases = releases
+        self._copies.keep(releases)
 
     def _follow(self, live: list[Announcement]) -> None:
         """Make the newest release ready that can be served; nothing to do where it is the current one."""
@@ -215,9 +268,9 @@ class ReleaseLoader:
     def _try(self, announcement: Announcement) -> bool:
         """Whether the release could be made ready; the reason is logged and counted where not."""
         try:
-            canary = self._canary
-            is_warm = canary is not None and _is_same(canary.announcement, announcement)
-            self._offer(canary.release if canary and is_warm else self._warm(announcement))
+            trial = self._trial
+            is_warm = isinstance(trial, Canary) and _is_same(trial.announcement, announcement)
+            self._offer(trial.release if isinstance(trial, Canary) and is_warm else self._warm(announcement))
         except Exception as error:  # noqa: BLE001 - whatever a bundle may cause is a reason to refuse it
             if not self._stop.is_set():
                 self._refuse(announcement, error)
@@ -259,11 +312,11 @@ class ReleaseLoader:
         return release
 
     def _keep_graph(self, checksum: str, built: Index) -> None:
-        """Keep the graphs of the current release, the one before and a canary's, for the way back."""
+        """Keep the graphs of the current release, the one before and those of a trial, for the way back."""
         self._graphs.pop(checksum, None)
         if (graph := index.graph_of(built)) is not None:
             self._graphs[checksum] = graph
-        for oldest in [*self._graphs][:-_KEPT_GRAPHS]:
+        for oldest in [*self._graphs][: -_KEPT_GRAPHS - self._experiment_releases]:
             del self._graphs[oldest]
 
     def _offer(self, release: LiveRelease) -> None:

@@ -112,7 +112,7 @@ class CanarySettings(Section):
     """A release that is announced as a canary: for whom, and what decides on it."""
 
     topic: str = "canary-sums"
-    """Sums of judged clicks, from which all workers' canary is judged: compacted, one partition."""
+    """Sums of judged clicks, from which canaries and experiments are judged: compacted, one partition."""
     mode: Literal["split", "interleave"] = "split"
     """split: the share of users gets the canary's lists. interleave: it gets lists that the canary and the live release
     make together by team draft, which takes fewer users and the time of both."""
@@ -121,9 +121,9 @@ class CanarySettings(Section):
     salt: str = ""
     """Other users are in the canary with another salt; without one they are others for each canary."""
     interval_s: PositiveFloat = 10.0
-    """Time between two records of a worker's sums, and between two looks at all of them."""
+    """Time between two records of a worker's sums, and between two looks at all of them; of experiments, too."""
     min_users: Annotated[int, Ge(50)] = 200
-    """Users judged in each arm before anything is decided."""
+    """Users judged in each arm before anything is decided, or a lift reported of an experiment."""
     harm_error: Annotated[float, Gt(0.0), Le(0.2)] = 0.05
     """Probability of taking back a canary that is as good as the live release, all looks together."""
     better_error: Annotated[float, Gt(0.0), Le(0.2)] = 0.05

@@ -1,11 +1,13 @@
 """Settings of windows, lists, and the processes that serve."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from annotated_types import Ge, Le
-from pydantic import Field
+from pydantic import Field, ValidationError
 
+from engine.errors import SettingsError
 from engine.settings.section import PositiveFloat, PositiveInt, Section
 
 
@@ -60,6 +62,10 @@ class IndexSettings(Section):
     """A release in whose graph a search finds less, however many candidates it keeps, is refused."""
 
 
+ARM_SETTINGS: Final = ("count", "candidates_per_interest", "exclude_seen", "diversity", "push_away")
+"""Settings of lists that an arm of an experiment may have of its own."""
+
+
 class RecommendationSettings(Section):
     """The lists of recommendations."""
 
@@ -80,6 +86,27 @@ class RecommendationSettings(Section):
     list of each user after its start in any case."""
     reasons: Annotated[int, Ge(0), Le(10)] = 3
     """M: clicks and searches named as the reasons of each interest."""
+
+    def with_arm(self, changes: Mapping[str, bool | int | float]) -> "RecommendationSettings":
+        """These settings with those of an experiment's arm in their place.
+
+        Raises:
+            SettingsError: one of them is unknown, cannot differ by user, or has a value that is out of range.
+        """
+        if unknown := [name for name in changes if name not in ARM_SETTINGS]:
+            raise SettingsError(
+                f"setting {unknown[0]!r} of an arm: expected one that lists of one user alone follow:"
+                f" {', '.join(ARM_SETTINGS)}; others are the same for all users, in the settings file"
+            )
+        try:
+            return RecommendationSettings.model_validate({**self.model_dump(), **changes})
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = ".".join(map(str, first["loc"]))
+            raise SettingsError(
+                f"setting {name!r} of an arm: found {first['input']!r}, expected what recommendations.{name} takes:"
+                f" {first['msg']}; `headrace settings` prints the value in force"
+            ) from error
 
 
 class ImpressionSettings(Section):

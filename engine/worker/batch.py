@@ -32,23 +32,24 @@ from engine.ingest.decoder import ClickDecoder
 from engine.metrics import Metrics
 from engine.pipeline import Recommender
 from engine.quality.drift import DriftCounts
-from engine.quality.experiment import CLUSTERS
+from engine.quality.experiment import CANARY, CLUSTERS
 from engine.quality.next_click import PLACES, NextClickJudge, target_ranks
 from engine.quality.sent_lists import SentLists
 from engine.ranking import interleave
 from engine.ranking.encode import ListHeads, encode_recommendations
 from engine.ranking.lists import Lists
 from engine.ranking.popularity import Popularity
-from engine.releases.release_loader import Canary
+from engine.releases.arms import NO_GROUP
+from engine.releases.release_loader import Canary, RunningExperiment
 from engine.releases.serving import LiveRelease
 from engine.retrieval import features
-from engine.settings.sections import Settings
+from engine.settings.sections import RecommendationSettings, Settings
 from engine.windows.store import Appended, Events
 from engine.windows.users import UserWindows
-from engine.worker.canary import CanaryArms
 from engine.worker.dead_letter_outbox import DeadLetterOutbox
 from engine.worker.key_watch import KeyWatch
 from engine.worker.tracing import Tracing
+from engine.worker.trials import ServedTrial, Serving, open_trial
 
 logger = logging.getLogger(__name__)
 
@@ -80,14 +81,6 @@ class _Forgetting:
 
 
 @dataclass(frozen=True, slots=True)
-class _Serving:
-    """A release in use, and the recommender with the action weights of that release."""
-
-    live: LiveRelease
-    recommender: Recommender
-
-
-@dataclass(frozen=True, slots=True)
 class _ArmLists:
     """The lists of the users of a batch who are served by one release."""
 
@@ -99,6 +92,8 @@ class _ArmLists:
     """[b] whether each list is to be sent."""
     teams: Int8 | None = None
     """[b, N] release of each place, where the live one and the canary made the lists together."""
+    arm: str = ""
+    """Name of the users' arm in an experiment."""
 
 
 class Processor:
@@ -128,9 +123,8 @@ class Processor:
         self.windows.store.user_slots.subscribe(released=self._sent.forget)
         self._judge = NextClickJudge(self._sent, self._popularity, exclude_seen=settings.recommendations.exclude_seen)
         self._drift = DriftCounts(metrics)
-        self._serving: _Serving | None = None
-        self._canary: _Serving | None = None
-        self._canary_arms: CanaryArms | None = None
+        self._serving: Serving | None = None
+        self._trial: ServedTrial | None = None
         self._key_watch = KeyWatch(self.windows, metrics)
         self._partitions = 1
 
@@ -151,26 +145,25 @@ class Processor:
         else:
             previous = self._serving.live.manifest
             self._metrics.release.labels(previous.model, previous.version).set(0)
-        self.serve_canary(None)
-        self._serving = self._serving_by(release)
+        self.serve_trial(None)
+        self._serving = self._serving_by(release, self._settings.recommendations)
         self._drift.add_release(release)
         self._metrics.release.labels(release.manifest.model, release.manifest.version).set(1)
         self._metrics.release_swaps.inc()
         self._metrics.index_items.set(len(release.index))
         self._metrics.index_recall.set(release.recall)
 
-    def serve_canary(self, canary: Canary | None) -> None:
-        """Serve a share of the users by this canary from the next batch on; None serves all by the live release."""
-        self._canary = self._canary_arms = None
+    def serve_trial(self, trial: Canary | RunningExperiment | None) -> None:
+        """Serve shares of the users by its arms from the next batch on; None serves all by the live release."""
+        self._trial = None
         self._sent.forget_groups()
-        if canary is not None and self._serving is not None:
-            self._canary = self._serving_by(canary.release)
-            self._canary_arms = CanaryArms(canary, self._serving.live.name, self._settings.canary)
+        if trial is not None and self._serving is not None:
+            self._trial = open_trial(trial, self._serving, self._serving_by, self._settings)
 
-    def _serving_by(self, release: LiveRelease) -> _Serving:
+    def _serving_by(self, release: LiveRelease, settings: RecommendationSettings) -> Serving:
         learned = release.manifest.action_values
         weights = features.action_weights(self._actions.weights, self._actions.codes, learned)
-        return _Serving(release, Recommender(self._settings.recommendations, weights, self._popularity))
+        return Serving(release, Recommender(settings, weights, self._popularity))
 
     def hand_over(self, partitions: Sequence[int]) -> None:
         """Judge no click by the lists sent to users of these partitions: other workers send theirs from now on."""
@@ -180,8 +173,8 @@ class Processor:
     def clear(self) -> None:
         """Drop every window: they belong to a session, and the next one starts from the last commit."""
         self.windows.clear()
-        if self._canary_arms is not None:
-            self._canary_arms.begin_session()
+        if self._trial is not None:
+            self._trial.arms.begin_session()
 
     def sweep(self) -> None:
         """Free what the catalogue holds for no window and no release, when much has come since the last sweep.
@@ -190,13 +183,20 @@ class Processor:
         """
         sweep = self.windows.sweep()
         if sweep.searches:
-            for serving in filter(None, [self._serving, self._canary]):
-                serving.live.forget_searches()
+            for release in self._releases():
+                release.forget_searches()
         if len(sweep.items):
             self._popularity.forget(sweep.items)
             self._sent.forget_items(sweep.items)
             self._drift.ages.forget(sweep.items)
             self._metrics.freed_items.inc(len(sweep.items))
+
+    def _releases(self) -> Iterator[LiveRelease]:
+        """The releases in use."""
+        if self._serving is not None:
+            yield self._serving.live
+        if self._trial is not None:
+            yield from self._trial.releases()
 
     def set_gauges(self) -> None:
         """Bring the metrics of sizes up to date."""
@@ -251,34 +251,36 @@ class Processor:
         self._count(clicks, dead, appended, self._time.now_ms() - clicks.appends_ms[newest[sent]])
 
     def _groups(self, clicks: Clicks, newest: Int64) -> Int32 | None:
-        """[B] group of each user in the canary's experiment; None where there is no canary."""
-        if self._canary_arms is None:
+        """[B] group of each user in the canary or experiment; None where there is none."""
+        if self._trial is None:
             return None
-        return self._canary_arms.groups([clicks.users[index] for index in newest.tolist()])
+        return self._trial.arms.listed([clicks.users[index] for index in newest.tolist()])
 
-    def _arm_lists(self, live: _Serving, groups: Int32 | None, windows: Windows, slots: Int32) -> Iterator[_ArmLists]:
+    def _arm_lists(self, live: Serving, groups: Int32 | None, windows: Windows, slots: Int32) -> Iterator[_ArmLists]:
         """Lists of B users with windows [B, L], slots [B] and groups [B], by the releases that serve them."""
-        canary, arms = self._canary, self._canary_arms
-        if groups is None or canary is None or arms is None:
+        trial = self._trial
+        if groups is None or trial is None:
             yield self._by_one(live, windows, np.arange(len(windows)), slots)
             return
-        users, canary_users = np.flatnonzero(groups < CLUSTERS), np.flatnonzero(groups >= CLUSTERS)
-        if len(users):
-            yield self._by_one(live, windows, users, slots)
-        if len(canary_users) and arms.interleaves:
-            seeds = windows.times_ms[canary_users, -1].astype(np.uint64) ^ groups[canary_users].astype(np.uint64)
-            yield self._by_both((live, canary), windows, canary_users, slots, seeds)
-        elif len(canary_users):
-            yield self._by_one(canary, windows, canary_users, slots)
+        arms = groups // CLUSTERS  # that of NO_GROUP is -1: the live release
+        for arm in np.unique(arms).tolist():
+            users = np.flatnonzero(arms == arm)
+            if arm == CANARY and trial.arms.interleaves:
+                seeds = windows.times_ms[users, -1].astype(np.uint64) ^ groups[users].astype(np.uint64)
+                yield self._by_both(trial.servings, windows, users, slots, seeds)
+            elif arm == NO_GROUP:
+                yield self._by_one(live, windows, users, slots)
+            else:
+                yield self._by_one(trial.servings[arm], windows, users, slots, trial.arms.arm_name(arm))
 
-    def _by_one(self, serving: _Serving, windows: Windows, users: Int64, slots: Int32) -> _ArmLists:
+    def _by_one(self, serving: Serving, windows: Windows, users: Int64, slots: Int32, arm: str = "") -> _ArmLists:
         """Lists of some users [b] of a batch by one release."""
         lists = self._recommend(serving, windows, users)
         self._drift.add_lists(serving.live, lists)
-        return _ArmLists(users, serving.live.name, lists, self._worth_sending(slots[users], lists))
+        return _ArmLists(users, serving.live.name, lists, self._worth_sending(slots[users], lists), arm=arm)
 
     def _by_both(
-        self, both: tuple[_Serving, _Serving], windows: Windows, users: Int64, slots: Int32, seeds: UInt64
+        self, both: Sequence[Serving], windows: Windows, users: Int64, slots: Int32, seeds: UInt64
     ) -> _ArmLists:
         """Lists of some users [b] of a batch that two releases make together."""
         first, second = (self._recommend(serving, windows, users) for serving in both)
@@ -288,7 +290,7 @@ class Processor:
         name = "+".join(serving.live.name for serving in both)
         return _ArmLists(users, name, lists, self._worth_sending(slots[users], lists), draft.teams)
 
-    def _recommend(self, serving: _Serving, windows: Windows, users: Int64) -> Lists:
+    def _recommend(self, serving: Serving, windows: Windows, users: Int64) -> Lists:
         live, fallbacks = serving.live, serving.live.index.fallbacks
         of_users = windows if len(users) == len(windows) else windows.take(users)
         lists = serving.recommender.recommend(of_users, live, self.tracing.stage(self._metrics.stage))
@@ -344,10 +346,10 @@ class Processor:
             self._metrics.next_clicks.labels(verdict.release).inc(verdict.clicks)
             self._metrics.next_click_hits.labels(verdict.release).inc(verdict.hits)
             self._metrics.next_click_popular_hits.labels(verdict.release).inc(verdict.popular_hits)
-        if self._canary_arms is not None:
+        if self._trial is not None:
             judged, sent_lists = self._sent.lists(slots)
             ranks = target_ranks(sent_lists[judged, :PLACES], items[judged])
-            self._canary_arms.judged(self._sent.groups(slots[judged]), ranks, self._sent.teams(slots[judged]))
+            self._trial.arms.judged(self._sent.groups(slots[judged]), ranks, self._sent.teams(slots[judged]))
         if self._serving is not None:
             self._drift.add_clicks(self._serving.live, items, events.times_ms[positive])
         self._popularity.add(items, events.times_ms[positive])
@@ -377,8 +379,11 @@ class Processor:
         outgoing = Outgoing(self._settings.recommendations.topic)
         for arm in arms:
             heads = self._heads(clicks, newest[arm.users], windows.times_ms[arm.users, -1], arm.release)
-            if arm.teams is not None and self._canary_arms is not None:
-                heads = replace(heads, teams=arm.teams, team_releases=self._canary_arms.release_names)
+            if self._trial is not None and arm.arm:
+                heads = replace(heads, experiment=self._trial.arms.experiment, arm=arm.arm)
+            if self._trial is not None and arm.teams is not None:
+                releases = [serving.live.name for serving in self._trial.servings]
+                heads = replace(heads, teams=arm.teams, team_releases=releases)
             messages = encode_recommendations(arm.lists, heads, self._catalogue.ids)
             outgoing.values += compress(messages, arm.sent)
             outgoing.keys += [user.encode() for user in compress(heads.users, arm.sent)]
@@ -397,7 +402,7 @@ class Processor:
         """Steps 4 and 5; a dead letter that is refused is smaller when the batch comes again."""
         try:
             session.send(lists)
-            if self._canary_arms is not None and (sums := self._canary_arms.record(self._time.monotonic_s())):
+            if self._trial is not None and (sums := self._trial.arms.record(self._time.monotonic_s())):
                 session.send(sums)
             if dead and len(letters := self._dead_letters.outgoing(dead, self._time.monotonic_s())):
                 session.send(letters)

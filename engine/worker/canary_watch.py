@@ -1,84 +1,37 @@
-"""The end of a canary: one worker adds up the sums of all, and announces what they say.
+"""The end of a canary, and the looks at an experiment: one worker adds up the sums of all, and says what they say.
 
 That worker is the one that has the first partition of the clicks. The decision is an announcement like any other, so
 that a worker that was down, or joins later, follows it too, and an operator can see its reason.
 """
 
 import logging
+import math
 import threading
 import time
 from typing import Final
 
 import msgspec
-import numpy as np
 
 from engine.errors import EventLogError, ReleaseError
 from engine.eventlog import topic_plan
-from engine.eventlog.base import EventLog, Outgoing, Reader
+from engine.eventlog.base import EventLog, Outgoing, Producer
 from engine.messages.announcement import Announcement
-from engine.messages.canary_sums import CanarySums
+from engine.messages.experiment_messages import Experiment
 from engine.metrics import Metrics
-from engine.quality import experiment
-from engine.quality.experiment import CLUSTERS, ArmComparison, ArmSums, Decision
+from engine.quality import experiment, experiment_report
+from engine.quality.experiment import ArmComparison, Decision
+from engine.quality.experiment_report import ExperimentReport
 from engine.releases.announcements import Feed, open_feed
 from engine.releases.registrar import Registrar
 from engine.releases.registry import Change, Registry
 from engine.settings.sections import Settings
+from engine.worker.sums_reader import SumsReader
 
 logger = logging.getLogger(__name__)
 
 _HOUR_MS: Final = 3_600_000
-_MAX_RECORDS: Final = 1000
-_END_POLL_S: Final = 0.2
 _ARM_NAMES: Final = ("live", "canary")
 _STATES: Final[dict[str, str]] = {"promote": "live", "take_back": "retired"}
-
-
-class SumsReader:
-    """The last record of each worker's session."""
-
-    def __init__(self, reader: Reader, mode: str = "split") -> None:
-        self._reader = reader
-        self._mode = mode
-        self._records: dict[bytes, CanarySums] = {}
-
-    def total(self, canary: Announcement, control: str) -> ArmSums:
-        """What all workers have counted of a canary beside this live release."""
-        self._read()
-        total = ArmSums.empty()
-        expected = (canary.name, control, canary.announced_ms, self._mode)
-        for record in self._records.values():
-            if (record.canary, record.control, record.announced_ms, record.mode) == expected:
-                total += ArmSums(*(np.array(sums, np.float64) for sums in (record.clicks, record.hits, record.gains)))
-        return total
-
-    def keys(self, canary: Announcement) -> list[bytes]:
-        """Keys of the records of a canary."""
-        return [key for key, record in self._records.items() if record.canary == canary.name]
-
-    def close(self) -> None:
-        """Free the reader."""
-        self._reader.close()
-
-    def _read(self) -> None:
-        """Read all that is there; at first to the end as it was, so that nothing is decided by a part of it."""
-        while (polled := self._reader.poll(0.0, _MAX_RECORDS)) or not self._reader.at_end():
-            polled = polled or self._reader.poll(_END_POLL_S, _MAX_RECORDS)
-            for records in polled:
-                for key, value in zip(records.keys, records.values, strict=True):
-                    self._apply(key or b"", value)
-
-    def _apply(self, key: bytes, value: bytes | None) -> None:
-        self._records.pop(key, None)
-        if value is None:
-            return
-        try:
-            record = msgspec.json.decode(value, type=CanarySums)
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            return
-        shapes = {len(row) for sums in (record.clicks, record.hits, record.gains) for row in sums}
-        if shapes == {CLUSTERS} and {len(record.clicks), len(record.hits), len(record.gains)} == {experiment.ARMS}:
-            self._records[key] = record
 
 
 class CanaryWatch:
@@ -90,6 +43,7 @@ class CanaryWatch:
         self._metrics = metrics
         self._feed: Feed | None = None
         self._sums: SumsReader | None = None
+        self._producer: Producer | None = None
         self._failure = ""
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="headrace-canary", daemon=True)
@@ -107,7 +61,7 @@ class CanaryWatch:
             self._thread.join()
 
     def look(self, now_ms: int) -> Decision | None:
-        """Judge the canary that there is, and announce its end; None without one.
+        """Judge the canary that there is, and announce its end; None without one. Look at an experiment instead.
 
         Raises:
             EventLogError: the sums could not be read, or the announcement not be sent.
@@ -116,25 +70,40 @@ class CanaryWatch:
         releases = self._settings.releases
         self._feed = self._feed or open_feed(releases, self._log, topic_plan.releases(self._settings))
         registry = self._feed.registry()
+        running = registry.experiment()
+        if running is None:
+            self._metrics.clear_experiment()
+        else:
+            self._look_at(running, now_ms)
         canary = registry.canary()
         if canary is None:
             self._metrics.clear_canary()
             return None
         settings = self._settings.canary
         compare = experiment.compare_interleaved if settings.mode == "interleave" else experiment.compare
-        comparison = compare(self._total(canary, registry.live()[0].name), settings)
+        comparison = compare(self._reader().total(canary, registry.live()[0].name), settings)
         self._show(canary, comparison)
-        decision = experiment.decide(comparison, settings, (now_ms - canary.announced_ms) / _HOUR_MS)
+        decision = experiment.decide(comparison, settings, (now_ms - registry.canary_since_ms(canary)) / _HOUR_MS)
         if decision != "wait":
             self._announce(canary, decision, comparison, now_ms)
         return decision
 
-    def _total(self, canary: Announcement, control: str) -> ArmSums:
+    def _reader(self) -> SumsReader:
         if self._sums is None:
             topic = topic_plan.canary_sums(self._settings)
             self._log.ensure_topics([topic])
             self._sums = SumsReader(self._log.reader([topic.name]), self._settings.canary.mode)
-        return self._sums.total(canary, control)
+        return self._sums
+
+    def _look_at(self, running: Experiment, now_ms: int) -> None:
+        """Show the figures of an experiment, and keep them for its curves over time."""
+        counts = self._reader().counts(running)
+        report = experiment_report.report(running, "running", counts, [], now_ms)
+        self._show_experiment(report)
+        look = experiment_report.look_of(report)
+        self._producer = self._producer or self._log.producer()
+        self._producer.send(Outgoing(self._settings.canary.topic, [look.key], [msgspec.json.encode(look)]))
+        self._producer.flush()
 
     def _announce(self, canary: Announcement, decision: Decision, comparison: ArmComparison, now_ms: int) -> None:
         """Announce the end, if the canary is still one, and end its sums."""
@@ -149,6 +118,20 @@ class CanaryWatch:
         keys: list[bytes | None] = [*self._sums.keys(canary)] if self._sums else []
         with self._log.producer() as producer:
             producer.send(Outgoing(self._settings.canary.topic, keys, [None] * len(keys)))
+
+    def _show_experiment(self, report: ExperimentReport) -> None:
+        metrics, name = self._metrics, report.experiment
+        ratio = report.sample_ratio.p_value
+        metrics.experiment_sample_ratio.labels(name).set(1.0 if ratio is None else ratio)
+        for arm in report.arms:
+            metrics.experiment_users.labels(name, arm.arm).set(arm.users)
+            metrics.experiment_gain.labels(name, arm.arm).set(arm.gain or 0.0)
+            bounds = arm.always_valid
+            if arm.lift is None or bounds is None:
+                continue
+            upper = math.inf if bounds.upper is None else bounds.upper
+            for bound, value in (("estimate", arm.lift), ("lower", bounds.lower), ("upper", upper)):
+                metrics.experiment_lift.labels(name, arm.arm, bound).set(value)
 
     def _show(self, canary: Announcement, comparison: ArmComparison) -> None:
         metrics = self._metrics
@@ -167,6 +150,7 @@ class CanaryWatch:
                     self._look_safely()
                 else:
                     self._metrics.clear_canary()
+                    self._metrics.clear_experiment()
         finally:
             self._close_readers()
 
@@ -176,16 +160,17 @@ class CanaryWatch:
             self._failure = ""
         except (EventLogError, ReleaseError, OSError) as error:
             if self._failure != str(error):
-                logger.error("the canary cannot be judged, trying again: %s", error)
+                logger.error("the canary or experiment cannot be judged, trying again: %s", error)
             self._failure = str(error)
             self._close_readers()
 
     def _close_readers(self) -> None:
-        feed, sums, self._feed, self._sums = self._feed, self._sums, None, None
-        for reader in (feed, sums):
+        opened = (self._feed, self._sums, self._producer)
+        self._feed = self._sums = self._producer = None
+        for source in opened:
             try:
-                if reader is not None:
-                    reader.close()
+                if source is not None:
+                    source.close()
             except EventLogError as error:
                 logger.debug("closing failed: %s", error)
 

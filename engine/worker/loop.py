@@ -18,7 +18,7 @@ from engine.eventlog.share_watch import ShareWatch
 from engine.eventlog.time_source import TimeSource
 from engine.metrics import Metrics
 from engine.releases.announcements import open_feed
-from engine.releases.release_loader import Canary, ReleaseLoader, ReleaseSource
+from engine.releases.release_loader import Canary, ReleaseLoader, ReleaseSource, RunningExperiment
 from engine.settings.sections import Settings
 from engine.windows.restorer import Restorer
 from engine.windows.saver import Saver
@@ -334,17 +334,21 @@ class Worker:
         if release:
             self._processor.swap(release)
             logger.info("release %s is live", release.name)
-        if change := self._releases.take_canary():
-            self._take_canary(change.canary)
+        if change := self._releases.take_trial():
+            self._take_trial(change.trial)
 
-    def _take_canary(self, canary: Canary | None) -> None:
-        if canary is None:
-            logger.info("the canary is over")
+    def _take_trial(self, trial: Canary | RunningExperiment | None) -> None:
+        if trial is None:
+            logger.info("the canary or experiment is over")
         else:
             self._log.ensure_topics([topic_plan.canary_sums(self._settings)])
+        if isinstance(trial, Canary):
             share = self._settings.canary.share
-            logger.info("release %s is a canary for a share of %g of the users", canary.announcement.name, share)
-        self._processor.serve_canary(canary)
+            logger.info("release %s is a canary for a share of %g of the users", trial.announcement.name, share)
+        if isinstance(trial, RunningExperiment):
+            experiment = trial.experiment
+            logger.info("the experiment %r has begun, with %d arms", experiment.experiment, len(experiment.arms))
+        self._processor.serve_trial(trial)
 
     def _assigned(self, partitions: Sequence[Partition]) -> None:
         """Their clicks wait until their windows are restored."""

@@ -13,6 +13,7 @@ from engine.eventlog.kafka import KafkaLog
 from engine.messages.announcement import Announcement
 from engine.releases import remote
 from engine.releases.announcements import State
+from engine.releases.registry import Registry
 from engine.settings import loader
 from engine.settings.sections import Settings
 from models.cli.options import FOLDER
@@ -51,7 +52,7 @@ def publish(  # noqa: PLR0913 - an option each
     with ExitStack() as stack:
         local = stack.enter_context(announce.checked(bundle, settings.releases))
         registrar = open_registrar(config, folder)
-        announce.refuse_unfit(local, registrar.read(), with_parent=not without_parent)
+        announce.refuse_unfit(local, registrar.read(), state, with_parent=not without_parent)
         if wait_s is not None:
             topic = settings.recommendations.topic
             lists = stack.enter_context(announce.lists_from_now(KafkaLog(settings.kafka), topic))
@@ -60,9 +61,17 @@ def publish(  # noqa: PLR0913 - an option each
         click.echo(f"{name} is announced as {announcement.state}: {announcement.bundle}")
         registry = registrar.read()
         if registry.waiting() is not None and announcement.state == "live":
-            click.echo(f"{registry.model} is pinned to {registry.pinned}: it waits for `headrace releases unpin`")
+            click.echo(_wait_line(registry))
         if wait_s is not None:
             click.echo(f"the first list by {name} came after {announce.wait_until_taken(lists, name, wait_s):.1f} s")
+
+
+def _wait_line(registry: Registry) -> str:
+    experiment = registry.experiment()
+    if registry.pinned is None and experiment is not None:
+        name = experiment.experiment
+        return f"the experiment {name!r} is running: it waits for `headrace experiment stop {name}`"
+    return f"{registry.model} is pinned to {registry.pinned}: it waits for `headrace releases unpin`"
 
 
 def _announce(settings: Settings, bundle: str, local: Path, folder: Path | None, state: State) -> Announcement:

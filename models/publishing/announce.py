@@ -34,14 +34,17 @@ def checked(place: str, settings: ReleaseSettings) -> Iterator[Path]:
         yield bundle
 
 
-def refuse_unfit(bundle: Path, registry: Registry, *, with_parent: bool = True) -> None:
-    """Refuse a bundle that the registry knows by another name, or whose parent it does not know.
+def refuse_unfit(bundle: Path, registry: Registry, state: State = "live", *, with_parent: bool = True) -> None:
+    """Refuse a bundle that the registry knows by another name, or whose parent it does not know; a canary too early.
 
     Raises:
         ReleaseError: it does.
     """
     parent = bundles.read_manifest(bundle).provenance.parent if with_parent else ""
-    registry.refuse_unfit(announcements.announce(bundle, "candidate", 0), parent)
+    announcement = announcements.announce(bundle, "candidate", 0)
+    registry.refuse_unfit(announcement, parent)
+    if state == "canary":
+        registry.refuse_canary(announcement)
 
 
 def to_folder(bundle: Path, folder: Path, now_ms: int, state: State = "live") -> Announcement:

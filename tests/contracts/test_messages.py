@@ -15,6 +15,7 @@ from engine.eventlog.base import Partition
 from engine.ingest.dead_letters import DeadLetter, DeadLetterReason
 from engine.messages import schema_tables
 from engine.messages.announcement import Announcement, ReleasePin
+from engine.messages.experiment_messages import Experiment, ExperimentArm
 from engine.messages.impression import Impression, ShownItem
 from engine.settings.sections import ClickFields
 from engine.windows import codec
@@ -150,6 +151,29 @@ def test_impression_schema_1_golden_bytes() -> None:
     )
     assert msgspec.json.encode(impression) == golden
     assert msgspec.json.decode(golden, type=Impression) == impression
+
+
+def test_experiment_schema_1_golden_bytes() -> None:
+    arms = [ExperimentArm(name="control", share=0.5), ExperimentArm(name="b", share=0.5, settings={"count": 5})]
+    experiment = Experiment(
+        model="two-hop",
+        experiment="e",
+        state="running",
+        salt="e/7",
+        base_version="v1",
+        arms=arms,
+        started_ms=7,
+        announced_ms=7,
+    )
+    golden = (
+        b'{"schema":1,"model":"two-hop","experiment":"e","state":"running","salt":"e/7","base_version":"v1","arms":'
+        b'[{"name":"control","share":0.5,"version":"","settings":{}},'
+        b'{"name":"b","share":0.5,"version":"","settings":{"count":5}}],"started_ms":7,"announced_ms":7,'
+        b'"error":0.05,"difference":0.01,"min_users":200,"reason":""}'
+    )
+    assert msgspec.json.encode(experiment) == golden
+    assert msgspec.json.decode(golden, type=Experiment) == experiment
+    assert experiment.key == b"two-hop@experiment/e"
 
 
 def test_readers_ignore_what_they_do_not_know() -> None:

@@ -26,8 +26,8 @@ from engine.releases.arms import Arms
 from engine.releases.registrar import Registrar
 from engine.releases.registry import Registry
 from engine.settings.sections import CanarySettings, KafkaSettings, Settings
-from engine.worker.canary_watch import SumsReader
 from engine.worker.loop import Worker
+from engine.worker.sums_reader import SumsReader
 from models.publishing import announce
 from tests.conftest import TINY_ITEMS, Report
 from tests.integration.test_rollback import settings_of
@@ -140,7 +140,8 @@ def run_sabotaged_canary(log: EventLog, settings: Settings, good: Path, sabotage
             reason = shop.registrar.read().versions["sabotaged"].reason
             report(f"sabotaged: {reason}", {})
             assert reason.startswith("canary take back: gain 0.")
-            arms = Arms(f"{canary.name}/{canary.announced_ms}", settings.canary.share, CLUSTERS)
+            shares = (1.0 - settings.canary.share, settings.canary.share)
+            arms = Arms(f"{canary.name}/{canary.announced_ms}", shares, CLUSTERS)
             groups = dict(zip(shop.lists, arms.groups([*shop.lists]) >= CLUSTERS, strict=True))
             for user, releases in shop.lists.items():
                 assert ("two-hop-sabotaged" not in releases) or groups[user]

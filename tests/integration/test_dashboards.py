@@ -46,6 +46,9 @@ UNEVENTFUL = {
     "Canary under judgement": "there is no canary here",
     "Gain of the canary": "there is no canary here",
     "Gain by arm": "there is no canary here",
+    "Lift by arm": "there is no experiment here",
+    "Users by arm": "there is no experiment here",
+    "Sample ratio": "there is no experiment here",
     "Last training that succeeded": "no retrainer is scraped here",
     "Next training": "no retrainer is scraped here",
 }

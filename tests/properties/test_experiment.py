@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from engine.arrays import Float64, Int64
 from engine.quality import experiment, sequential_test
-from engine.quality.experiment import ARMS, CANARY, CLUSTERS, CONTROL, NO_GROUP, ArmComparison, ArmSums
-from engine.releases.arms import Arms
+from engine.quality.experiment import ARMS, CANARY, CLUSTERS, CONTROL, ArmComparison, ArmSums
+from engine.releases.arms import NO_GROUP, Arms
 from engine.settings.sections import CanarySettings
 from tests.conftest import Report
 
@@ -34,23 +34,27 @@ class Shop:
 
     def looks(self, rng: np.random.Generator, lift: float, share: float) -> ArmSums:
         """Sums at each look [LOOKS, 2, G], where canary users hit `1 + lift` times as often."""
-        arms = (rng.random(self.users) < share).astype(np.int64)
+        return self.arm_looks(rng, (0.0, lift), (1.0 - share, share))
+
+    def arm_looks(self, rng: np.random.Generator, lifts: tuple[float, ...], shares: tuple[float, ...]) -> ArmSums:
+        """Sums at each look [LOOKS, A, G], where users of an arm hit `1 + lift` times as often."""
+        arms = (np.searchsorted(np.cumsum(shares[1:]), rng.random(self.users), side="right") + 1) % len(shares)
         clusters = rng.integers(0, CLUSTERS, self.users)
         rates = rng.beta(self.concentration * self.hit_rate, self.concentration * (1 - self.hit_rate), self.users)
-        rates = np.minimum(rates * np.where(arms == CANARY, 1.0 + lift, 1.0), 1.0)
+        rates = np.minimum(rates * (1.0 + np.array(lifts)[arms]), 1.0)
         counts = rng.poisson(rng.lognormal(math.log(self.clicks) - 0.7, 1.2, self.users))
         users = np.repeat(np.arange(self.users), counts)
         times = rng.integers(0, LOOKS, len(users))
         ranks = np.where(rng.random(len(users)) < rates[users], rng.integers(1, RANKS + 1, len(users)), 0)
-        return sums_by_look(times, arms[users] * CLUSTERS + clusters[users], ranks)
+        return sums_by_look(times, arms[users] * CLUSTERS + clusters[users], ranks, len(shares))
 
 
-def sums_by_look(times: Int64, groups: Int64, ranks: Int64) -> ArmSums:
-    places = times * ARMS * CLUSTERS + groups
+def sums_by_look(times: Int64, groups: Int64, ranks: Int64, arms: int) -> ArmSums:
+    places = times * arms * CLUSTERS + groups
 
     def summed(values: Float64 | None) -> Float64:
-        sums = np.bincount(places, values, minlength=LOOKS * ARMS * CLUSTERS)
-        return np.asarray(sums.reshape(LOOKS, ARMS, CLUSTERS).cumsum(axis=0), np.float64)
+        sums = np.bincount(places, values, minlength=LOOKS * arms * CLUSTERS)
+        return np.asarray(sums.reshape(LOOKS, arms, CLUSTERS).cumsum(axis=0), np.float64)
 
     return ArmSums(summed(None), summed((ranks > 0).astype(float)), summed(experiment.gains(ranks)))
 
@@ -105,7 +109,7 @@ def test_without_clusters_the_promise_would_be_broken() -> None:
         rates = sums / counts
         variance = (rates * (1 - rates) / counts).sum(axis=1)  # of independent clicks, and an upper bound of it
         width = sequential_test.half_width(variance, 0.1, experiment._rho(0.05, SETTINGS.difference))
-        enough = experiment._users(looks.clicks).min(axis=1) >= SETTINGS.min_users
+        enough = experiment.judged_users(looks.clicks).min(axis=1) >= SETTINGS.min_users
         wrong += bool((enough & (np.abs(rates[:, CANARY] - rates[:, CONTROL]) > width)).any())
     assert wrong > 30
 
@@ -209,18 +213,19 @@ def test_users_are_counted_by_their_clusters() -> None:
 
 @given(st.floats(0.01, 0.9), st.text(max_size=20))
 def test_a_user_keeps_to_an_arm(share: float, salt: str) -> None:
-    arms = Arms(salt, share, CLUSTERS)
+    arms = Arms(salt, (1.0 - share, share), CLUSTERS)
     users = [f"user-{number}" for number in range(50)] + ["", "ä" * 100, "\ud800"]
     groups = arms.groups(users)
     np.testing.assert_array_equal(groups, arms.groups(users))
     assert ((groups >= 0) & (groups < ARMS * CLUSTERS)).all()
-    wider = Arms(salt, min(0.9, share * 2), CLUSTERS).groups(users)
+    wide = min(0.9, share * 2)
+    wider = Arms(salt, (1.0 - wide, wide), CLUSTERS).groups(users)
     assert (wider // CLUSTERS >= groups // CLUSTERS).all()  # a larger share keeps those who are in it
 
 
 def test_shares_are_kept_and_salts_are_independent() -> None:
     users = [f"user-{number}" for number in range(20_000)]
-    first, second = (Arms(salt, 0.2, CLUSTERS).groups(users) for salt in ("v1", "v2"))
+    first, second = (Arms(salt, (0.8, 0.2), CLUSTERS).groups(users) for salt in ("v1", "v2"))
     in_both = (first >= CLUSTERS) & (second >= CLUSTERS)
     assert (first >= CLUSTERS).mean() == pytest.approx(0.2, abs=0.01)
     assert in_both.mean() == pytest.approx(0.04, abs=0.006)

@@ -19,7 +19,7 @@ from engine.ranking import lists
 from engine.ranking.lists import Lists
 from engine.releases import bundles, serving
 from engine.releases.bundles import Provenance
-from engine.releases.release_loader import CanaryChange
+from engine.releases.release_loader import TrialChange
 from engine.releases.serving import LiveRelease
 from engine.settings.sections import IndexSettings
 from producers.demo.bundled import DEMO_RELEASE
@@ -119,7 +119,7 @@ class HandedReleases:
         ready, self.ready = self.ready, None
         return ready
 
-    def take_canary(self) -> CanaryChange | None:
+    def take_trial(self) -> TrialChange | None:
         """There is none."""
         return None
 

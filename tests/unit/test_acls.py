@@ -23,7 +23,8 @@ def test_a_worker_may_do_this_and_no_more() -> None:
         ("topic", "shop.windows"): ("Read", "Write"),
         ("topic", "shop.recommendations"): ("Read", "Write"),
         ("topic", "shop.clicks.dead"): ("Read", "Write"),
-        ("topic", "shop.releases"): ("Read",),
+        ("topic", "shop.releases"): ("Read", "Write"),
+        ("topic", "shop.canary-sums"): ("Read", "Write"),
         ("group", "shop.headrace"): ("Read",),
         ("transactional-id", "shop.headrace-"): ("Write",),
     }
@@ -62,6 +63,6 @@ def test_the_table_has_every_role_and_the_commands_are_those_of_kafka() -> None:
     assert head == "# worker"
     assert shlex.split(commands[0]) == [
         *("kafka-acls.sh", "--bootstrap-server", "127.0.0.1:9092", "--add", "--allow-principal", "User:me"),
-        *("--operation", "Read", "--topic", "shop.clicks", "--topic", "shop.releases", "--group", "shop.headrace"),
+        *("--operation", "Read", "--topic", "shop.clicks", "--group", "shop.headrace"),
     ]
     assert commands[-1].endswith("--transactional-id shop.headrace- --resource-pattern-type prefixed")

@@ -38,10 +38,22 @@ def test_recommendation_schema_1_golden_bytes() -> None:
         b'"items":[{"item":"two","score":1.25,"source":"interest","interest":1},'
         b'{"item":"one","score":0.5,"source":"neighbour","interest":0,"neighbour_of":"two"},'
         b'{"item":"zero","score":0.0,"source":"popular"}],'
-        b'"interests":[[{"item":"zero","share":0.75},{"item":"one","share":0.25}],[{"item":"one","share":1.0}]]}',
+        b'"interests":[[{"item":"zero","share":0.75},{"item":"one","share":0.25}],[{"item":"one","share":1.0}]],"experiment":"","arm":""}',
         b'{"schema":1,"id":"3-41-m-1","user":"bob","release":"m-1","event_ms":2000,"computed_ms":3000,'
-        b'"items":[{"item":"one","score":0.0,"source":"popular"}],"interests":[]}',
+        b'"items":[{"item":"one","score":0.0,"source":"popular"}],"interests":[],"experiment":"","arm":""}',
     ]
+
+
+def test_a_list_from_before_there_were_experiments_decodes() -> None:
+    before = encoded()[1].replace(b',"experiment":"","arm":""', b"")
+    assert decode_recommendation(before) == decode_recommendation(encoded()[1])
+
+
+def test_a_list_names_experiment_and_arm() -> None:
+    heads = ListHeads(["3-40-m-1", "3-41-m-1"], ["ann", "bob"], [1000, 2000], "m-1", 3000, experiment="e", arm="b")
+    value = encode_recommendations(lists(), heads, lambda numbers: [str(number) for number in numbers])[0]
+    assert value.endswith(b',"experiment":"e","arm":"b"}')
+    assert (decode_recommendation(value).experiment, decode_recommendation(value).arm) == ("e", "b")
 
 
 def test_an_encoded_list_decodes() -> None:
@@ -53,7 +65,7 @@ def test_an_encoded_list_decodes() -> None:
 
 
 def test_unknown_fields_are_ignored() -> None:
-    value = json.loads(encoded()[0]) | {"experiment": "b"}
+    value = json.loads(encoded()[0]) | {"mood": "b"}
     assert decode_recommendation(json.dumps(value).encode()).user == "ann"
 
 
@@ -64,7 +76,6 @@ def test_a_search_among_the_reasons_golden_bytes() -> None:
     heads = ListHeads(["3-40-m-1", "3-41-m-1"], ["ann", "bob"], [1000, 2000], "m-1", 3000)
     value = encode_recommendations(with_search, heads, lambda numbers: [names[number] for number in numbers])[0]
     reasons = b'[[{"item":"zero","share":0.75},{"item":"red shoes","share":0.25,"kind":"search"}],'
-    assert (
-        value == encoded()[0].split(b'"interests":')[0] + b'"interests":' + reasons + b'[{"item":"one","share":1.0}]]}'
-    )
+    tail = b'[{"item":"one","share":1.0}]],"experiment":"","arm":""}'
+    assert value == encoded()[0].split(b'"interests":')[0] + b'"interests":' + reasons + tail
     assert decode_recommendation(value).interests[0][1] == Reason("red shoes", 0.25, "search")

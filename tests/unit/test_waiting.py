@@ -13,7 +13,7 @@ from engine.eventlog.base import Outgoing, Partition, Rebalance, TopicSpec
 from engine.eventlog.memory.log import MemoryLog
 from engine.eventlog.time_source import TimeSource
 from engine.metrics import Metrics
-from engine.releases.release_loader import CanaryChange
+from engine.releases.release_loader import TrialChange
 from engine.releases.serving import LiveRelease
 from engine.settings.sections import ReleaseSettings, Settings, TelemetrySettings, WindowSettings
 from engine.worker.access import Access
@@ -38,7 +38,7 @@ class NoReleases:
         """There is none."""
         return None
 
-    def take_canary(self) -> CanaryChange | None:
+    def take_trial(self) -> TrialChange | None:
         """There is none."""
         return None
 

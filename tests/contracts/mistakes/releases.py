@@ -19,17 +19,20 @@ from engine.errors import (
     DamagedReleaseError,
     MessageError,
     ReleaseError,
+    SettingsError,
     UnfitReleaseError,
 )
 from engine.messages.announcement import Announcement, ReleasePin
 from engine.messages.recommendation import decode_recommendation
-from engine.releases import announcements, bundles, serving
+from engine.releases import announcements, bundles, experiments, serving
 from engine.releases.bundles import Bundle, NeighbourArrays, NewRelease
+from engine.releases.experiments import ArmText
 from engine.releases.registry import Registry
 from engine.retrieval import candidates
 from engine.retrieval.encoder import ContentEncoder, Encoder
 from engine.settings.sections import (
     IndexSettings,
+    RecommendationSettings,
 )
 from producers.demo.bundled import DEMO_RELEASE
 from tests.contracts.mistakes.row import Act, Row
@@ -182,6 +185,121 @@ PINNED = REGISTRY.with_changes(
         ReleasePin(model="two-hop", pinned_version="v1", pinned_ms=3, reason="lists were empty"),
     ]
 )
+
+RUNNING = REGISTRY.with_changes([msgspec.structs.replace(V1, version="v2", state="candidate", announced_ms=2)])
+RUNNING = RUNNING.with_changes(
+    experiments.start(RUNNING, "first", [ArmText("control"), ArmText("new", release="v2")], 3)
+)
+WITH_CANARY = REGISTRY.with_changes([msgspec.structs.replace(V1, version="v2", state="canary", announced_ms=2)])
+
+
+def arm(text: str) -> Act:
+    return lambda _folder: experiments.parse_arm(text)
+
+
+def started(registry: Registry, name: str, *arms: str) -> Act:
+    return lambda _folder: experiments.start(registry, name, [*map(experiments.parse_arm, arms)], 4)
+
+
+EXPERIMENTS = [
+    Row(
+        "a promotion during an experiment",
+        lambda _folder: RUNNING.promote("v2", 4),
+        ReleaseError,
+        r"two-hop-v2 cannot be promoted | experiment 'first' running beside two-hop-v1 | expected none"
+        r" | `headrace experiment stop first`",
+    ),
+    Row(
+        "a canary during an experiment",
+        lambda _folder: RUNNING.refuse_canary(V1),
+        ReleaseError,
+        r"two-hop-v1 cannot be a canary | experiment 'first' running | expected none | headrace experiment stop first",
+    ),
+    Row(
+        "an experiment during an experiment",
+        started(RUNNING, "second", "control", "same"),
+        ReleaseError,
+        r"experiment 'second' cannot start | found 'first' running | expected none | `headrace experiment stop first`",
+    ),
+    Row(
+        "an experiment during a canary",
+        started(WITH_CANARY, "first", "control", "same"),
+        ReleaseError,
+        r"experiment 'first' cannot start | found the canary two-hop-v2 | expected none | retire canary.*release=v2",
+    ),
+    Row(
+        "an experiment without a live release",
+        started(Registry("two-hop"), "first", "control", "same"),
+        ReleaseError,
+        r"experiment 'first' cannot start | no live release of 'two-hop' | the control is served by | publish it first",
+    ),
+    Row(
+        "the name of an earlier experiment",
+        started(RUNNING, "first", "control", "same"),
+        ReleaseError,
+        r"experiment 'first' cannot start | another of this name \(running\) | expected a new one | another name",
+    ),
+    Row(
+        "an experiment of one arm",
+        started(REGISTRY, "first", "control"),
+        SettingsError,
+        r"--arm | found 1 arms \(control\) | expected 2 to 8 of different names | give --arm once for each",
+    ),
+    Row(
+        "shares of more than all users",
+        started(REGISTRY, "first", "control share=0.7", "new share=0.7"),
+        SettingsError,
+        r"--arm | add up to 1.4 | expected at most 1 | lower them",
+    ),
+    Row(
+        "an experiment whose name is a path",
+        started(REGISTRY, "a/b", "control", "same"),
+        SettingsError,
+        r"NAME | found 'a/b' | letters, digits, dots | name it otherwise",
+    ),
+    Row(
+        "an arm without an equals sign",
+        arm("wide diversity 0.3"),
+        SettingsError,
+        r"--arm 'wide diversity 0.3' | found 'diversity' | expected KEY=VALUE | quote the arm as a whole",
+    ),
+    Row(
+        "an arm of all users",
+        arm("wide share=1"),
+        SettingsError,
+        r"--arm 'wide share=1' | found share=1 | between 0 and 1 | such as share=0.2",
+    ),
+    Row(
+        "a setting of an arm that is a word",
+        arm("wide diversity=high"),
+        SettingsError,
+        r"--arm 'wide diversity=high' | found diversity=high | true, false or a number | correct the value",
+    ),
+    Row(
+        "a setting of an arm that all users share",
+        lambda _folder: RecommendationSettings().with_arm({"reasons": 1}),
+        SettingsError,
+        r"setting 'reasons' of an arm | - | count, .*diversity | the same for all users, in the settings file",
+    ),
+    Row(
+        "a setting of an arm out of range",
+        lambda _folder: RecommendationSettings().with_arm({"diversity": 1.5}),
+        SettingsError,
+        r"setting 'diversity' of an arm | found 1.5 | less than or equal to 1 | `headrace settings`",
+    ),
+    Row(
+        "an experiment stopped twice",
+        lambda _folder: experiments.stop(RUNNING.with_changes(experiments.stop(RUNNING, "first", 4)), "first", 5),
+        ReleaseError,
+        r"experiment 'first' cannot be stopped | found it stopped | one that is running | `headrace experiment report",
+    ),
+    Row(
+        "an experiment that was never started",
+        lambda _folder: experiments.resolve(RUNNING, "second"),
+        ReleaseError,
+        r"NAME | found 'second' | an experiment of 'two-hop'; there are first | name one of them",
+    ),
+]
 
 REGISTRIES = [
     Row(
@@ -462,4 +580,4 @@ GRAPHS = [
     ),
 ]
 
-ROWS = [*REGISTRIES, *RELEASES, *GRAPHS]
+ROWS = [*REGISTRIES, *EXPERIMENTS, *RELEASES, *GRAPHS]

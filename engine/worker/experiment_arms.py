@@ -1,0 +1,75 @@
+"""An experiment in one worker: its arms, the users who were sent lists, and their judged clicks."""
+
+import base64
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from engine.arrays import Int32
+from engine.messages.experiment_messages import Experiment, ExperimentSums
+from engine.quality.experiment import CLUSTERS
+from engine.quality.user_sample import UserSample
+from engine.releases.arms import NO_GROUP, tickets
+from engine.settings.sections import CanarySettings
+from engine.worker.judged_arms import JudgedArms
+
+
+class ExperimentArms(JudgedArms):
+    """The users of an experiment's arms.
+
+    Users of an arm that this worker cannot serve get lists of the live release, and do not count in any arm.
+    """
+
+    def __init__(self, experiment: Experiment, refused: Mapping[str, str], settings: CanarySettings) -> None:
+        """Split the users.
+
+        Args:
+            experiment: the experiment.
+            refused: by name of an arm that cannot be served, the reason.
+            settings: of canaries: topic of the sums, and time between two records.
+        """
+        self._record = experiment
+        self._refused = dict(refused)
+        self._names = [arm.name for arm in experiment.arms]
+        self._refused_arms = np.array([name in refused for name in self._names])
+        super().__init__(experiment.salt, [arm.share for arm in experiment.arms], settings)
+        self.experiment = experiment.experiment
+
+    def begin_session(self) -> None:
+        """See `JudgedArms.begin_session`."""
+        super().begin_session()
+        self._sample = UserSample.empty(len(self._record.arms))
+
+    def arm_name(self, arm: int) -> str:
+        """See `JudgedArms.arm_name`."""
+        return self._names[arm]
+
+    def listed(self, users: Sequence[str]) -> Int32:
+        """See `JudgedArms.listed`; the users are counted, each once."""
+        hashes = self._arms.hashes(users)
+        groups = self._arms.groups_of(hashes)
+        arms = groups // CLUSTERS
+        groups[(groups != NO_GROUP) & self._refused_arms[arms]] = NO_GROUP
+        user_tickets = tickets(hashes)
+        for arm in np.unique(arms[groups != NO_GROUP]).tolist():
+            self._sample.add(arm, user_tickets[(arms == arm)])
+        return groups
+
+    def _has_news(self) -> bool:
+        return bool(self._refused) or bool(self._sample.counts.any())
+
+    def _message(self) -> ExperimentSums:
+        clicks, hits, gains = self._clicks_hits_gains()
+        return ExperimentSums(
+            experiment=self._record.experiment,
+            started_ms=self._record.started_ms,
+            model=self._record.model,
+            writer=self._writer,
+            arms=self._names,
+            clicks=clicks,
+            hits=hits,
+            gains=gains,
+            sampled=[base64.b64encode(each.astype("<u4").tobytes()).decode() for each in self._sample.tickets],
+            threshold=self._sample.threshold,
+            refused=self._refused,
+        )
