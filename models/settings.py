@@ -109,6 +109,9 @@ class TrainSettings(BaseModel):
     """Most users (and never more than half of them) whose newest training event is held out for validation."""
     patience: PositiveInt = 10
     """Training stops after this many validations in a row without a better one."""
+    spectral_start: bool = True
+    """Whether item vectors begin as a spectral embedding of what users clicked one after the other, and not at random
+    (`models.training.spectral_start`). Not in a private training, nor where there are earlier vectors."""
     neighbours: bool = True
     """Whether the release gets a table of neighbours, if the validation is better with it
     (`models.training.score_parts`). A private training has none: counts of pairs are exact."""

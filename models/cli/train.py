@@ -73,6 +73,7 @@ _OPTIONS: dict[str, Any] = {
     "validation_interval_steps": int,
     "validation_users": int,
     "holdout_items": float,
+    "spectral_start": bool,
     "neighbours": bool,
     "popularity": bool,
     "private_epsilon": float,

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from engine.arrays import Float32
@@ -22,7 +23,7 @@ from models.network.action_values import ActionValues
 from models.network.item_vectors import Content
 from models.network.two_hop import TwoHopEncoder
 from models.settings import TrainSettings
-from models.training import devices, private, score_parts, validation
+from models.training import devices, private, score_parts, spectral_start, validation
 from models.training.distributed import Group
 from models.training.private import Privacy
 from models.training.score_parts import ScoreParts
@@ -109,6 +110,8 @@ def train(  # noqa: PLR0913 - four of them have defaults
         else:
             checkpointer = checkpointer or NullCheckpointer()
             parts = validation.split(data.histories, settings)
+            if settings.spectral_start and warm is None:
+                spectral_start.copy_to(encoder, _spectral_vectors(data, parts[1], settings))
             encoder, trainer = _train(encoder, data, parts, settings, clock, checkpointer, on_step)
             validations, stop_reason, step = trainer.validations, trainer.stop_reason, trainer.best_step
     encoder = encoder.cpu().eval()
@@ -128,6 +131,17 @@ def train(  # noqa: PLR0913 - four of them have defaults
         step=step,
         score_parts=chosen,
     )
+
+
+def _spectral_vectors(data: TrainingData, held_out: Validation, settings: TrainSettings) -> Float32:
+    """Spectral item vectors of the events that are trained on, the same in all processes."""
+    group, vectors = Group.current(), np.zeros((0, 0), np.float32)
+    if group.is_rank_zero:
+        mask = np.ones(len(data.histories), np.bool_)
+        mask[held_out.queries.ends] = False
+        trained_on = data.histories.select(mask)
+        vectors = spectral_start.item_vectors(trained_on, len(data.ids), settings.encoder.dimensions)
+    return group.broadcast(vectors)
 
 
 def _train(  # noqa: PLR0913 - all of a training

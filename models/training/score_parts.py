@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, product
-from typing import Final
+from typing import Final, Self
 
 import numpy as np
 import torch
@@ -104,6 +104,36 @@ class _Queries:
     """[B] times of the targets."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Values above 0 of one part of the score, at n items of B users."""
+
+    users: Int64
+    items: Int64
+    values: Float32
+    """[n] affinities or shares."""
+
+    @classmethod
+    def of_cells(cls, cells: Int64, values: Float32, item_count: int) -> Self:
+        """From indices in a flat [B, V], and their values."""
+        return cls(cells // item_count, cells % item_count, values)
+
+
+class _Scored:
+    """Scores [B, V] to which a part is added, and the targets [B]."""
+
+    def __init__(self, scores: Float32, targets: Int64) -> None:
+        """`scores` are -inf for items that are never listed."""
+        self.scores, self.targets = scores, targets
+        self._ascending = np.sort(scores, axis=1)
+
+    def count_above(self, bars: Float32) -> Int64:
+        """[B, G] scores of each user above each of G bars [B, G]."""
+        count = self.scores.shape[1]
+        pairs = zip(self._ascending, bars, strict=True)
+        return np.array([count - np.searchsorted(row, bar, side="right") for row, bar in pairs], np.int64)
+
+
 @torch.no_grad()
 def choose(encoder: TwoHopEncoder, data: TrainingData, validation: Validation, settings: TrainSettings) -> ScoreParts:
     """The parts with the best validation, of those that the settings allow.
@@ -158,9 +188,10 @@ class _Search:
             scores = queries.scores
             if self.popularity:
                 scores = scores + self.popularity.apply(self._shares(queries))
+            scored = _Scored(scores, queries.targets)
             for number, (counting, decay) in enumerate(ways):
-                near = affinities(self._tables[counting], queries.recent, decay)
-                gains[number] += _gains(scores, near, queries.targets, grid[number])
+                near = _affinity_cells(self._tables[counting], queries.recent, decay)
+                gains[number] += _gains(scored, _Part.of_cells(*near, scores.shape[1]), grid[number])
         self.neighbours = self._best(list(chain.from_iterable(grid)), gains.ravel(), self.neighbours)
 
     def try_popularity(self) -> None:
@@ -172,7 +203,10 @@ class _Search:
             if self.neighbours:
                 near = affinities(self._tables[self.neighbours.counting], queries.recent, self.neighbours.decay)
                 scores = scores + self.neighbours.apply(near)
-            gains += _gains(scores, self._shares(queries), queries.targets, grid)
+            shares = self._shares(queries)
+            popular = np.flatnonzero(shares)
+            part = _Part.of_cells(popular, shares.ravel()[popular], scores.shape[1])
+            gains += _gains(_Scored(scores, queries.targets), part, grid)
         self.popularity = self._best(grid, gains, None)
 
     def result(self) -> ScoreParts:
@@ -239,12 +273,22 @@ class _Search:
 
 def affinities(table: NeighbourArrays, recent: Int32, decay: float) -> Float32:
     """[B, V] affinities of all items to windows with these newest items [B, W], newest first (NO_ITEM for none)."""
+    dense = np.zeros((len(recent), len(table.rows)), np.float32)
+    cells, sums = _affinity_cells(table, recent, decay)
+    dense.ravel()[cells] = sums
+    return dense
+
+
+def _affinity_cells(table: NeighbourArrays, recent: Int32, decay: float) -> tuple[Int64, Float32]:
+    """The affinities above 0: index in a flat [B, V], ascending, and value."""
     users, ranks = np.nonzero(recent != NO_ITEM)
-    rows = table.rows[recent[users, ranks]]  # [n, M]
-    weights = table.weights[recent[users, ranks]] * np.float32(decay) ** ranks[:, None].astype(np.float32)
-    cells = users[:, None] * len(table.rows) + np.maximum(rows, 0)  # weights after the last neighbour are 0
-    sums = np.bincount(cells.ravel(), weights.ravel(), len(recent) * len(table.rows))
-    return sums.reshape(len(recent), -1).astype(np.float32)
+    items = recent[users, ranks]
+    rows, weights = table.rows[items], table.weights[items]  # [n, M]
+    is_neighbour = rows != NO_ITEM
+    weighted = (weights * np.float32(decay) ** ranks[:, None].astype(np.float32))[is_neighbour]
+    cells = (users[:, None] * len(table.rows) + rows)[is_neighbour]
+    unique, inverse = np.unique(cells, return_inverse=True)
+    return unique, np.bincount(inverse, weighted, len(unique)).astype(np.float32)
 
 
 def _popularity(histories: Histories, item_count: int) -> PopularityAt:
@@ -263,26 +307,22 @@ def _gain(ranks: Int64) -> Float64:
     return gains
 
 
-def _gains(scores: Float32, values: Float32, targets: Int64, grid: list[_Weighting]) -> Float64:
-    """Sums of the gains of all queries with one part added to their scores, for each weighting of the part.
-
-    Args:
-        scores: [B, V]; -inf for items that are never listed.
-        values: [B, V] affinities or shares, 0 and up.
-        targets: [B]
-        grid: weightings.
-    """
-    users = np.arange(len(targets))
-    changed_users, changed_items = np.nonzero((values > 0.0) & ~np.isneginf(scores))  # no other score changes
-    changed, changed_scores = values[changed_users, changed_items], scores[changed_users, changed_items]
-    is_other = changed_items != targets[changed_users]
-    own, own_value = scores[users, targets], values[users, targets]
-    gains = []
-    for weighting in grid:
-        bar = own + weighting.apply(own_value)  # [B]
-        above = (scores > bar[:, None]).sum(axis=1)
-        raised = (changed_scores + weighting.apply(changed) > bar[changed_users]) & is_other
-        change = raised.astype(np.int64) - (changed_scores > bar[changed_users])
-        above += np.bincount(changed_users, change, len(users)).astype(np.int64)
-        gains.append(float(_gain(1 + above).sum()))
-    return np.array(gains)
+def _gains(scored: _Scored, part: _Part, grid: list[_Weighting]) -> Float64:
+    """Sums of the gains of all queries with one part added to their scores, for each weighting of the part."""
+    users = np.arange(len(scored.targets))
+    own, own_values = scored.scores[users, scored.targets], np.zeros(len(users), np.float32)
+    is_own = part.items == scored.targets[part.users]
+    own_values[part.users[is_own]] = part.values[is_own]
+    before = scored.scores[part.users, part.items]
+    other = np.flatnonzero(~is_own & ~np.isneginf(before))  # no further score changes a rank
+    changed, before = part.users[other], before[other]
+    logs = {floor: _Weighting(1.0, floor).apply(part.values[other]) for floor in {at.floor for at in grid}}
+    bars = np.stack([own + weighting.apply(own_values) for weighting in grid], axis=1)  # [B, G]
+    above = scored.count_above(bars)
+    for number, weighting in enumerate(grid):
+        bar = bars[changed, number]
+        raised = before + np.float32(weighting.weight) * logs[weighting.floor] > bar
+        change = raised.astype(np.int64) - (before > bar)
+        above[:, number] += np.bincount(changed, change, len(users)).astype(np.int64)
+    total: Float64 = _gain(1 + above).sum(axis=0)
+    return total

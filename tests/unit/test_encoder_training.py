@@ -164,6 +164,7 @@ def test_additive_scores_are_those_of_the_formula(monkeypatch: pytest.MonkeyPatc
 
 def settings(**changes: object) -> TrainSettings:
     defaults = {"encoder": SMALL, "epochs": 12, "batch_sequences": 16, "learning_rate": 5e-3, "holdout": "last"}
+    defaults |= {"spectral_start": False}
     return TrainSettings.model_validate({**defaults, **changes})
 
 

@@ -97,7 +97,7 @@ def prepared(tiny_interactions: Path) -> TrainingData:
 
 def chosen(**changes: object) -> TrainSettings:
     sizes = EncoderSettings(dimensions=16, interests=2, heads=2, window_length=20)
-    values = {"encoder": sizes, "holdout": "last", "epochs": 2, "batch_sequences": 16}
+    values = {"encoder": sizes, "holdout": "last", "epochs": 2, "batch_sequences": 16, "spectral_start": False}
     return TrainSettings.model_validate(values | changes)
 
 
