@@ -46,6 +46,7 @@ from models.jobs.training_job import Callbacks
 from models.network.two_hop import TwoHopEncoder
 from models.settings import EncoderSettings, TrainSettings
 from models.training.warm_start import WarmVectors
+from tests.unit.test_archive_reading import MESSAGES, archived
 from tests.unit.test_bundles import rewritten
 
 NOW_MS = 1_764_072_000_000
@@ -343,6 +344,38 @@ def test_too_few_clicks_are_named(tmp_path: Path) -> None:
     (tmp_path / "interactions.csv").write_text("user,item,ts\na,x,1\nb,y,2\n")
     with pytest.raises(DataError):
         run(inputs(tmp_path, tmp_path))
+
+
+def test_an_archive_that_is_cut_short_ends_a_retraining_and_nothing_is_half_published(tmp_path: Path) -> None:
+    archived(str(tmp_path / "archive"), MESSAGES)
+    [path] = (tmp_path / "archive").rglob("*.parquet")
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(DataError, match=r"cannot be read: .*put it back as it was"):
+        run(inputs(tmp_path / "archive", tmp_path))
+    assert not (tmp_path / "live").exists()
+    assert not [*tmp_path.glob("releases/**/*.json")]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("min_lead", "1.5", "less than or equal to 1"),
+        ("min_lead", "-0.1", "greater than or equal to 0"),
+        ("keep_share", "0", "greater than 0"),
+        ("min_recall", "2", "less than or equal to 1"),
+        ("max_slowdown", "0.9", "greater than or equal to 1"),
+        ("drift_share", "0", "greater than 0"),
+        ("drift_clicks", "99", "greater than or equal to 100"),
+        ("keep_refused", "-1", "greater than or equal to 0"),
+    ],
+)
+def test_a_margin_out_of_range_is_refused_before_anything_begins(name: str, value: str, expected: str) -> None:
+    said = f"'retrain.{name}': found '{value}', expected {expected} (HEADRACE_RETRAIN__{name.upper()})"
+    result = CliRunner().invoke(
+        command, ["--once", "--data", "nowhere"], env={f"HEADRACE_RETRAIN__{name.upper()}": value}
+    )
+    assert isinstance(result.exception, SettingsError)
+    assert said in str(result.exception)
 
 
 @pytest.mark.usefixtures("without_page")
