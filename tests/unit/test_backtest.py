@@ -130,6 +130,7 @@ def test_the_report_has_every_part_and_its_retraining(replay: Replay, tmp_path: 
     assert [row["after_part"] for row in report["retrainings"]] == [1, 2]
     assert [part["release"] for part in report["parts"]] == [row["release"] for row in report["retrainings"]]
     assert [part["unknown_share"] for part in report["parts"]] == [0.0, 0.0]
+    assert [part["popular_share"]["retrained"] for part in report["parts"]] == [0.0, 0.0]  # 30 items, 10 of them seen
     systems = report["systems"]
     for name in backtest_report.SYSTEMS:
         rates = [part["systems"][name]["hr10"] for part in report["parts"]]
