@@ -96,7 +96,7 @@ class Provenance(msgspec.Struct, frozen=True, omit_defaults=True):
     parent_content: str = ""
     """Content hash of that release."""
     gate: dict[str, Any] = {}
-    """Report of the comparison that let it pass."""
+    """Summary of the comparison that decided on it (`models.jobs.gate_page.summary`)."""
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
@@ -223,9 +223,36 @@ def write(release: NewRelease, releases: Path) -> Path:
         refuse_existing(folder)
         manifest = msgspec.structs.replace(manifest, version=version)
     manifest = msgspec.structs.replace(manifest, content_hash=content_hash)
-    (partial / contract.MANIFEST_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=1))
+    (partial / contract.MANIFEST_FILE).write_bytes(_encoded(manifest))
     partial.rename(folder)
     return folder
+
+
+def record_gate(folder: Path, gate: Mapping[str, Any]) -> None:
+    """Write into the manifest of a bundle that nobody announced or signed yet what the gate decided on it.
+
+    Nothing that workers serve by changes, and so neither the content hash nor the version; the manifest is replaced in
+    one step.
+
+    Raises:
+        ReleaseError: the bundle is signed, or its manifest cannot be read.
+    """
+    manifest = read_manifest(folder)
+    if manifest.provenance.gate == gate:
+        return
+    if (folder / bundle_files.SIGNATURE_FILE).exists():
+        raise ReleaseError(
+            f"release {folder} is signed, expected one without {bundle_files.SIGNATURE_FILE} until the gate has decided"
+            " on it; remove the signature, retrain, and sign it again"
+        )
+    provenance = msgspec.structs.replace(manifest.provenance, gate=dict(gate))
+    partial = folder.with_name(f".{folder.name}.{contract.MANIFEST_FILE}")
+    partial.write_bytes(_encoded(msgspec.structs.replace(manifest, provenance=provenance)))
+    partial.replace(folder / contract.MANIFEST_FILE)
+
+
+def _encoded(manifest: Manifest) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(manifest), indent=1)
 
 
 def written_as(releases: Path, model: str, version: str) -> Path | None:

@@ -104,6 +104,8 @@ class RetrainSettings(Section):
     """Share of the live release's interests in use, and of its coverage, that a new one must keep."""
     min_recall: Annotated[float, Ge(0.0), Le(1.0)] = 0.95
     """Least recall of a new release's index, where it is not exact."""
+    keep_refused: Annotated[int, Ge(0)] = 5
+    """Newest bundles that the gate refused and that stay in `releases`; older ones are deleted, their reports stay."""
     max_slowdown: Annotated[float, Ge(1.0)] = 1.5
     """Largest ratio of the time of a new release's list to that of the live one's, measured side by side."""
 

@@ -11,6 +11,7 @@ import msgspec
 
 from engine.releases.bundles import Bundle
 from engine.settings.sections import Settings
+from models.evaluation.list_evaluation import RELEASE
 from models.jobs.release_gate import GateDecision
 
 logger = logging.getLogger(__name__)
@@ -18,6 +19,7 @@ logger = logging.getLogger(__name__)
 REPORT: Final = "gate.json"
 PAGE: Final = "gate.html"
 _BODY: Final = "<body>"
+_METRICS: Final = ("hr10", "ndcg10", "coverage")
 
 
 def write(
@@ -37,6 +39,28 @@ def write(
     partial = folder / f".{REPORT}"
     partial.write_text(json.dumps(content, indent=1))
     partial.replace(folder / REPORT)
+
+
+def summary(report: Mapping[str, Any], *, forced: bool) -> dict[str, Any]:
+    """The part of gate.json that a bundle's manifest has under `provenance.gate`.
+
+    Args:
+        report: the content of gate.json.
+        forced: whether the release goes live in spite of the gate.
+    """
+    split = report["time_split"]
+    systems = {RELEASE: split, **split["baselines"]}
+    return {
+        "passed": report["gate"]["passed"],
+        "forced": forced and not report["gate"]["passed"],
+        "live_release": report["live_release"],
+        "from_ms": split["from_ms"],
+        "targets": split["targets"],
+        "users": split["users"],
+        "systems": {name: {metric: figures[metric] for metric in _METRICS} for name, figures in systems.items()},
+        "leads": split["leads"],
+        "checks": report["gate"]["checks"],
+    }
 
 
 def _table(decision: GateDecision) -> str:

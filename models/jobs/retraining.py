@@ -28,7 +28,7 @@ from engine.settings.sections import Settings
 from models.data import dataset
 from models.evaluation.candidate_trial import evaluate_candidate
 from models.evaluation.list_evaluation import OnProgress
-from models.jobs import gate_page, release_gate, training_job
+from models.jobs import gate_page, refused_bundles, release_gate, training_job
 from models.jobs.live_release import Stage, fetched
 from models.jobs.release_gate import GateDecision
 from models.jobs.training_job import Callbacks, RunTarget, TrainingInput
@@ -110,6 +110,7 @@ def retrain(inputs: RetrainInput, reports: Reports, now_ms: int) -> RetrainOutco
         outcome = _carry_out(_begin(inputs, record, now_ms), inputs, reports, now_ms)
     if outcome.outcome != "superseded":  # the attempt is the other retrainer's then, where they share the folder
         record.unlink(missing_ok=True)
+        refused_bundles.prune(releases, inputs.stage.registry(), inputs.settings.retrain.keep_refused)
     return outcome
 
 
@@ -145,6 +146,8 @@ def _carry_out(attempt: Attempt, inputs: RetrainInput, reports: Reports, now_ms:
         bundle = bundles.read(written or _train(attempt, source, live, inputs, reports, now_ms))
         decision = _decision(run, source, bundle, live, inputs, reports)
     report = run / gate_page.REPORT
+    if not is_announced:
+        bundles.record_gate(bundle.folder, gate_page.summary(json.loads(report.read_text()), forced=inputs.force))
     if not (decision.passed or inputs.force):
         return RetrainOutcome(bundle.manifest.name, "refused", decision.reasons(), str(report))
     if not is_announced:

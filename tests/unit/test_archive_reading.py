@@ -171,6 +171,28 @@ def test_half_a_file_of_a_killed_writer_is_no_file(tmp_path: Path) -> None:
     assert not partial.exists()
 
 
+@pytest.mark.parametrize("damage", ["half", "nothing", "text"])
+def test_a_file_that_is_cut_short_or_none_of_parquet_is_named_with_its_clicks(damage: str, tmp_path: Path) -> None:
+    archived(str(tmp_path), MESSAGES)
+    [path] = tmp_path.rglob("*.parquet")
+    content = path.read_bytes()
+    path.write_bytes({"half": content[: len(content) // 2], "nothing": b"", "text": b"hello"}[damage])
+    said = (
+        rf"{path.name} cannot be read: .*put it back as it was, .*do without its clicks \(partition 0, offsets 0 to 6\)"
+    )
+    with pytest.raises(DataError, match=said):
+        dataset.read(tmp_path, CLICKS)
+
+
+@pytest.mark.parametrize("name", ["export.parquet", "README.txt"])
+def test_a_foreign_file_in_an_archive_is_named(name: str, tmp_path: Path) -> None:
+    archived(str(tmp_path), MESSAGES)
+    [path] = tmp_path.rglob("*.parquet")
+    path.with_name(name).write_bytes(path.read_bytes())
+    with pytest.raises(DataError, match=rf"{name} is no file of the archive .*expected only files that .*move it else"):
+        dataset.read(tmp_path, CLICKS)
+
+
 def test_mistakes_are_named(tmp_path: Path) -> None:
     log, settings = archived(str(tmp_path), MESSAGES)
     with pytest.raises(SettingsError, match=r"archive\.folder: found none"):

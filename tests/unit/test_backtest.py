@@ -4,12 +4,14 @@ import csv
 import json
 import sys
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
+pytest.importorskip("matplotlib", reason="backtests draw with matplotlib: pip install 'headrace[report]'")
 pytest.importorskip("torch", reason="training needs torch: pip install 'headrace[train]'")
 
 import torch
@@ -23,10 +25,10 @@ from models.cli.backtest import backtest as command
 from models.data import dataset
 from models.data.dataset import Interactions
 from models.evaluation.ranking_metrics import NOT_LISTED
-from models.jobs.retraining import Reports
+from models.jobs.retraining import Reports, RetrainOutcome
 from models.jobs.training_job import Callbacks
-from models.lab.backtest import backtest_report
-from models.lab.backtest.backtest import BacktestInput, _Stream, backtest, batches, together
+from models.lab.backtest import backtest_plot, backtest_report
+from models.lab.backtest.backtest import BacktestInput, Played, _Stream, backtest, batches, together
 from models.lab.backtest.stream_rivals import (
     CONFIGURATIONS,
     StreamItemKnn,
@@ -35,6 +37,7 @@ from models.lab.backtest.stream_rivals import (
     rank_unseen,
 )
 from models.settings import EncoderSettings, TrainSettings
+from tests.conftest import only_long
 
 SIZES = EncoderSettings(dimensions=16, interests=2, heads=2, hidden=32, window_length=10)
 TRAINING = TrainSettings(
@@ -47,13 +50,6 @@ QUIET = Reports(Callbacks(lambda _message: None, lambda _progress: None), lambda
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)
-
-
-@pytest.fixture
-def without_page(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As without the extra `report`, for the gate's page."""
-    monkeypatch.delattr(evaluation, "report", raising=False)
-    monkeypatch.setitem(sys.modules, "models.evaluation.report", None)
 
 
 @pytest.fixture(scope="module")
@@ -75,11 +71,26 @@ def inputs(clicks: Path, folder: Path, parts: int = 3) -> BacktestInput:
     return BacktestInput(dataset.read(clicks), {}, settings, TRAINING, folder, parts)
 
 
-@pytest.mark.usefixtures("without_page")
-def test_a_click_is_judged_by_the_last_list_pushed_before_it_alone(clicks: Path, tmp_path: Path) -> None:
-    given = inputs(clicks, tmp_path)
-    data, cut = given.interactions, len(given.interactions) // 3
-    with ExitStack() as stack:
+@dataclass(frozen=True)
+class Replay:
+    """A stream of three parts that was played, and the lists that were pushed, by user."""
+
+    data: Interactions
+    played: Played
+    lists: dict[str, list[Recommendation]]
+    outcome: RetrainOutcome
+    """Of the retraining after the second part, which serves in spite of the gate."""
+
+
+@pytest.fixture(scope="module")
+def replay(clicks: Path, tmp_path_factory: pytest.TempPathFactory) -> Replay:
+    """Once for all tests, as it trains twice."""
+    torch.set_num_threads(1)
+    given = inputs(clicks, tmp_path_factory.mktemp("replay"))
+    cut = len(given.interactions) // 3
+    with pytest.MonkeyPatch.context() as patch, ExitStack() as stack:
+        patch.delattr(evaluation, "report", raising=False)  # as without the extra `report`, for the gate's page
+        patch.setitem(sys.modules, "models.evaluation.report", None)
         stream = _Stream(given, QUIET, stack)
         stream.play_first(np.arange(cut))
         stream.play(np.arange(cut, 2 * cut), "part", lambda *_progress: None)
@@ -90,13 +101,18 @@ def test_a_click_is_judged_by_the_last_list_pushed_before_it_alone(clicks: Path,
     by_user: dict[str, list[Recommendation]] = {}
     for message in (decode_recommendation(value) for value in values if value is not None):
         by_user.setdefault(message.user, []).append(message)
-    judged = together([part.judged for part in stream.played.parts if part.judged is not None])
+    return Replay(given.interactions, stream.played, by_user, outcome)
+
+
+def test_a_click_is_judged_by_the_last_list_pushed_before_it_alone(replay: Replay) -> None:
+    data, cut = replay.data, len(replay.data) // 3
+    judged = together([part.judged for part in replay.played.parts if part.judged is not None])
     assert judged.events.tolist() == list(range(cut, 3 * cut))  # every user has clicked in the first part
-    releases = {message.release for messages in by_user.values() for message in messages}
-    assert releases == {stream.played.parts[1].release, outcome.release}
+    releases = {message.release for messages in replay.lists.values() for message in messages}
+    assert releases == {replay.played.parts[1].release, replay.outcome.release}
     for event, rank in zip(judged.events.tolist(), judged.retrained.tolist(), strict=True):
         user, item = data.user_ids[data.users[event]], data.item_ids[data.items[event]]
-        pushed = [message for message in by_user[user] if message.event_ms < data.times_ms[event]][-1]
+        pushed = [message for message in replay.lists[user] if message.event_ms < data.times_ms[event]][-1]
         earlier = np.flatnonzero(data.users[:event] == data.users[event])
         assert pushed.event_ms == data.times_ms[earlier[-1]]
         items = [place.item for place in pushed.items]
@@ -104,6 +120,26 @@ def test_a_click_is_judged_by_the_last_list_pushed_before_it_alone(clicks: Path,
     assert (judged.retrained == judged.first_release)[:cut].all()  # one release so far
     assert (judged.retrained != judged.first_release)[cut:].any()
     assert (judged.retrained <= 10).mean() > 0.5  # two of 15 items follow each
+
+
+def test_the_report_has_every_part_and_its_retraining(replay: Replay, tmp_path: Path) -> None:
+    report = backtest_report.report(replay.played, replay.data)
+    backtest_plot.plot(report, tmp_path / "plot.svg")
+    assert (tmp_path / "plot.svg").read_text().count("<path") > len(backtest_report.SYSTEMS)
+    assert [part["judged"] for part in report["parts"]] == [240, 240]
+    assert [row["after_part"] for row in report["retrainings"]] == [1, 2]
+    assert [part["release"] for part in report["parts"]] == [row["release"] for row in report["retrainings"]]
+    assert [part["unknown_share"] for part in report["parts"]] == [0.0, 0.0]
+    assert [part["popular_share"]["retrained"] for part in report["parts"]] == [0.0, 0.0]  # 30 items, 10 of them seen
+    systems = report["systems"]
+    for name in backtest_report.SYSTEMS:
+        rates = [part["systems"][name]["hr10"] for part in report["parts"]]
+        assert systems[name]["hr10"] == pytest.approx(np.mean(rates))
+    lead = systems["popularity_7d"]["lead"]["hr10"]
+    assert lead == pytest.approx(systems["retrained"]["hr10"] - systems["popularity_7d"]["hr10"])
+    assert lead > 0.1
+    assert tables.backtest(report).row_count == 9
+    assert tables.backtest_parts(report).row_count == 2
 
 
 def test_batches_have_each_user_once_and_keep_the_order() -> None:
@@ -117,35 +153,34 @@ def test_batches_have_each_user_once_and_keep_the_order() -> None:
         assert times_ms[batch[-1]] - times_ms[batch[0]] <= 600_000
 
 
-@pytest.mark.usefixtures("without_page")
-def test_a_backtest_reports_every_part_and_its_retraining(clicks: Path, tmp_path: Path) -> None:
-    words = ["--data", str(clicks), "--parts", "2", "--epochs", "4", "--json", "--no-content"]
+@only_long
+def test_the_verb_plays_and_writes_its_report_and_its_plot(clicks: Path, tmp_path: Path) -> None:
     (tmp_path / "training.toml").write_text(
         "dimensions = 16\ninterests = 2\nheads = 2\nwindow_length = 10\nbatch_sequences = 16\nlearning_rate = 1e-2\n"
         "neighbours = false\n"
     )
+    words = ["--data", str(clicks), "--parts", "3", "--epochs", "4", "--json", "--no-content", "--events", "600"]
     environ = {"HEADRACE_RETRAIN__TRAINING": str(tmp_path / "training.toml"), "HEADRACE_WINDOWS__LENGTH": "10"}
     plot, out = tmp_path / "plot.svg", tmp_path / "out"
     result = CliRunner().invoke(command, [*words, "--out", str(out), "--plot", str(plot)], env=environ)
     assert result.exit_code == 0, result.output
     report = json.loads(result.stdout)
     assert json.loads((out / "backtest.json").read_text()) == report
-    assert plot.read_text().count("<path") > len(backtest_report.SYSTEMS)
-    assert [part["judged"] for part in report["parts"]] == [360]
-    assert [(row["after_part"], row["outcome"]) for row in report["retrainings"]] == [(1, "published")]
-    assert report["parts"][0]["release"] == report["retrainings"][0]["release"]
-    systems = report["systems"]
-    for name in backtest_report.SYSTEMS:
-        rates = [part["systems"][name]["hr10"] for part in report["parts"]]
-        assert systems[name]["hr10"] == pytest.approx(np.mean(rates))
-    lead = systems["popularity_7d"]["lead"]["hr10"]
-    assert lead == pytest.approx(systems["retrained"]["hr10"] - systems["popularity_7d"]["hr10"])
-    assert lead > 0.1
-    assert tables.backtest(report).row_count == 9
-    assert tables.backtest_parts(report).row_count == 1
-    again = CliRunner().invoke(command, [*words, "--out", str(out)], env=environ)
-    assert isinstance(again.exception, SettingsError)
-    assert "expected a folder that is empty" in str(again.exception)
+    assert plot.exists()
+    assert [part["judged"] for part in report["parts"]] == [200, 200]
+    assert len(report["retrainings"]) == 2
+
+
+def test_places_that_are_not_free_are_refused_before_anything_is_trained(clicks: Path, tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").touch()
+    words = ["--data", str(clicks), "--out", str(tmp_path / "full")]
+    refused = CliRunner().invoke(command, words)
+    assert isinstance(refused.exception, SettingsError)
+    assert "expected a folder that is empty or not there; name another" in str(refused.exception)
+    nowhere = CliRunner().invoke(command, ["--data", str(clicks), "--plot", str(tmp_path / "none" / "plot.svg")])
+    assert nowhere.exit_code == 2
+    assert "name a file in a folder that does" in " ".join(nowhere.output.split())
 
 
 def test_more_parts_than_events_are_refused(clicks: Path, tmp_path: Path) -> None:

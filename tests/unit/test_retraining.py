@@ -21,19 +21,21 @@ pytest.importorskip("torch", reason="training needs torch: pip install 'headrace
 
 import torch
 
-from engine.errors import DataError, RunFolderError, SettingsError
+from engine.errors import DataError, ReleaseError, RunFolderError, SettingsError
 from engine.eventlog.memory.log import MemoryLog
 from engine.interactions.layout import Source
 from engine.metrics import Metrics
 from engine.releases import announcements, bundles
 from engine.releases.announcements import State
+from engine.releases.bundles import Provenance
+from engine.releases.registry import Registry
 from engine.settings.sections import RetrainSettings, Settings
 from models import evaluation
 from models.cli.retrain import retrain as command
 from models.data import dataset
 from models.evaluation import intervals, paired_bootstrap
 from models.evaluation.candidate_trial import evaluate_candidate
-from models.jobs import release_gate, retrain_service, retraining, training_job
+from models.jobs import refused_bundles, release_gate, retrain_service, retraining, training_job
 from models.jobs.drift_watch import UnknownItems, unknown_items
 from models.jobs.election import Election
 from models.jobs.live_release import FolderStage, TopicStage
@@ -44,6 +46,7 @@ from models.jobs.training_job import Callbacks
 from models.network.two_hop import TwoHopEncoder
 from models.settings import EncoderSettings, TrainSettings
 from models.training.warm_start import WarmVectors
+from tests.unit.test_archive_reading import MESSAGES, archived
 from tests.unit.test_bundles import rewritten
 
 NOW_MS = 1_764_072_000_000
@@ -79,9 +82,14 @@ def without_page(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def clicks(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Users who walk along one of two rings of items, an hour a click."""
-    rng, folder = np.random.default_rng(0), tmp_path_factory.mktemp("clicks")
-    rows = []
+    """See `walked`."""
+    return walked(tmp_path_factory.mktemp("clicks"))
+
+
+def walked(folder: Path) -> Path:
+    """Clicks of users who walk along one of two rings of items, an hour a click, in a folder that is made if needed."""
+    folder.mkdir(exist_ok=True)
+    rng, rows = np.random.default_rng(0), list[tuple[str, str, int]]()
     for user in range(40):
         places = (rng.integers(15) + np.cumsum(rng.integers(1, 3, 24))) % 15 + 15 * (user % 2)
         rows += [(f"u{user}", f"i{place}", 3600 * hour + user) for hour, place in enumerate(places.tolist())]
@@ -134,9 +142,58 @@ def test_the_first_release_is_compared_with_the_baselines_alone(first: tuple[Pat
     assert not (folder / "releases" / ".retrain" / "two-hop.json").exists()
 
 
+def test_the_gates_report_is_in_the_manifest_and_no_part_of_the_content(
+    first: tuple[Path, RetrainOutcome], tmp_path: Path
+) -> None:
+    folder, outcome = first
+    bundle = bundles.read(folder / "releases" / outcome.release)
+    gate, report = bundle.manifest.provenance.gate, json.loads(Path(outcome.report).read_text())
+    assert (gate["passed"], gate["forced"], gate["live_release"]) == (True, False, None)
+    assert gate["checks"] == report["gate"]["checks"]
+    assert gate["systems"]["release"]["ndcg10"] == report["time_split"]["ndcg10"]
+    assert set(gate["systems"]) == {"release", *report["time_split"]["baselines"]}
+    assert bundles.content_of(bundle.manifest) == bundle.manifest.content_hash
+    assert bundles.read(folder / "live" / outcome.release).manifest == bundle.manifest  # as it was announced
+    copy = rewritten(bundle.folder, tmp_path, version="copy")
+    before = bundles.read(copy).manifest
+    bundles.record_gate(copy, {"passed": False})
+    after = bundles.read(copy).manifest
+    assert (after.content_hash, after.provenance.gate) == (before.content_hash, {"passed": False})
+    (copy / "release.sig").write_text("{}")
+    bundles.record_gate(copy, {"passed": False})  # nothing to change
+    with pytest.raises(ReleaseError, match=r"is signed, expected one without release\.sig until the gate has decided"):
+        bundles.record_gate(copy, {"passed": True})
+
+
+def test_refused_bundles_are_deleted_but_for_the_newest_and_for_those_ever_announced(
+    first: tuple[Path, RetrainOutcome], tmp_path: Path
+) -> None:
+    bundle, releases = first[0] / "releases" / first[1].release, tmp_path / "releases"
+    verdicts: dict[str, dict[str, bool]] = {
+        **{f"refused-{number}": {"passed": False} for number in range(4)},
+        "passed": {"passed": True},
+        "forced": {"passed": False, "forced": True},
+        "by-hand": {},
+    }
+    for created_ms, (version, gate) in enumerate(verdicts.items()):
+        rewritten(bundle, releases, version=version, created_ms=created_ms, provenance=Provenance(gate=gate))
+    (releases / ".deleted-two-hop-left").mkdir()
+    (releases / "two-hop-no-bundle").mkdir()
+    announced = announcements.announce(releases / "two-hop-refused-0", "candidate", 1)
+    refused_bundles.prune(releases, Registry("two-hop", {"refused-0": announced}), 1)
+    kept = {path.name.removeprefix("two-hop-") for path in releases.iterdir()}
+    assert kept == {"refused-0", "refused-3", "passed", "forced", "by-hand", "no-bundle"}
+    refused_bundles.prune(releases, Registry("another"), 0)
+    assert len([*releases.iterdir()]) == len(kept)
+
+
 def test_one_that_is_no_better_is_refused(clicks: Path, first: tuple[Path, RetrainOutcome]) -> None:
     folder, before = first
-    outcome = run(inputs(clicks, folder), hours=1)
+    given = inputs(clicks, folder)
+    retrain = given.settings.retrain.model_copy(update={"keep_refused": 0})
+    given = replace(given, settings=given.settings.model_copy(update={"retrain": retrain}))
+    outcome = run(given, hours=1)
+    assert [path.name for path in (folder / "releases").glob("two-hop-*")] == [before.release]
     assert outcome.outcome == "refused"
     assert "leads the live release by" in outcome.reasons[0]
     assert live(folder) == before.release
@@ -287,6 +344,38 @@ def test_too_few_clicks_are_named(tmp_path: Path) -> None:
     (tmp_path / "interactions.csv").write_text("user,item,ts\na,x,1\nb,y,2\n")
     with pytest.raises(DataError):
         run(inputs(tmp_path, tmp_path))
+
+
+def test_an_archive_that_is_cut_short_ends_a_retraining_and_nothing_is_half_published(tmp_path: Path) -> None:
+    archived(str(tmp_path / "archive"), MESSAGES)
+    [path] = (tmp_path / "archive").rglob("*.parquet")
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(DataError, match=r"cannot be read: .*put it back as it was"):
+        run(inputs(tmp_path / "archive", tmp_path))
+    assert not (tmp_path / "live").exists()
+    assert not [*tmp_path.glob("releases/**/*.json")]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("min_lead", "1.5", "less than or equal to 1"),
+        ("min_lead", "-0.1", "greater than or equal to 0"),
+        ("keep_share", "0", "greater than 0"),
+        ("min_recall", "2", "less than or equal to 1"),
+        ("max_slowdown", "0.9", "greater than or equal to 1"),
+        ("drift_share", "0", "greater than 0"),
+        ("drift_clicks", "99", "greater than or equal to 100"),
+        ("keep_refused", "-1", "greater than or equal to 0"),
+    ],
+)
+def test_a_margin_out_of_range_is_refused_before_anything_begins(name: str, value: str, expected: str) -> None:
+    said = f"'retrain.{name}': found '{value}', expected {expected} (HEADRACE_RETRAIN__{name.upper()})"
+    result = CliRunner().invoke(
+        command, ["--once", "--data", "nowhere"], env={f"HEADRACE_RETRAIN__{name.upper()}": value}
+    )
+    assert isinstance(result.exception, SettingsError)
+    assert said in str(result.exception)
 
 
 @pytest.mark.usefixtures("without_page")

@@ -79,6 +79,8 @@ class Judged:
     session_knn: Int64
     item_knn: Int64
     """[q, G] by each of `stream_rivals.CONFIGURATIONS`."""
+    popular_places: Int64
+    """[q, 2] popular items in the first ten places of the lists of both workers."""
     seen: Int64
     """[q] 1 where the item was in the user's window, so that no list may hold it."""
 
@@ -237,6 +239,7 @@ class _Stream:
         has_both, kept = self._kept.ranks(users, items)
         rows = np.flatnonzero(is_target & has_list & has_both)
         rivals = [self._rival_ranks(int(batch[row]), windows.items[row], liked[row]) for row in rows.tolist()]
+        popular_places = [engine.popular_places(users) for engine in (self._retrained, self._kept)]
         by_items = np.array([ranks for _, _, ranks in rivals], np.int64).reshape(len(rows), len(CONFIGURATIONS))
         return Judged(
             events=batch[rows],
@@ -245,6 +248,7 @@ class _Stream:
             popularity=np.array([popularity for popularity, _, _ in rivals], np.int64),
             session_knn=np.array([by_session for _, by_session, _ in rivals], np.int64),
             item_knn=by_items,
+            popular_places=np.stack(popular_places, axis=1)[rows],
             seen=(windows.items[rows] == data.items[batch[rows]][:, None]).any(axis=1).astype(np.int64),
         )
 
@@ -290,6 +294,7 @@ def together(judged: list[Judged]) -> Judged:
         popularity=column(lambda batch: batch.popularity),
         session_knn=column(lambda batch: batch.session_knn),
         item_knn=column(lambda batch: batch.item_knn),
+        popular_places=column(lambda batch: batch.popular_places),
         seen=column(lambda batch: batch.seen),
     )
 

@@ -6,6 +6,7 @@ from typing import Any, Final
 import numpy as np
 
 from engine.arrays import Int64
+from engine.quality.next_click import PLACES
 from models.data.dataset import Interactions
 from models.evaluation import ranking_metrics
 from models.lab.backtest.backtest import Judged, Played, Retraining, together
@@ -23,7 +24,7 @@ def report(played: Played, interactions: Interactions) -> dict[str, Any]:
     `systems` has, by name, the accuracy metrics (`models.evaluation.ranking_metrics`) over all judged clicks, and of
     every system but the retrained one its lead, which is that of the retrained one over it. `parts` has the rates
     part by part, and why they are as they are: the shares of judged clicks whose item the release did not know, or
-    whose window held it already.
+    whose window held it already, and the share of the first ten places of the lists that were merely popular.
     """
     judged = [part.judged for part in played.parts if part.judged is not None]
     chosen = _configurations(judged)
@@ -45,6 +46,7 @@ def report(played: Played, interactions: Interactions) -> dict[str, Any]:
             "release": part.release,
             "unknown_share": _unknown_share(of_part, part.known, interactions),
             "first_release_unknown_share": _unknown_share(of_part, played.first_known, interactions),
+            "popular_share": _popular_shares(of_part),
             "seen_share": float(of_part.seen.mean()) if len(of_part.seen) else None,
             "item_knn": dict(zip(("decay", "shrinkage"), CONFIGURATIONS[configuration], strict=True)),
             "systems": {name: _rates(ranks_of[name]) for name in SYSTEMS},
@@ -97,6 +99,11 @@ def _unknown_share(judged: Judged, known: frozenset[str], interactions: Interact
     """Share of judged clicks on items that a release does not know."""
     clicked = [interactions.item_ids[item] for item in interactions.items[judged.events].tolist()]
     return sum(item not in known for item in clicked) / len(clicked) if clicked else None
+
+
+def _popular_shares(judged: Judged) -> dict[str, float | None]:
+    shares = judged.popular_places.mean(axis=0) / PLACES if len(judged.events) else (None, None)
+    return {name: None if share is None else float(share) for name, share in zip(SYSTEMS[:2], shares, strict=True)}
 
 
 def _retraining(retraining: Retraining) -> dict[str, Any]:

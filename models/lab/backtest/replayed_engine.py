@@ -18,6 +18,7 @@ from engine.eventlog.base import Outgoing, TopicSpec
 from engine.eventlog.memory.log import MemoryLog
 from engine.messages.recommendation import decode_recommendation
 from engine.metrics import Metrics
+from engine.quality.next_click import PLACES
 from engine.settings.sections import ArchiveSettings, ClickFields, Settings
 from engine.worker.batch import BatchReport
 from engine.worker.loop import Worker
@@ -88,6 +89,8 @@ class PushedList:
     """Best first."""
     event_ms: int
     """Time of the newest click that it takes into account, Unix milliseconds."""
+    popular_places: int
+    """Of the first ten places, those with what is popular with everybody."""
 
 
 class ReplayedEngine:
@@ -160,6 +163,11 @@ class ReplayedEngine:
         ranks = [_rank(pushed, item) for pushed, item in zip(lists, items, strict=True)]
         return np.array([pushed is not None for pushed in lists], np.bool_), np.array(ranks, np.int64)
 
+    def popular_places(self, users: Sequence[str]) -> Int64:
+        """[n] popular items in the first ten places of these users' lists; 0 for a user without one."""
+        lists = (self.lists.get(user) for user in users)
+        return np.array([0 if pushed is None else pushed.popular_places for pushed in lists], np.int64)
+
     def _observe(self, report: BatchReport) -> None:
         self._processed += report.clicks + report.dead_letters
 
@@ -168,7 +176,8 @@ class ReplayedEngine:
             for value in (value for records in polled for value in records.values if value is not None):
                 message = decode_recommendation(value)
                 items = [place.item for place in message.items]
-                self.lists[message.user] = PushedList(message.release, items, message.event_ms)
+                popular = sum(place.source == "popular" for place in message.items[:PLACES])
+                self.lists[message.user] = PushedList(message.release, items, message.event_ms, popular)
 
 
 def _rank(pushed: PushedList | None, item: str) -> int:

@@ -172,6 +172,13 @@ def new_item_without_content(folder: Path) -> object:
     return live.with_items([Item(id="new")], Catalogue())
 
 
+def gate_after_signature(folder: Path) -> object:
+    bundle = written(folder)
+    (bundle / "release.sig").write_text("{}")
+    bundles.record_gate(bundle, {"passed": True})
+    return None
+
+
 def announcement_cut_short(folder: Path) -> object:
     (folder / "two-hop.json").write_text("{")
     return announcements.FolderFeed(folder, "two-hop").live()
@@ -329,6 +336,12 @@ REGISTRIES = [
 ]
 
 RELEASES = [
+    Row(
+        "a gate that decides on a signed release",
+        gate_after_signature,
+        ReleaseError,
+        r"release .*two-hop-1 | is signed | expected one without release\.sig until | remove the signature, retrain",
+    ),
     Row(
         "a release that is there already",
         lambda folder: [written(folder), written(folder)],
