@@ -218,7 +218,7 @@ class Service:
             taken = [self._impression(report, index, now_ms) for index, report in enumerate(request.impressions)]
             await self._impressions.send(taken)
         except RequestError as error:
-            raise _refused(error) from error
+            raise _refused(error, HTTPStatus.CONFLICT) from error
         except OverloadedError:
             raise self._shed() from None
         except EventLogError as error:
@@ -403,11 +403,10 @@ class Service:
         self.figures.add_clicks([events.users[row] for row in rows], items, times_ms)
 
 
-def _refused(error: RequestError) -> RefusalError:
+def _refused(error: RequestError, status: HTTPStatus = HTTPStatus.BAD_REQUEST) -> RefusalError:
     """The refusal of a request whose field is wrong, or names what is not there."""
     field = str(error).partition(":")[0]
-    status = HTTPStatus.NOT_FOUND if field == "item" else HTTPStatus.BAD_REQUEST
-    return RefusalError(status, str(error), field)
+    return RefusalError(HTTPStatus.NOT_FOUND if field == "item" else status, str(error), field)
 
 
 def user_subject(user: str) -> str:
