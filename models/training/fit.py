@@ -14,6 +14,7 @@ import torch
 from engine.arrays import Float32
 from engine.catalogue import searches
 from engine.catalogue.content import Item, features
+from engine.catalogue.labels import ItemLabels
 from engine.releases.bundles import Holdout
 from models.data import item_content
 from models.data.dataset import Interactions
@@ -58,6 +59,8 @@ class TrainingResult:
     """Why the training ended; a private one ends after its epochs."""
     score_parts: ScoreParts | None = None
     """None where none is to be tried."""
+    labels: ItemLabels | None = None
+    """Values of the items' fields, by which requests may leave items out."""
 
 
 def train(  # noqa: PLR0913 - four of them have defaults
@@ -122,6 +125,7 @@ def train(  # noqa: PLR0913 - four of them have defaults
         privacy=privacy,
         stop_reason=stop_reason,
         score_parts=chosen,
+        labels=ItemLabels.of(items or {}, data.ids),
     )
 
 
