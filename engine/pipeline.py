@@ -21,12 +21,15 @@ from engine.retrieval import candidates, features
 from engine.retrieval.blend import PopularItems, Sources, blend
 from engine.retrieval.candidates import Candidates
 from engine.retrieval.features import Features
+from engine.retrieval.index import ExactIndex
 from engine.settings.sections import RecommendationSettings
 
 _POOL: Final = 3
 """Candidates per item of a list, where ranking may change their order."""
 _ADDED: Final = 2
 """Neighbours, and popular items, per item of a list that are scored where no interest found them."""
+_SCANNED_PART: Final = 20
+"""A graph is not searched for more than one in so many items: scoring all of them is cheaper then."""
 _FILL_USERS: Final = 512
 """Users whose lists are filled up at once, which bounds the memory that a batch of new users takes."""
 
@@ -138,7 +141,7 @@ class Recommender:
         sufficient_depth = min(size, count + excluded.shape[1])
         if len(short) and depth < sufficient_depth:
             with stage("search"):
-                nearest = _search(live, interests[short], sufficient_depth)
+                nearest = _deep_search(live, interests[short], sufficient_depth)
             with stage("merge"):
                 merged.replace(short, candidates.merge(*nearest, excluded[short], keep))
         return merged, {"duplicate": merged.duplicates, "seen": merged.seen}
@@ -223,6 +226,15 @@ def _search(live: LiveRelease, interests: Float32, depth: int) -> tuple[Int32, F
     """Rows and scores [B, K, C] of the `depth` items nearest to each interest."""
     users, count, dimensions = interests.shape
     rows, scores = live.index.search(interests.reshape(-1, dimensions), depth)
+    return rows.reshape(users, count, depth), scores.reshape(users, count, depth)
+
+
+def _deep_search(live: LiveRelease, interests: Float32, depth: int) -> tuple[Int32, Float32]:
+    """See `_search`; where a large part of all items is asked for, as after many were excluded, all are scored."""
+    if depth * _SCANNED_PART < len(live.index):
+        return _search(live, interests, depth)
+    users, count, dimensions = interests.shape
+    rows, scores = ExactIndex(live.vectors).search(interests.reshape(-1, dimensions), depth)
     return rows.reshape(users, count, depth), scores.reshape(users, count, depth)
 
 

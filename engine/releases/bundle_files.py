@@ -22,6 +22,8 @@ KNOWN_FILES: Final = frozenset(
         contract.VECTORS_FILE,
         contract.NEIGHBOURS_FILE,
         contract.NEIGHBOUR_WEIGHTS_FILE,
+        contract.LABEL_NAMES_FILE,
+        contract.LABELS_FILE,
         contract.POPULARITY_FILE,
         contract.IDS_FILE,
         contract.REPORT_FILE,

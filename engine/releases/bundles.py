@@ -8,6 +8,8 @@
       vectors.npy      float32 [V, D]  item vectors e(x)
       neighbours.npy, neighbour_weights.npy
                        int32, float32 [V, M]  rows of each item's neighbours, and their weights; not in every release
+      labels.json, labels.npy
+                       fields with values, and int32 [m, 2] which item has which; only if trained with content
       popularity.npy   float32 [V]     events per item in the last seven days of the training data
       ids.json         V item ids, in row order
       report.json      settings, learning curve and figures of the training
@@ -34,6 +36,7 @@ import numpy.typing as npt
 from engine import contract
 from engine.arrays import NO_ITEM
 from engine.catalogue import searches
+from engine.catalogue.labels import ItemLabels
 from engine.contract import Contract, NeighbourSizes
 from engine.errors import DamagedReleaseError, ReleaseError, UnfitReleaseError
 from engine.releases import bundle_files, onnx_guard
@@ -56,6 +59,7 @@ _HASH_DIGITS: Final = 12
 _MAX_GRAPH_BYTES: Final = (1 << 31) - 1
 """What protobuf holds at most."""
 _MAX_REPORT_BYTES: Final = 64 << 20
+_MAX_LABELS_BYTES: Final = 1 << 30
 _MAX_NPY_HEADER_BYTES: Final = 1 << 14
 _MAX_MANIFEST_BYTES = 1 << 20
 _MAX_ID_BYTES = 65_535
@@ -142,6 +146,7 @@ class Bundle:
     """[V]"""
     content_onnx: bytes | None = None
     neighbours: "NeighbourArrays | None" = None
+    labels: ItemLabels | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +178,7 @@ class NewRelease:
     content_onnx: bytes | None = None
     """Present if and only if the contract has its sizes."""
     neighbours: NeighbourArrays | None = None
+    labels: ItemLabels | None = None
     action_values: Mapping[str, float] = field(default_factory=dict)
     figures: dict[str, float] = field(default_factory=dict)
     report: Mapping[str, Any] = field(default_factory=dict)
@@ -199,6 +205,9 @@ def write(release: NewRelease, releases: Path) -> Path:
     if release.neighbours is not None:
         np.save(partial / contract.NEIGHBOURS_FILE, np.ascontiguousarray(release.neighbours.rows, np.int32))
         np.save(partial / contract.NEIGHBOUR_WEIGHTS_FILE, np.ascontiguousarray(release.neighbours.weights, np.float32))
+    if release.labels is not None:
+        (partial / contract.LABEL_NAMES_FILE).write_bytes(msgspec.json.encode(release.labels.names))
+        np.save(partial / contract.LABELS_FILE, np.ascontiguousarray(release.labels.pairs, np.int32))
     (partial / contract.IDS_FILE).write_bytes(msgspec.json.encode(release.ids))
     (partial / contract.REPORT_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(release.report), indent=1))
     np.save(partial / contract.VECTORS_FILE, np.ascontiguousarray(release.vectors, np.float32))
@@ -213,7 +222,7 @@ def write(release: NewRelease, releases: Path) -> Path:
         holdout=release.holdout,
         figures=release.figures,
         action_values=dict(release.action_values),
-        checksums={name: checksum(partial / name) for name in files_of(release.contract)},
+        checksums={name: checksum(partial / name) for name in _files(release.contract, release.labels is not None)},
         provenance=release.provenance,
     )
     content_hash = content_of(manifest)
@@ -324,7 +333,8 @@ def read(folder: Path) -> Bundle:
     manifest = read_manifest(folder)
     bundle_files.check_folder(folder)
     _check_file_sizes(folder, manifest)
-    for name in files_of(manifest.contract):
+    has_labels = contract.LABELS_FILE in manifest.checksums
+    for name in _files(manifest.contract, has_labels):
         _verify(folder / name, manifest.checksums.get(name))
     bundle = Bundle(
         folder=folder,
@@ -336,6 +346,7 @@ def read(folder: Path) -> Bundle:
         popularity=_read_array(folder / contract.POPULARITY_FILE),
         content_onnx=(folder / contract.CONTENT_FILE).read_bytes() if manifest.contract.content else None,
         neighbours=_read_neighbours(folder) if manifest.contract.neighbours else None,
+        labels=_read_labels(folder) if has_labels else None,
     )
     for name, graph in zip(_GRAPHS, (bundle.encoder_onnx, bundle.items_onnx, bundle.content_onnx), strict=True):
         if graph is not None:
@@ -345,10 +356,15 @@ def read(folder: Path) -> Bundle:
 
 
 def files_of(sizes: Contract) -> tuple[str, ...]:
-    """Names of the files of a release with this contract, without its manifest."""
+    """Names of the files of a release with this contract, without its manifest and labels."""
     content = (contract.CONTENT_FILE,) if sizes.content else ()
     neighbours = (contract.NEIGHBOURS_FILE, contract.NEIGHBOUR_WEIGHTS_FILE) if sizes.neighbours else ()
     return REQUIRED_FILES + content + neighbours
+
+
+def _files(sizes: Contract, has_labels: bool) -> tuple[str, ...]:
+    """Names of the files of a release, without its manifest."""
+    return files_of(sizes) + ((contract.LABEL_NAMES_FILE, contract.LABELS_FILE) if has_labels else ())
 
 
 def checksum(path: Path) -> str:
@@ -392,10 +408,12 @@ def _check_file_sizes(folder: Path, manifest: Manifest) -> None:
         contract.REPORT_FILE: _MAX_REPORT_BYTES,
         contract.VECTORS_FILE: items * sizes.dimensions * 4 + _MAX_NPY_HEADER_BYTES,
         contract.POPULARITY_FILE: items * 4 + _MAX_NPY_HEADER_BYTES,
+        contract.LABEL_NAMES_FILE: _MAX_LABELS_BYTES,
+        contract.LABELS_FILE: _MAX_LABELS_BYTES,
         contract.NEIGHBOURS_FILE: items * neighbours * 4 + _MAX_NPY_HEADER_BYTES,
         contract.NEIGHBOUR_WEIGHTS_FILE: items * neighbours * 4 + _MAX_NPY_HEADER_BYTES,
     }
-    for name in files_of(sizes):
+    for name in _files(sizes, contract.LABELS_FILE in manifest.checksums):
         path = folder / name
         size = path.stat().st_size if path.exists() else 0
         if size > most[name]:
@@ -444,6 +462,17 @@ def _read_neighbours(folder: Path) -> NeighbourArrays:
     return NeighbourArrays(
         _read_array(folder / contract.NEIGHBOURS_FILE), _read_array(folder / contract.NEIGHBOUR_WEIGHTS_FILE)
     )
+
+
+def _read_labels(folder: Path) -> ItemLabels:
+    try:
+        names = msgspec.json.decode((folder / contract.LABEL_NAMES_FILE).read_bytes(), type=list[tuple[str, str]])
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise DamagedReleaseError(
+            f"release {folder}: {contract.LABEL_NAMES_FILE} is no JSON array of fields with values ({error}); export"
+            " the release again"
+        ) from error
+    return ItemLabels(names, _read_array(folder / contract.LABELS_FILE))
 
 
 def _read_array(path: Path) -> npt.NDArray[Any]:
@@ -517,6 +546,8 @@ def _check_fit(bundle: Bundle) -> None:
         raise UnfitReleaseError(f"{release}: vectors hold values that are not finite, expected numbers; {_WAY_OUT}")
     if bundle.neighbours is not None and manifest.contract.neighbours is not None:
         _check_neighbours(bundle.neighbours, (manifest.items, manifest.contract.neighbours.count), release)
+    if bundle.labels is not None:
+        _check_labels(bundle.labels, manifest.items, release)
     _check_ids(bundle.ids, manifest.items, release)
     if manifest.items == 0:
         raise UnfitReleaseError(f"{release}: found no items, expected one at least; {_WAY_OUT}")
@@ -534,6 +565,17 @@ def _check_neighbours(neighbours: NeighbourArrays, shape: tuple[int, int], relea
     if not (np.isfinite(neighbours.weights).all() and neighbours.weights.min(initial=0.0) >= 0.0):
         raise UnfitReleaseError(
             f"{release}: weights of neighbours hold negative or infinite values, expected numbers from 0 on; {_WAY_OUT}"
+        )
+
+
+def _check_labels(labels: ItemLabels, items: int, release: str) -> None:
+    _check_array(labels.pairs, f"{release}: labels are", (labels.pairs.size // 2, 2), np.int32)
+    highest = labels.pairs.max(axis=0, initial=-1).tolist()
+    is_ascending = bool((np.diff(labels.pairs[:, 0]) >= 0).all())
+    if labels.pairs.min(initial=0) < 0 or highest[0] >= len(labels.names) or highest[1] >= items or not is_ascending:
+        raise UnfitReleaseError(
+            f"{release}: labels go up to {highest[0]} and items to {highest[1]}, expected pairs in ascending order"
+            f" below {len(labels.names)} and {items}; {_WAY_OUT}"
         )
 
 

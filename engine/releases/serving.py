@@ -15,6 +15,7 @@ from engine.arrays import FIRST_SEARCH, NO_ITEM, Bool, Float32, Int32
 from engine.catalogue import content, searches
 from engine.catalogue.content import Item
 from engine.catalogue.ids import Catalogue, Pin
+from engine.catalogue.labels import ItemLabels
 from engine.contract import Contract
 from engine.errors import UnfitReleaseError
 from engine.releases.bundles import Bundle, Manifest
@@ -62,6 +63,8 @@ class LiveRelease:
     search."""
     neighbours: NeighbourTable | None
     """Of the items that the release was trained with; None in a release without."""
+    labels: ItemLabels | None
+    """Of the same items; None in a release without."""
     _rows: _Rows
     _encoder: Encoder
     _tables: EmbeddingTables
@@ -203,6 +206,7 @@ def warm(
         index=build(tables.vectors(), settings, threads, graph),
         recall=1.0,
         neighbours=_neighbours(bundle),
+        labels=bundle.labels,
         _rows=_Rows(numbers),
         _encoder=encoder,
         _tables=tables,

@@ -75,6 +75,15 @@ REFUSALS: Final = {
     for status, text in _REFUSED.items()
 }
 
+CONFLICT: Final = {
+    409: ResponseSpec(
+        data_container=Problem,
+        description="A report contradicts the decision that it names, itself, or the clock",
+        media_type=PROBLEM_TYPE,
+        generate_examples=False,
+    )
+}
+
 _NAMED_FIELD: Final = re.compile(r"at `\$\.([^`]+)`|field `([^`]+)`|parameter '([^']+)'")
 """The field in messages of msgspec and Litestar."""
 
@@ -184,7 +193,7 @@ async def click(state: State, data: JSONBody[ClickRequest]) -> Accepted:
     return Accepted(await asyncio.get_running_loop().run_in_executor(None, service.click, data.user, data.item))
 
 
-@post("/v1/impressions", status_code=202, responses=REFUSALS)
+@post("/v1/impressions", status_code=202, responses=REFUSALS | CONFLICT)
 async def impressions(state: State, data: JSONBody[ImpressionsRequest]) -> ImpressionsTaken:
     """Report which items were shown; answered once all reports are on the topic of impressions."""
     return await _service(state).report(data)

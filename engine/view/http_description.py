@@ -34,6 +34,9 @@ def complete(document: Mapping[str, Any], actions: Sequence[str]) -> bytes:
     bodies["SessionEvent"]["properties"]["action"] = action | {
         "anyOf": [{"type": "string", "enum": [*actions]}, {"type": "null"}]
     }
+    bodies["SessionEvent"]["anyOf"] = [
+        {"required": [name], "properties": {name: {"type": "string"}}} for name in ("item", "search")
+    ]
     components = document["components"]
     schemas = components["schemas"] | bodies
     return msgspec.json.encode({**document, "components": components | {"schemas": schemas}})

@@ -19,17 +19,29 @@ Count = Annotated[int, msgspec.Meta(ge=1, le=200, description="Items in the answ
 TimeMs = Annotated[int, msgspec.Meta(ge=0, le=MAX_TIME_MS, description="Unix milliseconds.")]
 Share = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
 Excluded = Annotated[list[Id], msgspec.Meta(max_length=1000, description="Items that the answer must not hold.")]
+Labels = Annotated[
+    dict[
+        Annotated[str, msgspec.Meta(min_length=1, max_length=100)],
+        Annotated[list[Annotated[str, msgspec.Meta(max_length=512)]], msgspec.Meta(max_length=100)],
+    ],
+    msgspec.Meta(max_length=10, description="Values by field: the answer holds no item that has one of them."),
+]
 Ranked = Annotated[list[Id], msgspec.Meta(min_length=1, max_length=1000)]
 
 
-class SessionEvent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A click of a session."""
+Words = Annotated[str, msgspec.Meta(min_length=1, max_length=512, description="Words that were searched for.")]
 
-    item: Id
+
+class SessionEvent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A click or a search of a session: it has an item, or words."""
+
+    item: Id | None = None
+    """Of a click, whether there are words or not."""
+    search: Words | None = None
     time_ms: TimeMs | None = None
     """Event time; without one a minute after the event before, the last one now."""
     action: str | None = None
-    """One of `clicks.actions`; the default action without one."""
+    """One of `clicks.actions`; the default action without one. A search has `clicks.search_action` in any case."""
 
 
 SessionEvents = Annotated[list[SessionEvent], msgspec.Meta(max_length=1000)]
@@ -44,6 +56,7 @@ class ListRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     time_ms: TimeMs | None = None
     """The list as of this time: later events of the window do not count."""
     exclude: Excluded = []
+    exclude_where: Labels = {}
     diversity: Share | None = None
     """`recommendations.diversity` without one."""
     exclude_seen: bool | None = None
@@ -56,6 +69,7 @@ class SessionRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     events: SessionEvents
     count: Count | None = None
     exclude: Excluded = []
+    exclude_where: Labels = {}
     diversity: Share | None = None
     exclude_seen: bool | None = None
 

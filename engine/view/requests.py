@@ -8,7 +8,9 @@ from typing import Final
 import numpy as np
 
 from engine.arrays import NO_ACTION, NO_ITEM, Int32, Windows
+from engine.catalogue import searches
 from engine.catalogue.actions import Actions
+from engine.catalogue.labels import Label
 from engine.errors import RequestError
 from engine.messages.recommendation import Recommendation
 from engine.pipeline import Recommender
@@ -30,6 +32,8 @@ class ListOptions:
     count: int | None = None
     diversity: float | None = None
     exclude_seen: bool | None = None
+    exclude_where: tuple[Label, ...] = ()
+    """Labels: no item that has one of them is listed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +146,7 @@ class Responder:
         """[1, L] the window after the events of a session; those on items without a number are passed over."""
         now_ms = self.standby.time.now_ms()
         untimed_ms = [now_ms - _STEP_MS * steps for steps in range(len(session) - 1, -1, -1)]
-        numbers = self.standby.catalogue.known([event.item for event in session])
+        numbers = self._numbers(session)
         store = WindowStore(self._settings.windows.model_copy(update={"max_users": 1}))
         slots = store.slots([""], np.zeros(1, np.int32))
         times_ms = [
@@ -153,16 +157,39 @@ class Responder:
             slots=np.repeat(slots, len(session)),
             items=numbers,
             times_ms=np.array(times_ms, np.int64),
-            actions=np.array([self.standby.actions.code(event.action) for event in session], np.uint8),
+            actions=np.array([self._action(event) for event in session], np.uint8),
             event_hashes=np.zeros(len(session), np.uint32),
         )
         store.append(events.take(numbers != NO_ITEM))
         return store.read(slots)
 
+    def _numbers(self, session: Sequence[SessionEvent]) -> Int32:
+        """[n] numbers of items and searches; NO_ITEM for an item without one, and for words that are none.
+
+        A search that nobody made before gets a number, which is taken back with those that no window holds.
+        """
+        catalogue = self.standby.catalogue
+        numbers = catalogue.known([event.item or "" for event in session])
+        for index, event in enumerate(session):
+            if event.item is None and (search := searches.id_of(event.search or "")) != searches.MARK:
+                numbers[index] = catalogue.numbers([search])[0]
+        return numbers
+
+    def _action(self, event: SessionEvent) -> int:
+        name = self._settings.clicks.search_action if event.item is None else event.action
+        return self.standby.actions.code(name)
+
+    def _excluded(self, queries: Sequence[ListQuery], live: LiveRelease) -> Int32 | None:
+        """[B, E] numbers of the items that each list must not hold; None where there are none."""
+        labels, where = live.labels, queries[0].options.exclude_where  # those of one batch are the same
+        with_labels = live.numbers[labels.rows(where)] if labels and where else np.empty(0, np.int32)
+        known = self.standby.catalogue.known
+        return _padded([np.concatenate([known(query.exclude), with_labels]) for query in queries])
+
     def _batch(
         self, queries: Sequence[ListQuery], windows: Windows, live: LiveRelease, recommender: Recommender
     ) -> list[ComputedList]:
-        excluded = _padded([self.standby.catalogue.known(query.exclude) for query in queries])
+        excluded = self._excluded(queries, live)
         lists = recommender.recommend(windows, live, self.standby.metrics.stage, excluded)
         heads = ListHeads(
             ids=[new_decision() for _ in queries],
@@ -180,12 +207,17 @@ class Responder:
 
 
 def check_events(events: Sequence[SessionEvent], actions: Actions) -> None:
-    """Refuse actions that the settings do not have.
+    """Refuse actions that the settings do not have, and events without item and words.
 
     Raises:
         RequestError: names the event.
     """
     for index, event in enumerate(events):
+        if event.item is None and event.search is None:
+            raise RequestError(
+                f"events[{index}].item: found neither an item nor a search, expected one of them; name the item that"
+                " was clicked, or the words that were searched for"
+            )
         if event.action is not None and event.action not in actions.codes:
             raise RequestError(
                 f"events[{index}].action: found {event.action!r}, expected one of {', '.join(actions.codes)}; leave it"

@@ -154,14 +154,14 @@ class Service:
 
     async def list_for(self, request: ListRequest) -> ListAnswer:
         """A list computed now for a user."""
-        options = ListOptions(request.count, request.diversity, request.exclude_seen)
+        options = self._options(request)
         query = ListQuery(request.user, exclude=tuple(request.exclude), time_ms=request.time_ms, options=options)
         return self._decided(await self._compute_list(query))
 
     async def list_for_session(self, request: SessionRequest) -> ListAnswer:
         """A list for the events of the request."""
         self._check(request.events)
-        options = ListOptions(request.count, request.diversity, request.exclude_seen)
+        options = self._options(request)
         query = ListQuery(session=request.events, exclude=tuple(request.exclude), options=options)
         return self._decided(await self._compute_list(query))
 
@@ -218,7 +218,7 @@ class Service:
             taken = [self._impression(report, index, now_ms) for index, report in enumerate(request.impressions)]
             await self._impressions.send(taken)
         except RequestError as error:
-            raise _refused(error) from error
+            raise _refused(error, HTTPStatus.CONFLICT) from error
         except OverloadedError:
             raise self._shed() from None
         except EventLogError as error:
@@ -375,6 +375,21 @@ class Service:
         fields = {name: getattr(message, name) for name in Recommendation.__struct_fields__}
         return ListAnswer(**fields, page=page)
 
+    def _options(self, request: ListRequest | SessionRequest) -> ListOptions:
+        """The settings that a request replaces.
+
+        Raises:
+            RefusalError: items are to be left out by a field that the release does not have.
+        """
+        labels = tuple(sorted((field, value) for field, values in request.exclude_where.items() for value in values))
+        live = self._standby.live
+        fields = live.labels.fields if live and live.labels else set()
+        for field in request.exclude_where:
+            if live and field not in fields:
+                shown = ", ".join(sorted(fields)) or "none, as it was trained without an items file"
+                raise missing("exclude_where", f"found {field!r}, expected a field of release {live.name}: {shown}")
+        return ListOptions(request.count, request.diversity, request.exclude_seen, labels)
+
     def _check(self, events: Sequence[SessionEvent]) -> None:
         try:
             check_events(events, self._actions)
@@ -403,11 +418,10 @@ class Service:
         self.figures.add_clicks([events.users[row] for row in rows], items, times_ms)
 
 
-def _refused(error: RequestError) -> RefusalError:
+def _refused(error: RequestError, status: HTTPStatus = HTTPStatus.BAD_REQUEST) -> RefusalError:
     """The refusal of a request whose field is wrong, or names what is not there."""
     field = str(error).partition(":")[0]
-    status = HTTPStatus.NOT_FOUND if field == "item" else HTTPStatus.BAD_REQUEST
-    return RefusalError(status, str(error), field)
+    return RefusalError(HTTPStatus.NOT_FOUND if field == "item" else status, str(error), field)
 
 
 def user_subject(user: str) -> str:

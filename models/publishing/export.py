@@ -75,6 +75,7 @@ def write(  # noqa: PLR0913 - a training, its settings, and the name, time, plac
         ids=trained.ids,
         content_onnx=content_onnx,
         neighbours=neighbours.table if neighbours else None,
+        labels=trained.labels,
         figures={**_figures(trained), "parity_difference": difference},
         report=_report(trained, settings),
         provenance=_provenance(trained, provenance or Provenance()),

@@ -15,6 +15,7 @@ import torch
 from engine.arrays import Float32
 from engine.catalogue import searches
 from engine.catalogue.content import Item, features
+from engine.catalogue.labels import ItemLabels
 from engine.releases.bundles import Holdout
 from models.data import item_content
 from models.data.dataset import Interactions
@@ -61,6 +62,8 @@ class TrainingResult:
     """Step of the weights; 0 for a private training's, which are its last."""
     score_parts: ScoreParts | None = None
     """None where none is to be tried."""
+    labels: ItemLabels | None = None
+    """Values of the items' fields, by which requests may leave items out."""
 
 
 def train(  # noqa: PLR0913 - four of them have defaults
@@ -130,6 +133,7 @@ def train(  # noqa: PLR0913 - four of them have defaults
         stop_reason=stop_reason,
         step=step,
         score_parts=chosen,
+        labels=ItemLabels.of(items or {}, data.ids),
     )
 
 

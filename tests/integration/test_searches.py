@@ -18,22 +18,29 @@ pytest.importorskip("torch", reason="a release is trained for this test: pip ins
 import torch
 
 from engine.catalogue import searches
+from engine.catalogue.content import Item
+from engine.catalogue.labels import ItemLabels
 from engine.eventlog.base import Outgoing
 from engine.eventlog.memory.log import MemoryLog
 from engine.ingest import dead_letters
 from engine.messages.recommendation import Recommendation
-from engine.metrics import Metrics
+from engine.metrics import Metrics, ServeMetrics
 from engine.releases import bundles
+from engine.releases.bundles import NewRelease
 from engine.settings.sections import (
     ClickSettings,
     IndexSettings,
     ItemSettings,
     RecommendationSettings,
+    ReleaseSettings,
     Settings,
     SnapshotSettings,
     WindowSettings,
     WorkerSettings,
 )
+from engine.view.http_messages import SessionEvent
+from engine.view.requests import ListOptions, ListQuery, Responder
+from engine.view.standby import Standby
 from engine.windows import users
 from engine.worker import loop
 from models.data import dataset, item_content
@@ -70,6 +77,92 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lines = [f"{user},{item},{second},{words}" for second, user, item, words in sorted(rows)]
     (folder / "interactions.csv").write_text("\n".join(["user,item,ts,query", *lines]) + "\n")
     return folder
+
+
+def kind_of(item: str) -> str:
+    return item.split("-", maxsplit=1)[0]
+
+
+@pytest.fixture(scope="module")
+def labelled(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The release with the kind of each item as its category, and the style as a tag."""
+    read = bundles.read(bundle)
+    items = {
+        item: Item(id=item, bags={"category": [kind_of(item)], "tags": [item.split("-")[1], "new"][: 1 + row % 2]})
+        for row, item in enumerate(read.ids)
+    }
+    release = NewRelease(
+        model=read.manifest.model,
+        version="labelled",
+        created_ms=0,
+        contract=read.manifest.contract,
+        holdout=read.manifest.holdout,
+        encoder_onnx=read.encoder_onnx,
+        items_onnx=read.items_onnx,
+        content_onnx=read.content_onnx,
+        vectors=read.vectors,
+        popularity=read.popularity,
+        neighbours=read.neighbours,
+        labels=ItemLabels.of(items, read.ids),
+        ids=read.ids,
+    )
+    return bundles.write(release, tmp_path_factory.mktemp("labelled"))
+
+
+@pytest.fixture(scope="module")
+def responder(labelled: Path) -> Responder:
+    """Of a server that has the release."""
+    metrics, log = ServeMetrics(), MemoryLog()
+    settings = Settings(releases=ReleaseSettings(path=labelled), windows=WindowSettings(max_users=10, length=10))
+    standby = Standby(settings, log, metrics)
+    standby.start()
+    return Responder(standby)
+
+
+def test_a_session_of_an_anonymous_request_may_search(responder: Responder) -> None:
+    clicks = [SessionEvent("shoes-red-0"), SessionEvent("shoes-red-1")]
+    sessions = [clicks, [*clicks, SessionEvent(search="a TENT, please")], [*clicks, SessionEvent(search="?!")]]
+    options = ListOptions(count=10)
+    clicked, searched, wordless = (
+        each.recommendation for each in responder.lists([ListQuery(session=each, options=options) for each in sessions])
+    )
+    kinds = [Counter(kind_of(listed.item) for listed in each.items) for each in (clicked, searched)]
+    assert kinds[0]["tent"] < 5 <= kinds[1]["tent"]
+    assert [listed.item for listed in wordless.items] == [listed.item for listed in clicked.items]
+    weighed = {(reason.item, reason.kind) for reasons in searched.interests for reason in reasons}
+    assert ("a tent please", "search") in weighed
+
+
+def test_items_of_a_kind_are_left_out_where_the_request_says_so(responder: Responder) -> None:
+    session = [SessionEvent("shoes-red-0"), SessionEvent("shoes-red-1")]
+
+    def listed(where: tuple[tuple[str, str], ...], count: int = 20) -> list[str]:
+        query = ListQuery(session=session, options=ListOptions(count=count, exclude_where=where))
+        other = ListQuery(session=session, options=ListOptions(count=count))
+        lists = [each.recommendation.items for each in responder.lists([other, query])]
+        assert [entry.item for entry in lists[0]] == plain[:count]
+        return [entry.item for entry in lists[1]]
+
+    query = ListQuery(session=session, options=ListOptions(count=200))
+    plain = [entry.item for entry in responder.lists([query])[0].recommendation.items]
+    assert len(plain) > 120
+    assert listed((("category", "shoes"),)) == [item for item in plain if kind_of(item) != "shoes"][:20]
+    no_red_shoes = listed((("category", "shoes"), ("tags", "red")), 100)
+    assert no_red_shoes == [item for item in plain if kind_of(item) != "shoes" and "-red-" not in item][:100]
+    assert listed((("category", "boats"), ("colour", "red"))) == plain[:20]
+    everything = tuple(("category", kind) for kind in KINDS)
+    assert listed(everything) == []
+
+
+def test_a_release_has_the_labels_of_its_items(labelled: Path, bundle: Path) -> None:
+    assert bundles.read(bundle).labels is None
+    read = bundles.read(labelled)
+    assert read.labels is not None
+    assert read.labels.fields == {"category", "tags"}
+    for label in (("category", "lamp"), ("tags", "old")):
+        items = {read.ids[row] for row in read.labels.rows([label])}
+        assert items == {item for item in read.ids if label[1] in item.split("-")}
+    assert not len(read.labels.rows([("category", "boat")]))
 
 
 @pytest.fixture(scope="module")

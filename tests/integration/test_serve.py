@@ -222,6 +222,8 @@ def test_health_releases_metrics_and_the_description(served: Served) -> None:
         ("/v1/lists", {"count": 3}, 400, "user"),
         ("/v1/lists", {"user": ""}, 400, "user"),
         ("/v1/session", {"events": [{"item": "i1", "action": "stare"}]}, 400, "events[0].action"),
+        ("/v1/session", {"events": [{"item": "i1"}, {"action": "view"}]}, 400, "events[1].item"),
+        ("/v1/lists", {"user": "ann", "exclude_where": {"category": ["shoes"]}}, 404, "exclude_where"),
         ("/v1/rank", {"items": [], "user": "ann"}, 400, "items"),
         ("/v1/next", {"decision": "unheard of"}, 404, "decision"),
         ("/v1/list?user=nobody", None, 404, "user"),

@@ -95,6 +95,22 @@ def window(catalogue: Catalogue, *items: str) -> Windows:
     return Windows(numbers, np.arange(len(items))[None] * 1000, np.ones(numbers.shape, np.uint8))
 
 
+def test_a_release_has_the_values_of_its_items_fields(bundle: Bundle) -> None:
+    assert bundle.labels is not None
+    assert bundle.labels.names == sorted(("category", colour) for colour in COLOURS)
+    green = {bundle.ids[row] for row in bundle.labels.rows([("category", "green")])}
+    assert green == {item for item in bundle.ids if _colour(int(item[1:])) == "green"}
+
+
+def test_no_item_that_was_left_out_comes_back_from_a_graph_or_a_scan(served: LiveRelease, catalogue: Catalogue) -> None:
+    assert served.labels is not None
+    left_out = served.numbers[served.labels.rows([("category", colour) for colour in COLOURS[:5]])]
+    lists = recommender(40).recommend(window(catalogue, "i8", "i16"), served, excluded=left_out[None])
+    listed = lists.items[lists.items >= 0]
+    assert len(listed) == 40
+    assert not np.isin(listed, left_out).any()
+
+
 def test_training_saw_no_event_of_the_items_held_out(bundle: Bundle, clicks: Interactions) -> None:
     holdout = bundle.manifest.holdout
     assert (holdout.items_share, holdout.items_seed) == (HELD_OUT, 0)

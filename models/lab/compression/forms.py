@@ -148,6 +148,7 @@ def write(compressed: CompressedRelease, version: str | None, created_ms: int, r
         content_onnx=bundle.content_onnx,
         vectors=bundle.vectors,
         neighbours=bundle.neighbours,
+        labels=bundle.labels,
         popularity=bundle.popularity,
         ids=bundle.ids,
         action_values=manifest.action_values,

@@ -14,6 +14,7 @@ from engine import contract
 from engine.catalogue import searches
 from engine.catalogue.content import Item
 from engine.catalogue.ids import Catalogue
+from engine.catalogue.labels import ItemLabels
 from engine.contract import ContentSizes, NeighbourSizes, PopularityScore
 from engine.errors import (
     DamagedReleaseError,
@@ -482,6 +483,19 @@ RELEASES = [
         UnfitReleaseError,
         r"two-hop-1: weights of neighbours | hold negative or infinite values | expected numbers from 0 on | train or"
         r" export the release again",
+    ),
+    Row(
+        "labels of items that are not there",
+        bundle_with(labels=ItemLabels([("category", "shoes")], np.array([[0, 0], [0, 2]], np.int32))),
+        UnfitReleaseError,
+        r"two-hop-1: labels | go up to 0 and items to 2 | expected pairs in ascending order below 1 and 2 | train or"
+        r" export the release again",
+    ),
+    Row(
+        "labels without names",
+        bundle_with(labels=ItemLabels([7], np.zeros((1, 2), np.int32))),  # type: ignore[list-item] # the mistake
+        DamagedReleaseError,
+        r"two-hop-1: labels\.json | is no JSON array of fields | - | export the release again",
     ),
     Row(
         "an action that is worth nothing",

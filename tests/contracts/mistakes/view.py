@@ -104,6 +104,12 @@ ROWS = [
         r"events\[0\]\.action | found 'stare' | expected one of view, | clicks\.actions",
     ),
     Row(
+        "a session with an event that is neither a click nor a search",
+        lambda _folder: check_events([SessionEvent(action="view")], Actions(SMALL.clicks)),
+        RequestError,
+        r"events\[0\]\.item | found neither an item nor a search | expected one of them | name the item",
+    ),
+    Row(
         "a request before any release",
         lambda _folder: Responder(Standby(SMALL, MemoryLog(), ServeMetrics())).serving(),
         RequestError,
