@@ -20,6 +20,8 @@ NEXT_CLICK_DROP: Final = 0.8
 """Of the day's mean: less than this share of it is a drop."""
 FEW_CLICKS: Final = 500
 """Judged clicks in an hour, below which the next-click rate is left alone: its standard error is two points there."""
+SAMPLE_RATIO_LIMIT: Final = 0.001
+"""As in the report of an experiment."""
 ARCHIVE_LIMIT_S: Final = 3600
 RETRAIN_LIMIT_S: Final = 2 * 24 * 3600
 
@@ -167,6 +169,11 @@ ALERTS: Final = (
         "HeadraceWorseThanPopular",
         f"{NEXT_CLICK.name} < {POPULAR.name} and {JUDGED.name} > {FEW_CLICKS}",
         *("1h", "warning", "popular items would meet more next clicks than {{ $labels.release }} does"),
+    ),
+    Alert(
+        "HeadraceExperimentMismatch",
+        f"min by (deployment, experiment) ({name(M.experiment_sample_ratio)}) < {SAMPLE_RATIO_LIMIT}",
+        *("5m", "warning", "the arms of {{ $labels.experiment }} do not have the users that their shares promise"),
     ),
     Alert(
         "HeadraceMemoryHigh",

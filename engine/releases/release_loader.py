@@ -98,9 +98,25 @@ class ReleaseLoader:
     """
 
     def __init__(
-        self, settings: Settings, catalogue: Catalogue, metrics: Metrics, open_feed: Callable[[], Feed]
+        self,
+        settings: Settings,
+        catalogue: Catalogue,
+        metrics: Metrics,
+        open_feed: Callable[[], Feed],
+        *,
+        with_trials: bool = True,
     ) -> None:
+        """Follow nothing yet.
+
+        Args:
+            settings: of releases, the index and the worker.
+            catalogue: numbers the items.
+            metrics: count what is refused.
+            open_feed: opens the feed.
+            with_trials: make canaries and the arms of experiments ready, too.
+        """
         self._settings = settings
+        self._with_trials = with_trials
         self._catalogue = catalogue
         self._metrics = metrics
         self._open_feed = open_feed
@@ -172,6 +188,8 @@ class ReleaseLoader:
 
     def _follow_all(self, registry: Registry) -> None:
         live, canary, experiment = registry.live(), registry.canary(), registry.experiment()
+        if not self._with_trials:
+            canary = experiment = None
         of_arms = [] if experiment is None else [registry.versions.get(arm.version) for arm in experiment.arms]
         announced = [*live, *filter(None, [canary, *of_arms])]
         self._refused = [announcement for announcement in self._refused if announcement in announced]

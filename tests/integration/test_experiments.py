@@ -1,12 +1,15 @@
 """An experiment of three arms on running workers: lists by arm, restarts, the report, and the way back."""
 
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from engine.cli import experiment_page
+from engine.cli.experiment import experiment as verb
 from engine.cli.experiment import ratio_line, read_report, table
 from engine.eventlog.base import EventLog
 from engine.eventlog.kafka import KafkaLog
@@ -140,11 +143,28 @@ def test_an_experiment_on_kafka(
     topic_names: Callable[[str], str],
     tiny_release: Path,
     sabotaged: Path,
+    tmp_path: Path,
     report: Report,
 ) -> None:
     canary = CANARY.model_copy(update={"topic": topic_names("canary-sums")})
     settings = settings_of(topic_names, kafka_settings).model_copy(update={"canary": canary})
     run_experiment(kafka_log, settings, tiny_release, sabotaged, report)
+    environ = {
+        "HEADRACE_KAFKA__BOOTSTRAP_SERVERS": settings.kafka.bootstrap_servers,
+        "HEADRACE_RELEASES__TOPIC": settings.releases.topic,
+        "HEADRACE_CANARY__TOPIC": settings.canary.topic,
+    }
+    page = tmp_path / "report.html"
+    result = CliRunner().invoke(verb, ["report", "three", "--html", str(page)], env=environ, catch_exceptions=False)
+    assert result.output.startswith("experiment 'three' is stopped: ")
+    assert result.output.endswith(f"the page is {page}\n")
+    assert page.read_text().count("<polyline") == 2
+    printed = CliRunner().invoke(verb, ["report", "--json"], env=environ, catch_exceptions=False)
+    assert json.loads(printed.output)["arms"][2]["verdict"] == "worse"
+    purged = CliRunner().invoke(verb, ["purge", "three"], env=environ, catch_exceptions=False)
+    assert purged.output == "the sums and looks of the experiment 'three' are deleted\n"
+    printed = CliRunner().invoke(verb, ["report", "--json"], env=environ, catch_exceptions=False)
+    assert {arm["users"] for arm in json.loads(printed.output)["arms"]} == {0}
 
 
 def test_an_arm_that_cannot_be_served_is_said_and_its_users_get_the_live_release(
