@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -53,6 +53,23 @@ class RunningExperiment:
     """By version, those of arms that have their own."""
     refusals: Mapping[str, str]
     """By version, the reason for which a release cannot be served here."""
+
+
+@dataclass(slots=True)
+class _PartialExperiment:
+    """An experiment whose releases are made ready, one at each look, so that a rollback waits for one at most."""
+
+    experiment: Experiment
+    missing: list[str]
+    """Versions that were not tried yet."""
+    releases: dict[str, LiveRelease] = field(default_factory=dict)
+    refusals: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, experiment: Experiment) -> "_PartialExperiment":
+        """An experiment of which nothing is ready but the live release."""
+        versions = {arm.version: None for arm in experiment.arms if arm.version not in {"", experiment.base_version}}
+        return cls(experiment, [*versions])
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +148,7 @@ class ReleaseLoader:
         self._trial: Canary | RunningExperiment | None = None
         self._trial_record: Announcement | Experiment | None = None
         self._trial_change: TrialChange | None = None
+        self._partial: _PartialExperiment | None = None
         self._experiment_releases = 0
         self._failure = ""
         self._thread = threading.Thread(target=self._run, name="headrace-releases", daemon=True)
@@ -161,6 +179,8 @@ class ReleaseLoader:
 
     def take_trial(self) -> TrialChange | None:
         """The change of the canary or experiment since the last call, to be taken after the release."""
+        if self._arrived.is_set():
+            return None  # the release that it is beside comes first
         change, self._trial_change = self._trial_change, None
         return change
 
@@ -203,6 +223,9 @@ class ReleaseLoader:
 
     def _follow_trial(self, record: Announcement | Experiment | None, registry: Registry) -> None:
         """Make a canary or an experiment ready that has been announced; end the one that is none any more."""
+        if self._partial is not None and record != self._partial.experiment:
+            self._partial = None
+            self._make_room_for(0)
         if record == self._trial_record or self._stop.is_set():
             return
         if self._trial is not None:
@@ -224,22 +247,30 @@ class ReleaseLoader:
         release, _ = self._warm_or_refuse(announcement)
         return None if release is None else Canary(announcement, release)
 
-    def _experiment(self, experiment: Experiment, registry: Registry) -> RunningExperiment:
-        """The experiment with every release that can be made ready; the others are refused."""
-        versions = {arm.version: None for arm in experiment.arms if arm.version not in {"", experiment.base_version}}
-        self._make_room_for(len(versions))
-        releases: dict[str, LiveRelease] = {}
-        refusals: dict[str, str] = {}
-        for version in versions:
-            announcement = registry.versions.get(version)
-            if announcement is None:
-                refusals[version] = f"no version {version!r} is announced any more; publish it again"
-                continue
-            release, refusals[version] = self._warm_or_refuse(announcement)
-            if release is not None:
-                releases[version] = release
-                del refusals[version]
-        return RunningExperiment(experiment, releases, refusals)
+    def _experiment(self, experiment: Experiment, registry: Registry) -> RunningExperiment | None:
+        """The experiment, once every release of its arms was made ready or refused; None before."""
+        if self._partial is None:
+            self._partial = _PartialExperiment.of(experiment)
+            self._make_room_for(len(self._partial.missing))
+        partial = self._partial
+        if partial.missing:
+            self._make_ready(partial, partial.missing.pop(0), registry)
+        if partial.missing:
+            return None
+        self._partial = None
+        return RunningExperiment(experiment, partial.releases, partial.refusals)
+
+    def _make_ready(self, partial: _PartialExperiment, version: str, registry: Registry) -> None:
+        """Make one release of an arm ready, or refuse it."""
+        announcement = registry.versions.get(version)
+        if announcement is None:
+            partial.refusals[version] = f"no version {version!r} is announced any more; publish it again"
+            return
+        release, reason = self._warm_or_refuse(announcement)
+        if release is None:
+            partial.refusals[version] = reason
+        else:
+            partial.releases[version] = release
 
     def _warm_or_refuse(self, announcement: Announcement) -> tuple[LiveRelease | None, str]:
         """The release, or None and the reason for which it cannot be served."""
