@@ -16,6 +16,7 @@ from engine.eventlog.kafka import KafkaLog
 from engine.eventlog.memory.log import MemoryLog
 from engine.messages.experiment_messages import Experiment
 from engine.messages.recommendation import Recommendation
+from engine.metrics import Metrics
 from engine.quality.experiment import CLUSTERS
 from engine.quality.experiment_report import ExperimentReport
 from engine.releases import experiments
@@ -61,6 +62,10 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
+def value_of(metrics: Metrics, name: str, arm: str) -> float:
+    return metrics.registry.get_sample_value(name, {"experiment": "three", "arm": arm}) or 0.0
+
+
 def check_lists(experiment: Experiment, messages: list[Recommendation]) -> None:
     """Each user's arm follows from the hash, and what is in the list from the arm."""
     names = [arm.name for arm in experiment.arms]
@@ -79,10 +84,12 @@ def run_experiment(log: EventLog, settings: Settings, good: Path, other: Path, r
     shop.publish(good, "live")
     shop.publish(other, "candidate")
     with shop.open():
-        with shop.worker():
+        with shop.worker() as (_, metrics):
             experiment = trials.start("three", *ARMS)
             until(lambda: {message.arm for message in trials.lists(experiment)} == {"control", "short", "new"})
             until(lambda: sum(arm.clicks for arm in trials.report().arms) > 300)
+            until(lambda: value_of(metrics, "headrace_experiment_users", "new") > 50)
+            assert value_of(metrics, "headrace_experiment_gain", "control") > 0.5
         before = trials.report()
         with shop.worker(), shop.worker():  # a restart, and one that joins
             until(lambda: trials.report().arms[2].verdict == "worse")
