@@ -25,6 +25,8 @@ NORM_CHANGE_LIMIT: Final = 0.2
 """Of the day's mean length of interests."""
 UNUSUAL_FACTOR: Final = 3
 """Clicks beside those of the same hour on earlier days, either way."""
+SAMPLE_RATIO_LIMIT: Final = 0.001
+"""As in the report of an experiment."""
 ARCHIVE_LIMIT_S: Final = 3600
 RETRAIN_LIMIT_S: Final = 2 * 24 * 3600
 
@@ -232,6 +234,11 @@ ALERTS: Final = (
             "warning",
             "{{ $labels.deployment }} reads {{ $value | humanize }} clicks a second, unlike at this time of other days",
         ),
+    ),
+    Alert(
+        "HeadraceExperimentMismatch",
+        f"min by (deployment, experiment) ({name(M.experiment_sample_ratio)}) < {SAMPLE_RATIO_LIMIT}",
+        *("5m", "warning", "the arms of {{ $labels.experiment }} do not have the users that their shares promise"),
     ),
     Alert(
         "HeadraceMemoryHigh",

@@ -1,8 +1,9 @@
-"""The verb `experiment`, with `start`, `stop`, `list` and `report`."""
+"""The verb `experiment`, with `start`, `stop`, `list`, `report` and `purge`."""
 
 import json
 import time
 from collections.abc import Callable
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -14,7 +15,7 @@ from engine.cli import experiment_page
 from engine.cli.options import config_option
 from engine.cli.releases import open_registrar
 from engine.eventlog import topic_plan
-from engine.eventlog.base import EventLog
+from engine.eventlog.base import EventLog, Outgoing
 from engine.eventlog.kafka import KafkaLog
 from engine.messages.experiment_messages import Experiment
 from engine.quality import experiment_report
@@ -154,6 +155,25 @@ def report_experiment(name: str | None, as_json: bool, page: Path | None, config
         click.echo(f"the page is {page}")
 
 
+@experiment.command("purge")
+@click.argument("name")
+@config_option
+def purge_experiment(name: str, config: Path | None) -> None:
+    """Delete the sums and looks of the experiment NAME, which is over. Its arms stay in the list, and its name used."""
+    settings = loader.load(config)
+    registrar, log = open_registrar(config, None), KafkaLog(settings.kafka)
+    known = experiments.ended(registrar.read(), name)
+    topic = topic_plan.canary_sums(settings).name
+    keys: list[bytes | None] = []
+    if log.partitions(topic):
+        with closing(SumsReader(log.reader([topic]))) as sums:
+            sums.counts(known)
+            keys += sums.experiment_keys(known)
+        with log.producer() as producer:
+            producer.send(Outgoing(topic, keys, [None] * len(keys)))
+    click.echo(f"the sums and looks of the experiment {name!r} are deleted")
+
+
 def read_report(
     registrar: Registrar, log: EventLog, settings: Settings, name: str | None, now_ms: int
 ) -> ExperimentReport:
@@ -168,11 +188,8 @@ def read_report(
     topic = topic_plan.canary_sums(settings).name
     counts, looks = ExperimentCounts.empty(len(known.arms)), []
     if log.partitions(topic):
-        sums = SumsReader(log.reader([topic]))
-        try:
+        with closing(SumsReader(log.reader([topic]))) as sums:
             counts, looks = sums.counts(known), sums.looks(known)
-        finally:
-            sums.close()
     return experiment_report.report(known, experiments.state_of(registry, known), counts, looks, now_ms)
 
 

@@ -1,6 +1,7 @@
 """The report of an experiment as a page that needs nothing else: a table, and the lifts over time with intervals."""
 
 import html
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -10,10 +11,12 @@ from engine.messages.experiment_messages import ArmLook, ExperimentLook
 from engine.quality.experiment_report import ArmReport, ExperimentReport, Interval, look_of
 
 _WIDTH, _HEIGHT = 860.0, 360.0
-_LEFT, _RIGHT, _TOP, _BOTTOM = 64.0, 16.0, 16.0, 36.0
+_LEFT, _RIGHT, _TOP, _BOTTOM = 64.0, 16.0, 16.0, 40.0
 _COLOURS: Final = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9", "#7a5195")
 """Of the arms after the control; told apart by people with any colour vision (Okabe and Ito, 2008)."""
 _TICKS: Final = 5
+_ROUNDING: Final = 1.0 + 1e-9
+_UNITS: Final = (("days", 86_400_000.0), ("hours", 3_600_000.0), ("minutes", 60_000.0))
 _MARGIN: Final = 1.15
 _LEAST_SPAN: Final = 0.05
 _WIDEST_SPAN: Final = 2.0
@@ -26,7 +29,7 @@ body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(
 .table { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .7rem .3rem 0; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
-th:first-child, td:first-child, th:last-child, td:last-child { text-align: left; }
+th:first-child, td:first-child, th:nth-child(2), td:nth-child(2), th:last-child, td:last-child { text-align: left; }
 .alarm { color: var(--alarm); font-weight: 600; border: 2px solid var(--alarm); padding: .6rem .8rem; }
 svg { width: 100%; height: auto; }
 svg text { fill: var(--ink); font-size: 12px; }
@@ -87,11 +90,10 @@ def _ratio(report: ExperimentReport) -> str:
 
 
 def _table(report: ExperimentReport) -> str:
-    heads = ["arm", "served by", "share", "users", "clicks", "hits", "gain", "lift", "always valid"]
     is_over = report.state != "running"
-    heads += ["fixed horizon", "p"] if is_over else []
-    rows = [_row([*heads, "verdict"], "th")]
-    rows += [_row(_cells(arm, is_over=is_over), "td") for arm in report.arms]
+    fixed = ["fixed horizon", "p"] if is_over else []
+    heads = ["arm", "verdict", "lift", "always valid", *fixed, "users", "share", "clicks", "hits", "gain", "served by"]
+    rows = [_row(heads, "th"), *(_row(_cells(arm, is_over=is_over), "td") for arm in report.arms)]
     return f'<div class="table"><table>{"".join(rows)}</table></div>'
 
 
@@ -105,16 +107,16 @@ def _cells(arm: ArmReport, *, is_over: bool) -> list[str]:
     fixed = [_bounds(arm.fixed_horizon), "" if arm.p_value is None else f"{arm.p_value:.4f}"]
     return [
         arm.arm,
-        f"{arm.release}{f' with {changes}' if changes else ''}",
-        f"{arm.share:.1%}",
-        f"{arm.users:,}",
-        f"{arm.clicks:,}",
-        "" if arm.hit_rate is None else f"{arm.hit_rate:.1%}",
-        "" if arm.gain is None else f"{arm.gain:.4f}",
+        f"{arm.verdict}{refused}",
         "" if arm.lift is None else f"{arm.lift:+.1%}",
         _bounds(arm.always_valid),
         *(fixed if is_over else []),
-        f"{arm.verdict}{refused}",
+        f"{arm.users:,}",
+        f"{arm.share:.1%}",
+        f"{arm.clicks:,}",
+        "" if arm.hit_rate is None else f"{arm.hit_rate:.1%}",
+        "" if arm.gain is None else f"{arm.gain:.4f}",
+        f"{arm.release}{f' with {changes}' if changes else ''}",
     ]
 
 
@@ -163,18 +165,26 @@ def _values(arm: ArmLook) -> list[float]:
 
 
 def _axes(scale: _Scale) -> Iterator[str]:
-    for tick in range(_TICKS + 1):
-        lift = scale.lowest + (scale.highest - scale.lowest) * tick / _TICKS
-        y = scale.y(lift)
+    step = _round_step(scale.highest - scale.lowest)
+    for tick in range(math.ceil(scale.lowest / step), math.floor(scale.highest / step) + 1):
+        y = scale.y(tick * step)
         yield f'<path class="axis" d="M{_LEFT:g} {y:.1f}H{_WIDTH - _RIGHT:g}"/>'
-        yield f'<text x="{_LEFT - 8:g}" y="{y + 4:.1f}" text-anchor="end">{lift:+.1%}</text>'
+        yield f'<text x="{_LEFT - 8:g}" y="{y + 4:.1f}" text-anchor="end">{100.0 * tick * step:+.3g}%</text>'
     yield f'<path class="zero" d="M{_LEFT:g} {scale.y(0.0):.1f}H{_WIDTH - _RIGHT:g}"/>'
-    hours = (scale.until_ms - scale.started_ms) / 3_600_000
-    for tick in range(_TICKS + 1):
-        x = scale.x(scale.started_ms + (scale.until_ms - scale.started_ms) * tick / _TICKS)
-        anchor = "end" if tick == _TICKS else "middle"
-        text = f"{hours * tick / _TICKS:.3g}{' hours' if tick == _TICKS else ''}"
-        yield f'<text x="{x:.1f}" y="{_HEIGHT - 12:g}" text-anchor="{anchor}">{text}</text>'
+    span_ms = scale.until_ms - scale.started_ms
+    unit, unit_ms = next(known for known in _UNITS if span_ms >= known[1] or known is _UNITS[-1])
+    step = _round_step(max(1, span_ms) / unit_ms)
+    for tick in range(math.floor(span_ms / unit_ms / step) + 1):
+        x = scale.x(scale.started_ms + tick * step * unit_ms)
+        yield f'<text x="{x:.1f}" y="{_HEIGHT - 18:g}" text-anchor="middle">{tick * step:g}</text>'
+    yield f'<text x="{_WIDTH - _RIGHT:g}" y="{_HEIGHT - 3:g}" text-anchor="end">{unit} since the start</text>'
+
+
+def _round_step(span: float) -> float:
+    """A step of 1, 2 or 5 times a power of ten, of which some five are in the span."""
+    rough = span / _TICKS
+    power = 10.0 ** math.floor(math.log10(rough))
+    return next(factor * power for factor in (1.0, 2.0, 5.0, 10.0) if rough <= factor * power * _ROUNDING)
 
 
 def _curve(points: Sequence[tuple[int, ArmLook]], colour: str, scale: _Scale) -> Iterator[str]:
@@ -191,7 +201,8 @@ def _curve(points: Sequence[tuple[int, ArmLook]], colour: str, scale: _Scale) ->
         )
     ]
     upper, lower, lift = ([f"{left},{top}" for left, top in zip(x, line, strict=True)] for line in lines)
-    yield f'<polygon points="{" ".join([*upper, *reversed(lower)])}" fill="{colour}" fill-opacity="0.15"/>'
+    band = " ".join([*upper, *reversed(lower)])
+    yield f'<polygon points="{band}" fill="{colour}" fill-opacity="0.1" stroke="{colour}" stroke-opacity="0.35"/>'
     yield f'<polyline points="{" ".join(lift)}" fill="none" stroke="{colour}" stroke-width="2"/>'
     last_x, last_y = lift[-1].split(",")
     yield f'<circle cx="{last_x}" cy="{last_y}" r="3.5" fill="{colour}"/>'

@@ -62,6 +62,9 @@ def list_releases(as_json: bool, folder: Path | None, config: Path | None) -> No
         return
     if registry.pinned is not None and registry.last_pin is not None:
         click.echo(f"{registry.model} is pinned: {_pin_line(registry.last_pin)}")
+    if (experiment := registry.experiment()) is not None:
+        base = f"{registry.model}-{experiment.base_version}"
+        click.echo(f"the experiment {experiment.experiment!r} is running: {base} stays live until it is stopped")
     for announcement in _newest_first(registry):
         click.echo("  ".join(_columns(registry, announcement)))
 

@@ -144,6 +144,21 @@ def resolve(registry: Registry, name: str | None = None) -> Experiment:
     return experiment
 
 
+def ended(registry: Registry, name: str) -> Experiment:
+    """The experiment of this name, which workers count no longer.
+
+    Raises:
+        ReleaseError: there is none, or it is running.
+    """
+    experiment = resolve(registry, name)
+    if experiment == registry.experiment():
+        raise ReleaseError(
+            f"the experiment {name!r} cannot be purged: found it running, expected one that is over; stop it first"
+            f" (`headrace experiment stop {name}`)"
+        )
+    return experiment
+
+
 def state_of(registry: Registry, experiment: Experiment) -> str:
     """`running`, `stopped`, or `over` for one that ended with the live release that it had begun with."""
     if experiment.state == "running" and registry.experiment() != experiment:

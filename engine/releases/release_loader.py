@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -53,6 +53,23 @@ class RunningExperiment:
     """By version, those of arms that have their own."""
     refusals: Mapping[str, str]
     """By version, the reason for which a release cannot be served here."""
+
+
+@dataclass(slots=True)
+class _PartialExperiment:
+    """An experiment whose releases are made ready, one at each look, so that a rollback waits for one at most."""
+
+    experiment: Experiment
+    missing: list[str]
+    """Versions that were not tried yet."""
+    releases: dict[str, LiveRelease] = field(default_factory=dict)
+    refusals: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, experiment: Experiment) -> "_PartialExperiment":
+        """An experiment of which nothing is ready but the live release."""
+        versions = {arm.version: None for arm in experiment.arms if arm.version not in {"", experiment.base_version}}
+        return cls(experiment, [*versions])
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +115,25 @@ class ReleaseLoader:
     """
 
     def __init__(
-        self, settings: Settings, catalogue: Catalogue, metrics: Metrics, open_feed: Callable[[], Feed]
+        self,
+        settings: Settings,
+        catalogue: Catalogue,
+        metrics: Metrics,
+        open_feed: Callable[[], Feed],
+        *,
+        with_trials: bool = True,
     ) -> None:
+        """Follow nothing yet.
+
+        Args:
+            settings: of releases, the index and the worker.
+            catalogue: numbers the items.
+            metrics: count what is refused.
+            open_feed: opens the feed.
+            with_trials: make canaries and the arms of experiments ready, too.
+        """
         self._settings = settings
+        self._with_trials = with_trials
         self._catalogue = catalogue
         self._metrics = metrics
         self._open_feed = open_feed
@@ -115,6 +148,7 @@ class ReleaseLoader:
         self._trial: Canary | RunningExperiment | None = None
         self._trial_record: Announcement | Experiment | None = None
         self._trial_change: TrialChange | None = None
+        self._partial: _PartialExperiment | None = None
         self._experiment_releases = 0
         self._failure = ""
         self._thread = threading.Thread(target=self._run, name="headrace-releases", daemon=True)
@@ -145,6 +179,8 @@ class ReleaseLoader:
 
     def take_trial(self) -> TrialChange | None:
         """The change of the canary or experiment since the last call, to be taken after the release."""
+        if self._arrived.is_set():
+            return None  # the release that it is beside comes first
         change, self._trial_change = self._trial_change, None
         return change
 
@@ -172,6 +208,8 @@ class ReleaseLoader:
 
     def _follow_all(self, registry: Registry) -> None:
         live, canary, experiment = registry.live(), registry.canary(), registry.experiment()
+        if not self._with_trials:
+            canary = experiment = None
         of_arms = [] if experiment is None else [registry.versions.get(arm.version) for arm in experiment.arms]
         announced = [*live, *filter(None, [canary, *of_arms])]
         self._refused = [announcement for announcement in self._refused if announcement in announced]
@@ -185,6 +223,9 @@ class ReleaseLoader:
 
     def _follow_trial(self, record: Announcement | Experiment | None, registry: Registry) -> None:
         """Make a canary or an experiment ready that has been announced; end the one that is none any more."""
+        if self._partial is not None and record != self._partial.experiment:
+            self._partial = None
+            self._make_room_for(0)
         if record == self._trial_record or self._stop.is_set():
             return
         if self._trial is not None:
@@ -206,22 +247,30 @@ class ReleaseLoader:
         release, _ = self._warm_or_refuse(announcement)
         return None if release is None else Canary(announcement, release)
 
-    def _experiment(self, experiment: Experiment, registry: Registry) -> RunningExperiment:
-        """The experiment with every release that can be made ready; the others are refused."""
-        versions = {arm.version: None for arm in experiment.arms if arm.version not in {"", experiment.base_version}}
-        self._make_room_for(len(versions))
-        releases: dict[str, LiveRelease] = {}
-        refusals: dict[str, str] = {}
-        for version in versions:
-            announcement = registry.versions.get(version)
-            if announcement is None:
-                refusals[version] = f"no version {version!r} is announced any more; publish it again"
-                continue
-            release, refusals[version] = self._warm_or_refuse(announcement)
-            if release is not None:
-                releases[version] = release
-                del refusals[version]
-        return RunningExperiment(experiment, releases, refusals)
+    def _experiment(self, experiment: Experiment, registry: Registry) -> RunningExperiment | None:
+        """The experiment, once every release of its arms was made ready or refused; None before."""
+        if self._partial is None:
+            self._partial = _PartialExperiment.of(experiment)
+            self._make_room_for(len(self._partial.missing))
+        partial = self._partial
+        if partial.missing:
+            self._make_ready(partial, partial.missing.pop(0), registry)
+        if partial.missing:
+            return None
+        self._partial = None
+        return RunningExperiment(experiment, partial.releases, partial.refusals)
+
+    def _make_ready(self, partial: _PartialExperiment, version: str, registry: Registry) -> None:
+        """Make one release of an arm ready, or refuse it."""
+        announcement = registry.versions.get(version)
+        if announcement is None:
+            partial.refusals[version] = f"no version {version!r} is announced any more; publish it again"
+            return
+        release, reason = self._warm_or_refuse(announcement)
+        if release is None:
+            partial.refusals[version] = reason
+        else:
+            partial.releases[version] = release
 
     def _warm_or_refuse(self, announcement: Announcement) -> tuple[LiveRelease | None, str]:
         """The release, or None and the reason for which it cannot be served."""

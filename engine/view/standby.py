@@ -77,8 +77,9 @@ class Standby:
         # Those of a worker on this machine are left alone: one that is ahead of a reader's end would be thrown away.
         snapshots = Snapshots(SnapshotSettings(), self.catalogue, self.actions)
         self._restorer = Restorer(settings, log, self.windows, snapshots, metrics, self.time)
+        releases, topic = settings.releases, topic_plan.releases(settings)
         self._loader = ReleaseLoader(
-            settings, self.catalogue, metrics, lambda: open_feed(settings.releases, log, topic_plan.releases(settings))
+            settings, self.catalogue, metrics, lambda: open_feed(releases, log, topic), with_trials=False
         )
         self._partitions = 0
         self._identity = ""

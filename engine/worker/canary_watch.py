@@ -44,6 +44,8 @@ class CanaryWatch:
         self._feed: Feed | None = None
         self._sums: SumsReader | None = None
         self._producer: Producer | None = None
+        self._running: Experiment | None = None
+        """The experiment of the last look."""
         self._failure = ""
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="headrace-canary", daemon=True)
@@ -71,9 +73,10 @@ class CanaryWatch:
         self._feed = self._feed or open_feed(releases, self._log, topic_plan.releases(self._settings))
         registry = self._feed.registry()
         running = registry.experiment()
-        if running is None:
+        if running != self._running:
             self._metrics.clear_experiment()
-        else:
+        self._running = running
+        if running is not None:
             self._look_at(running, now_ms)
         canary = registry.canary()
         if canary is None:

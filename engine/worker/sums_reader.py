@@ -67,6 +67,10 @@ class SumsReader:
         """Keys of the records of a canary."""
         return [key for key, record in self._canaries.items() if record.canary == canary.name]
 
+    def experiment_keys(self, experiment: Experiment) -> list[bytes]:
+        """Keys of the records and looks of an experiment; of those that were read by the last call of `counts`."""
+        return [key for key in (*self._experiments, *self._looks) if _is_of(key, experiment)]
+
     def close(self) -> None:
         """Free the reader."""
         self._reader.close()

@@ -1,18 +1,22 @@
 """An experiment of three arms on running workers: lists by arm, restarts, the report, and the way back."""
 
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from engine.cli import experiment_page
+from engine.cli.experiment import experiment as verb
 from engine.cli.experiment import ratio_line, read_report, table
 from engine.eventlog.base import EventLog
 from engine.eventlog.kafka import KafkaLog
 from engine.eventlog.memory.log import MemoryLog
 from engine.messages.experiment_messages import Experiment
 from engine.messages.recommendation import Recommendation
+from engine.metrics import Metrics
 from engine.quality.experiment import CLUSTERS
 from engine.quality.experiment_report import ExperimentReport
 from engine.releases import experiments
@@ -58,6 +62,10 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
+def value_of(metrics: Metrics, name: str, arm: str) -> float:
+    return metrics.registry.get_sample_value(name, {"experiment": "three", "arm": arm}) or 0.0
+
+
 def check_lists(experiment: Experiment, messages: list[Recommendation]) -> None:
     """Each user's arm follows from the hash, and what is in the list from the arm."""
     names = [arm.name for arm in experiment.arms]
@@ -76,10 +84,12 @@ def run_experiment(log: EventLog, settings: Settings, good: Path, other: Path, r
     shop.publish(good, "live")
     shop.publish(other, "candidate")
     with shop.open():
-        with shop.worker():
+        with shop.worker() as (_, metrics):
             experiment = trials.start("three", *ARMS)
             until(lambda: {message.arm for message in trials.lists(experiment)} == {"control", "short", "new"})
             until(lambda: sum(arm.clicks for arm in trials.report().arms) > 300)
+            until(lambda: value_of(metrics, "headrace_experiment_users", "new") > 50)
+            assert value_of(metrics, "headrace_experiment_gain", "control") > 0.5
         before = trials.report()
         with shop.worker(), shop.worker():  # a restart, and one that joins
             until(lambda: trials.report().arms[2].verdict == "worse")
@@ -140,11 +150,28 @@ def test_an_experiment_on_kafka(
     topic_names: Callable[[str], str],
     tiny_release: Path,
     sabotaged: Path,
+    tmp_path: Path,
     report: Report,
 ) -> None:
     canary = CANARY.model_copy(update={"topic": topic_names("canary-sums")})
     settings = settings_of(topic_names, kafka_settings).model_copy(update={"canary": canary})
     run_experiment(kafka_log, settings, tiny_release, sabotaged, report)
+    environ = {
+        "HEADRACE_KAFKA__BOOTSTRAP_SERVERS": settings.kafka.bootstrap_servers,
+        "HEADRACE_RELEASES__TOPIC": settings.releases.topic,
+        "HEADRACE_CANARY__TOPIC": settings.canary.topic,
+    }
+    page = tmp_path / "report.html"
+    result = CliRunner().invoke(verb, ["report", "three", "--html", str(page)], env=environ, catch_exceptions=False)
+    assert result.output.startswith("experiment 'three' is stopped: ")
+    assert result.output.endswith(f"the page is {page}\n")
+    assert page.read_text().count("<polyline") == 2
+    printed = CliRunner().invoke(verb, ["report", "--json"], env=environ, catch_exceptions=False)
+    assert json.loads(printed.output)["arms"][2]["verdict"] == "worse"
+    purged = CliRunner().invoke(verb, ["purge", "three"], env=environ, catch_exceptions=False)
+    assert purged.output == "the sums and looks of the experiment 'three' are deleted\n"
+    printed = CliRunner().invoke(verb, ["report", "--json"], env=environ, catch_exceptions=False)
+    assert {arm["users"] for arm in json.loads(printed.output)["arms"]} == {0}
 
 
 def test_an_arm_that_cannot_be_served_is_said_and_its_users_get_the_live_release(

@@ -19,9 +19,10 @@ from engine.eventlog.base import Outgoing, TopicSpec
 from engine.eventlog.memory.log import MemoryLog
 from engine.messages.announcement import Announcement
 from engine.metrics import Metrics
-from engine.releases import announcements, bundles
+from engine.releases import announcements, bundles, experiments
 from engine.releases.announcements import TopicFeed
-from engine.releases.release_loader import ReleaseLoader
+from engine.releases.registry import Registry
+from engine.releases.release_loader import ReleaseLoader, RunningExperiment, TrialChange
 from engine.settings.sections import ReleaseSettings, Settings
 from tests.unit.test_bundles import rewritten
 
@@ -287,6 +288,59 @@ def test_a_loader_that_tries_an_endless_graph_closes_at_once(
     assert not loader.wait(3.0)
     loader.close()
     assert refusals(metrics) == 0
+
+
+ARMS = ("control", "wide diversity=0.3", "b release=b", "c release=c", "gone release=d")
+
+
+def test_an_experiment_comes_after_the_release_that_it_is_over_and_with_all_that_can_be_served(
+    loader: ReleaseLoader, log: MemoryLog, tiny_release: Path, tmp_path: Path
+) -> None:
+    live = announcements.announce(tiny_release, "live", 1)
+    b, c, d = (
+        announcements.announce(rewritten(tiny_release, tmp_path / "new", version=version), "candidate", 2)
+        for version in ("b", "c", "d")
+    )
+    (Path(c.bundle) / contract.VECTORS_FILE).write_bytes(b"cut short")
+    registry = Registry("two-hop").with_changes([live, b, c, d])
+    (record,) = experiments.start(registry, "e", [*map(experiments.parse_arm, ARMS)], 3)
+    with log.producer() as producer:
+        announcements.send_changes([live, b, c, record], producer, TOPIC)
+    _until(lambda: loader._trial is not None)
+    assert loader.take_trial() is None  # as the release was not taken yet
+    assert loader.take() is not None
+    change = loader.take_trial()
+    assert change is not None
+    assert isinstance(change.trial, RunningExperiment)
+    assert change.trial.experiment == record
+    assert [*change.trial.releases] == ["b"]
+    assert "vectors.npy" in change.trial.refusals["c"]
+    assert change.trial.refusals["d"].startswith("no version 'd' is announced any more")
+    assert loader.take_trial() is None
+    (ended,) = experiments.stop(registry.with_changes([record]), "e", 4)
+    with log.producer() as producer:
+        announcements.send_changes([ended], producer, TOPIC)
+    _until(lambda: loader._trial is None)
+    assert loader.take_trial() == TrialChange(None)
+
+
+def test_a_worker_whose_live_release_is_another_serves_no_experiment(
+    loader: ReleaseLoader, log: MemoryLog, tiny_release: Path, tmp_path: Path
+) -> None:
+    """The release at its start is damaged here, and the one before serves: the arms are not over that one."""
+    damaged = rewritten(tiny_release, tmp_path / "new", version="damaged")
+    records = [announcements.announce(tiny_release, "live", 1), announcements.announce(damaged, "live", 2)]
+    (damaged / contract.VECTORS_FILE).write_bytes(b"cut short")
+    registry = Registry("two-hop").with_changes(records)
+    with log.producer() as producer:
+        started = experiments.start(registry, "e", [*map(experiments.parse_arm, ARMS[:2])], 3)
+        announcements.send_changes([*records, *started], producer, TOPIC)
+    assert loader.wait(LIMIT_S)
+    live = loader.take()
+    assert live is not None
+    assert live.name == "two-hop-tiny"
+    time.sleep(0.2)  # several looks
+    assert loader.take_trial() is None
 
 
 def _until(condition: Callable[[], bool]) -> None:

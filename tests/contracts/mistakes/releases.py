@@ -302,6 +302,12 @@ EXPERIMENTS = [
         r"experiment 'first' cannot be stopped | found it stopped | one that is running | `headrace experiment report",
     ),
     Row(
+        "an experiment purged while it runs",
+        lambda _folder: experiments.ended(RUNNING, "first"),
+        ReleaseError,
+        r"experiment 'first' cannot be purged | found it running | one that is over | `headrace experiment stop first`",
+    ),
+    Row(
         "an experiment that was never started",
         lambda _folder: experiments.resolve(RUNNING, "second"),
         ReleaseError,
