@@ -34,6 +34,11 @@ class Ranking:
     """[B, N] where no interest found the item, number of the window's item that it is a neighbour of, or POPULAR; else
     NO_ITEM."""
 
+    def put(self, users: Int64, ranking: "Ranking") -> None:
+        """Replace the rows of these users [B']."""
+        self.items[users], self.scores[users] = ranking.items, ranking.scores
+        self.interests[users], self.origins[users] = ranking.interests, ranking.origins
+
 
 @dataclass(frozen=True, slots=True)
 class Reasons:

@@ -18,6 +18,7 @@ from engine.pipeline import Recommender, Stage
 from engine.ranking import lists
 from engine.ranking.lists import Lists
 from engine.releases import bundles, serving
+from engine.releases.bundles import Provenance
 from engine.releases.release_loader import CanaryChange
 from engine.releases.serving import LiveRelease
 from engine.settings.sections import IndexSettings
@@ -63,12 +64,15 @@ class MirrorRelease(SimpleNamespace):
 def mirror(version: int) -> Any:
     """A release that needs no encoder."""
     return MirrorRelease(
-        manifest=SimpleNamespace(model="mirror", version=str(version), action_values={}),
+        manifest=SimpleNamespace(
+            model="mirror", version=str(version), action_values={}, provenance=Provenance(), created_ms=0
+        ),
         contract=SimpleNamespace(interests=1),
         numbers=np.empty(0, np.int32),
         popularity=np.empty(0, np.float32),
         index=_NoItems(),
         recall=1.0,
+        neighbours=None,
     )
 
 
