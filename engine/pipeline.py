@@ -23,7 +23,7 @@ from engine.retrieval import candidates, features
 from engine.retrieval.blend import PopularItems, Sources, blend
 from engine.retrieval.candidates import Candidates
 from engine.retrieval.features import Features
-from engine.retrieval.new_items import NewItems
+from engine.retrieval.later_items import NewItems
 from engine.retrieval.stream_neighbours import StreamNeighbours
 from engine.settings.sections import RecommendationSettings
 

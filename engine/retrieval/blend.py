@@ -22,7 +22,7 @@ from engine.arrays import NO_ITEM, POPULAR, Bool, Float32, Int32, Int64
 from engine.contract import PopularityScore
 from engine.retrieval.candidates import Candidates
 from engine.retrieval.item_neighbours import NeighbourTable
-from engine.retrieval.new_items import NewItems
+from engine.retrieval.later_items import NewItems
 
 UInt64 = npt.NDArray[np.uint64]
 
