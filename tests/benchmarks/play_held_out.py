@@ -1,10 +1,11 @@
 """Held-out clicks played in order through the worker's own path: next-click rates with and without new neighbours.
 
-    python -m tests.benchmarks.play_held_out RELEASE FOLDER [--batch 32] [--out FILE]
+    python -m tests.benchmarks.play_held_out RELEASE FOLDER [--batch 32]
 
 The windows of the events before the release's time split are there from the start, as if restored. The clicks from then
-on come in order, in small batches; each is judged by its user's last list, as the worker's metrics judge it. A click on
-the item that its user clicked last is left out.
+on come in order, in small batches. Each is judged twice: by the list that its user was sent last, as the worker's
+metrics judge it (pushed), and by one made of the user's window just before the click (pulled). A click on the item that
+its user clicked last is left out.
 """
 
 import json
@@ -15,11 +16,12 @@ import click
 import msgspec
 import numpy as np
 
-from engine.arrays import Bool, Int64
+from engine.arrays import Bool, Int32, Int64
 from engine.catalogue.ids import Catalogue
 from engine.eventlog.base import Outgoing, Rebalance, TopicSpec
 from engine.eventlog.memory.log import MemoryLog
 from engine.metrics import Metrics
+from engine.quality.next_click import PLACES, target_ranks
 from engine.releases import bundles, serving
 from engine.releases.bundles import Bundle
 from engine.settings.sections import RecommendationSettings, Settings, WindowSettings
@@ -48,20 +50,40 @@ def play(bundle: Bundle, interactions: Interactions, stream_neighbours: int, bat
     log.ensure_topics([TopicSpec(name) for name in (topic, settings.recommendations.topic, settings.windows.topic)])
     session = log.session([topic], "play", Rebalance())
     played = interactions.select(held_out)
+    numbers = catalogue.numbers(interactions.item_ids)
+    pulled = list[Int64]()
     for start in range(0, len(played), batch):
-        log.producer().send(_records(topic, played, np.arange(start, min(start + batch, len(played)))))
+        index = np.arange(start, min(start + batch, len(played)))
+        pulled.append(_pulled_ranks(processor, played, index, numbers))
+        log.producer().send(_records(topic, played, index))
         processor.process(session.poll(0.0, batch), session)
     processor.set_gauges()
+    ranks = np.concatenate(pulled)
     counts = {name: _total(metrics, name) for name in _COUNTS}
-    numbers = catalogue.numbers(interactions.item_ids)
     return counts | {
         "played": len(played),
         "new_item_share": float((live.rows(numbers[played.items]) < 0).mean()),
-        "next_click_rate": counts["next_click_hits"] / max(1.0, counts["next_clicks"]),
+        "pulled_rate": float((ranks > 0).mean()),
+        "pulled_ndcg10": float(np.where(ranks > 0, 1.0 / np.log2(1.0 + np.maximum(ranks, 1)), 0.0).mean()),
+        "pushed_rate": counts["next_click_hits"] / max(1.0, counts["next_clicks"]),
         "popular_rate": counts["next_click_popular_hits"] / max(1.0, counts["next_clicks"]),
         "stream_items": metrics.stream_items._value.get(),
         "stage_s": {name: round(seconds, 2) for name, seconds in _stages(metrics).items()},
     }
+
+
+def _pulled_ranks(processor: Processor, played: Interactions, index: Int64, numbers: Int32) -> Int64:
+    """Ranks among the first ten of clicked items in lists made before the clicks, of users with a window."""
+    store, serving_now = processor.windows.store, processor._serving
+    users = [played.user_ids[user] for user in played.users[index].tolist()]
+    found = [(place, slot) for place, user in enumerate(users) if (slot := store.find(user)) is not None]
+    places, slots = np.array(found, np.int32).reshape(-1, 2).T
+    known = store.known(slots)
+    places, slots = places[known], slots[known]
+    if serving_now is None or not len(slots):
+        return np.empty(0, np.int64)
+    lists = serving_now.recommender.recommend(store.read(slots), serving_now.live)
+    return target_ranks(lists.items[:, :PLACES], numbers[played.items[index[places]]])
 
 
 def without_repeats(interactions: Interactions) -> Interactions:

@@ -8,15 +8,19 @@ import numpy as np
 import pytest
 
 from engine.arrays import NO_ITEM
+from engine.catalogue.actions import Actions
 from engine.catalogue.ids import Catalogue
 from engine.contract import NeighbourSizes, PopularityScore
 from engine.eventlog.base import Outgoing, Rebalance, TopicSpec
 from engine.eventlog.memory.log import MemoryLog
 from engine.messages.recommendation import Recommendation, decode_recommendation
 from engine.metrics import Metrics
+from engine.pipeline import begin_counts
+from engine.ranking.click_counts import ClickCounts
 from engine.releases import bundles, serving
 from engine.releases.bundles import Bundle, NeighbourArrays, Provenance
 from engine.settings.sections import IndexSettings, RecommendationSettings, Settings, WindowSettings
+from engine.view.followed_windows import FollowedWindows, NewEvents
 from engine.worker.batch import Processor
 from producers.demo.bundled import DEMO_RELEASE
 
@@ -245,3 +249,31 @@ def test_the_next_release_knows_the_item_and_its_pairs_count_no_more(bundle: Bun
     shop.processor.swap(shop.warm(renamed))
     message = shop.click("ann", near)
     assert all(item.source != "neighbour" for item in (message.items if message else ()))
+
+
+def test_a_server_that_follows_windows_counts_as_a_worker_does(bundle: Bundle) -> None:
+    shop, near = Shop(bundle), bundle.ids[7]
+    ten_click_it(shop, near)
+    before = shop.processor.windows.pack(0)
+    shop.click("late", near, NEW, bundle.ids[9])
+    shop.click("early-2", bundle.ids[9])
+    chosen = Settings(windows=WindowSettings(max_users=200))
+    actions, seen = Actions(chosen.clicks), list[NewEvents]()
+    windows = FollowedWindows(chosen, shop.catalogue, actions, seen.append)
+    counts = ClickCounts(chosen, actions.weights, windows.store)
+    windows.load(before, 0)
+    counts.add(seen[0].windows, seen[0].is_new)  # read before there is a release: counted from the store once there is
+    begin_counts(counts, shop.warm(bundle))
+    assert counts.waits
+    while counts.waits:
+        counts.step()
+    windows.load(shop.processor.windows.pack(0), 0)
+    counts.add(seen[1].windows, seen[1].is_new)
+    numbers = shop.catalogue.numbers([near, NEW, bundle.ids[9]])
+    expected, followed = shop.processor._counts, counts
+    assert expected.neighbours is not None
+    assert followed.neighbours is not None
+    np.testing.assert_allclose(
+        np.sort(followed.neighbours.of(numbers).weights), np.sort(expected.neighbours.of(numbers).weights), rtol=1e-4
+    )
+    np.testing.assert_allclose(followed.popularity.shares(numbers), expected.popularity.shares(numbers), rtol=1e-4)
