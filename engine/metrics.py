@@ -45,6 +45,7 @@ class Metrics:
         self.window_bytes = self._gauge("window_bytes", "Bytes of the window store.")
         self.evicted_users = self._gauge("evicted_users", "Users evicted from the window store since the start.")
         self.items = self._gauge("catalogue_items", "Item ids in memory, known to the release or not.")
+        self.stream_items = self._gauge("stream_neighbour_items", "Items with neighbours counted from the clicks.")
         self.freed_items = self._counter("freed_items", "Item ids dropped, as no window and no release has them.")
         self.held_searches = self._gauge("held_searches", "Different searches in memory.")
         self._add_canary()

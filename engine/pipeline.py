@@ -2,18 +2,20 @@ r"""The pipeline from windows to lists: features, encoder, index, candidates, ra
 
 windows [B, L] -> features -> interests [B, K, D] -> near items [B, K, C] -> candidates [B, P] -> lists [B, N]
             \-> newest items [B, W] -> neighbours of each [B, W, M] ------------/   (blended, where the release says so)
+                                   \-> their neighbours in the stream ---------/
                                        popular items [P] ---------------------/
 """
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
-from typing import Final
+from dataclasses import dataclass, field, replace
+from typing import Final, TypeVar
 
 import numpy as np
 
 from engine.arrays import NO_ITEM, Float32, Int32, Int64, Windows
 from engine.ranking import lists, rerank
+from engine.ranking.click_counts import ClickCounts
 from engine.ranking.lists import NO_INTEREST, Lists, Ranking, Reasons, Removed
 from engine.ranking.popularity import Popularity, PopularityCounts, untaken
 from engine.releases.serving import LiveRelease
@@ -22,6 +24,8 @@ from engine.retrieval.blend import PopularItems, Sources, blend
 from engine.retrieval.candidates import Candidates
 from engine.retrieval.features import Features
 from engine.retrieval.index import ExactIndex
+from engine.retrieval.later_items import NewItems
+from engine.retrieval.stream_neighbours import StreamNeighbours
 from engine.settings.sections import RecommendationSettings
 
 _POOL: Final = 3
@@ -33,6 +37,7 @@ _SCANNED_PART: Final = 20
 _FILL_USERS: Final = 512
 """Users whose lists are filled up at once, which bounds the memory that a batch of new users takes."""
 
+Column = TypeVar("Column", Int32, Float32)
 Stage = Callable[[str], AbstractContextManager[object]]
 """Context manager for a stage of the path, by its name: how a caller measures time."""
 
@@ -45,15 +50,35 @@ class _PopularItems:
         self._generation = -1
         self._items = PopularItems(np.empty(0, np.int32), np.empty(0, np.float32))
 
-    def of(self, live: LiveRelease, popularity: PopularityCounts, most: int) -> PopularItems | None:
-        """None for a release in whose scores popularity has no part."""
+    def of(
+        self, live: LiveRelease, popularity: PopularityCounts, most: int, stream: StreamNeighbours | None
+    ) -> PopularItems | None:
+        """None for a release in whose scores popularity has no part; with a stream, new items have one too."""
         score = live.contract.popularity
         if score is None:
             return None
         if self._live is not live or self._generation != popularity.generation:
-            self._items = PopularItems.of(popularity.shares(live.numbers), score, most)
+            shares = popularity.shares(live.numbers)
+            if stream is not None:
+                shares = _with_new_items(shares, live, popularity, stream.end)
+            self._items = PopularItems.of(shares, score, most)
             self._live, self._generation = live, popularity.generation
         return self._items
+
+
+def _with_new_items(shares: Float32, live: LiveRelease, popularity: PopularityCounts, end: int) -> Float32:
+    """Shares [V] and, by candidate row, those of items without a vector whose numbers are below `end`; then a 0."""
+    numbers = np.arange(end, dtype=np.int32)
+    is_new = live.candidate_rows(numbers) >= len(live.numbers)
+    new = np.where(is_new, popularity.shares(numbers), np.float32(0.0))
+    return np.concatenate([shares, new, np.zeros(1, np.float32)])
+
+
+def begin_counts(counts: ClickCounts, live: LiveRelease) -> None:
+    """Have clicks counted for lists by this release from now on."""
+    manifest = live.manifest
+    until_ms = manifest.provenance.until_ms or manifest.created_ms
+    counts.serve(live.numbers, live.popularity, 0 if live.neighbours is None else len(live.neighbours), until_ms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +89,8 @@ class Recommender:
     action_weights: Float32
     """[256] weights by action code: the release's own, or else those of the settings (`features.action_weights`)."""
     popularity: PopularityCounts
+    stream: StreamNeighbours | None = None
+    """Neighbours of items that came after training; None: the release's own items alone are near one another."""
     _popular_items: _PopularItems = field(default_factory=_PopularItems)
 
     @classmethod
@@ -85,43 +112,78 @@ class Recommender:
             excluded: [B, E] numbers of items that a user's list must not hold, whatever the window says; NO_ITEM in
                 empty places.
         """
-        with stage("features"):
-            rows = live.rows(windows.items)  # [B, L]
-            inputs = features.make(windows, rows, self.action_weights, live.contract.window_length)
-            warm = np.flatnonzero(inputs.warm)
         if excluded is None:
             excluded = np.empty((len(windows), 0), np.int32)
+        with stage("features"):
+            query = self._query(windows, live, excluded)
+            warm = np.flatnonzero(query.inputs.warm)
         ranking = lists.no_ranking(len(windows), self.settings.count)
         reasons = lists.no_reasons(len(windows), live.contract.interests, self.settings.reasons)
         removed: Removed = {}
         if len(warm):
-            query = _Query(inputs, rows, live.rows(excluded), self.action_weights[windows.actions]).take(warm)
-            warm_ranking, warm_reasons, removed = self._recommend_warm(query, live, stage)
+            warm_ranking, warm_reasons, removed = self._recommend_warm(query.take(warm), live, stage)
             ranking = lists.spread_ranking(warm_ranking, warm, len(windows))
             reasons = lists.spread_reasons(warm_reasons, warm, len(windows))
+        if self._new_items(live) is not None:
+            unseen = np.flatnonzero(~query.inputs.warm & (query.recent != NO_ITEM).any(axis=1))
+            if len(unseen):
+                ranking.put(unseen, self._recommend_unseen(query.take(unseen), live, stage))
         with stage("rank"):
             popular = self._fill(ranking.items, [windows.items, excluded])
             return lists.assemble(ranking, popular, reasons, removed)
+
+    def _query(self, windows: Windows, live: LiveRelease, excluded: Int32) -> "_Query":
+        rows = live.rows(windows.items)  # [B, L]
+        inputs = features.make(windows, rows, self.action_weights, live.contract.window_length)
+        weights = self.action_weights[windows.actions]
+        if self._new_items(live) is None:
+            item_rows = np.where(live.is_item(rows), rows, np.int32(NO_ITEM))
+            recent = _newest(inputs.rows, live)
+            is_click = (_newest(inputs.weights, live) > 0.0) & live.is_item(recent)
+            recent = np.where(is_click, recent, np.int32(NO_ITEM))
+            return _Query(inputs, item_rows, live.rows(excluded), weights, recent)
+        item_rows = live.candidate_rows(windows.items)
+        visible = (weights > 0.0) & ((rows != NO_ITEM) | (item_rows != NO_ITEM))
+        recent = _newest(features.right_aligned(item_rows, visible), live)
+        return _Query(inputs, item_rows, live.candidate_rows(excluded), weights, recent)
 
     def _recommend_warm(self, query: "_Query", live: LiveRelease, stage: Stage) -> tuple[Ranking, Reasons, Removed]:
         """Rankings and reasons of users with at least one event that the encoder sees."""
         with stage("encode"):
             interests, attention = live.encode(query.inputs)  # [B', K, D], [B', K, L]
-        item_mask = live.is_item(query.rows)
-        strength = np.where(item_mask, np.maximum(-query.weights, np.float32(0.0)), np.float32(0.0))  # [B', L]
-        seen_mask = item_mask if self.settings.exclude_seen else strength > 0
-        seen = np.where(seen_mask, query.rows, np.int32(NO_ITEM))
-        excluded = np.concatenate([seen, query.excluded], axis=1)  # [B', S]
+        strength, excluded = self._strength(query), self._excluded(query)
         merged, removed = self._candidates(live, interests, excluded, bool(strength.any()), stage)
         if live.is_blended:
             with stage("blend"):
-                recent = query.recent(live)
-                merged = blend(merged, self._sources(live), recent, excluded, interests, live.vectors)
+                merged = blend(merged, self._sources(live), query.recent, excluded, interests, live.vectors)
         with stage("rank"):
             if strength.any():
                 merged = self._push_away(merged, query.rows, strength, live)
             norms = np.linalg.norm(interests, axis=2).mean(axis=1)  # [B']
             return self._rank(merged, norms, live), _reasons(query.inputs, attention, self.settings.reasons), removed
+
+    def _recommend_unseen(self, query: "_Query", live: LiveRelease, stage: Stage) -> Ranking:
+        """Rankings of users who clicked nothing but items that came after training: by all parts but interests."""
+        users, sizes = len(query.rows), live.contract
+        with stage("blend"):
+            interests = np.zeros((users, sizes.interests, sizes.dimensions), np.float32)
+            nothing = candidates.nothing(users, self.settings.count * _POOL)
+            excluded = self._excluded(query)
+            merged = blend(nothing, self._sources(live), query.recent, excluded, interests, live.vectors)
+        with stage("rank"):
+            ranking = self._rank(merged, np.zeros(users, np.float32), live)
+            return replace(ranking, interests=np.full_like(ranking.interests, NO_INTEREST))
+
+    def _strength(self, query: "_Query") -> Float32:
+        """[B', L] by how much each event pushes its item away."""
+        return np.where(query.rows != NO_ITEM, np.maximum(-query.weights, np.float32(0.0)), np.float32(0.0))
+
+    def _excluded(self, query: "_Query") -> Int32:
+        """[B', S] rows of items that the lists must not hold."""
+        hidden = query.rows
+        if not self.settings.exclude_seen:
+            hidden = np.where(query.weights < 0.0, query.rows, np.int32(NO_ITEM))
+        return np.concatenate([hidden, query.excluded], axis=1)
 
     def _candidates(
         self, live: LiveRelease, interests: Float32, excluded: Int32, disliked: bool, stage: Stage
@@ -148,12 +210,20 @@ class Recommender:
 
     def _sources(self, live: LiveRelease) -> Sources:
         """The release's sources of candidates other than interests."""
-        most = self.settings.count * _ADDED
-        return Sources(live.neighbours, self._popular_items.of(live, self.popularity, most), most)
+        most, new_items = self.settings.count * _ADDED, self._new_items(live)
+        stream = None if new_items is None else self.stream
+        return Sources(live.neighbours, self._popular_items.of(live, self.popularity, most, stream), most, new_items)
+
+    def _new_items(self, live: LiveRelease) -> NewItems | None:
+        """Neighbours from the stream, for a release in whose scores neighbours have a part."""
+        if self.stream is None or live.neighbours is None:
+            return None
+        known = len(live.neighbours)
+        return NewItems(self.stream, live.candidate_rows, live.candidate_numbers, known, live.mean)
 
     def _push_away(self, merged: Candidates, rows: Int32, strength: Float32, live: LiveRelease) -> Candidates:
         """The candidates in a new order, those like the disliked items of the window (`strength` [B, L]) lower."""
-        disliked = np.where(strength > 0, rows, np.int32(NO_ITEM))
+        disliked = np.where((strength > 0) & live.is_item(rows), rows, np.int32(NO_ITEM))
         force = strength * np.float32(self.settings.push_away)
         scores = rerank.push_away(merged.scores, merged.rows, disliked, force, live.vectors)
         return merged.take(np.argsort(-scores, axis=1, kind="stable"), scores)
@@ -167,10 +237,10 @@ class Recommender:
         rows, scores, interests = merged.rows[:, :count], merged.scores[:, :count], merged.interests[:, :count]
         filled, origins = rows != NO_ITEM, merged.origins[:, :count]
         return Ranking(
-            items=np.where(filled, live.numbers[np.maximum(rows, 0)], np.int32(NO_ITEM)),
+            items=live.candidate_numbers(rows),
             scores=np.where(filled, scores, np.float32(0.0)),
-            interests=np.where(filled, interests, np.int32(NO_INTEREST)),
-            origins=np.where(origins < 0, origins, live.numbers[np.maximum(origins, 0)]),
+            interests=np.where(live.is_item(rows), interests, np.int32(NO_INTEREST)),
+            origins=np.where(origins < 0, origins, live.candidate_numbers(origins)),
             interest_norms=norms,
         )
 
@@ -201,25 +271,31 @@ class _Query:
 
     inputs: Features
     rows: Int32
-    """[B, L] the release's row of each event's item."""
+    """[B, L] row among candidates of each event's item; NO_ITEM for searches and items that are no candidates."""
     excluded: Int32
     """[B, E] rows of items that the lists must not hold."""
     weights: Float32
     """[B, L] weight of each event's action."""
-
-    def recent(self, live: LiveRelease) -> Int32:
-        """[B, W] rows of the newest items that the encoder sees, newest first, whose neighbours count."""
-        if live.neighbours is None:
-            return np.empty((len(self.rows), 0), np.int32)
-        newest = slice(-live.neighbours.sizes.last_items, None)
-        rows, weights = self.inputs.rows[:, newest], self.inputs.weights[:, newest]
-        return np.where((weights > 0.0) & live.is_item(rows), rows, np.int32(NO_ITEM))[:, ::-1]
+    recent: Int32
+    """[B, W] rows of the newest items of positive weight, newest first; NO_ITEM for searches."""
 
     def take(self, users: Int64) -> "_Query":
         """The query of these users, in ascending order; of all of them without a copy."""
         if len(users) == len(self.rows):
             return self
-        return _Query(self.inputs.take(users), self.rows[users], self.excluded[users], self.weights[users])
+        return _Query(
+            self.inputs.take(users),
+            self.rows[users],
+            self.excluded[users],
+            self.weights[users],
+            self.recent[users],
+        )
+
+
+def _newest(columns: Column, live: LiveRelease) -> Column:
+    """[B, W] the last W of columns [B, L], last first; W is 0 for a release without neighbours."""
+    count = 0 if live.neighbours is None else live.neighbours.sizes.last_items
+    return columns[:, : -count - 1 : -1]
 
 
 def _search(live: LiveRelease, interests: Float32, depth: int) -> tuple[Int32, Float32]:

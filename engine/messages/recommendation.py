@@ -21,7 +21,7 @@ class ListedItem(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     source: str
     """Where the item comes from: `interest`, `neighbour` (of an item in the window) or `popular`."""
     interest: int = -1
-    """Index into the list's `interests`, of the nearest one; absent for a popular item."""
+    """Index into the list's `interests`, of the nearest one; absent for a popular item and one without a vector."""
     neighbour_of: str = ""
     """Id of the item in the window that others clicked near this one; only where `source` is `neighbour`."""
     release: str = ""

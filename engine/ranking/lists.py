@@ -36,6 +36,11 @@ class Ranking:
     interest_norms: Float32
     """[B] mean length of the user's interests; 0 for users without any."""
 
+    def put(self, users: Int64, ranking: "Ranking") -> None:
+        """Replace the rows of these users [B']."""
+        self.items[users], self.scores[users] = ranking.items, ranking.scores
+        self.interests[users], self.origins[users] = ranking.interests, ranking.origins
+
 
 @dataclass(frozen=True, slots=True)
 class Reasons:

@@ -23,7 +23,7 @@ def diversify(candidates: Candidates, vectors: Float32, count: int, diversity: f
     """
     users = len(candidates.rows)
     relevance = _scaled(candidates.scores)  # [B, P]
-    directions = _directions(vectors[np.maximum(candidates.rows, 0)])  # [B, P, D]
+    directions = _directions(_at(candidates.rows, vectors))  # [B, P, D]
     nearest = np.zeros_like(relevance)  # [B, P] similarity to the most similar item above
     available = candidates.rows != NO_ITEM
     order = np.empty((users, count), np.int64)
@@ -54,8 +54,8 @@ def push_away(scores: Float32, rows: Int32, disliked: Int32, strength: Float32, 
         strength: [B, S] weight of the dislike, 0 and up.
         vectors: [V, D] item vectors of the release.
     """
-    candidates = _directions(vectors[np.maximum(rows, 0)])  # [B, P, D]
-    dislikes = _directions(vectors[np.maximum(disliked, 0)])  # [B, S, D]
+    candidates = _directions(_at(rows, vectors))  # [B, P, D]
+    dislikes = _directions(_at(disliked, vectors))  # [B, S, D]
     similarity = np.maximum(candidates @ dislikes.transpose(0, 2, 1), 0.0)  # [B, P, S]
     force = np.where(disliked == NO_ITEM, np.float32(0.0), strength)[:, None, :]  # [B, 1, S]
     loss: Float32 = (similarity * force).max(axis=2) * _range(scores)
@@ -75,6 +75,15 @@ def _range(scores: Float32) -> Float32:
     highest = np.where(finite, scores, -np.inf).max(axis=1, keepdims=True, initial=-np.inf)
     lowest = np.where(finite, scores, np.inf).min(axis=1, keepdims=True, initial=np.inf)
     return np.where(highest >= lowest, highest - lowest, np.float32(0.0)).astype(np.float32)
+
+
+def _at(rows: Int32, vectors: Float32) -> Float32:
+    """The vectors [V, D] at rows of any shape; 0 for rows beyond V, which are like nothing else."""
+    at_rows = vectors[np.clip(rows, 0, len(vectors) - 1)]
+    beyond = rows >= len(vectors)
+    if beyond.any():
+        at_rows[beyond] = 0.0
+    return at_rows
 
 
 def _directions(vectors: Float32) -> Float32:

@@ -65,6 +65,8 @@ class LiveRelease:
     """Of the items that the release was trained with; None in a release without."""
     labels: ItemLabels | None
     """Of the same items; None in a release without."""
+    mean: Float32
+    """[D] mean of the vectors."""
     _rows: _Rows
     _encoder: Encoder
     _tables: EmbeddingTables
@@ -99,6 +101,22 @@ class LiveRelease:
         if self._content is not None and is_search.any():
             rows[is_search] = self._search_rows(numbers[is_search], self._content)
         return rows
+
+    def candidate_rows(self, numbers: Int32) -> Int32:
+        """Rows of items among candidates, in the shape of `numbers`: V + number for an item without a vector.
+
+        NO_ITEM for searches, NO_ITEM itself, and numbers beyond what candidates can hold.
+        """
+        rows = self._rows.of(numbers)
+        beyond = len(self.numbers) + numbers
+        has_beyond = (rows == NO_ITEM) & (numbers >= 0) & (beyond < candidates.MAX_ITEMS)
+        return np.where(has_beyond, beyond, rows).astype(np.int32)
+
+    def candidate_numbers(self, rows: Int32) -> Int32:
+        """Item numbers by row among candidates, in the shape of `rows`; NO_ITEM for NO_ITEM."""
+        beyond = rows - np.int32(len(self.numbers))
+        numbers = np.where(beyond >= 0, beyond, self.numbers[np.where(beyond >= 0, 0, rows)])
+        return np.where(rows < 0, np.int32(NO_ITEM), numbers)
 
     def forget_searches(self) -> None:
         """Drop the rows of searches; called when the numbers of searches have changed."""
@@ -170,6 +188,7 @@ class LiveRelease:
             vectors=all_vectors,
             numbers=all_numbers,
             popularity=np.concatenate([self.popularity, np.zeros(len(numbers), np.float32)]),
+            mean=all_vectors.mean(axis=0),
             index=grow(self.index, all_vectors),
             _rows=_Rows(all_numbers),
             _tables=tables,
@@ -207,6 +226,7 @@ def warm(
         recall=1.0,
         neighbours=_neighbours(bundle),
         labels=bundle.labels,
+        mean=tables.vectors().mean(axis=0),
         _rows=_Rows(numbers),
         _encoder=encoder,
         _tables=tables,

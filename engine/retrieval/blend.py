@@ -22,6 +22,7 @@ from engine.arrays import NO_ITEM, POPULAR, Bool, Float32, Int32, Int64
 from engine.contract import PopularityScore
 from engine.retrieval.candidates import Candidates
 from engine.retrieval.item_neighbours import NeighbourTable
+from engine.retrieval.later_items import NewItems
 
 UInt64 = npt.NDArray[np.uint64]
 
@@ -48,11 +49,11 @@ class PopularItems:
     rows: Int32
     """[P] rows of the most popular items."""
     bonus: Float32
-    """[V] part of each item's score."""
+    """[V] part of each item's score; where there are rows beyond V, of those too, with a 0 at the end."""
 
     @classmethod
     def of(cls, shares: Float32, score: PopularityScore, most: int) -> "PopularItems":
-        """The `most` items with the highest shares [V] of all events, and every item's part of the score."""
+        """The `most` items with the highest shares of all events, by row, and every item's part of the score."""
         rows = np.flatnonzero(shares)
         if len(rows) > most:
             rows = rows[np.argpartition(-shares[rows], most)[:most]]
@@ -68,6 +69,14 @@ class Sources:
     popular: PopularItems | None
     most: int
     """Neighbours of a user, by affinity, that are added where no other source found them."""
+    new_items: NewItems | None = None
+    """Neighbours from the stream; only with `neighbours`, by whose parameters they count."""
+
+    def vectors(self, rows: Int32, vectors: Float32) -> Float32:
+        """Vectors of the items at `rows`, of any shape: the release's [V, D], or the mean one beyond V."""
+        if self.new_items is None:
+            return vectors[np.maximum(rows, 0)]
+        return self.new_items.vectors(rows, vectors)
 
     def bonus(self, rows: Int32, affinities: Int64) -> Float32:
         """Parts of the score of the items at `rows`, with their affinities in fixed point, of any shape."""
@@ -75,7 +84,7 @@ class Sources:
         if self.neighbours is not None:
             bonus += self.neighbours.bonus(affinities)
         if self.popular is not None:
-            bonus += self.popular.bonus[rows]
+            bonus += np.take(self.popular.bonus, rows, mode="clip")
         return bonus
 
 
@@ -173,11 +182,24 @@ def _words(sources: Sources, recent: Int32) -> list[UInt64]:
         ranks = np.arange(recent.shape[1], dtype=np.uint64)[:, None]
         near = rows.astype(np.uint64) << _ROW_SHIFT | _NEIGHBOUR | weights << _WEIGHT_SHIFT | ranks
         words.append(np.where(rows == NO_ITEM, _NOTHING, near).reshape(len(recent), -1))
+        if sources.new_items is not None:
+            words.append(_stream_words(sources.neighbours, sources.new_items, recent))
     if sources.popular is not None:
         places = np.arange(len(sources.popular.rows), dtype=np.uint64)
         popular = sources.popular.rows.astype(np.uint64) << _ROW_SHIFT | _POPULAR | places
         words.append(np.broadcast_to(popular, (len(recent), len(popular))))
     return words
+
+
+def _stream_words(table: NeighbourTable, new_items: NewItems, recent: Int32) -> UInt64:
+    """[B, X] words of neighbours from the stream, X as many as any user has."""
+    near = new_items.near(recent)
+    words = near.rows.astype(np.uint64) << _ROW_SHIFT | _NEIGHBOUR | near.ranks.astype(np.uint64)
+    words |= table.fixed_point(near.weights, near.ranks) << _WEIGHT_SHIFT
+    counts = np.bincount(near.users, minlength=len(recent))
+    by_user = np.full((len(recent), int(counts.max(initial=0))), _NOTHING)
+    by_user[near.users, np.arange(len(words)) - np.repeat(np.cumsum(counts) - counts, counts)] = words
+    return by_user
 
 
 def _runs(words: UInt64) -> _Runs:
@@ -230,7 +252,7 @@ def _neighbours(runs: _Runs, sources: Sources, recent: Int32, interests: Float32
     """The nearest neighbours of each user's newest items."""
     rows, affinities, ranks = _nearest(runs, sources.most)  # [B, A]
     found = rows != NO_ITEM
-    by_interest = vectors[np.maximum(rows, 0)] @ interests.transpose(0, 2, 1)  # [B, A, K]
+    by_interest = sources.vectors(rows, vectors) @ interests.transpose(0, 2, 1)  # [B, A, K]
     scores = by_interest.max(axis=2) + sources.bonus(np.maximum(rows, 0), affinities)
     return _Added(
         rows=rows,
@@ -249,7 +271,8 @@ def _popular(runs: _Runs, sources: Sources, popular: PopularItems, interests: Fl
     affinities[place] = runs.affinities[index]
     found = np.zeros(affinities.shape, np.bool_)
     found[place] = True
-    by_interest = (interests.reshape(-1, dimensions) @ vectors[popular.rows].T).reshape(users, count, -1)  # [B, K, P]
+    popular_vectors = sources.vectors(popular.rows, vectors)  # [P, D]
+    by_interest = (interests.reshape(-1, dimensions) @ popular_vectors.T).reshape(users, count, -1)  # [B, K, P]
     rows = np.broadcast_to(popular.rows, found.shape)
     return _Added(
         rows=np.where(found, rows, np.int32(NO_ITEM)),

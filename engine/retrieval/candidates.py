@@ -74,6 +74,20 @@ class Candidates:
         self.seen += others.seen
 
 
+def nothing(users: int, places: int) -> Candidates:
+    """No candidates [B, P]."""
+    shape = (users, places)
+    return Candidates(
+        rows=np.full(shape, NO_ITEM, np.int32),
+        scores=np.full(shape, -np.inf, np.float32),
+        interests=np.zeros(shape, np.int32),
+        origins=np.full(shape, NO_ITEM, np.int32),
+        counts=np.zeros(users, np.int64),
+        duplicates=0,
+        seen=0,
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class _Ordered:
     """Seen marks and results of B users, W = S + K * C each, in order of item row, seen mark first, then best score."""

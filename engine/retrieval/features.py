@@ -90,6 +90,13 @@ def make(windows: Windows, rows: Int32, action_weights: Float32, length: int) ->
     )
 
 
+def right_aligned(rows: Int32, visible: Bool) -> Int32:
+    """[B, L] the rows of visible events moved right, in their order; NO_ITEM in the places that are left."""
+    order = _right_aligned(visible)
+    rows = np.where(visible, rows, np.int32(NO_ITEM))
+    return rows if order is None else np.take_along_axis(rows, order, axis=1)
+
+
 def _right_aligned(visible: Bool) -> Int64 | None:
     """[B, L] order of columns that moves the visible events right and keeps their order; None where they are there."""
     if (visible[:, 1:] >= visible[:, :-1]).all():

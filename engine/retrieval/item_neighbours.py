@@ -38,6 +38,7 @@ class NeighbourTable:
         self._rows = rows
         largest = float(weights.max(initial=0.0)) or 1.0
         self._weights = np.where(rows == NO_ITEM, np.float32(0.0), weights * np.float32(_ONE / largest))
+        self._scale = np.float32(_ONE / largest)
         self._floor = sizes.floor * _ONE / largest
         self._decays = np.float32(sizes.decay) ** np.arange(sizes.last_items, dtype=np.float32)
 
@@ -53,6 +54,11 @@ class NeighbourTable:
         index = np.where(known, recent, 0)
         weights = self._weights[index] * self._decays[: recent.shape[1], None]
         return np.where(known[:, :, None], self._rows[index], np.int32(NO_ITEM)), weights.astype(np.uint64)
+
+    def fixed_point(self, weights: Float32, ranks: Int64) -> UInt64:
+        """[n] weights from elsewhere as this table has its own, for window items of these ranks; at most 24 bits."""
+        fixed = np.minimum(weights * self._scale * self._decays[ranks], np.float32(2.0 * _ONE - 1.0))
+        return fixed.astype(np.uint64)
 
     def bonus(self, affinities: Int64) -> Float32:
         """Part of the score for affinities in fixed point, of any shape."""

@@ -84,6 +84,10 @@ class RecommendationSettings(Section):
     resend_unchanged: bool = True
     """Send a list with the same items as the user's last one, for its newer times and reasons. A worker sends the first
     list of each user after its start in any case."""
+    stream_neighbours: Annotated[int, Ge(0), Le(1 << 24)] = 65_536
+    """Items whose neighbours are counted from the clicks, so that those that came after training are listed too: some
+    400 bytes each, and beyond this number those idle longest are dropped. 0: none. Only with a release that has a table
+    of neighbours itself."""
     reasons: Annotated[int, Ge(0), Le(10)] = 3
     """M: clicks and searches named as the reasons of each interest."""
 

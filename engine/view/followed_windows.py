@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from engine.arrays import Int32, Int64, UInt8
+from engine.arrays import NO_ITEM, Bool, Int32, Int64, UInt8, Windows
 from engine.catalogue.actions import Actions
 from engine.catalogue.ids import Catalogue
 from engine.settings.sections import Settings
@@ -23,6 +23,10 @@ class NewEvents:
     """[n] numbers of items and searches."""
     times_ms: Int64
     actions: UInt8
+    windows: Windows
+    """[B, L] windows of the users with any such event, these included."""
+    is_new: Bool
+    """[B, L] marks them there."""
 
 
 class FollowedWindows(UserWindows):
@@ -48,9 +52,14 @@ class FollowedWindows(UserWindows):
         newest_ms[held] = self.store.read(slots[held]).times_ms[:, -1]
         owners = np.repeat(np.arange(len(windows)), windows.counts)
         new = windows.times_ms > newest_ms[owners]
+        aligned = windows.aligned(self.store.length)
+        is_new = (aligned.items != NO_ITEM) & (aligned.times_ms > newest_ms[:, None])
+        changed = np.flatnonzero(is_new.any(axis=1))
         return NewEvents(
             users=[windows.users[owner] for owner in owners[new].tolist()],
             items=windows.items[new],
             times_ms=windows.times_ms[new],
             actions=windows.actions[new],
+            windows=aligned.take(changed),
+            is_new=is_new[changed],
         )

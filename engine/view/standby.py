@@ -19,8 +19,8 @@ from engine.eventlog import topic_plan
 from engine.eventlog.base import EventLog
 from engine.eventlog.time_source import TimeSource
 from engine.metrics import Metrics
-from engine.pipeline import Recommender
-from engine.ranking.popularity import Popularity
+from engine.pipeline import Recommender, begin_counts
+from engine.ranking.click_counts import ClickCounts
 from engine.ranking.trending import RecentEvents
 from engine.releases.announcements import open_feed
 from engine.releases.release_loader import ReleaseLoader
@@ -67,9 +67,10 @@ class Standby:
         self.metrics = metrics
         self.catalogue = Catalogue()
         self.actions = Actions(settings.clicks)
-        self.popularity = Popularity()
         self.recent = RecentEvents()
         self.windows = FollowedWindows(settings, self.catalogue, self.actions, self._count)
+        self._counts = ClickCounts(settings, self.actions.weights, self.windows.store)
+        self.popularity = self._counts.popularity
         self.live: LiveRelease | None = None
         self.recommender: Recommender | None = None
         self._observe = observe
@@ -123,12 +124,13 @@ class Standby:
         except EventLogError as error:
             self._again(error)
         self.take_release()
+        self._counts.step()
         if not self._restorer.reads_snapshots():
             self._sweep()
 
     def is_behind(self) -> bool:
         """Whether windows are still to be read: steps should follow one another."""
-        return self._restorer.behind() and self._failure is None
+        return (self._restorer.behind() and self._failure is None) or self._counts.waits
 
     def close(self) -> None:
         """Stop following."""
@@ -144,13 +146,12 @@ class Standby:
         release = self._loader.take()
         if release is None:
             return
-        if self.live is None:
-            self.popularity.seed(release.numbers, release.popularity)
-        else:
+        begin_counts(self._counts, release)
+        if self.live is not None:
             self.metrics.release.labels(self.live.manifest.model, self.live.manifest.version).set(0)
         learned = release.manifest.action_values
         weights = features.action_weights(self.actions.weights, self.actions.codes, learned)
-        self.recommender = Recommender(self.settings.recommendations, weights, self.popularity)
+        self.recommender = Recommender(self.settings.recommendations, weights, self.popularity, self._counts.neighbours)
         self.live = release
         self.metrics.release.labels(release.manifest.model, release.manifest.version).set(1)
         self.metrics.release_swaps.inc()
@@ -162,6 +163,7 @@ class Standby:
         self.metrics.users.set(len(self.windows))
         self.metrics.window_bytes.set(self.windows.store.nbytes)
         self.metrics.items.set(len(self.catalogue))
+        self.metrics.stream_items.set(0 if self._counts.neighbours is None else len(self._counts.neighbours))
 
     def _look(self) -> None:
         """Follow the partitions that there are, those that were added too.
@@ -204,8 +206,8 @@ class Standby:
 
     def _count(self, events: NewEvents) -> None:
         """Count new events as a worker counts clicks, and report them once all windows are here."""
+        self._counts.add(events.windows, events.is_new)
         positive = (self.actions.weights[events.actions] > 0) & (events.items < FIRST_SEARCH)
-        self.popularity.add(events.items[positive], events.times_ms[positive])
         self.recent.add(events.items[positive], events.times_ms[positive])
         if self._is_warm:
             self._observe(events)
@@ -216,6 +218,6 @@ class Standby:
         if sweep.searches and self.live is not None:
             self.live.forget_searches()
         if len(sweep.items):
-            self.popularity.forget(sweep.items)
+            self._counts.forget_items(sweep.items)
             self.recent.forget(sweep.items)
             self.metrics.freed_items.inc(len(sweep.items))

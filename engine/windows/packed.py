@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from engine.arrays import Int32, Int64, UInt8, UInt32
+from engine.arrays import NO_ITEM, Bool, Int32, Int64, UInt8, UInt32, Windows
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +31,20 @@ class PackedWindows:
         """[B] the input positions, 0 where nothing is known."""
         return np.zeros(len(self), np.int64) if self.input_positions is None else self.input_positions
 
+    def aligned(self, length: int) -> Windows:
+        """[B, L] the newest `length` events of each window, the newest in the last column."""
+        kept = np.minimum(self.counts, length)
+        newest = newest_events(self.counts, length)
+        there = np.arange(length) >= length - kept[:, None]
+        windows = Windows(
+            items=np.full(there.shape, NO_ITEM, np.int32),
+            times_ms=np.zeros(there.shape, np.int64),
+            actions=np.zeros(there.shape, np.uint8),
+        )
+        windows.items[there], windows.times_ms[there] = self.items[newest], self.times_ms[newest]
+        windows.actions[there] = self.actions[newest]
+        return windows
+
     def parts(self, size: int) -> "Iterator[PackedWindows]":
         """The same windows, at most `size` users at a time."""
         ends = np.append(0, np.cumsum(self.counts))
@@ -46,6 +60,13 @@ class PackedWindows:
                 event_hashes=self.event_hashes[events],
                 input_positions=None if self.input_positions is None else self.input_positions[users],
             )
+
+
+def newest_events(counts: Int64, length: int) -> Bool:
+    """[E] which events of windows with `counts` [B] events are among the newest `length` of their user."""
+    ends = np.cumsum(counts)
+    kept: Bool = np.arange(int(counts.sum())) >= np.repeat(ends - np.minimum(counts, length), counts)
+    return kept
 
 
 def concatenate(parts: Sequence[PackedWindows]) -> PackedWindows:

@@ -27,7 +27,7 @@ from engine.arrays import FIRST_SEARCH, NO_ITEM, Bool, Int32, Int64, UInt8, UInt
 from engine.errors import SettingsError
 from engine.settings.sections import WindowSettings
 from engine.windows import event_word
-from engine.windows.packed import PackedWindows
+from engine.windows.packed import PackedWindows, newest_events
 from engine.windows.slots import NO_SLOT, LruSlots, SlotsFullError
 
 _DAY_MS = 86_400_000
@@ -178,6 +178,10 @@ class WindowStore:
         """[B, L] item numbers of the windows of these slots; NO_ITEM where there is no event."""
         return self._items[slots].astype(np.int32) + NO_ITEM
 
+    def newest_ms(self, slots: Int32) -> Int64:
+        """[B] times of the newest events of these slots; 0 where there is none."""
+        return event_word.times_ms(event_word.join(self._low[slots, -1], self._high[slots, -1]))
+
     def pack(self, slots: Int32) -> PackedWindows:
         """The windows of these slots, each with at least one event."""
         rows = self._items[slots]
@@ -209,7 +213,7 @@ class WindowStore:
         ]
         kept = np.minimum(packed.counts, self.length)
         there = np.arange(self.length) >= self.length - kept[:, None]  # [B, L]
-        newest = _newest(packed.counts, self.length) if len(words) > kept.sum() else slice(None)
+        newest = newest_events(packed.counts, self.length) if len(words) > kept.sum() else slice(None)
         for column, values in columns:
             if column is not None:
                 rows = np.zeros(there.shape, column.dtype)
@@ -223,6 +227,10 @@ class WindowStore:
     def held(self, partition: int) -> Int32:
         """The slots of a partition."""
         return np.flatnonzero(self._partitions == partition).astype(np.int32)
+
+    def all_held(self) -> Int32:
+        """The slots of all partitions."""
+        return np.flatnonzero(self._partitions != _FREE).astype(np.int32)
 
     def known(self, slots: Int32) -> Bool:
         """[B] whether a slot has any event."""
@@ -272,7 +280,7 @@ class WindowStore:
 
     def clear(self) -> None:
         """Drop every window."""
-        self.user_slots.release(np.flatnonzero(self._partitions != _FREE).astype(np.int32))
+        self.user_slots.release(self.all_held())
 
     def _clear_rows(self, slots: Int32) -> None:
         self._partitions[slots] = _FREE
@@ -360,13 +368,6 @@ class WindowStore:
                 continue
             column[slots[rows], places] = 0
         return len(rows)
-
-
-def _newest(counts: Int64, length: int) -> Bool:
-    """[E] which events are among the newest `length` of their user."""
-    ends = np.cumsum(counts)
-    kept: Bool = np.arange(int(counts.sum())) >= np.repeat(ends - np.minimum(counts, length), counts)
-    return kept
 
 
 def _may_repeat(events: Events, hashes: UInt32) -> Bool:

@@ -30,15 +30,15 @@ from engine.eventlog.time_source import TimeSource
 from engine.ingest.dead_letters import DeadLetter
 from engine.ingest.decoder import ClickDecoder
 from engine.metrics import Metrics
-from engine.pipeline import Recommender
+from engine.pipeline import Recommender, begin_counts
 from engine.quality.drift import DriftCounts
 from engine.quality.experiment import CANARY, CLUSTERS
 from engine.quality.next_click import PLACES, NextClickJudge, target_ranks
 from engine.quality.sent_lists import SentLists
 from engine.ranking import interleave
+from engine.ranking.click_counts import ClickCounts
 from engine.ranking.encode import ListHeads, encode_recommendations
 from engine.ranking.lists import Lists
-from engine.ranking.popularity import Popularity
 from engine.releases.arms import NO_GROUP
 from engine.releases.release_loader import Canary, RunningExperiment
 from engine.releases.serving import LiveRelease
@@ -118,10 +118,12 @@ class Processor:
         self._decoder = ClickDecoder(settings.clicks, self._actions)
         self._dead_letters = DeadLetterOutbox(settings.clicks.dead_letter_topic, metrics)
         self.windows = UserWindows(settings, catalogue, self._actions)
-        self._popularity = Popularity()
+        self._counts = ClickCounts(settings, self._actions.weights, self.windows.store)
         self._sent = SentLists(_SENT_LISTS, settings.recommendations.count)
         self.windows.store.user_slots.subscribe(released=self._sent.forget)
-        self._judge = NextClickJudge(self._sent, self._popularity, exclude_seen=settings.recommendations.exclude_seen)
+        self._judge = NextClickJudge(
+            self._sent, self._counts.popularity, exclude_seen=settings.recommendations.exclude_seen
+        )
         self._drift = DriftCounts(metrics)
         self._serving: Serving | None = None
         self._trial: ServedTrial | None = None
@@ -140,9 +142,8 @@ class Processor:
 
     def swap(self, release: LiveRelease) -> None:
         """Serve by this release from the next batch on."""
-        if self._serving is None:
-            self._popularity.seed(release.numbers, release.popularity)
-        else:
+        begin_counts(self._counts, release)
+        if self._serving is not None:
             previous = self._serving.live.manifest
             self._metrics.release.labels(previous.model, previous.version).set(0)
         self.serve_trial(None)
@@ -163,15 +164,27 @@ class Processor:
     def _serving_by(self, release: LiveRelease, settings: RecommendationSettings) -> Serving:
         learned = release.manifest.action_values
         weights = features.action_weights(self._actions.weights, self._actions.codes, learned)
-        return Serving(release, Recommender(settings, weights, self._popularity))
+        counts = self._counts
+        return Serving(release, Recommender(settings, weights, counts.popularity, counts.neighbours))
+
+    def restored(self, partitions: Sequence[int]) -> None:
+        """The windows of these partitions are here; they are counted step by step (`count_restored`)."""
+        self._counts.restored(partitions)
+
+    def count_restored(self) -> bool:
+        """Count some restored windows; whether there are more."""
+        self._counts.step()
+        return self._counts.waits
 
     def hand_over(self, partitions: Sequence[int]) -> None:
         """Judge no click by the lists sent to users of these partitions: other workers send theirs from now on."""
+        self._counts.given_up(partitions)
         for number in partitions:
             self._sent.forget(self.windows.store.held(number))
 
     def clear(self) -> None:
         """Drop every window: they belong to a session, and the next one starts from the last commit."""
+        self._counts.given_up(range(self._partitions))
         self.windows.clear()
         if self._trial is not None:
             self._trial.arms.begin_session()
@@ -186,7 +199,7 @@ class Processor:
             for release in self._releases():
                 release.forget_searches()
         if len(sweep.items):
-            self._popularity.forget(sweep.items)
+            self._counts.forget_items(sweep.items)
             self._sent.forget_items(sweep.items)
             self._drift.ages.forget(sweep.items)
             self._metrics.freed_items.inc(len(sweep.items))
@@ -206,6 +219,7 @@ class Processor:
         self._metrics.unspilled_users.set(self.windows.unspilled)
         self._metrics.items.set(len(self._catalogue))
         self._metrics.held_searches.set(self._catalogue.searches)
+        self._metrics.stream_items.set(0 if self._counts.neighbours is None else len(self._counts.neighbours))
 
     def process(self, polled: Sequence[Records], session: Session) -> None:
         """Steps 1 to 5 of the module's page.
@@ -222,8 +236,10 @@ class Processor:
             events = self.windows.locate(clicks)
             self._key_watch.look(clicks, events.slots)
             self._judge_next_clicks(events)
+            self._counts.before(events.slots)
             appended = self.windows.update(events)
             windows = self.windows.read(appended.changed)
+            self._counts.after(appended.changed, windows)
             tombstones = self._tombstones(forgetting)
         if self._serving is None:
             raise RuntimeError("a batch was polled before any release was live")
@@ -314,7 +330,9 @@ class Processor:
             return forgetting
         back = set(clicks.users)
         for request in clicks.forgotten:
-            held_in = self.windows.forget(request.user, request.partition if request.is_everywhere else None)
+            within = request.partition if request.is_everywhere else None
+            self._forget_pairs(request.user, within)
+            held_in = self.windows.forget(request.user, within)
             forgetting.places[request.user, request.partition] = None
             if held_in is not None:
                 forgetting.held.add(request.user)
@@ -324,6 +342,13 @@ class Processor:
             if concerns_list and request.user not in back:
                 forgetting.lists[request.user] = None
         return forgetting
+
+    def _forget_pairs(self, user: str, within: int | None) -> None:
+        """Take a user's clicks out of the neighbours' counts, if the window is here and in the partition `within`."""
+        self.windows.reload([user])
+        slot = self.windows.store.find(user)
+        if slot is not None and within in {None, self.windows.partition_of(user)}:
+            self._counts.forget_user(slot)
 
     def _is_home(self, request: ForgetRequest) -> bool:
         """Whether a request is in the partition where Kafka would put the user, of whom nothing is held here."""
@@ -352,7 +377,7 @@ class Processor:
             self._trial.arms.judged(self._sent.groups(slots[judged]), ranks, self._sent.teams(slots[judged]))
         if self._serving is not None:
             self._drift.add_clicks(self._serving.live, items, events.times_ms[positive])
-        self._popularity.add(items, events.times_ms[positive])
+        self._counts.popularity.add(items, events.times_ms[positive])
 
     def _heads(self, clicks: Clicks, newest: Int64, event_ms: Int64, release: str) -> ListHeads:
         """Heads of B lists, each named after its user's newest click [B] in the batch."""

@@ -272,7 +272,8 @@ class Worker:
 
     def _turn(self, session: Session) -> None:
         settings = self._settings.worker
-        polled = session.poll(0.0 if self._restorer.behind() else settings.poll_timeout_s, settings.max_batch_clicks)
+        has_work = self._processor.count_restored() or self._restorer.behind()
+        polled = session.poll(0.0 if has_work else settings.poll_timeout_s, settings.max_batch_clicks)
         self._report_deleted(session)
         if polled:
             with self._environment.tracing.batch(polled):
@@ -282,6 +283,7 @@ class Worker:
             self._read_again(session)
         restored = self._restorer.step(settings.poll_timeout_s)
         if restored:
+            self._processor.restored(restored)
             self._processor.rewrite(restored, session)
             session.resume([Partition(self._settings.clicks.topic, number) for number in restored])
         self._take_release()

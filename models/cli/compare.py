@@ -11,6 +11,7 @@ from engine.cli.options import config_option
 from engine.interactions.layout import Source
 from engine.settings import loader
 from models.cli import tables
+from models.cli.interruption import interruptible
 from models.cli.options import FOLDER, min_item_events_option
 from models.cli.source_options import source_options
 from models.cli.train import set_waiting_threads_to_sleep
@@ -71,7 +72,11 @@ def compare(  # noqa: PLR0913 - one for each option
     as_json: bool,
     **terms: Any,
 ) -> None:
-    """Train and evaluate the two-hop encoder and other systems in one run: same events, same time, same queries."""
+    """Train and evaluate the two-hop encoder and other systems in one run: same events, same time, same queries.
+
+    Ctrl-C ends the training that runs, which keeps what it has learned, and goes on with the next; twice ends the
+    comparison.
+    """
     settings = loader.load(config)
     clicks = dataset.read(source, settings.clicks).without_searches()  # baselines know no searches
     eval_data = EvalData(clicks, settings)
@@ -81,12 +86,14 @@ def compare(  # noqa: PLR0913 - one for each option
     selected = systems.select([*systems.baselines(), *two_hop_systems], only)
     comparison = comparing.Comparison(eval_data, comparing.ComparisonTerms(**terms))
     set_waiting_threads_to_sleep()
-    with Console(stderr=True).status("") as status:
+    console = Console(stderr=True)
+    with console.status("") as status, interruptible(console.print) as interrupted:
 
         def on_start(name: str, seed: int) -> None:
             status.update(f"{name}, seed {seed}: up to {terms['minutes']:g} minutes of training, then its evaluation")
+            interrupted.arm(f"{name}, seed {seed} ends early, with what it has learned; again: the comparison ends")
 
-        report = comparing.run(comparison, selected, seeds, Results(out), on_start)
+        report = comparing.run(comparison, selected, seeds, Results(out), on_start, interrupted)
     if as_json:
         click.echo(json.dumps(report, indent=1))
     else:

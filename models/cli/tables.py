@@ -48,7 +48,10 @@ def comparison(report: Mapping[str, Any]) -> Table:
     skipped = [f"{name} skipped: {reason}" for name, reason in report["skipped"].items()]
     times = "below the names: training by the clock and on the processor"
     read = f"± 95 % over users; of several seeds the mean, standard deviation σ, lowest and highest; {_LEAD}"  # noqa: RUF001
-    table = _figures("", "\n".join([*asked, times, read, *skipped]))
+    early = [
+        f"{name} ended early (seeds {_numbers(row['ended_early'])})" for name, row in rows.items() if row["ended_early"]
+    ]
+    table = _figures("", "\n".join([*asked, times, read, *early, *skipped]))
     for name, row in rows.items():
         seeds = f"\n  {len(row['seeds'])} seeds" if len(row["seeds"]) > 1 else ""
         trained = f"\n  {row['training_s']:.0f} s, CPU {row['training_cpu_s']:.0f} s"
@@ -76,6 +79,10 @@ def rescoring_cost(report: Mapping[str, Any]) -> Table:
     for users, row in report["cost"].items():
         table.add_row(users, f"{row['without_us']:.1f}", f"{row['with_us']:.1f}", f"{row['ratio']:.2f}")
     return table
+
+
+def _numbers(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers))
 
 
 def _figures(title: str, caption: str, figures: Sequence[str] = METRICS) -> Table:

@@ -1,13 +1,12 @@
 """The verb `train`, and the options that it shares with `tune`. Both import torch only when they are called."""
 
 import os
-import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from types import FrameType, ModuleType
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, get_args
 
 import click
@@ -21,6 +20,7 @@ from engine.errors import MissingExtraError, SettingsError
 from engine.interactions.layout import Source
 from engine.settings import loader
 from engine.settings.sections import Settings
+from models.cli.interruption import interruptible
 from models.cli.options import FOLDER, LogLines
 from models.cli.source_options import source_options
 from models.data import item_content
@@ -82,6 +82,7 @@ _OPTIONS: dict[str, Any] = {
     "device": click.Choice(get_args(DeviceName)),
     "checkpoint_s": float,
 }
+_INTERRUPTED = "interrupted: the best weights so far become the release, please wait"
 _UNSET = {"epochs": "no limit", "private_epsilon": "not private", "private_delta": "1 / users^1.1"}
 """Defaults that are no number, in words."""
 
@@ -143,7 +144,7 @@ def train(config: Path | None, source: Source, *, no_content: bool, **options: A
     training_input = training_job.TrainingInput(
         source, {} if no_content else item_content.read(source.address, settings.items)
     )
-    with time_bar(Console(stderr=True)) as progress, interruptible() as is_interrupted:
+    with time_bar(Console(stderr=True)) as progress, interruptible(progress.console.print, _INTERRUPTED) as interrupted:
         task = progress.add_task("training", total=1.0, visible=False, left_s=0.0)
         lines = LogLines(progress.console)
 
@@ -154,8 +155,7 @@ def train(config: Path | None, source: Source, *, no_content: bool, **options: A
                 text += f"  validation NDCG {now.ndcg:.4f}"
             progress.update(task, completed=share, left_s=left_s, description=text, visible=True)
             lines.report(f"{text}  {share:.0%} done, {left_s:.0f} s left at most")
-            if is_interrupted():
-                progress.console.print("interrupted: the best weights so far become the release, please wait")
+            if interrupted():
                 raise trainer.StopTraining
 
         callbacks = training_job.Callbacks(on_message=progress.console.print, on_step=on_step)
@@ -202,24 +202,6 @@ def set_waiting_threads_to_sleep() -> None:
     Spinning threads slow training down many times over where they share cores with other programs.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
-
-@contextmanager
-def interruptible() -> Iterator[Callable[[], bool]]:
-    """Count the first Ctrl-C, which the yielded function reports; a second one ends the program as usual."""
-    is_pressed = False
-
-    def on_interrupt(number: int, frame: FrameType | None) -> None:
-        nonlocal is_pressed
-        del number, frame
-        is_pressed = True
-        signal.signal(signal.SIGINT, previous)
-
-    previous = signal.signal(signal.SIGINT, on_interrupt)
-    try:
-        yield lambda: is_pressed
-    finally:
-        signal.signal(signal.SIGINT, previous)
 
 
 class _TimeLeftColumn(ProgressColumn):

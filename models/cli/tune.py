@@ -12,11 +12,11 @@ from engine.cli.options import config_option
 from engine.errors import MissingExtraError
 from engine.interactions.layout import Source
 from engine.settings import loader
+from models.cli.interruption import interruptible
 from models.cli.options import FOLDER
 from models.cli.source_options import source_options
 from models.cli.train import (
     holdout_option,
-    interruptible,
     no_content_option,
     set_waiting_threads_to_sleep,
     setting_options,
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from models.lab.tuning.tune import TuningProgress
 
 _MINUTES = click.FloatRange(min=0.0, min_open=True)
+_INTERRUPTED = "interrupted: the tuning ends with the trials so far"
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
 
@@ -68,7 +69,7 @@ def tune(  # noqa: PLR0913 - one for each option
     tuning, report, plot = _tuning_modules()
     plan = tuning.StudyPlan(base, searched_space, minutes)
     interactions = dataset.read(source, settings.clicks)
-    with time_bar(Console(stderr=True)) as progress, interruptible() as is_interrupted:
+    with time_bar(Console(stderr=True)) as progress, interruptible(progress.console.print, _INTERRUPTED) as interrupted:
         task = progress.add_task("tuning", total=60.0 * minutes, left_s=60.0 * minutes)
 
         def on_step(now: "TuningProgress") -> None:
@@ -76,7 +77,7 @@ def tune(  # noqa: PLR0913 - one for each option
             score = f"{now.training.best_ndcg:.4f}" if now.training.best_ndcg else "no validation yet"
             left_s, text = max(now.left_s, 0.0), f"{leader}trial {now.number}: {score}"
             progress.update(task, completed=60.0 * minutes - left_s, left_s=left_s, description=text)
-            if is_interrupted():
+            if interrupted():
                 raise tuning.StopTuning
 
         def on_trial_end(trials: "list[Trial]") -> None:

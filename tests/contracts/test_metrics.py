@@ -34,6 +34,7 @@ NAMES = {
     "headrace_forgotten_users": "counter",
     "headrace_freshness_seconds": "histogram",
     "headrace_freed_items": "counter",
+    "headrace_stream_neighbour_items": "gauge",
     "headrace_held_searches": "gauge",
     "headrace_index_items": "gauge",
     "headrace_index_recall": "gauge",

@@ -68,12 +68,15 @@ class MirrorRelease(SimpleNamespace):
 def mirror(version: int) -> Any:
     """A release that needs no encoder."""
     return MirrorRelease(
-        manifest=SimpleNamespace(model="mirror", version=str(version), action_values={}, provenance=Provenance()),
+        manifest=SimpleNamespace(
+            model="mirror", version=str(version), action_values={}, provenance=Provenance(), created_ms=0
+        ),
         contract=SimpleNamespace(interests=1),
         numbers=np.empty(0, np.int32),
         popularity=np.empty(0, np.float32),
         index=_NoItems(),
         recall=1.0,
+        neighbours=None,
     )
 
 

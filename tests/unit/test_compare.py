@@ -1,7 +1,10 @@
 """A comparison evaluates all systems on the same queries, saves its results, and resumes after a kill."""
 
 import json
+import os
+import signal
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
@@ -20,6 +23,7 @@ from engine.errors import DataError, SettingsError
 from engine.settings.sections import Settings, WindowSettings
 from models.cli import compare as compare_command
 from models.cli import tables
+from models.cli.interruption import interruptible
 from models.data import dataset
 from models.data.histories import Histories
 from models.evaluation import ranking_metrics
@@ -205,6 +209,75 @@ def test_the_table_has_spread_over_seeds_and_users_and_fits_a_screen() -> None:
     assert "als skipped: needs implicit" in text
     assert "9 targets of 8 users, items with 5 training events or more" in text
     assert "…" not in text
+
+
+@pytest.fixture
+def _default_ctrl_c() -> Iterator[None]:
+    """Python's own handler, also where the tests run in the background of a shell, which ignores SIGINT."""
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, previous)
+
+
+@pytest.mark.usefixtures("_default_ctrl_c")
+def test_ctrl_c_ends_one_training_which_is_kept_and_the_next_begins(rings: EvalData, tmp_path: Path) -> None:
+    seen: list[bool] = []
+
+    def load(*, presses: bool) -> Fit:
+        def fit(task: Task) -> Fitted:
+            if presses:
+                os.kill(os.getpid(), signal.SIGINT)
+            seen.append(task.ended())
+            return Fitted(task.popularity, {})
+
+        return fit
+
+    pressed = System("pressed", lambda: load(presses=True), seeded=False, settings={})
+    calm = System("calm", lambda: load(presses=False), seeded=False, settings={})
+    comparison, sentences = Comparison(rings, TERMS), list[str]()
+    with interruptible(sentences.append) as interrupted:
+        report = compare.run(
+            *(comparison, [pressed, calm], [1], Results(tmp_path)),
+            lambda name, _seed: interrupted.arm(f"{name} ends"),
+            interrupted,
+        )
+    assert seen == [True, False]
+    assert sentences == ["pressed ends"]
+    assert [row["ended_early"] for row in report["systems"].values()] == [[1], []]
+    assert compare.run(comparison, [pressed, calm], [1], Results(tmp_path)) == report  # nothing is fitted again
+    screen = Console(width=80, record=True, file=StringIO())
+    screen.print(tables.comparison(report))
+    assert "pressed ended early (seeds 1)" in screen.export_text()
+
+
+def test_a_two_hop_training_that_is_ended_keeps_its_best_weights_and_its_curve(rings: EvalData) -> None:
+    pytest.importorskip("torch", reason="a variant is trained: pip install 'headrace[train]'")
+    looks = iter(range(100_000))
+    variant = systems.select(systems.two_hop_systems(rings, "last", {"small": SMALL}), {"small"})[0]
+    result = Comparison(rings, TERMS).result(variant, 1, lambda: next(looks) >= 10)
+    notes = result["notes"]
+    assert result["ended_early"]
+    assert notes["stop_reason"] == "interrupted"
+    assert notes["steps"] < 20
+    assert [point["step"] for point in notes["validations"]] == sorted(point["step"] for point in notes["validations"])
+    assert max(point["ndcg"] for point in notes["validations"]) == notes["validation_ndcg"]
+    assert all(0.0 < point["elapsed_s"] < 60.0 for point in notes["validations"])
+
+
+def test_a_grid_search_that_is_ended_keeps_the_best_it_has_tried(rings: EvalData) -> None:
+    fitted_on: list[int] = []
+    comparison = Comparison(rings, TERMS)
+
+    def fit(configuration: Any, events: Histories, _until_s: float) -> Any:
+        fitted_on.append(len(events))
+        neighbours = systems.baselines()[1].load()(replace(comparison.task, events=events)).baseline
+        return neighbours if configuration["good"] else comparison.task.popularity
+
+    ended = replace(comparison.task, ended=lambda: len(fitted_on) >= 2)
+    fitted = grid_search(ended, [{"good": 0}, {"good": 1}, {"good": 0}], fit)
+    assert (fitted.notes["good"], fitted.notes["configurations_tried"]) == (1, 2)
+    assert len(fitted_on) == 2
+    assert fitted.baseline is not comparison.task.popularity
 
 
 @given(st.lists(st.integers(1, NOT_LISTED)))

@@ -21,6 +21,7 @@ from engine.settings.sections import Settings
 from models.cli import cold_start, evaluate
 from models.cli import publish as publish_command
 from models.cli import train as train_command
+from models.cli.interruption import interruptible
 from models.publishing import announce
 from models.settings import EncoderSettings, TrainSettings
 from tests.conftest import TINY_ITEMS
@@ -95,10 +96,13 @@ def _default_ctrl_c() -> Iterator[None]:
 
 @pytest.mark.usefixtures("_default_ctrl_c")
 def test_the_first_ctrl_c_is_reported_and_the_second_ends_the_program() -> None:
-    with train_command.interruptible() as is_interrupted:
-        assert not is_interrupted()
+    sentences: list[str] = []
+    with interruptible(sentences.append, "please wait") as interrupted:
+        assert not interrupted()
         os.kill(os.getpid(), signal.SIGINT)
-        assert is_interrupted()
+        assert not sentences
+        assert [interrupted() for _ in range(3)] == [True, True, True]
+        assert sentences == ["please wait"]
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

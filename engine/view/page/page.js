@@ -150,7 +150,7 @@ function reason(entry, list, fresh) {
   if (fresh) why.append(node("span", "new", "new"));
   if (entry.source === "popular") return why;
   const clicks = list.interests[entry.interest] ?? [];
-  why.append(node("span", undefined, `tag i${entry.interest % 6}`));
+  if (entry.interest !== undefined) why.append(node("span", undefined, `tag i${entry.interest % 6}`));
   const because = clicks.slice(0, 1).map((click) => `${named(click.item)} ${Math.round(100 * click.share)} %`).join(", ");
   why.append(entry.neighbour_of ? `others clicked it near ${named(entry.neighbour_of)}` : `because of ${because || "all clicks together"}`);
   return why;

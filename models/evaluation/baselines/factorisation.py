@@ -56,7 +56,7 @@ class _Factorisation(ABC):
     def __init__(self, task: Task, model: Any, events: Histories, until_s: float) -> None:
         """Fit implicit's `model` on `events`."""
         self._task, self._model = task, model
-        _fit_until(model, matrices.of_users(events, task.item_count), lambda: task.clock_s() > until_s)
+        _fit_until(model, matrices.of_users(events, task.item_count), lambda: task.is_over(until_s))
         self._trained = np.zeros(task.item_count, np.bool_)  # [V]
         self._trained[events.items] = True
 

@@ -40,7 +40,7 @@ _PATIENCE: Final = 50
 def fit(task: Task, size: str) -> Fitted:
     """SASRec in one of the `SIZES`."""
     until_s = task.clock_s() + 60.0 * task.minutes
-    best = _BestWeights(lambda: task.clock_s() > until_s)
+    best = _BestWeights(lambda: task.is_over(until_s))
     torch.set_num_threads(task.threads)
     with torch.random.fork_rng(), _quiet():
         torch.manual_seed(task.seed)
@@ -54,7 +54,8 @@ def fit(task: Task, size: str) -> Fitted:
         model.fit(_dataset(sessions(task.events, task.window_length), task.events.items))
     if best.weights:  # none where no target of the validation is an item of the training
         model.lightning_model.load_state_dict(best.weights)
-    return Fitted(SasRec(task, model), {**SIZES[size], "epochs": best.epochs, "validation_ndcg": best.ndcg})
+    notes = {**SIZES[size], "epochs": best.epochs, "validation_ndcg": best.ndcg, "validations": best.validations}
+    return Fitted(SasRec(task, model), notes)
 
 
 class SasRec:
@@ -107,6 +108,8 @@ class _BestWeights:
         self.weights: dict[str, torch.Tensor] = {}
         self.ndcg = -1.0
         self.epochs = 0
+        self.validations: list[dict[str, float]] = []
+        """Epoch and NDCG of each."""
 
     def trainer(self) -> Trainer:
         """A trainer without a limit of epochs, whose callbacks are methods of this object.
@@ -144,6 +147,7 @@ class _BestWeights:
         ndcg = float(torch.cat(self._gains).mean())
         self._gains = []
         self.epochs += 1
+        self.validations.append({"epoch": self.epochs, "ndcg": ndcg})
         self._stale = 0 if ndcg > self.ndcg else self._stale + 1
         if ndcg > self.ndcg:
             self.ndcg, self.weights = ndcg, copy.deepcopy(weights)

@@ -84,6 +84,8 @@ class Task:
     """Clock of that limit, in seconds."""
     threads: int = 1
     seed: int = 0
+    ended: Callable[[], bool] = lambda: False
+    """Whether somebody has ended this system's training before its time."""
 
     @classmethod
     def of(cls, eval_data: EvalData, training_mask: Bool, queries: EvalQueries) -> Self:
@@ -105,6 +107,10 @@ class Task:
             action_weights=eval_data.action_weights,
         )
 
+    def is_over(self, until_s: float) -> bool:
+        """Whether the clock is past `until_s`, or the training was ended: what is learned by now has to do."""
+        return self.ended() or self.clock_s() > until_s
+
     def liked_items(self, windows: Windows) -> Int32:
         """[B, L] items of the windows' events with a weight above 0; NO_ITEM elsewhere."""
         return np.where(self.action_weights[windows.actions] > 0.0, windows.items, np.int32(NO_ITEM))
@@ -122,19 +128,26 @@ class Fitted:
 Hyperparameters = Mapping[str, float]
 """One configuration of a grid, by name."""
 FitConfiguration = Callable[[Hyperparameters, Histories, float], Baseline]
-"""Fits a configuration on events; must return when the task's clock reaches the given time, in seconds."""
+"""Fits a configuration on events; must return when the task is over by the given time (`Task.is_over`), in seconds."""
 
 
 def grid_search(task: Task, grid: Sequence[Hyperparameters], fit: FitConfiguration) -> Fitted:
-    """Fit the configuration with the best validation NDCG@10; the first is always tried, the rest as time allows."""
+    """Fit the configuration with the best validation NDCG@10; the first is always tried, the rest as time allows.
+
+    A search that is ended leaves no time to fit on all events: its best fit, without those of the validation, is kept.
+    """
     began_s = task.clock_s()
     tuning_ends_s = began_s + 60.0 * task.minutes * _TUNING_SHARE
     training_events = task.validation.training_events()
-    ndcgs: list[float] = []
+    best, baseline, ndcgs = grid[0], None, list[float]()
     for configuration in grid:
-        ndcgs.append(task.validation.ndcg10(fit(configuration, training_events, tuning_ends_s)))
-        if task.clock_s() > tuning_ends_s:
+        candidate = fit(configuration, training_events, tuning_ends_s)
+        ndcg = task.validation.ndcg10(candidate)
+        if baseline is None or ndcg > max(ndcgs):
+            best, baseline = configuration, candidate
+        ndcgs.append(ndcg)
+        if task.is_over(tuning_ends_s):
             break
-    best = grid[int(np.argmax(ndcgs))]
-    baseline = fit(best, task.events, began_s + 60.0 * task.minutes)
+    if baseline is None or not task.ended():
+        baseline = fit(best, task.events, began_s + 60.0 * task.minutes)
     return Fitted(baseline, {**best, "configurations_tried": len(ndcgs), "validation_ndcg10": max(ndcgs)})

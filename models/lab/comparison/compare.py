@@ -1,7 +1,7 @@
 """A comparison: every system is fitted on the same events in the same time, and evaluated on the same queries.
 
 A comparison that is started again with the same data and settings takes the results it has saved (`results`) and runs
-what is missing.
+what is missing. A training that was ended early is not missing.
 """
 
 import json
@@ -30,6 +30,12 @@ SplitName = Literal["last", "time"]
 ClockName = Literal["wall", "cpu"]
 OnStart = Callable[[str, int], None]
 """Called with a system's name and seed before its training."""
+Ended = Callable[[], bool]
+"""Whether the training that runs is to end now, with what it has learned."""
+
+
+def _never() -> bool:
+    return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +97,8 @@ class Comparison:
             "metrics": list(METRICS),
         }
 
-    def result(self, system: System, seed: int) -> dict[str, Any]:
-        """Fit a system and evaluate it.
+    def result(self, system: System, seed: int, ended: Ended = _never) -> dict[str, Any]:
+        """Fit a system and evaluate it; a training that is ended early keeps what it has learned by then.
 
         Raises:
             MissingExtraError: it needs a package that is not installed.
@@ -100,7 +106,8 @@ class Comparison:
         """
         fit = system.load()
         began_s, began_cpu_s = time.monotonic(), time.process_time()
-        fitted = fit(replace(self.task, seed=seed))
+        fitted = fit(replace(self.task, seed=seed, ended=ended))
+        is_ended_early = ended()
         ready_s, ready_cpu_s = time.monotonic(), time.process_time()
         accumulator, ranks = self._evaluate(fitted.baseline)
         return {
@@ -112,6 +119,7 @@ class Comparison:
             "training_s": ready_s - began_s,
             "training_cpu_s": ready_cpu_s - began_cpu_s,
             "evaluation_s": time.monotonic() - ready_s,
+            "ended_early": is_ended_early,
             "notes": fitted.notes,
             "figures": accumulator.figures(),
             "ranks": packed(ranks),
@@ -127,12 +135,13 @@ class Comparison:
         return accumulator, accumulator.ranks[np.argsort(evaluation.targets)]
 
 
-def run(
+def run(  # noqa: PLR0913 - two with defaults
     comparison: Comparison,
     systems: Iterable[System],
     seeds: Sequence[int],
     results: Results,
     on_start: OnStart = lambda _name, _seed: None,
+    ended: Ended = _never,
 ) -> dict[str, Any]:
     """The report that `headrace compare --json` prints.
 
@@ -144,7 +153,7 @@ def run(
     for system in systems:
         try:
             by_system[system.name] = [
-                _saved_or_new(comparison, system, seed, results, on_start)
+                _saved_or_new(comparison, system, seed, results, on_start, ended)
                 for seed in (seeds if system.seeded else seeds[:1])
             ]
         except (MissingExtraError, DataError) as error:
@@ -169,6 +178,7 @@ def summary(seed_results: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "targets": seed_results[0]["targets"],
         "training_s": statistics.mean(result["training_s"] for result in seed_results),
         "training_cpu_s": statistics.mean(result["training_cpu_s"] for result in seed_results),
+        "ended_early": [result["seed"] for result in seed_results if result.get("ended_early")],
         "figures": {metric: _over_seeds([result["figures"] for result in seed_results], metric) for metric in METRICS},
         "results": [{key: value for key, value in result.items() if key != "ranks"} for result in seed_results],
     }
@@ -205,14 +215,14 @@ def _ranks(seed_results: Sequence[dict[str, Any]]) -> Int64:
     return np.stack([unpacked(result["ranks"]) for result in seed_results])
 
 
-def _saved_or_new(
-    comparison: Comparison, system: System, seed: int, results: Results, on_start: OnStart
+def _saved_or_new(  # noqa: PLR0913 - what `run` was given
+    comparison: Comparison, system: System, seed: int, results: Results, on_start: OnStart, ended: Ended
 ) -> dict[str, Any]:
     terms = json.loads(json.dumps(comparison.terms_of(system)))  # with the types that a saved result has
     result = results.find(system.name, seed, terms)
     if result is None:
         on_start(system.name, seed)
-        result = json.loads(json.dumps(comparison.result(system, seed)))
+        result = json.loads(json.dumps(comparison.result(system, seed, ended)))
         results.add(result)
     return result
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from engine.catalogue.content import Item
 from engine.errors import DataError, SettingsError
@@ -20,6 +20,9 @@ from models.evaluation.queries import EvalData
 from models.evaluation.release_under_test import ReleaseRecommender
 from models.lab.comparison import variants
 from models.settings import HoldoutName, TrainSettings
+
+if TYPE_CHECKING:
+    from models.training.trainer import TrainingProgress
 
 ONE_VECTOR: Final = "one-vector"
 ENCODER_ALONE: Final = "encoder-alone"
@@ -146,22 +149,35 @@ class _TwoHop:
 
             from models.publishing import export  # noqa: PLC0415
             from models.training.fit import train  # noqa: PLC0415
+            from models.training.trainer import StopTraining, TrainingProgress  # noqa: PLC0415
 
         def fit(task: Task) -> Fitted:
             torch.set_num_threads(task.threads)
             settings = self._settings.model_copy(update={"minutes": task.minutes, "seed": task.seed})
-            trained = train(self._eval_data.interactions, settings, clock_s=task.clock_s, items=self._items)
+
+            def on_step(_progress: TrainingProgress) -> None:
+                if task.ended():
+                    raise StopTraining
+
+            trained = train(self._eval_data.interactions, settings, on_step, task.clock_s, items=self._items)
             index = self._eval_data.settings.index
             with tempfile.TemporaryDirectory() as folder:
                 bundle = bundles.read(export.write(trained, settings, ("two-hop", "compared"), 0, Path(folder)))
                 live = serving.warm(bundle, self._eval_data.catalogue, index, task.threads)
             end = trained.validations[-1]
             notes: dict[str, Any] = {"epochs": end.epoch + 1, "steps": end.step, "validation_ndcg": end.best_ndcg}
+            notes |= {"stop_reason": trained.stop_reason, "validations": [*map(_point, trained.validations)]}
             if trained.action_values:
                 notes["action_values"] = trained.action_values
             return Fitted(ReleaseRecommender(live, self._eval_data, task.popularity_mask), notes)
 
         return fit
+
+
+def _point(progress: "TrainingProgress") -> dict[str, float]:
+    """A point of the validation curve."""
+    names = ("epoch", "step", "elapsed_s", "loss", "ndcg", "interests_in_use")
+    return {name: getattr(progress, name) for name in names}
 
 
 def _popularity() -> Fit:
