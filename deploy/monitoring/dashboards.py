@@ -339,6 +339,7 @@ WORKER: Final = Dashboard(
                     "Ids that windows and the release use; those that nobody has any more are freed.",
                     (
                         Query(now(M.items), "items"),
+                        Query(now(M.stream_items), "items with neighbours from the stream"),
                         Query(now(M.held_searches), "searches"),
                         Query(now(M.freed_items), "items freed since the start"),
                     ),
