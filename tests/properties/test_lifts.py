@@ -160,6 +160,21 @@ def test_a_sample_ratio_mismatch_is_found_and_none_where_there_is_none() -> None
     assert detections >= 195
 
 
+def test_the_sample_ratio_at_sixty_looks_is_wrong_in_one_of_fifty(report: Report) -> None:
+    """The check is one of a single look; so low a bound keeps it rare for those, too, who look all the time."""
+    runs, shares, rng = 10_000, np.array(SHARES), np.random.default_rng(4)
+    ends = np.unique(np.geomspace(50, user_sample.ROOM, 60).astype(int))
+    users = rng.multinomial(np.diff(ends, prepend=0), shares, (runs, len(ends))).cumsum(axis=1)  # [runs, looks, A]
+    expected = ends[:, None] * shares
+    statistics = ((users - expected) ** 2 / expected).sum(axis=2)
+    grid = np.arange(10.0, 20.0, 0.01).tolist()
+    bound = next(value for value in grid if normal.chi_square_tail(value, 2) < sample_ratio.MISMATCH)
+    at_any_look, at_the_end = float((statistics > bound).any(axis=1).mean()), float((statistics[:, -1] > bound).mean())
+    report(f"sample ratio: wrong in {at_the_end:.2%} at the end, in {at_any_look:.2%} at any of 60 looks", {})
+    assert at_the_end < 0.002
+    assert at_any_look < 0.025
+
+
 def split(salt: str, users: int) -> tuple[Int32, UInt32]:
     """Arms and tickets of users by hashes as even as those of ids."""
     hashes = np.random.default_rng([*salt.encode()]).integers(0, 1 << 64, users, np.uint64)
