@@ -142,7 +142,7 @@ def list_experiments(as_json: bool, folder: Path | None, config: Path | None) ->
 )
 @config_option
 def report_experiment(name: str | None, as_json: bool, page: Path | None, config: Path | None) -> None:
-    """Print the arms of the experiment NAME beside its control; without NAME of the one that was started last."""
+    """Print the arms of the experiment NAME, compared with its control; without NAME, of the one started last."""
     settings = loader.load(config)
     report = read_report(open_registrar(config, None), KafkaLog(settings.kafka), settings, name, _now_ms())
     if page is not None:

@@ -13,7 +13,7 @@ from engine.quality.experiment_report import ArmReport, ExperimentReport, Interv
 _WIDTH, _HEIGHT = 860.0, 360.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64.0, 16.0, 16.0, 40.0
 _COLOURS: Final = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9", "#7a5195")
-"""Of the arms after the control; told apart by people with any colour vision (Okabe and Ito, 2008)."""
+"""Of the arms after the control; distinct for people with any colour vision (Okabe and Ito, 2008)."""
 _TICKS: Final = 5
 _ROUNDING: Final = 1.0 + 1e-9
 _UNITS: Final = (("days", 86_400_000.0), ("hours", 3_600_000.0), ("minutes", 60_000.0))

@@ -1,4 +1,4 @@
-"""The report of an experiment: its arms beside the control, and whether it may be read at all. Pure."""
+"""The report of an experiment: its arms compared with the control, and the check that it may be read at all. Pure."""
 
 import math
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ _SLOT_S: Final = 60.0
 
 @dataclass(slots=True)
 class ExperimentCounts:
-    """What all workers have counted of an experiment."""
+    """The counts of all workers."""
 
     sums: ArmSums
     sample: UserSample
@@ -54,7 +54,7 @@ class ArmReport(msgspec.Struct, frozen=True, kw_only=True):
     release: str
     settings: dict[str, bool | int | float]
     users: int
-    """Who were sent a list; estimated where there are more than the sample has room for."""
+    """Number of those who were sent a list; estimated where there are more than the sample has room for."""
     clicks: int
     """Of them, after their first list."""
     hit_rate: float | None
@@ -77,7 +77,7 @@ class ArmReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SampleRatio(msgspec.Struct, frozen=True, kw_only=True):
-    """Whether the arms have the users that their shares promise."""
+    """The check that the arms have the users that their shares promise."""
 
     p_value: float | None
     """By a chi-square test on users; null while there are too few."""
@@ -88,7 +88,7 @@ class SampleRatio(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ExperimentReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What there is to know of an experiment."""
+    """The state, the arms and the earlier looks of an experiment."""
 
     experiment: str
     model: str

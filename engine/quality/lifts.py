@@ -1,4 +1,4 @@
-r"""Arms of an experiment beside its control: lifts, with intervals for all looks and for one look at the end. Pure.
+r"""Arms of an experiment compared with its control: lifts, with intervals for all looks and for one at the end. Pure.
 
 The lift of an arm is the ratio of its mean gain r_i to that of the control r_0, minus 1. Its interval is Fieller's: all
 ratios \phi for which r_i - \phi r_0 is within c standard errors of 0, v_i and v_0 being the variances between clusters
@@ -7,10 +7,10 @@ of users (`sequential_test.clustered_rate`):
     (r_i - \phi r_0)^2 <= c^2 (v_i + \phi^2 v_0)
 
 So it leaves out a lift of 0 exactly where the difference r_i - r_0 is further than c standard errors from 0, and is
-unbounded where the control's gain cannot be told from 0. c is
+unbounded where the control's gain cannot be distinguished from 0. c is
 
     always-valid    that of the normal mixture for the difference at this look (`sequential_test.half_width`), the error
-                    divided by the number of arms beside the control (Bonferroni)
+                    divided by the number of arms after the control (Bonferroni)
     fixed-horizon   Dunnett's critical value for that number of arms (`many_to_one`); for one look at a time that was
                     settled before
 

@@ -266,7 +266,7 @@ class Registry:
         return [_stated(announcement, "retired", self.next_ms(now_ms), reason)]
 
     def pin(self, name: str, now_ms: int, reason: str = "") -> list[Change]:
-        """The records that let workers keep to a version until the pin is lifted; an experiment beside another ends.
+        """The records that let workers keep to a version until the pin is lifted; an experiment over another ends.
 
         Raises:
             ReleaseError: there is no such version.
@@ -304,7 +304,7 @@ class Registry:
         experiment = self.experiment()
         if experiment is not None and announcement.version != experiment.base_version:
             raise ReleaseError(
-                f"{announcement.name} cannot be {verb}: found the experiment {experiment.experiment!r} running beside"
+                f"{announcement.name} cannot be {verb}: found the experiment {experiment.experiment!r} running over"
                 f" {self.model}-{experiment.base_version}, expected none; stop it first (`headrace experiment stop"
                 f" {experiment.experiment}`), or roll back (`headrace releases rollback`), which stops it too"
             )

@@ -180,7 +180,7 @@ class ReleaseLoader:
     def take_trial(self) -> TrialChange | None:
         """The change of the canary or experiment since the last call, to be taken after the release."""
         if self._arrived.is_set():
-            return None  # the release that it is beside comes first
+            return None  # the live release comes first
         change, self._trial_change = self._trial_change, None
         return change
 
@@ -282,7 +282,7 @@ class ReleaseLoader:
             return None, str(error)
 
     def _make_room_for(self, releases: int) -> None:
-        """Keep copies and graphs of so many releases of arms, beside those of a worker without an experiment."""
+        """Keep copies and graphs of so many releases of arms, in addition to those of every worker."""
         self._experiment_releases = releases
         self._copies.keep(releases)
 

@@ -29,7 +29,7 @@ class JudgedArms(ABC):
     """The arms of a canary or an experiment, and their judged clicks."""
 
     interleaves = False
-    """Whether the releases of two arms make lists together."""
+    """True where the releases of two arms make lists together."""
     experiment = ""
     """Name of the experiment, as lists have it; empty for a canary."""
 

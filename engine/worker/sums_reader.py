@@ -1,4 +1,4 @@
-"""What all workers have counted of a canary or an experiment, read from the topic of sums."""
+"""The counts of all workers of a canary or an experiment, read from the topic of sums."""
 
 import base64
 import binascii
@@ -33,7 +33,7 @@ class SumsReader:
         self._looks: dict[bytes, ExperimentLook] = {}
 
     def total(self, canary: Announcement, control: str) -> ArmSums:
-        """What all workers have counted of a canary beside this live release."""
+        """The sums of all workers of a canary, compared with this live release."""
         self._read()
         total = ArmSums.empty()
         expected = (canary.name, control, canary.announced_ms, self._mode)
@@ -43,7 +43,7 @@ class SumsReader:
         return total
 
     def counts(self, experiment: Experiment) -> ExperimentCounts:
-        """What all workers have counted of an experiment."""
+        """The counts of all workers of an experiment."""
         self._read()
         names = [arm.name for arm in experiment.arms]
         counts = ExperimentCounts.empty(len(names))
@@ -119,7 +119,7 @@ def _sums_of(record: _Sums) -> ArmSums:
 
 
 def _has_shape(record: _Sums, arms: int) -> bool:
-    """Whether there is a sum for each arm and cluster."""
+    """True where there is a sum for each arm and cluster."""
     shapes = {len(row) for sums in (record.clicks, record.hits, record.gains) for row in sums}
     return shapes == {CLUSTERS} and {len(record.clicks), len(record.hits), len(record.gains)} == {arms}
 

@@ -1,4 +1,4 @@
-"""Releases and settings by which a worker serves: the live release, and those of the arms of a trial beside it.
+"""Releases and settings by which a worker serves: the live release, and those of the arms of a trial.
 
 A trial is a canary or an experiment; there is one at a time.
 """
@@ -28,12 +28,12 @@ class Serving:
 
 
 ServingBy = Callable[[LiveRelease, RecommendationSettings], Serving]
-"""Makes what serves by a release with these settings of lists."""
+"""Opens a release with these settings of lists."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServedTrial:
-    """What serves the users of each arm."""
+    """The release and settings that serve the users of each arm."""
 
     arms: JudgedArms
     servings: Sequence[Serving]
@@ -48,7 +48,7 @@ class ServedTrial:
 def open_trial(
     trial: Canary | RunningExperiment, live: Serving, serving_by: ServingBy, settings: Settings
 ) -> ServedTrial:
-    """What serves the users of each arm of a canary or an experiment, beside the live release."""
+    """The release and settings that serve the users of each arm of a canary or an experiment."""
     if isinstance(trial, Canary):
         arms = CanaryArms(trial, live.live.name, settings.canary)
         return ServedTrial(arms, [live, serving_by(trial.release, settings.recommendations)])

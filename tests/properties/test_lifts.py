@@ -52,15 +52,15 @@ def test_false_alarms_of_three_equal_arms_are_at_most_as_promised(report: Report
 
 
 def test_a_worse_arm_is_found_and_an_equal_one_is_not(report: Report) -> None:
-    rng, found, wrong, users = np.random.default_rng(1), 0, 0, []
+    rng, detections, wrong, users = np.random.default_rng(1), 0, 0, []
     for _ in range(40):
         sums = SHOP.arm_looks(rng, (0.0, 0.0, -0.8), SHARES)
         better, worse = certain(sums)
-        found += bool(worse[:, 1].any())
+        detections += bool(worse[:, 1].any())
         wrong += bool(better.any() or worse[:, 0].any())
         users.append(judged_users(sums.clicks)[worse[:, 1].argmax(), 2])
-    report(f"worse by 80 %: found in {found} of 40, after {np.median(users):.0f} users of the arm (median)", {})
-    assert found >= 38
+    report(f"worse by 80 %: found in {detections} of 40, after {np.median(users):.0f} users of the arm (median)", {})
+    assert detections >= 38
     assert wrong <= 4
 
 
@@ -126,9 +126,9 @@ def test_p_values_are_those_of_scipy() -> None:
     variances = np.array([sample.var(ddof=1) / len(sample) for sample in samples])
     differences = np.array([sample.mean() - samples[0].mean() for sample in samples[1:]])
     loading = many_to_one.loadings(float(variances[0]), variances[1:])
-    ours = many_to_one.p_values(differences / np.sqrt(variances[1:] + variances[0]), loading)
+    p_values = many_to_one.p_values(differences / np.sqrt(variances[1:] + variances[0]), loading)
     expected = stats.dunnett(*samples[1:], control=samples[0], rng=np.random.default_rng(0)).pvalue
-    np.testing.assert_allclose(ours, expected, atol=0.01)
+    np.testing.assert_allclose(p_values, expected, atol=0.01)
     assert many_to_one.within(many_to_one.critical_value(0.05, loading), loading) == pytest.approx(0.95)
 
 
@@ -149,15 +149,30 @@ def test_the_sample_ratio_by_hand() -> None:
 def test_a_sample_ratio_mismatch_is_found_and_none_where_there_is_none() -> None:
     """Users of one arm in twenty are lost on their way: the check says so, and is silent on 200 whole experiments."""
     shares = np.array(SHARES)
-    false, found = 0, 0
+    false_alarms, detections = 0, 0
     for run in range(200):
         arms, user_tickets = split(f"run-{run}", 20_000)
         kept = np.random.default_rng(run).random(len(arms)) > 0.15 * (arms == 2)
-        false += sample_ratio.p_value(sampled(arms, user_tickets).counts, shares) < sample_ratio.MISMATCH
+        false_alarms += sample_ratio.p_value(sampled(arms, user_tickets).counts, shares) < sample_ratio.MISMATCH
         mismatch = sampled(arms[kept], user_tickets[kept])
-        found += sample_ratio.p_value(mismatch.counts, shares) < sample_ratio.MISMATCH
-    assert false <= 2
-    assert found >= 195
+        detections += sample_ratio.p_value(mismatch.counts, shares) < sample_ratio.MISMATCH
+    assert false_alarms <= 2
+    assert detections >= 195
+
+
+def test_the_sample_ratio_at_sixty_looks_is_wrong_in_one_of_fifty(report: Report) -> None:
+    """The check is one of a single look; so low a bound keeps it rare for those, too, who look all the time."""
+    runs, shares, rng = 10_000, np.array(SHARES), np.random.default_rng(4)
+    ends = np.unique(np.geomspace(50, user_sample.ROOM, 60).astype(int))
+    users = rng.multinomial(np.diff(ends, prepend=0), shares, (runs, len(ends))).cumsum(axis=1)  # [runs, looks, A]
+    expected = ends[:, None] * shares
+    statistics = ((users - expected) ** 2 / expected).sum(axis=2)
+    grid = np.arange(10.0, 20.0, 0.01).tolist()
+    bound = next(value for value in grid if normal.chi_square_tail(value, 2) < sample_ratio.MISMATCH)
+    at_any_look, at_the_end = float((statistics > bound).any(axis=1).mean()), float((statistics[:, -1] > bound).mean())
+    report(f"sample ratio: wrong in {at_the_end:.2%} at the end, in {at_any_look:.2%} at any of 60 looks", {})
+    assert at_the_end < 0.002
+    assert at_any_look < 0.025
 
 
 def split(salt: str, users: int) -> tuple[Int32, UInt32]:

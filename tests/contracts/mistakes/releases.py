@@ -214,7 +214,7 @@ EXPERIMENTS = [
         "a promotion during an experiment",
         lambda _folder: RUNNING.promote("v2", 4),
         ReleaseError,
-        r"two-hop-v2 cannot be promoted | experiment 'first' running beside two-hop-v1 | expected none"
+        r"two-hop-v2 cannot be promoted | experiment 'first' running over two-hop-v1 | expected none"
         r" | `headrace experiment stop first`",
     ),
     Row(
