@@ -101,7 +101,8 @@ class RetrainSettings(Section):
     min_lead: Annotated[float, Ge(0.0), Le(1.0)] = 0.01
     """Share of the live release's NDCG@10 by which a new release must lead it, beyond chance."""
     keep_share: Annotated[float, Gt(0.0), Le(1.0)] = 0.8
-    """Share of the live release's interests in use, and of its coverage, that a new one must keep."""
+    """Share of the live release's interests in use, and of the number of items in its lists, that a new one must
+    keep."""
     min_recall: Annotated[float, Ge(0.0), Le(1.0)] = 0.95
     """Least recall of a new release's index, where it is not exact."""
     keep_refused: Annotated[int, Ge(0)] = 5

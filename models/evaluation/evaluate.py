@@ -13,8 +13,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from engine.arrays import Windows
-from engine.ranking.lists import Lists
+import numpy as np
+
+from engine.arrays import NO_ITEM, Windows
+from engine.quality.next_click import PLACES
+from engine.ranking.lists import FROM_POPULAR, Lists
 from engine.releases.bundles import Bundle
 from engine.releases.serving import LiveRelease
 from engine.retrieval.index import ExactIndex
@@ -74,11 +77,13 @@ class InstrumentedRecommender(ReleaseRecommender):
             exact = ExactIndex(release.vectors)
             self._index = MeasuredIndex(index, exact, release.contract.interests, len(queries.targets), depth)
             release = replace(release, index=self._index)
+        self._listed = np.zeros(len(under_test.catalogue), np.bool_)
         super().__init__(release, under_test, queries.popularity_mask)
 
     def report(self) -> dict[str, Any]:
-        """`interests_in_use` and `index` of a report."""
+        """`listed_items`, `interests_in_use` and `index` of a report."""
         return {
+            "listed_items": int(self._listed.sum()),
             "interests_in_use": self._in_use.report(),
             "index": self._index.report() if self._index else {"kind": "exact"},
         }
@@ -86,6 +91,8 @@ class InstrumentedRecommender(ReleaseRecommender):
     def _recommend(self, windows: Windows) -> Lists:
         lists = super()._recommend(windows)
         self._in_use.add(lists.interests)
+        top = lists.items[:, :PLACES]
+        self._listed[top[(top != NO_ITEM) & (lists.sources[:, :PLACES] != FROM_POPULAR)]] = True
         return lists
 
 

@@ -60,7 +60,8 @@ def _against_live(split: Mapping[str, Any], settings: RetrainSettings) -> Iterat
     )
     effective, live_effective = (part["interests_in_use"]["effective"] for part in (split, split["live"]))
     yield _kept("interests", "interests in use", effective, live_effective, settings.keep_share)
-    yield _kept("coverage", "coverage", split["coverage"], live["coverage"], settings.keep_share)
+    listed, live_listed = (part["listed_items"] for part in (split, split["live"]))
+    yield _kept("coverage", "items in lists", listed, live_listed, settings.keep_share)
     list_ms, live_ms = split["list_ms"][RELEASE], split["list_ms"][LIVE]
     yield Check(
         "latency",
@@ -75,7 +76,7 @@ def _kept(name: str, subject: str, value: float | None, live_value: float | None
     return Check(
         name,
         value >= share * live_value,
-        f"{subject}: {value:.3f}, of the live release {live_value:.3f}, expected at least {share:g} of that"
+        f"{subject}: {value:.4g}, of the live release {live_value:.4g}, expected at least {share:g} of that"
         " (retrain.keep_share)",
     )
 

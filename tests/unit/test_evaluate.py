@@ -101,6 +101,7 @@ def test_breakdowns_agree_with_the_whole(bundle: Bundle, rings: Interactions) ->
         assert sum(row["targets"] for row in rows) == report["targets"]
         assert sum(row["hr10"] * row["targets"] for row in rows) == pytest.approx(report["hr10"] * report["targets"])
     assert sum(report["interests_in_use"]["lists"]) == 60
+    assert 10 <= report["listed_items"] <= report["catalogue"]
     assert sum(report["interests_in_use"]["positions"]) == 600
     assert 1.0 <= report["interests_in_use"]["effective"] <= 2.0
     assert report["index"] == {"kind": "exact"}

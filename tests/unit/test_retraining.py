@@ -400,8 +400,8 @@ def test_the_verb_says_what_became_of_it_and_a_refusal_is_no_failure(
 PASSING: dict[str, Any] = {
     "time_split": {
         "ndcg10": 0.11,
-        "coverage": 0.5,
-        "baselines": {"live": {"ndcg10": 0.1, "coverage": 0.5}},
+        "listed_items": 500,
+        "baselines": {"live": {"ndcg10": 0.1}},
         "leads": {
             "live": {"value": 0.01, "interval": (0.002, 0.018)},
             "popularity_7d": {"value": 0.05, "interval": (0.04, 0.06)},
@@ -410,7 +410,7 @@ PASSING: dict[str, Any] = {
         "skipped": {},
         "interests_in_use": {"effective": 2.0},
         "index": {"kind": "hnsw", "recall": 0.99},
-        "live": {"interests_in_use": {"effective": 2.2}, "index": {"kind": "exact"}},
+        "live": {"listed_items": 500, "interests_in_use": {"effective": 2.2}, "index": {"kind": "exact"}},
         "list_ms": {"release": 0.2, "live": 0.18},
     }
 }
@@ -431,7 +431,7 @@ def test_a_release_that_meets_every_condition_passes() -> None:
         ("lead", lambda split: split["leads"]["live"].update(interval=None)),
         ("interests", lambda split: split["interests_in_use"].update(effective=1.7)),
         ("interests", lambda split: split["interests_in_use"].update(effective=None)),
-        ("coverage", lambda split: split.update(coverage=0.39)),
+        ("coverage", lambda split: split.update(listed_items=399)),
         ("latency", lambda split: split["list_ms"].update(release=0.28)),
         ("popularity_7d", lambda split: split["leads"]["popularity_7d"].update(value=-0.02, interval=(-0.03, -0.01))),
         ("item_knn", lambda split: split["leads"]["item_knn"].update(interval=(-0.004, -0.001))),
