@@ -764,6 +764,12 @@ REQUESTS: Final = Dashboard(
                     unit="cps",
                 ),
                 Panel(
+                    "Impressions reported",
+                    "Reports a second that are on the topic of impressions, by whether the server knew their decision.",
+                    (Query(or_zero(_rate_of_requests(S.impressions, "decision")), "{{decision}}"),),
+                    unit="cps",
+                ),
+                Panel(
                     "Waiting to be computed",
                     "At `serve.max_waiting` requests are turned away.",
                     (Query(or_zero(f"sum({of_deployment(S.waiting_requests)})"), "waiting"),),

@@ -92,9 +92,11 @@ FRESHNESS_P99: Final = Recorded("deployment:headrace_freshness_seconds:p99_5m", 
 LAG: Final = Recorded(
     "deployment:headrace_consumer_lag_seconds:max", f"max by (deployment) ({name(M.consumer_lag_seconds)})"
 )
+_DEAD: Final = f"({_sum_rate(M.dead_letters)} or {_sum_rate(M.clicks)} * 0)"
+"""Dead letters a second: 0, and not nothing, before there is any."""
 DEAD_SHARE: Final = Recorded(
     "deployment:headrace_dead_letters:share5m",
-    f"{_sum_rate(M.dead_letters)} / ({_sum_rate(M.dead_letters)} + {_sum_rate(M.clicks)} > 0)",
+    f"{_DEAD} / ({_DEAD} + {_sum_rate(M.clicks)} > 0)",
 )
 NEXT_CLICK: Final = Recorded("deployment_release:headrace_next_click:share1h", _share_of_next_clicks(M.next_click_hits))
 POPULAR: Final = Recorded(

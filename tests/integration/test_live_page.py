@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from engine.eventlog.memory.log import MemoryLog
@@ -99,6 +100,15 @@ def keep_picture(driver: Any, name: str) -> None:
         images = pytest.importorskip("PIL.Image")
         with images.open(io.BytesIO(picture)) as image:
             image.convert("RGB").quantize(96).save(Path(folder) / f"{name}.png", optimize=True)
+
+
+def test_an_item_that_a_crowd_clicks_trends(browser: Any, address: str) -> None:
+    with httpx.Client(base_url=address, timeout=LIMIT_S) as client:
+        for number in range(60):
+            answer = client.post("/v1/clicks", json={"user": f"crowd-{number}", "item": "item-01234"})
+            assert answer.status_code == 202
+    until(lambda: any(row.startswith("item-01234") for row in rows(browser, "trending")))
+    assert "\N{MULTIPLICATION SIGN} " in text(browser, "trending")
 
 
 def test_figures_a_user_and_the_map_come_to_life(browser: Any) -> None:

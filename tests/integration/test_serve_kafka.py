@@ -13,6 +13,7 @@ from engine.eventlog.kafka import KafkaLog
 from engine.metrics import Metrics
 from engine.settings.sections import (
     ClickSettings,
+    ImpressionSettings,
     KafkaSettings,
     RecommendationSettings,
     ReleaseSettings,
@@ -36,6 +37,7 @@ def test_a_server_on_kafka_repeats_and_computes_what_the_worker_pushes(
             "windows": WindowSettings(topic=topic_names("windows"), max_users=200, length=20),
             "recommendations": RecommendationSettings(topic=topic_names("lists"), count=5),
             "releases": ReleaseSettings(topic=topic_names("releases"), path=tiny_release),
+            "impressions": ImpressionSettings(topic=topic_names("impressions"), accept=True),
         }
     )
     kafka_log.ensure_topics([TopicSpec(settings.clicks.topic, 2)])
@@ -58,9 +60,19 @@ def test_a_server_on_kafka_repeats_and_computes_what_the_worker_pushes(
             until(lambda: client.get("/v1/window", params={"user": "ann"}).json()["events"])
             pushed = client.get("/v1/list", params={"user": "ann"}).json()
             computed = client.post("/v1/lists", json={"user": "ann"}).json()
+            shown = [{"item": computed["items"][0]["item"], "place": 1}]
+            reports = [{"decision": computed["id"], "items": shown}, {"decision": "elsewhere", "items": shown}]
+            reported = client.post("/v1/impressions", json={"impressions": reports})
         finally:
             stop.set()
             thread.join(LIMIT_S)
+    assert (reported.status_code, reported.json()) == (202, {"taken": 2, "known": 1})
+    assert kafka_log.partitions(settings.impressions.topic) == 2
+    with kafka_log.reader([settings.impressions.topic]) as reader:
+        keys: list[bytes | None] = []
+        while not reader.at_end():
+            keys += [key for records in reader.poll(0.2, 10) for key in records.keys]
+    assert {*keys} == {b"ann", None}
     assert pushed["event_ms"] == START_MS
     assert computed["items"] == pushed["items"]
     assert computed["interests"] == pushed["interests"]

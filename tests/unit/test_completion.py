@@ -22,7 +22,7 @@ def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     [("bash", "complete -o nosort -F"), ("zsh", "compdef"), ("fish", "complete --no-files --command headrace")],
 )
 def test_the_script_of_each_shell_is_printed(shell: str, registration: str) -> None:
-    assert f"_HEADRACE_COMPLETE={shell}_source headrace > " in PAGE
+    assert f"_HEADRACE_COMPLETE={shell}_source headrace" in PAGE
     result = run(_HEADRACE_COMPLETE=f"{shell}_source")
     assert result.returncode == 0, result.stderr
     assert registration in result.stdout

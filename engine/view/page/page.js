@@ -9,6 +9,8 @@ const LIST_SHOWN = 10;
 const HISTORY = 60;
 const LOOKS = 20;
 const LOOK_AGAIN_MS = 25;
+const TRENDING_MS = 2_000;
+const TRENDING_SHOWN = 5;
 
 const $ = (id) => document.getElementById(id);
 const map = new ItemMap($("map"));
@@ -74,6 +76,18 @@ function showLosses(figures) {
   $("dead").textContent = plain(reasons.reduce((sum, [, count]) => sum + count, 0));
   $("dead-reasons").textContent = reasons.map(([reason, count]) => `${reason}: ${plain(count)}`).join(", ");
   $("releases").textContent = figures.releases.slice(0, 3).map(({ version, state: stage }) => `${version}: ${stage}`).join(", ");
+}
+
+async function loadTrending() {
+  const answer = await ask(`/v1/trending?count=${TRENDING_SHOWN}`).catch(() => null);
+  if (!answer) return;
+  const shown = node("dl");
+  shown.append(...answer.items.map(({ item, score }) => {
+    const row = node("div");
+    row.append(node("dt", named(item)), node("dd", `× ${plain(score)}`));
+    return row;
+  }));
+  $("trending").replaceChildren(answer.items.length ? shown : node("p", "nothing has risen in the last hour", "empty"));
 }
 
 async function loadMap() {
@@ -222,4 +236,5 @@ setInterval(() => {
   const next = state.recent?.[0];
   if ($("rotate").checked && next && next !== state.user && document.activeElement !== $("user")) showUser(next);
 }, ROTATE_MS);
+setInterval(loadTrending, TRENDING_MS);
 follow("/v1/figures", (_, figures) => takeFigures(figures), (error) => showStatus(`no connection: ${error.message}`, false));
