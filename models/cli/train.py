@@ -82,7 +82,12 @@ _OPTIONS: dict[str, Any] = {
     "device": click.Choice(get_args(DeviceName)),
     "checkpoint_s": float,
 }
-_UNSET = {"epochs": "no limit", "private_epsilon": "not private", "private_delta": "1 / users^1.1"}
+_UNSET = {
+    "epochs": "no limit",
+    "private_epsilon": "not private",
+    "private_delta": "1 / users^1.1",
+    "item_rate": "by the data",
+}
 """Defaults that are no number, in words."""
 
 
