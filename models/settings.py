@@ -14,7 +14,7 @@ Precision = Literal["fp32", "fp16", "int8"]
 Scoring = Literal["dot", "additive"]
 ActionValueMode = Literal["fixed", "learned"]
 InterestChoice = Literal["per_item", "per_target"]
-LearningRateDecay = Literal["none", "cosine"]
+LearningRateDecay = Literal["none", "cosine", "plateau"]
 MatmulPrecision = Literal["float32", "bfloat16"]
 PositiveInt = Annotated[int, Ge(1)]
 
@@ -36,7 +36,7 @@ class EncoderSettings(BaseModel):
     """Width of the two feed-forward layers."""
     window_length: Annotated[int, Ge(1), Le(1000)] = 100
     """L."""
-    dropout: Annotated[float, Ge(0.0), Lt(1.0)] = 0.2
+    dropout: Annotated[float, Ge(0.0), Lt(1.0)] = 0.3
     seconds: bool = True
     """Whether attention has the seconds between events, and not the hours alone (`models.network.attention`)."""
     query_context: bool = True
@@ -83,7 +83,9 @@ class TrainSettings(BaseModel):
     learning_rate: Annotated[float, Gt(0.0)] = 1e-3
     learning_rate_decay: LearningRateDecay = "none"
     """cosine: the rate falls to 0 over all `epochs`, which must be given then (`models.training.schedule`). Training
-    then ignores `patience`, and takes the newest weights unless earlier ones validate better beyond chance."""
+    then ignores `patience`, and takes the newest weights unless earlier ones validate better beyond chance.
+    plateau: the rate falls to 0.3 of itself, twice, where validations are no better for a third of `patience`, at the
+    latest after 70 and 85 % of `minutes`; each time training continues from the best weights."""
     warmup_steps: Annotated[int, Ge(0)] = 0
     """Steps of the linear warm-up of the rate."""
     matmul_precision: MatmulPrecision = "bfloat16"
@@ -101,7 +103,7 @@ class TrainSettings(BaseModel):
     """Most events that are hidden before a target."""
     full_softmax_up_to: Annotated[int, Ge(0)] = 5_000
     """Largest catalogue, in items, for the full softmax; a larger one is trained with a sampled softmax."""
-    negatives: PositiveInt = 1_024
+    negatives: PositiveInt = 512
     """Draws per step of the sampled softmax."""
     validation_interval_steps: PositiveInt = 200
     """Most steps between two validations; there is one after every epoch in any case."""
@@ -131,10 +133,10 @@ class TrainSettings(BaseModel):
 
     @model_validator(mode="after")
     def _decay_has_epochs(self) -> Self:
-        if self.learning_rate_decay != "none" and self.epochs is None:
+        if self.learning_rate_decay == "cosine" and self.epochs is None:
             raise ValueError(
-                f"learning_rate_decay is {self.learning_rate_decay!r} and epochs is not given: the rate falls over all"
-                " epochs, so give their number (and enough minutes for them)"
+                "learning_rate_decay is 'cosine' and epochs is not given: the rate falls over all epochs, so give their"
+                " number (and enough minutes for them)"
             )
         return self
 

@@ -83,7 +83,12 @@ _OPTIONS: dict[str, Any] = {
     "checkpoint_s": float,
 }
 _INTERRUPTED = "interrupted: the best weights so far become the release, please wait"
-_UNSET = {"epochs": "no limit", "private_epsilon": "not private", "private_delta": "1 / users^1.1"}
+_UNSET = {
+    "epochs": "no limit",
+    "private_epsilon": "not private",
+    "private_delta": "1 / users^1.1",
+    "item_rate": "by the data",
+}
 """Defaults that are no number, in words."""
 
 

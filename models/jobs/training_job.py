@@ -139,7 +139,7 @@ def outcome(trained: TrainingResult, settings: TrainSettings) -> list[str]:
     messages = [f"{ended}, best validation NDCG {best:.4f}"]
     if trained.stop_reason in {"minutes", "interrupted"} and validations.index(best) >= len(validations) - 2:
         messages.append("the validation was still rising: a longer training would make a better release")
-    if settings.learning_rate_decay != "none" and trained.step < trained.validations[-1].step:
+    if settings.learning_rate_decay == "cosine" and trained.step < trained.validations[-1].step:
         messages.append(
             f"the weights at the end of the falling rate validate {newest:.4f}, worse than those of step {trained.step}"
             " beyond chance: the release has the latter; give fewer --epochs, or more --dropout"

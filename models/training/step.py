@@ -83,6 +83,11 @@ class Stepper:
             self._average.update()
         return result
 
+    def continue_from(self, weights: Mapping[str, Tensor]) -> None:
+        """Take these weights, and begin their average anew; the optimisers keep their moments."""
+        self._encoder.load_state_dict(weights)
+        self._average = WeightAverage(self._encoder, self._settings.weight_averaging)
+
     def state(self) -> dict[str, Any]:
         """Weights, optimisers and the random generators of all processes, for a checkpoint."""
         return {

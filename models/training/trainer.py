@@ -8,7 +8,7 @@ checkpoint has that generator's state.
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
 import numpy as np
 import torch
@@ -24,6 +24,12 @@ from models.training.validation import Validation, ValidationResult
 
 StopReason = Literal["patience", "minutes", "epochs", "interrupted"]
 """Why a training ended: no better validation for long enough, a limit, or a request."""
+
+
+RATE_AFTER_FALL: Final = 0.3
+"""Share of the rate that is left after a fall, under "plateau"."""
+FALLS_AT: Final = (0.7, 0.85)
+"""Shares of `minutes` after which the rate falls at the latest, for the first time and again."""
 
 
 class StopTraining(Exception):  # noqa: N818 - a request, not an error
@@ -46,6 +52,18 @@ class TrainingProgress:
     elapsed_s: float = 0.0
     epoch_steps: int = 0
     """Steps of one epoch."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Decision:
+    """The decision of rank 0 after a validation."""
+
+    is_best: bool = False
+    """No earlier weights validated better."""
+    is_falling: bool = False
+    """The rate falls, and training continues from the best weights."""
+    is_over: bool = False
+    is_checkpoint_due: bool = False
 
 
 class Checkpointer(Protocol):
@@ -128,7 +146,8 @@ class Trainer:
         self._training, self._validation = parts
         self._best = {name: value.clone() for name, value in stepper.encoder.state_dict().items()}
         self._best_result = self._newest_result = ValidationResult(0.0, 0.0)
-        self._decays = settings.learning_rate_decay != "none"
+        self._decays = settings.learning_rate_decay == "cosine"
+        self._falls = 0  # of the rate so far, under "plateau"
         self._stop_requested = self._stopping = False
         self.stop_reason: StopReason = "epochs"
         self.best_step = 0
@@ -145,31 +164,36 @@ class Trainer:
         Under a cosine decay training runs to its end, and the newest weights count, unless earlier ones validate better
         beyond chance: before the rate has fallen, a round looks best by luck, unless what followed was overfitting.
         """
-        encoder = self._stepper.encoder
-        device = encoder.items.ids.weight.device
+        device = self._stepper.encoder.items.ids.weight.device
         if state := self._group.rank_zero_first(lambda: checkpointer.load_newest(device)):
             self._restore(state)
         for losses in self._intervals(on_step):
-            decisions = (False, False, False)
+            decision = _Decision()
             if self._group.is_rank_zero:
-                decisions = self._validate(losses, checkpointer, on_step)
-            is_best, is_over, is_checkpoint_due = self._group.broadcast(decisions)
-            if is_best:
-                self.best_step = self._progress.step
-                for name, value in encoder.state_dict().items():
-                    self._best[name].copy_(value)
-            if is_checkpoint_due:
-                state = self._state()
-                if self._group.is_rank_zero:
-                    checkpointer.save(self._progress.step, state)
-            if is_over:
+                decision = self._validate(losses, checkpointer, on_step)
+            if self._follow(self._group.broadcast(decision), checkpointer):
                 self.stop_reason = "patience"
                 break
         is_newest = self._decays and not self._best_result.is_beyond_chance(self._newest_result)
         if self._group.broadcast(is_newest):
             self.best_step = self._progress.step
         else:
-            encoder.load_state_dict(self._best)
+            self._stepper.encoder.load_state_dict(self._best)
+
+    def _follow(self, decision: _Decision, checkpointer: Checkpointer) -> bool:
+        """Do in this process as rank 0 decided; returns whether training is over."""
+        if decision.is_best:
+            self.best_step = self._progress.step
+            for name, value in self._stepper.encoder.state_dict().items():
+                self._best[name].copy_(value)
+        if decision.is_falling:
+            self._falls += 1
+            self._stepper.continue_from(self._best)
+        if decision.is_checkpoint_due:
+            state = self._state()
+            if self._group.is_rank_zero:
+                checkpointer.save(self._progress.step, state)
+        return decision.is_over
 
     def _intervals(self, on_step: Callable[[TrainingProgress], None]) -> Iterator[list[float]]:
         """Train; yields the losses of each interval between validations: an epoch, or a part of a long one."""
@@ -197,14 +221,15 @@ class Trainer:
     def _step(self, batch: Int64) -> float:
         stop = self._stop_requested or self._clock.elapsed_s() > 60.0 * self._settings.minutes
         rate = learning_rate(self._settings, self._progress.step, self._progress.epoch_steps)
+        rate *= RATE_AFTER_FALL**self._falls
         result = self._stepper.step(batch, rate, stop=stop)
         self._stopping = result.stop
         return result.loss
 
     def _validate(
         self, losses: list[float], checkpointer: Checkpointer, on_step: Callable[[TrainingProgress], None]
-    ) -> tuple[bool, bool, bool]:
-        """Validate; returns whether these are the best weights, training is over, a checkpoint is due."""
+    ) -> _Decision:
+        """Validate, and decide what follows from it."""
         result, best_ndcg = self._validation.run(self._stepper.encoder), self._progress.best_ndcg
         is_best = result.ndcg > best_ndcg or not self.validations
         self._newest_result = result
@@ -215,9 +240,24 @@ class Trainer:
         self._advance(losses, on_step, **figures, best_ndcg=max(result.ndcg, best_ndcg))
         self.validations.append(self._progress)
         checkpointer.log(self.validations)
-        is_over = self._stale_validations >= self._settings.patience and not self._decays
-        is_resumable = not (is_over or self._stopping)
-        return is_best, is_over, is_resumable and checkpointer.is_due(self._settings.checkpoint_s)
+        is_falling = self._falls_now()
+        if is_falling:
+            self._stale_validations = 0
+        is_over = self._stale_validations >= self._patience() and not self._decays
+        is_due = not (is_over or self._stopping) and checkpointer.is_due(self._settings.checkpoint_s)
+        return _Decision(is_best, is_falling, is_over, is_due)
+
+    def _falls_now(self) -> bool:
+        """Whether the rate falls: validations are no better, or the time left is that of training at the lower rate."""
+        if self._settings.learning_rate_decay != "plateau" or self._falls == len(FALLS_AT):
+            return False
+        is_late = self._clock.elapsed_s() > FALLS_AT[self._falls] * 60.0 * self._settings.minutes
+        return is_late or self._stale_validations >= self._patience()
+
+    def _patience(self) -> int:
+        """Validations without a better one that end the training, or its current rate: all together `patience`."""
+        rates = len(FALLS_AT) + 1 if self._settings.learning_rate_decay == "plateau" else 1
+        return -(-self._settings.patience // rates)
 
     def _advance(self, losses: list[float], on_step: Callable[[TrainingProgress], None], **changes: Any) -> None:
         loss, elapsed_s = sum(losses) / len(losses), self._clock.elapsed_s()
@@ -238,6 +278,7 @@ class Trainer:
             "validations": [asdict(progress) for progress in self.validations],
             "epoch_batches": self._epoch_batches,
             "stale_validations": self._stale_validations,
+            "falls": self._falls,
         }
 
     def _restore(self, state: Mapping[str, Any]) -> None:
@@ -246,6 +287,7 @@ class Trainer:
         self._progress = TrainingProgress(**state["progress"])
         self.validations = [TrainingProgress(**progress) for progress in state["validations"]]
         self._epoch_batches, self._stale_validations = state["epoch_batches"], state["stale_validations"]
+        self._falls = state["falls"]
         gains = state["best_gains"].cpu().numpy()
         self._best_result = ValidationResult(self._progress.best_ndcg, self._progress.interests_in_use, gains)
         self._clock.resume_from(self._progress.elapsed_s)

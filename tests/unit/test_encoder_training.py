@@ -1,6 +1,8 @@
 """The loss against its textbook form, and training: it learns, is repeatable, stops, and never sees the holdout."""
 
 import dataclasses
+import itertools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import get_args
 
@@ -12,6 +14,7 @@ pytest.importorskip("torch", reason="training needs torch: pip install 'headrace
 import torch
 from torch import Tensor
 
+from engine.arrays import Int64
 from engine.errors import DataError
 from engine.retrieval.features import log_ages
 from models.data import dataset, splits
@@ -21,8 +24,10 @@ from models.network.attention import AdditiveScoring
 from models.network.two_hop import TwoHopEncoder
 from models.settings import EncoderSettings, Scoring, TrainSettings
 from models.training import step, training_data, validation
+from models.training.distributed import StepResult
 from models.training.ema import WeightAverage
 from models.training.fit import train
+from models.training.step import Stepper
 from models.training.trainer import TrainingProgress
 from models.training.validation import Validation, ValidationResult
 
@@ -329,6 +334,59 @@ def test_a_decaying_rate_trains_to_its_end_and_takes_the_newest_weights(
         trained = train(rings, settings(epochs=6, patience=2, learning_rate_decay=decay))
         assert (len(trained.validations), len(validated)) == (validations, validations)
         assert [torch.equal(trained.encoder.items.ids.weight, weight) for weight in validated].index(True) == final
+
+
+def test_a_plateau_lowers_the_rate_and_continues_from_the_best_weights(
+    rings: Interactions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the second validation is better: two that are not, three times, are the patience of six."""
+    ndcgs = iter([0.1, 0.2, *np.linspace(0.19, 0.1, 100).tolist()])
+    validated, continued, rates = list[Tensor](), list[Tensor](), list[float]()
+    take_step, continue_from = Stepper.step, Stepper.continue_from
+
+    def validate(_: Validation, encoder: TwoHopEncoder) -> ValidationResult:
+        validated.append(encoder.items.ids.weight.detach().clone())
+        return ValidationResult(next(ndcgs), 1.0)
+
+    def step_and_record(stepper: Stepper, batch: Int64, learning_rate: float, *, stop: bool) -> StepResult:
+        rates.append(round(learning_rate, 9))
+        return take_step(stepper, batch, learning_rate, stop=stop)
+
+    def continue_and_record(stepper: Stepper, weights: Mapping[str, Tensor]) -> None:
+        continue_from(stepper, weights)
+        continued.append(stepper.encoder.items.ids.weight.detach().clone())
+
+    monkeypatch.setattr(Validation, "run", validate)
+    monkeypatch.setattr(Stepper, "step", step_and_record)
+    monkeypatch.setattr(Stepper, "continue_from", continue_and_record)
+    plan = settings(epochs=None, patience=6, learning_rate_decay="plateau", weight_averaging=0.5)
+    trained = train(rings, plan)
+    assert trained.stop_reason == "patience"
+    epoch_steps = trained.validations[0].step
+    assert [now.step // epoch_steps for now in trained.validations] == list(range(1, 9))
+    assert rates == [5e-3] * 4 * epoch_steps + [1.5e-3] * 2 * epoch_steps + [4.5e-4] * 2 * epoch_steps
+    for weights in (*continued, trained.encoder.items.ids.weight.detach()):
+        assert torch.equal(weights, validated[1])
+    assert len(continued) == 2
+    assert trained.step == 2 * epoch_steps
+
+
+def test_a_plateau_leaves_time_for_the_lower_rates(rings: Interactions, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With ever better validations the rate falls after 70 % and 85 % of the minutes."""
+    ndcgs, clock_s, rates = itertools.count(1), [0.0], list[tuple[float, float]]()
+    take_step = Stepper.step
+
+    def step_and_record(stepper: Stepper, batch: Int64, learning_rate: float, *, stop: bool) -> StepResult:
+        rates.append((clock_s[0], round(learning_rate, 9)))
+        clock_s[0] += 1.0
+        return take_step(stepper, batch, learning_rate, stop=stop)
+
+    monkeypatch.setattr(Validation, "run", lambda *_: ValidationResult(float(next(ndcgs)), 1.0))
+    monkeypatch.setattr(Stepper, "step", step_and_record)
+    plan = settings(epochs=None, minutes=1.0, learning_rate_decay="plateau", validation_interval_steps=1)
+    assert train(rings, plan, clock_s=lambda: clock_s[0]).stop_reason == "minutes"
+    by_rate = {rate: [at_s for at_s, used in rates if used == rate] for rate in (5e-3, 1.5e-3, 4.5e-4)}
+    assert [max(times_s) for times_s in by_rate.values()] == pytest.approx([42.0, 51.0, 61.0], abs=1.0)
 
 
 def test_too_little_data_is_refused(rings: Interactions) -> None:
