@@ -46,7 +46,7 @@ def comparison(report: Mapping[str, Any]) -> Table:
     rows = report["systems"]
     asked = [f"{row['targets']} targets of {row['users']} users{_item_filter(report)}" for row in rows.values()][:1]
     skipped = [f"{name} skipped: {reason}" for name, reason in report["skipped"].items()]
-    times = "below the names: training by the clock and on the processor"
+    times = "below the names: training by the clock and on the processor, diversity of the lists"
     read = f"± 95 % over users; of several seeds the mean, standard deviation σ, lowest and highest; {_LEAD}"  # noqa: RUF001
     early = [
         f"{name} ended early (seeds {_numbers(row['ended_early'])})" for name, row in rows.items() if row["ended_early"]
@@ -55,8 +55,9 @@ def comparison(report: Mapping[str, Any]) -> Table:
     for name, row in rows.items():
         seeds = f"\n  {len(row['seeds'])} seeds" if len(row["seeds"]) > 1 else ""
         trained = f"\n  {row['training_s']:.0f} s, CPU {row['training_cpu_s']:.0f} s"
+        diversity = "" if row["diversity"] is None else f"\n  diversity {row['diversity']:.3f}"
         table.add_section()
-        table.add_row(name + seeds + trained, *(_over_seeds(row["figures"][figure]) for figure in METRICS))
+        table.add_row(name + seeds + trained + diversity, *(_over_seeds(row["figures"][figure]) for figure in METRICS))
         if "lead" in row:
             table.add_row(f"  {report['reference']} leads by", *_leads(row["lead"]))
     return table

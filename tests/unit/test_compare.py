@@ -146,7 +146,7 @@ def test_a_system_without_a_seed_is_run_once(rings: EvalData) -> None:
 
 def results_of(*values: float) -> list[dict[str, Any]]:
     """Results of seeds 0, 1, ... with these values of HR@10; popularity bias is undefined."""
-    same: dict[str, Any] = {"users": 8, "targets": 9, "training_cpu_s": 1.0, "ranks": "..."}
+    same: dict[str, Any] = {"users": 8, "targets": 9, "training_cpu_s": 1.0, "diversity": 0.75, "ranks": "..."}
     others: dict[str, Any] = {**dict.fromkeys(METRICS, 0.0), "popularity_bias": None}
     return [
         {
@@ -204,6 +204,7 @@ def test_the_table_has_spread_over_seeds_and_users_and_fits_a_screen() -> None:
     screen.print(tables.comparison(report))
     text = screen.export_text()
     parts = ("0.3000", "±0.1000", "0.2500*", "±0.1250", "3 seeds", "σ 0.2646", "σ 0.0175", "..0.6000", "MRR@20")  # noqa: RUF001
+    assert "diversity 0.750" in text
     for part in parts:
         assert part in text
     assert "als skipped: needs implicit" in text

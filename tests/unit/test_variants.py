@@ -40,8 +40,9 @@ def test_tables_are_variants_of_encoder_and_training(tmp_path: Path) -> None:
     assert variants.settings("one-interest", tables["one-interest"]).encoder.interests == 1
 
 
-def test_the_ablations_in_deploy_are_valid() -> None:
-    tables = variants.read(Path(__file__).parents[2] / "deploy" / "ablations.toml")
+@pytest.mark.parametrize("name", ["ablations.toml", "interests.toml"])
+def test_the_variants_in_deploy_are_valid(name: str) -> None:
+    tables = variants.read(Path(__file__).parents[2] / "deploy" / name)
     assert len(systems.two_hop_systems(eval_data(), "last", tables)) == 3 + len(tables)
 
 

@@ -14,12 +14,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from engine.arrays import Int32, Int64
+from engine.arrays import Int32, Int64, Windows
 from engine.errors import DataError, MissingExtraError
 from models.data import splits
 from models.evaluation import ranking_metrics
 from models.evaluation.baselines import Baseline
 from models.evaluation.baselines.task import Task
+from models.evaluation.list_diversity import ListDiversity
 from models.evaluation.list_evaluation import ListEvaluation
 from models.evaluation.queries import EvalData, frequent_item_queries, holdout_queries
 from models.evaluation.ranking_metrics import ACCURACY_METRICS, METRICS, MetricAccumulator
@@ -48,6 +49,20 @@ class ComparisonTerms:
     threads: int
     min_item_events: int = 0
     """Only targets whose item has at least this many training events count."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Listening:
+    """A system whose lists somebody else sees too."""
+
+    system: Baseline
+    on_lists: Callable[[Int32], None]
+
+    def lists(self, windows: Windows, times_ms: Int64, count: int) -> Int32:
+        """See `Baseline.lists`."""
+        lists = self.system.lists(windows, times_ms, count)
+        self.on_lists(lists)
+        return lists
 
 
 class Comparison:
@@ -94,7 +109,7 @@ class Comparison:
             "min_item_events": self.terms.min_item_events,
             "engine": settings.model_dump(mode="json", include={"clicks", "windows", "index", "recommendations"}),
             "settings": dict(system.settings),
-            "metrics": list(METRICS),
+            "metrics": [*METRICS, "diversity"],
         }
 
     def result(self, system: System, seed: int, ended: Ended = _never) -> dict[str, Any]:
@@ -109,7 +124,8 @@ class Comparison:
         fitted = fit(replace(self.task, seed=seed, ended=ended))
         is_ended_early = ended()
         ready_s, ready_cpu_s = time.monotonic(), time.process_time()
-        accumulator, ranks = self._evaluate(fitted.baseline)
+        diversity = ListDiversity(self.task.events, self.task.item_count)
+        accumulator, ranks = self._evaluate(_Listening(fitted.baseline, diversity.add))
         return {
             "system": system.name,
             "seed": seed,
@@ -122,6 +138,7 @@ class Comparison:
             "ended_early": is_ended_early,
             "notes": fitted.notes,
             "figures": accumulator.figures(),
+            "diversity": diversity.mean,
             "ranks": packed(ranks),
         }
 
@@ -178,10 +195,16 @@ def summary(seed_results: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "targets": seed_results[0]["targets"],
         "training_s": statistics.mean(result["training_s"] for result in seed_results),
         "training_cpu_s": statistics.mean(result["training_cpu_s"] for result in seed_results),
+        "diversity": _mean([result["diversity"] for result in seed_results]),
         "ended_early": [result["seed"] for result in seed_results if result.get("ended_early")],
         "figures": {metric: _over_seeds([result["figures"] for result in seed_results], metric) for metric in METRICS},
         "results": [{key: value for key, value in result.items() if key != "ranks"} for result in seed_results],
     }
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    present = [value for value in values if value is not None]
+    return statistics.mean(present) if present else None
 
 
 def _over_seeds(seed_figures: Sequence[dict[str, Any]], metric: str) -> dict[str, Any]:
