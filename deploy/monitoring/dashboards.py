@@ -789,12 +789,6 @@ REQUESTS: Final = Dashboard(
                     "Readers of server-sent events; at `serve.max_streams` further ones are turned away.",
                     (Query(or_zero(f"sum({of_deployment(S.streams)})"), "streams"),),
                 ),
-                Panel(
-                    "Impressions reported",
-                    "A second, by whether the server knew the decision that they name.",
-                    (Query(or_zero(_rate_of_requests(S.impressions, "decision")), "{{decision}}"),),
-                    unit="cps",
-                ),
             ),
         ),
     ),
