@@ -47,6 +47,7 @@ def test_the_prefix_names_everything() -> None:
         "recommendations.topic": "shop.recommendations",
         "releases.topic": "shop.releases",
         "canary.topic": "shop.canary-sums",
+        "impressions.topic": "shop.impressions",
     }
     assert {*names(shop).values()}.isdisjoint(names(other).values())
     assert (shop.deployment, other.deployment) == ("shop/shop.clicks", "other/other.clicks")
