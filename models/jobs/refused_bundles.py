@@ -23,7 +23,7 @@ def prune(releases: Path, registry: Registry, keep: int) -> None:
     """Delete the refused bundles of the registry's model in `releases` but for the newest `keep`."""
     for left in releases.glob(f"{_DELETED}*"):  # by a kill in the middle of deleting
         shutil.rmtree(left, ignore_errors=True)
-    refused = sorted(_refused(releases, registry), key=lambda found: (found[0].created_ms, found[1]), reverse=True)
+    refused = sorted(_refused(releases, registry), key=lambda pair: (pair[0].created_ms, pair[1]), reverse=True)
     for manifest, folder in refused[keep:]:
         gone = folder.with_name(f"{_DELETED}{folder.name}")
         try:

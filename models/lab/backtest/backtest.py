@@ -195,9 +195,9 @@ class _Stream:
         settings, started_s = self._settings, time.monotonic()
         archive_once(settings, self._retrained.log, Metrics(), TimeSource())
         source = Source(str(settings.archive.folder))
-        given = RetrainInput(source, self._inputs.items, settings, self._inputs.training, self._stage, force)
+        retrain_input = RetrainInput(source, self._inputs.items, settings, self._inputs.training, self._stage, force)
         now_ms = int(self._inputs.interactions.times_ms[sum(part.clicks for part in self.played.parts) - 1])
-        outcome = retraining.retrain(given, self._reports, now_ms)
+        outcome = retraining.retrain(retrain_input, self._reports, now_ms)
         self.played.retrainings.append(Retraining(len(self.played.parts), outcome, time.monotonic() - started_s))
         self._reports.training.on_message(
             f"after part {len(self.played.parts)}: {outcome.release} {outcome.outcome}"

@@ -27,8 +27,8 @@ def report(played: Played, interactions: Interactions) -> dict[str, Any]:
     whose window held it already, and the share of the first ten places of the lists that were merely popular.
     """
     judged = [part.judged for part in played.parts if part.judged is not None]
-    chosen = _configurations(judged)
-    ranks = [_by_system(part, configuration) for part, configuration in zip(judged, chosen, strict=True)]
+    configurations = _configurations(judged)
+    ranks = [_by_system(part, configuration) for part, configuration in zip(judged, configurations, strict=True)]
     users = [interactions.users[part.events] for part in judged]
     whole = {name: np.concatenate([of_part[name] for of_part in ranks]) for name in SYSTEMS}
     all_users = np.concatenate(users)
@@ -52,7 +52,7 @@ def report(played: Played, interactions: Interactions) -> dict[str, Any]:
             "systems": {name: _rates(ranks_of[name]) for name in SYSTEMS},
         }
         for number, part, of_part, ranks_of, configuration in zip(
-            range(2, len(played.parts) + 1), played.parts[1:], judged, ranks, chosen, strict=True
+            range(2, len(played.parts) + 1), played.parts[1:], judged, ranks, configurations, strict=True
         )
     ]
     return {
@@ -79,12 +79,12 @@ def _by_system(judged: Judged, configuration: int) -> dict[str, Int64]:
 
 def _configurations(judged: list[Judged]) -> list[int]:
     """Of each part, the item-kNN that had the best NDCG@10 on the parts before it; the first before there is any."""
-    chosen = [0]
+    configurations = [0]
     for count in range(1, len(judged)):
         before = together(judged[:count]).item_knn
         gains = [ranking_metrics.gains(before[:, index])["ndcg10"].sum() for index in range(len(CONFIGURATIONS))]
-        chosen.append(int(np.argmax(gains)))
-    return chosen
+        configurations.append(int(np.argmax(gains)))
+    return configurations
 
 
 def _lead(ranks: Int64, other_ranks: Int64, users: Any) -> Mapping[str, Any]:
