@@ -36,7 +36,8 @@ class EncoderSettings(BaseModel):
     """Width of the two feed-forward layers."""
     window_length: Annotated[int, Ge(1), Le(1000)] = 100
     """L."""
-    dropout: Annotated[float, Ge(0.0), Lt(1.0)] = 0.3
+    dropout: Annotated[float, Ge(0.0), Lt(1.0)] = 0.2
+    """Where it is not given and histories are short, 0.3 (`models.training.suited`)."""
     seconds: bool = True
     """Whether attention has the seconds between events, and not the hours alone (`models.network.attention`)."""
     query_context: bool = True

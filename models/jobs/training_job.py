@@ -104,7 +104,7 @@ def run(
             )
             items, warm = training_input.items, training_input.warm
             trained = train(data, settings, callbacks.on_step, items=items, checkpointer=folder, warm=warm)
-            for message in outcome(trained, settings):
+            for message in (*map(str, trained.choices), *outcome(trained, settings)):
                 callbacks.on_message(message)
             bundle = export.write(
                 trained,

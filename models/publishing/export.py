@@ -199,5 +199,6 @@ def _report(trained: TrainingResult, settings: TrainSettings) -> dict[str, Any]:
         "validations": [asdict(progress) for progress in trained.validations],
         "stop_reason": trained.stop_reason,
         "step": trained.step,
+        "choices": [asdict(choice) for choice in trained.choices],
         "score_parts": _score_parts_report(trained.score_parts),
     }

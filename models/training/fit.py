@@ -7,7 +7,7 @@ altogether (`training_data`). One step is in `step`, the loop in `trainer`; a pr
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -24,11 +24,12 @@ from models.network.action_values import ActionValues
 from models.network.item_vectors import Content
 from models.network.two_hop import TwoHopEncoder
 from models.settings import TrainSettings
-from models.training import devices, private, score_parts, spectral_start, validation
+from models.training import devices, private, score_parts, spectral_start, suited, validation
 from models.training.distributed import Group
 from models.training.private import Privacy
 from models.training.score_parts import ScoreParts
 from models.training.step import Stepper
+from models.training.suited import Choice
 from models.training.trainer import Checkpointer, NullCheckpointer, StopReason, Trainer, TrainingClock, TrainingProgress
 from models.training.training_data import TrainingData, prepare
 from models.training.validation import Validation
@@ -60,6 +61,8 @@ class TrainingResult:
     """Why the training ended; a private one ends after its epochs."""
     step: int = 0
     """Step of the weights; 0 for a private training's, which are its last."""
+    choices: list[Choice] = field(default_factory=list)
+    """Settings that the data decided."""
     score_parts: ScoreParts | None = None
     """None where none is to be tried."""
     labels: ItemLabels | None = None
@@ -95,6 +98,7 @@ def train(  # noqa: PLR0913 - four of them have defaults
     private.refuse_unfit(settings, Group.current().size)
     if not isinstance(data, TrainingData):
         data = prepare(data.histories(), settings, searches=bool(items))
+    settings, choices = suited.choose(settings, data)
     if settings.private_epsilon:
         data = private.redact(data)
     device, clock = devices.choose(settings.device), TrainingClock(clock_s)
@@ -132,6 +136,7 @@ def train(  # noqa: PLR0913 - four of them have defaults
         privacy=privacy,
         stop_reason=stop_reason,
         step=step,
+        choices=choices,
         score_parts=chosen,
         labels=ItemLabels.of(items or {}, data.ids),
     )

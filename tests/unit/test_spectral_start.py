@@ -1,5 +1,6 @@
 """Item vectors that begin near those of the items clicked before and after them."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ import torch
 
 from models.network.two_hop import TwoHopEncoder
 from models.settings import EncoderSettings, TrainSettings
-from models.training import fit, spectral_start, training_data, validation
+from models.training import fit, spectral_start, suited, training_data, validation
 from models.training.warm_start import WarmVectors
 
 SMALL = EncoderSettings(dimensions=8, interests=2, heads=2, hidden=16, window_length=10)
@@ -99,3 +100,19 @@ def test_earlier_vectors_take_precedence(rings: Interactions) -> None:
     vectors = np.full((len(data.ids), SMALL.dimensions), 0.5, np.float32)
     trained = fit.train(data, plan, warm=WarmVectors(data.ids, vectors))
     np.testing.assert_allclose(trained.encoder.items.ids.weight.detach().numpy(), vectors, atol=1e-3)
+
+
+def test_short_histories_get_more_dropout_unless_it_is_given(rings: Interactions) -> None:
+    """30 events a user are many, two are few."""
+    data = training_data.prepare(rings.histories(), settings())
+    count = len(data.histories)
+    short = dataclasses.replace(data, histories=dataclasses.replace(data.histories, starts=np.arange(0, count + 1, 2)))
+    long = dataclasses.replace(data, histories=dataclasses.replace(data.histories, starts=np.arange(0, count + 1, 30)))
+    resolved, choices = suited.choose(settings(), short)
+    assert resolved.encoder == SMALL.model_copy(update={"dropout": 0.3})
+    assert str(choices[0]) == "dropout 0.3: a user has 2.0 training events in the mean, fewer than 20"
+    assert suited.choose(settings(), long) == (settings(), [])
+    given = settings(encoder=EncoderSettings(dropout=0.2))
+    assert suited.choose(given, short) == (given, [])
+    private = settings(private_epsilon=8.0)
+    assert suited.choose(private, short) == (private, [])
