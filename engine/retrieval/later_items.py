@@ -6,11 +6,15 @@ Its interest score is that of the mean vector, as of an item drawn at random.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
 from engine.arrays import NO_ITEM, Float32, Int32, Int64
 from engine.retrieval.stream_neighbours import StreamNeighbours
+
+_LEAST_CLICKS: Final = 1.5
+"""An item is a candidate from its second click on: where ids come once and never again, lists would be full of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +49,7 @@ class NewItems:
     def near(self, recent: Int32) -> NearItems:
         """Neighbours of the items in rows [B, W]; NO_ITEM in empty places."""
         flat = recent.ravel()
-        pairs = self.stream.of(self.numbers(flat))
+        pairs = self.stream.of(self.numbers(flat), _LEAST_CLICKS)
         rows, sources = self.rows(pairs.items), flat[pairs.sources]
         kept = (rows != NO_ITEM) & ((rows >= self.known) | (sources >= self.known))
         users, ranks = np.divmod(pairs.sources[kept], max(1, recent.shape[1]))

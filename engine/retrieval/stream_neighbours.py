@@ -153,8 +153,13 @@ class StreamNeighbours:
         gone = (cells[0][is_gone], cells[1][is_gone])
         self._neighbours[gone], self._errors[gone] = 0, 0.0
 
-    def of(self, items: Int32) -> NeighboursOf:
-        """The neighbours of items [n] by number; NO_ITEM and items without any have none."""
+    def of(self, items: Int32, least_clicks: float = 0.0) -> NeighboursOf:
+        """The neighbours of items [n] by number; NO_ITEM and items without any have none.
+
+        Args:
+            items: by number.
+            least_clicks: neighbours with fewer clicks, faded as they are, are left out.
+        """
         is_counted = (items >= 0) & (items < len(self._rows))
         rows = np.where(is_counted, self._rows[np.where(is_counted, items, 0)], _NO_ROW) if len(self._rows) else None
         if rows is None:
@@ -165,6 +170,9 @@ class StreamNeighbours:
         cells = (rows[index], places)
         neighbours, sources = self._neighbours[cells] - np.int32(1), sources[index]
         now = self._shares(np.array([self._newest_ms]))
+        is_clicked = self._clicks[neighbours] >= least_clicks * now
+        cells = (cells[0][is_clicked], cells[1][is_clicked])
+        neighbours, sources = neighbours[is_clicked], sources[is_clicked]
         counts = (self._counts[cells] - self._errors[cells]) / now
         scale = (self._clicks[items[sources]] / now) ** _SOURCE_EXPONENT
         scale *= (self._clicks[neighbours] / now) ** (1 - _SOURCE_EXPONENT)
@@ -283,8 +291,9 @@ def _has_other(windows: CountedWindows, is_known: Bool, first_new: int) -> Bool:
 def _pairs(windows: CountedWindows, users: Int64, columns: Int64, shares: Float32) -> _Pairs:
     """Pairs, in both directions, of the clicks [n] at these places with the S clicks before each."""
     before = columns[:, None] - np.arange(1, STEPS + 1)  # [n, S]
-    items, others = windows.items[users, columns][:, None], windows.items[users[:, None], before]
-    is_pair = (before >= 0) & windows.is_click[users[:, None], before] & (others != items)
+    places = (users[:, None], np.maximum(before, 0))
+    items, others = windows.items[users, columns][:, None], windows.items[places]
+    is_pair = (before >= 0) & windows.is_click[places] & (others != items)
     index, steps = np.nonzero(is_pair)
     newer, older = windows.items[users, columns][index], others[index, steps]
     counts = shares[index] * _STEP_WEIGHTS[steps]

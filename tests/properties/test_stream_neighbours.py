@@ -155,6 +155,29 @@ def test_rows_are_bounded_and_those_used_last_stay() -> None:
     }
 
 
+@pytest.mark.parametrize("length", [1, 2, STEPS - 1, STEPS, STEPS + 1])
+def test_windows_may_be_shorter_than_the_steps(length: int) -> None:
+    stream, reference = StreamNeighbours(64), Reference()
+    window = [(item, FIRST_MS + item) for item in range(length)]
+    whole = counted([window], [length])
+    columns = slice(LENGTH - length, None)
+    short = CountedWindows(*(getattr(whole, name)[:, columns] for name in ("items", "times_ms", "is_click", "is_new")))
+    stream.add(short, NONE_KNOWN)
+    for end in range(1, length + 1):
+        reference.add(window[:end])
+    assert weights_of(stream, length) == pytest.approx(reference.weights(), rel=1e-3)
+    stream.subtract(short)
+    assert not weights_of(stream, length)
+
+
+def test_neighbours_may_be_asked_for_by_their_clicks() -> None:
+    stream = StreamNeighbours(8)
+    for user, item in enumerate([1, 1, 2]):
+        stream.add(counted([[(0, FIRST_MS + user), (item, FIRST_MS + user)]], [2]), NONE_KNOWN)
+    assert stream.of(np.zeros(1, np.int32), least_clicks=1.5).items.tolist() == [1]
+    assert sorted(stream.of(np.zeros(1, np.int32)).items.tolist()) == [1, 2]
+
+
 def test_more_items_in_one_batch_than_rows_are_left_out() -> None:
     stream = StreamNeighbours(4)
     stream.add(counted([[(place, FIRST_MS + place) for place in range(LENGTH)]], [LENGTH]), NONE_KNOWN)
