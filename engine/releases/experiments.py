@@ -181,10 +181,10 @@ def _check_arms(arms: Sequence[ArmText]) -> None:
             f"--arm: found {len(names)} arms ({', '.join(names) or 'none'}), expected {MIN_ARMS} to {MAX_ARMS} of"
             " different names, the control first; give --arm once for each"
         )
-    given = [arm.share for arm in arms if arm.share is not None]
-    if sum(given) > _ALL or (len(given) < len(arms) and sum(given) >= 1.0):
+    shares = [arm.share for arm in arms if arm.share is not None]
+    if sum(shares) > _ALL or (len(shares) < len(arms) and sum(shares) >= 1.0):
         raise SettingsError(
-            f"--arm: found shares that add up to {sum(given):g}, expected at most 1, and something left for arms"
+            f"--arm: found shares that add up to {sum(shares):g}, expected at most 1, and something left for arms"
             " without a share; lower them, or leave them out for equal ones"
         )
 
@@ -212,8 +212,8 @@ def _refuse_second(registry: Registry, name: str) -> None:
 
 def _with_shares(registry: Registry, arms: Sequence[ArmText]) -> list[ExperimentArm]:
     """The arms with the versions of their releases, and equal shares of what is left where none is given."""
-    given = [arm.share for arm in arms if arm.share is not None]
-    equal = (1.0 - sum(given)) / max(1, len(arms) - len(given))
+    shares = [arm.share for arm in arms if arm.share is not None]
+    equal = (1.0 - sum(shares)) / max(1, len(arms) - len(shares))
     return [
         ExperimentArm(
             name=arm.name,

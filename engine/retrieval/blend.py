@@ -240,25 +240,25 @@ def _nearest(runs: _Runs, most: int) -> tuple[Int32, Int64, Int64]:
     )
     best = np.partition(keys, width - most, axis=1)[:, width - most :]
     best = -np.sort(-best, axis=1)
-    found = best > 0
-    index = np.where(found, runs.begins[:, None] + _LAST_COLUMN - (best & _LAST_COLUMN), 0)
+    is_neighbour = best > 0
+    index = np.where(is_neighbour, runs.begins[:, None] + _LAST_COLUMN - (best & _LAST_COLUMN), 0)
     last = runs.lasts[index]
-    rows = np.where(found, (last >> _ROW_SHIFT).astype(np.int32), np.int32(NO_ITEM))
-    ranks = np.where(found, (last & _RANK_MASK).astype(np.int64), 0)
-    return rows, np.where(found, (best >> _COLUMN_BITS) - 1, 0), ranks
+    rows = np.where(is_neighbour, (last >> _ROW_SHIFT).astype(np.int32), np.int32(NO_ITEM))
+    ranks = np.where(is_neighbour, (last & _RANK_MASK).astype(np.int64), 0)
+    return rows, np.where(is_neighbour, (best >> _COLUMN_BITS) - 1, 0), ranks
 
 
 def _neighbours(runs: _Runs, sources: Sources, recent: Int32, interests: Float32, vectors: Float32) -> _Added:
     """The nearest neighbours of each user's newest items."""
     rows, affinities, ranks = _nearest(runs, sources.most)  # [B, A]
-    found = rows != NO_ITEM
+    is_neighbour = rows != NO_ITEM
     by_interest = sources.vectors(rows, vectors) @ interests.transpose(0, 2, 1)  # [B, A, K]
     scores = by_interest.max(axis=2) + sources.bonus(np.maximum(rows, 0), affinities)
     return _Added(
         rows=rows,
-        scores=np.where(found, scores, np.float32(-np.inf)),
+        scores=np.where(is_neighbour, scores, np.float32(-np.inf)),
         interests=by_interest.argmax(axis=2).astype(np.int32),
-        origins=np.where(found, np.take_along_axis(recent, ranks, axis=1), np.int32(NO_ITEM)),
+        origins=np.where(is_neighbour, np.take_along_axis(recent, ranks, axis=1), np.int32(NO_ITEM)),
     )
 
 
@@ -269,14 +269,14 @@ def _popular(runs: _Runs, sources: Sources, popular: PopularItems, interests: Fl
     place = (runs.users[index], (runs.lasts[index] & _PLACE_MASK).astype(np.int64))
     affinities = np.zeros((users, len(popular.rows)), np.int64)
     affinities[place] = runs.affinities[index]
-    found = np.zeros(affinities.shape, np.bool_)
-    found[place] = True
+    is_neighbour = np.zeros(affinities.shape, np.bool_)
+    is_neighbour[place] = True
     popular_vectors = sources.vectors(popular.rows, vectors)  # [P, D]
     by_interest = (interests.reshape(-1, dimensions) @ popular_vectors.T).reshape(users, count, -1)  # [B, K, P]
-    rows = np.broadcast_to(popular.rows, found.shape)
+    rows = np.broadcast_to(popular.rows, is_neighbour.shape)
     return _Added(
-        rows=np.where(found, rows, np.int32(NO_ITEM)),
-        scores=np.where(found, by_interest.max(axis=1) + sources.bonus(rows, affinities), np.float32(-np.inf)),
+        rows=np.where(is_neighbour, rows, np.int32(NO_ITEM)),
+        scores=np.where(is_neighbour, by_interest.max(axis=1) + sources.bonus(rows, affinities), np.float32(-np.inf)),
         interests=by_interest.argmax(axis=1).astype(np.int32),
-        origins=np.where(found, np.int32(POPULAR), np.int32(NO_ITEM)),
+        origins=np.where(is_neighbour, np.int32(POPULAR), np.int32(NO_ITEM)),
     )

@@ -69,7 +69,7 @@ class ExperimentArms(JudgedArms):
             clicks=clicks,
             hits=hits,
             gains=gains,
-            sampled=[base64.b64encode(each.astype("<u4").tobytes()).decode() for each in self._sample.tickets],
+            sampled=[base64.b64encode(tickets.astype("<u4").tobytes()).decode() for tickets in self._sample.tickets],
             threshold=self._sample.threshold,
             refused=self._refused,
         )

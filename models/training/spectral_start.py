@@ -56,8 +56,8 @@ def _largest(matrix: sparse.csr_matrix, count: int) -> tuple[Float64, Float64]:
         return np.zeros(0), np.zeros((matrix.shape[0], 0))
     start = np.ones(matrix.shape[0])  # the same data give the same vectors
     try:
-        found = eigsh(matrix.astype(np.float64), count, which="LA", v0=start, tol=_TOLERANCE, maxiter=_MOST_ITERATIONS)
+        pairs = eigsh(matrix.astype(np.float64), count, which="LA", v0=start, tol=_TOLERANCE, maxiter=_MOST_ITERATIONS)
     except ArpackNoConvergence as error:
-        found = error.eigenvalues, error.eigenvectors
-    values, vectors = found
+        pairs = error.eigenvalues, error.eigenvectors
+    values, vectors = pairs
     return values, vectors
