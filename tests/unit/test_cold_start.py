@@ -68,7 +68,9 @@ def clicks() -> Interactions:
 @pytest.fixture(scope="module")
 def bundle(clicks: Interactions, items: dict[str, Item], tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     torch.set_num_threads(1)
-    sizes = EncoderSettings(dimensions=16, interests=2, heads=2, hidden=16, window_length=10, id_dropout=0.5)
+    sizes = EncoderSettings(
+        dimensions=16, interests=2, heads=2, hidden=16, window_length=10, id_dropout=0.5, dropout=0.2
+    )
     settings = TrainSettings(
         encoder=sizes, holdout="time", holdout_items=HELD_OUT, epochs=25, batch_sequences=16, learning_rate=5e-3
     )

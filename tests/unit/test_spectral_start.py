@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from engine.arrays import FIRST_SEARCH, Float32
+from engine.catalogue.content import Item, features
+from engine.contract import ContentSizes
 from models.data import dataset
 from models.data.dataset import Interactions
 from models.data.histories import Histories
@@ -15,6 +17,7 @@ pytest.importorskip("torch", reason="training needs torch: pip install 'headrace
 
 import torch
 
+from models.network.item_vectors import Content
 from models.network.two_hop import TwoHopEncoder
 from models.settings import EncoderSettings, TrainSettings
 from models.training import fit, spectral_start, suited, training_data, validation
@@ -69,6 +72,22 @@ def test_items_without_a_vector_and_further_dimensions_stay_random() -> None:
     np.testing.assert_array_equal(after[[0, 2], :2].numpy(), vectors[[0, 2]])
     assert torch.equal(after[:, 2:], before[:, 2:])
     assert torch.equal(after[1], before[1])
+
+
+def test_content_begins_as_what_it_tells_and_ids_as_the_rest() -> None:
+    """Items 0 to 2 are red, 3 to 5 blue: content begins as 3 / (3 + 1) of their mean, and the sum is the vector."""
+    sizes = ContentSizes(buckets=64, dense=0)
+    bags = features([Item(id=str(row), bags={"colour": ["red" if row < 3 else "blue"]}) for row in range(6)], sizes)
+    encoder = TwoHopEncoder(6, SMALL, Content(bags, sizes, SMALL.dimensions)).eval()
+    vectors = np.random.default_rng(0).standard_normal((6, SMALL.dimensions)).astype(np.float32)
+    spectral_start.copy_to(encoder, vectors)
+    assert encoder.items.content is not None
+    begun = encoder.items.content(torch.arange(6)).detach().numpy()
+    means = vectors.reshape(2, 3, -1).mean(axis=1)
+    weight = float(bags.weights[0])
+    kept = 3.0 * weight**2 / (3.0 * weight**2 + 1.0)
+    np.testing.assert_allclose(begun, kept * np.repeat(means, 3, axis=0), atol=2e-3)
+    np.testing.assert_allclose(encoder.items.table().detach().numpy(), vectors, atol=1e-5)
 
 
 @pytest.fixture(scope="module")
