@@ -1,6 +1,6 @@
 """How fast windows come back: from a snapshot, and from the changelog, in process and on a real Kafka.
 
-50,000 users with full windows (L = 100) of a catalogue of 100,000 items, or a million with LONG_TESTS=1:
+10,000 users with full windows (L = 100) of a catalogue of 100,000 items, or a million with LONG_TESTS=1:
 
     LONG_TESTS=1 KAFKA_HOME=… pytest -s tests/benchmarks/test_restore.py
 
@@ -33,7 +33,7 @@ from tests.integration.conftest import kafka_bootstrap, kafka_log, kafka_setting
 __all__ = ["kafka_bootstrap", "kafka_log", "kafka_settings", "topic_names"]
 
 LONG = os.environ.get("LONG_TESTS") == "1"
-USERS = 1_000_000 if LONG else 50_000
+USERS = 1_000_000 if LONG else 10_000
 PARTITIONS = 4
 FLOOR_USERS_PER_S = 10_000
 """Far below what any machine does: fails on a restore that has become quadratic, not on a busy neighbour."""

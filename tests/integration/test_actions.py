@@ -22,6 +22,10 @@ Clicks = list[tuple[str, str]]
 """Item and action, oldest first."""
 
 
+REASONS = 10
+"""Of an interest, so that clicks of little weight are among them."""
+
+
 class Served:
     """The engine on the in-process log, one batch at a time."""
 
@@ -29,7 +33,7 @@ class Served:
         self.settings = Settings(
             clicks=ClickSettings(actions={"view": 1.0, **actions}),
             windows=WindowSettings(max_users=10),
-            recommendations=RecommendationSettings(exclude_seen=False),
+            recommendations=RecommendationSettings(exclude_seen=False, reasons=REASONS),
         )
         self.catalogue = Catalogue()
         self.processor = Processor(self.settings, self.catalogue, Metrics())

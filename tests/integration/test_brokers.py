@@ -155,6 +155,7 @@ def test_the_death_of_brokers(three: broker.Cluster, start: Start, clicks: Recor
     nothing_missing_and_nothing_twice(site, chosen, load)
 
 
+@only_long
 def test_a_restart_of_the_only_broker(one: broker.Cluster, start: Start, clicks: Recorded) -> None:
     site, chosen = start(one)
     with site.worker(), Load(site, clicks) as load:

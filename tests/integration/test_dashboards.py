@@ -32,7 +32,7 @@ from producers.demo.run import demo_settings, demo_topics
 from producers.replay.click_encoder import ClickEncoder
 from producers.simulation.shoppers import Simulation, SimulationSettings
 from producers.simulation.stream import events
-from tests.conftest import Report
+from tests.conftest import Report, only_long
 from tests.integration.broker import free_ports
 
 pytestmark = pytest.mark.skipif(not shutil.which("prometheus"), reason="needs prometheus: apt-get install prometheus")
@@ -209,6 +209,7 @@ def test_rules_are_evaluated_without_errors_and_no_alert_is_about_this_run(prome
     assert firing == set()
 
 
+@only_long
 def test_pictures(prometheus: Prometheus, tmp_path: Path) -> None:
     """With PICTURES=FOLDER they are of two minutes, and stay there: PICTURES=docs/images."""
     folder = Path(os.environ.get("PICTURES", tmp_path))

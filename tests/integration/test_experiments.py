@@ -23,7 +23,7 @@ from engine.releases import experiments
 from engine.releases.arms import Arms
 from engine.releases.experiments import Judgement
 from engine.settings.sections import KafkaSettings, Settings
-from tests.conftest import Report
+from tests.conftest import Report, only_long
 from tests.integration.test_canary import CANARY, Shop, sabotaged, until
 from tests.integration.test_rollback import settings_of
 from tests.unit.test_bundles import rewritten
@@ -143,6 +143,7 @@ def test_lists_differ_by_arm_and_the_sums_outlive_the_workers(
     run_experiment(MemoryLog(), settings, tiny_release, sabotaged, report)
 
 
+@only_long
 @pytest.mark.kafka
 def test_an_experiment_on_kafka(
     kafka_log: KafkaLog,

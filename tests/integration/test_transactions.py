@@ -17,6 +17,7 @@ from engine.eventlog.kafka.output import Transactions
 from engine.eventlog.kafka.session import ExactlyOnceSession
 from engine.settings.loader import load
 from engine.settings.sections import KafkaSettings
+from tests.conftest import only_long
 from tests.integration import broker
 
 pytestmark = pytest.mark.kafka
@@ -242,7 +243,9 @@ def own_site(cluster: broker.Cluster) -> Site:
     return Site(settings, lambda name: name)
 
 
-@pytest.mark.parametrize("when", ["flush", "add_positions", "commit"])
+@pytest.mark.parametrize(
+    "when", ["commit", pytest.param("flush", marks=only_long), pytest.param("add_positions", marks=only_long)]
+)
 def test_a_commit_that_a_hung_broker_never_answers_ends_in_time_and_leaves_nothing_behind(
     own_broker: broker.Cluster, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:

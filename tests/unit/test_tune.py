@@ -149,11 +149,12 @@ def test_device_and_checkpoints_do_not_make_it_another_tuning(interactions: Inte
 
 def test_trials_are_trained_on_content(interactions: Interactions, tmp_path: Path) -> None:
     items = {item: Item(id=item, bags={"category": [item[-1]]}) for item in interactions.item_ids}
-    without = tune(interactions, plan(RATE), tmp_path / "without", cut_after(steps=0), clock())
-    with_content = tune(interactions, plan(RATE), tmp_path / "content", cut_after(steps=0), clock(), items=items)
+    quick = plan(RATE, base=BASE.model_copy(update={"learning_rate": 1e-2}))  # both begin with the same vectors
+    without = tune(interactions, quick, tmp_path / "without", cut_after(steps=0), clock())
+    with_content = tune(interactions, quick, tmp_path / "content", cut_after(steps=0), clock(), items=items)
     assert with_content[0].outcome.ndcg != without[0].outcome.ndcg
     with pytest.raises(SettingsError, match=r"another tuning \(content: none there, fingerprint [0-9a-f]{12} here"):
-        tune(interactions, plan(RATE), tmp_path / "without", items=items)
+        tune(interactions, quick, tmp_path / "without", items=items)
 
 
 def test_one_tuning_at_a_time(interactions: Interactions, tmp_path: Path) -> None:
