@@ -5,7 +5,6 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import click
@@ -19,7 +18,7 @@ from engine.settings import loader
 from models.cli import tables
 from models.cli.options import FOLDER, evaluation_callback, progress_bar
 from models.cli.source_options import source_options
-from models.cli.train import no_content_option, set_waiting_threads_to_sleep, setting_options, training_settings
+from models.cli.train import module_with_torch, no_content_option, setting_options, training_settings
 from models.data import dataset, item_content
 from models.data.dataset import Interactions
 
@@ -57,7 +56,7 @@ def backtest(  # noqa: PLR0913 - one for each option
     """
     settings = loader.load(config)
     plan = training_settings(settings, {**options, "holdout": "time"}, settings.retrain.training)
-    playing = _playing_module(settings.retrain.threads)
+    playing = module_with_torch("models.lab.backtest.backtest", "backtest", settings.retrain.threads)
     draw = _plotting(plot) if plot else None
     interactions = _first(dataset.read(source, settings.clicks), events)
     items = {} if no_content else item_content.read(source.address, settings.items)
@@ -132,22 +131,3 @@ def _plotting(path: Path) -> Any:
             f"headrace backtest --plot needs {error.name}, which is not installed: pip install 'headrace[report]'"
         ) from error
     return plot
-
-
-def _playing_module(threads: int) -> ModuleType:
-    """The module `models.lab.backtest.backtest`, with torch held to so many threads.
-
-    Raises:
-        MissingExtraError: the extra is not installed.
-    """
-    set_waiting_threads_to_sleep()
-    try:
-        import torch  # noqa: PLC0415 - the other verbs work without torch
-
-        from models.lab.backtest import backtest as playing  # noqa: PLC0415
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(
-            f"headrace backtest needs {error.name}, which is not installed: pip install 'headrace[train]'"
-        ) from error
-    torch.set_num_threads(threads)
-    return playing

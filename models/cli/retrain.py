@@ -12,7 +12,7 @@ import click
 from rich.console import Console
 
 from engine.cli.options import config_option, log_to_stderr, stop_on_signals
-from engine.errors import EventLogError, MissingExtraError, SettingsError
+from engine.errors import EventLogError, SettingsError
 from engine.eventlog.kafka import KafkaLog
 from engine.interactions.layout import Source
 from engine.metrics import Metrics
@@ -20,7 +20,7 @@ from engine.settings import loader
 from engine.settings.sections import Settings
 from engine.worker.telemetry import Telemetry
 from models.cli.options import FOLDER, evaluation_callback, progress_bar
-from models.cli.train import no_content_option, set_waiting_threads_to_sleep, training_settings
+from models.cli.train import module_with_torch, no_content_option, training_settings
 from models.data import item_content
 
 logger = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ def retrain(  # noqa: PLR0913 - one for each option
     if folder and not once:
         raise SettingsError("--folder: found without --once, expected both: a service publishes on the topic")
     log_to_stderr(settings)
-    retraining = _retraining_module(settings.retrain.threads)
+    retraining = module_with_torch("models.jobs.retraining", "retrain", settings.retrain.threads)
     plan = training_settings(settings, {"holdout": "time"}, settings.retrain.training)
 
     def make() -> Any:
@@ -149,22 +149,3 @@ def _print(outcome: Any, *, as_json: bool) -> None:
     click.echo(f"{outcome.release} {said}; report: {outcome.report}")
     for reason in outcome.reasons:
         click.echo(f"  {reason}")
-
-
-def _retraining_module(threads: int) -> ModuleType:
-    """The module `models.jobs.retraining`, with torch held to so many threads.
-
-    Raises:
-        MissingExtraError: the extra is not installed.
-    """
-    set_waiting_threads_to_sleep()
-    try:
-        import torch  # noqa: PLC0415 - the other verbs work without torch
-
-        from models.jobs import retraining  # noqa: PLC0415
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(
-            f"headrace retrain needs {error.name}, which is not installed: pip install 'headrace[train]'"
-        ) from error
-    torch.set_num_threads(threads)
-    return retraining

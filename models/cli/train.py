@@ -1,5 +1,6 @@
 """The verb `train`, and the options that it shares with `tune`. Both import torch only when they are called."""
 
+import importlib
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -207,6 +208,25 @@ def set_waiting_threads_to_sleep() -> None:
     Spinning threads slow training down many times over where they share cores with other programs.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def module_with_torch(name: str, verb: str, threads: int) -> ModuleType:
+    """A module that needs torch, which is held to so many threads.
+
+    Raises:
+        MissingExtraError: the extra of the verb is not installed.
+    """
+    set_waiting_threads_to_sleep()
+    try:
+        import torch  # noqa: PLC0415 - the other verbs work without torch
+
+        module = importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(
+            f"headrace {verb} needs {error.name}, which is not installed: pip install 'headrace[train]'"
+        ) from error
+    torch.set_num_threads(threads)
+    return module
 
 
 class _TimeLeftColumn(ProgressColumn):
