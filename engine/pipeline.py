@@ -33,7 +33,7 @@ _POOL: Final = 3
 _ADDED: Final = 2
 """Neighbours, and popular items, per item of a list that are scored where no interest found them."""
 _SCANNED_PART: Final = 20
-"""A graph is not searched for more than one in so many items: scoring all of them is cheaper then."""
+"""Largest share of the items that is searched for in a graph, as its denominator: beyond it scoring all is cheaper."""
 _FILL_USERS: Final = 512
 """Users whose lists are filled up at once, which bounds the memory that a batch of new users takes."""
 
@@ -306,7 +306,7 @@ def _search(live: LiveRelease, interests: Float32, depth: int) -> tuple[Int32, F
 
 
 def _deep_search(live: LiveRelease, interests: Float32, depth: int) -> tuple[Int32, Float32]:
-    """See `_search`; where a large part of all items is asked for, as after many were excluded, all are scored."""
+    """See `_search`; all items are scored if a large share of them is needed, as after many exclusions."""
     if depth * _SCANNED_PART < len(live.index):
         return _search(live, interests, depth)
     users, count, dimensions = interests.shape

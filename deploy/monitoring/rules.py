@@ -24,7 +24,7 @@ UNKNOWN_SHARE_LIMIT: Final = 0.3
 NORM_CHANGE_LIMIT: Final = 0.2
 """Of the day's mean length of interests."""
 UNUSUAL_FACTOR: Final = 3
-"""Clicks beside those of the same hour on earlier days, either way."""
+"""Ratio of the clicks of an hour to those of the same hour on earlier days, or its inverse."""
 SAMPLE_RATIO_LIMIT: Final = 0.001
 """As in the report of an experiment."""
 ARCHIVE_LIMIT_S: Final = 3600

@@ -58,7 +58,7 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def sums_key(self) -> str:
         """Beginning of the keys of its sums and looks."""
-        return f"experiment/{self.model}/{self.experiment}/{self.started_ms}"
+        return _sums_key(self.model, self.experiment, self.started_ms)
 
 
 class ExperimentSums(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,7 +93,7 @@ class ExperimentSums(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def key(self) -> bytes:
         """Key on the topic: one record a worker's session is left by compaction."""
-        return f"experiment/{self.model}/{self.experiment}/{self.started_ms}/{self.writer}".encode()
+        return f"{_sums_key(self.model, self.experiment, self.started_ms)}/{self.writer}".encode()
 
 
 class ArmLook(msgspec.Struct, frozen=True, kw_only=True):
@@ -134,4 +134,8 @@ class ExperimentLook(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def key(self) -> bytes:
         """Key on the topic: one look a stretch of time is left by compaction."""
-        return f"experiment/{self.model}/{self.experiment}/{self.started_ms}/look/{self.slot}".encode()
+        return f"{_sums_key(self.model, self.experiment, self.started_ms)}/look/{self.slot}".encode()
+
+
+def _sums_key(model: str, experiment: str, started_ms: int) -> str:
+    return f"experiment/{model}/{experiment}/{started_ms}"

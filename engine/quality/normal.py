@@ -16,7 +16,7 @@ def normal_cdf(values: Float64) -> Float64:
 
 
 def chi_square_tail(statistic: float, freedom: int) -> float:
-    """Probability that a chi-square of so many degrees of freedom, at least 1, is above the statistic.
+    """Upper tail probability of a chi-square distribution; `freedom` is at least 1.
 
     The finite sums for whole degrees of freedom: Abramowitz and Stegun, "Handbook of Mathematical Functions", 26.4.4
     and 26.4.5.

@@ -100,7 +100,7 @@ class ClickCounts:
 
     @property
     def waits(self) -> bool:
-        """Whether restored windows are not counted yet."""
+        """True while restored windows wait to be counted."""
         return bool(self._queue)
 
     def step(self) -> None:

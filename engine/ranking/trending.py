@@ -92,7 +92,7 @@ def trending(recent: Int64, week: Float32, count: int) -> tuple[Int32, Float64]:
 
 
 def lowest_rise(events: Int64, expected: Float64) -> Float64:
-    """[n] the lowest plausible rise of items with so many events [n] where so many [n] were expected."""
+    """[n] lower quantile of the rise of items, from their counted events [n] and their expected ones [n]."""
     shape, rate = _PRIOR_EVENTS + events, _PRIOR_EVENTS + expected
     spread = 1.0 / (9.0 * shape)
     quantiles: Float64 = shape / rate * (1.0 - spread + _QUANTILE_Z * np.sqrt(spread)) ** 3

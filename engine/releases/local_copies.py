@@ -50,7 +50,7 @@ class LocalCopies:
         return copy
 
     def keep(self, more: int) -> None:
-        """Keep so many more copies than a worker without an experiment does."""
+        """Raise the number of kept copies by `more`, for the releases of an experiment."""
         self._kept = _KEPT + more
         self._drop_oldest()
 

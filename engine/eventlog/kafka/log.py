@@ -368,7 +368,7 @@ def _of_topics(admin: Any, topics: Sequence[str]) -> list[Partition]:
 
 
 def _places(admin: Any, groups: Sequence[str]) -> list[Partition]:
-    """Where the broker keeps these groups' positions; nothing where this client may not look."""
+    """Partitions of `__consumer_offsets` that hold these groups' positions; none without the right to describe it."""
     try:
         count = partition_counts(admin, [OFFSETS_TOPIC]).get(OFFSETS_TOPIC)
     except RightMissingError as error:

@@ -60,10 +60,11 @@ class StallDetector:
         """Compare with the last look, and keep this one for the next."""
         consumer, limit_s = self._consumer, self._quiet_limit_s
         reading = consumer.assignment() - consumer.paused()
-        stalled = [p for p in reading if (consumer.position(p, 0) or 0) < self._ends.get(p, 0)]
+        positions = {p: consumer.position(p, 0) for p in reading}
+        stalled = [p for p, position in positions.items() if (position or 0) < self._ends.get(p, 0)]
         if stalled:
             names = ", ".join(f"{p.topic}/{p.partition}" for p in stalled)
-            is_held_back = any(consumer.position(p, 0) is None for p in stalled)
+            is_held_back = any(positions[p] is None for p in stalled)
             raise EventLogError(
                 f"Kafka: waited for records of {names} in vain for {limit_s:g} s (kafka.stall_timeout_s);"
                 f" going on with a new client{self._about_positions if is_held_back else ''}"
