@@ -144,6 +144,9 @@ class Contract:
     """None for a release without a table of neighbours."""
     popularity: PopularityScore | None = None
     """None for a release in whose scores popularity has no part."""
+    log_partition: float | None = None
+    """Mean over windows of log(sum over all items of exp(score)): sets the scores of items that came after training
+    (`engine.retrieval.later_items`). None for a release that lists none of them."""
 
     def as_dict(self) -> dict[str, Any]:
         """The fields by name, as in a release's manifest."""

@@ -19,7 +19,7 @@ from engine.ranking.click_counts import ClickCounts
 from engine.ranking.lists import NO_INTEREST, Lists, Ranking, Reasons, Removed
 from engine.ranking.popularity import Popularity, PopularityCounts, untaken
 from engine.releases.serving import LiveRelease
-from engine.retrieval import candidates, features
+from engine.retrieval import candidates, features, later_items
 from engine.retrieval.blend import PopularItems, Sources, blend
 from engine.retrieval.candidates import Candidates
 from engine.retrieval.features import Features
@@ -48,30 +48,31 @@ class _PopularItems:
     def __init__(self) -> None:
         self._live: LiveRelease | None = None
         self._generation = -1
-        self._items = PopularItems(np.empty(0, np.int32), np.empty(0, np.float32))
+        self._items: PopularItems
+        self.later_share = 0.0
+        """S, the share of recent clicks that items without a vector have together."""
+        self.log_partition = 0.0
+        """log Z of scores in which popularity is the only part."""
 
     def of(
         self, live: LiveRelease, popularity: PopularityCounts, most: int, stream: StreamNeighbours | None
-    ) -> PopularItems | None:
-        """None for a release in whose scores popularity has no part; with a stream, new items have one too."""
-        score = live.contract.popularity
-        if score is None:
-            return None
+    ) -> PopularItems:
+        """The popular items; with a stream, those without a vector too."""
         if self._live is not live or self._generation != popularity.generation:
-            shares = popularity.shares(live.numbers)
+            later = np.empty(0, np.float32) if stream is None else _later_shares(live, stream)
+            self.later_share = float(later.sum())
+            self._items = PopularItems.of(popularity.shares(live.numbers), live.contract.popularity, most, later)
             if stream is not None:
-                shares = _with_new_items(shares, live, popularity, stream.end)
-            self._items = PopularItems.of(shares, score, most)
+                self.log_partition = float(np.logaddexp.reduce(self._items.bonus[:-1], dtype=np.float64))
             self._live, self._generation = live, popularity.generation
         return self._items
 
 
-def _with_new_items(shares: Float32, live: LiveRelease, popularity: PopularityCounts, end: int) -> Float32:
-    """Shares [V] and, by candidate row, those of items without a vector whose numbers are below `end`; then a 0."""
-    numbers = np.arange(end, dtype=np.int32)
-    is_new = live.candidate_rows(numbers) >= len(live.numbers)
-    new = np.where(is_new, popularity.shares(numbers), np.float32(0.0))
-    return np.concatenate([shares, new, np.zeros(1, np.float32)])
+def _later_shares(live: LiveRelease, stream: StreamNeighbours) -> Float32:
+    """Shares of recent clicks of the items without a vector, by number; 0 for those with one."""
+    numbers = np.arange(stream.end, dtype=np.int32)
+    is_later = live.candidate_rows(numbers) >= len(live.numbers)
+    return np.where(is_later, stream.shares(numbers), np.float32(0.0))
 
 
 def begin_counts(counts: ClickCounts, live: LiveRelease) -> None:
@@ -124,7 +125,7 @@ class Recommender:
             warm_ranking, warm_reasons, removed = self._recommend_warm(query.take(warm), live, stage)
             ranking = lists.spread_ranking(warm_ranking, warm, len(windows))
             reasons = lists.spread_reasons(warm_reasons, warm, len(windows))
-        if self._new_items(live) is not None:
+        if self._stream_of(live) is not None:
             unseen = np.flatnonzero(~query.inputs.warm & (query.recent != NO_ITEM).any(axis=1))
             if len(unseen):
                 ranking.put(unseen, self._recommend_unseen(query.take(unseen), live, stage))
@@ -136,7 +137,7 @@ class Recommender:
         rows = live.rows(windows.items)  # [B, L]
         inputs = features.make(windows, rows, self.action_weights, live.contract.window_length)
         weights = self.action_weights[windows.actions]
-        if self._new_items(live) is None:
+        if self._stream_of(live) is None:
             item_rows = np.where(live.is_item(rows), rows, np.int32(NO_ITEM))
             recent = _newest(inputs.rows, live)
             is_click = (_newest(inputs.weights, live) > 0.0) & live.is_item(recent)
@@ -155,7 +156,8 @@ class Recommender:
         merged, removed = self._candidates(live, interests, excluded, bool(strength.any()), stage)
         if live.is_blended:
             with stage("blend"):
-                merged = blend(merged, self._sources(live), query.recent, excluded, interests, live.vectors)
+                sources = self._sources(live, is_warm=True)
+                merged = blend(merged, sources, query.recent, excluded, interests, live.vectors)
         with stage("rank"):
             if strength.any():
                 merged = self._push_away(merged, query.rows, strength, live)
@@ -169,7 +171,8 @@ class Recommender:
             interests = np.zeros((users, sizes.interests, sizes.dimensions), np.float32)
             nothing = candidates.nothing(users, self.settings.count * _POOL)
             excluded = self._excluded(query)
-            merged = blend(nothing, self._sources(live), query.recent, excluded, interests, live.vectors)
+            sources = self._sources(live, is_warm=False)
+            merged = blend(nothing, sources, query.recent, excluded, interests, live.vectors)
         with stage("rank"):
             ranking = self._rank(merged, np.zeros(users, np.float32), live)
             return replace(ranking, interests=np.full_like(ranking.interests, NO_INTEREST))
@@ -208,18 +211,23 @@ class Recommender:
                 merged.replace(short, candidates.merge(*nearest, excluded[short], keep))
         return merged, {"duplicate": merged.duplicates, "seen": merged.seen}
 
-    def _sources(self, live: LiveRelease) -> Sources:
-        """The release's sources of candidates other than interests."""
-        most, new_items = self.settings.count * _ADDED, self._new_items(live)
-        stream = None if new_items is None else self.stream
-        return Sources(live.neighbours, self._popular_items.of(live, self.popularity, most, stream), most, new_items)
+    def _sources(self, live: LiveRelease, *, is_warm: bool) -> Sources:
+        """The release's sources of candidates other than interests, for users that have interests or do not."""
+        most, stream = self.settings.count * _ADDED, self._stream_of(live)
+        if stream is None and live.contract.popularity is None:
+            return Sources(live.neighbours, None, most)
+        popular = self._popular_items.of(live, self.popularity, most, stream)
+        if stream is None or live.neighbours is None or live.contract.log_partition is None:
+            return Sources(live.neighbours, popular, most)
+        log_partition = live.contract.log_partition if is_warm else self._popular_items.log_partition
+        base = later_items.base(log_partition, self._popular_items.later_share)
+        known, first = len(live.neighbours), len(live.numbers)
+        new_items = NewItems(stream, live.candidate_rows, live.candidate_numbers, known, first, base)
+        return Sources(live.neighbours, popular, most, new_items)
 
-    def _new_items(self, live: LiveRelease) -> NewItems | None:
-        """Neighbours from the stream, for a release in whose scores neighbours have a part."""
-        if self.stream is None or live.neighbours is None:
-            return None
-        known = len(live.neighbours)
-        return NewItems(self.stream, live.candidate_rows, live.candidate_numbers, known, live.mean)
+    def _stream_of(self, live: LiveRelease) -> StreamNeighbours | None:
+        """The stream's counts, for a release that can list later items by them."""
+        return self.stream if live.lists_later_items else None
 
     def _push_away(self, merged: Candidates, rows: Int32, strength: Float32, live: LiveRelease) -> Candidates:
         """The candidates in a new order, those like the disliked items of the window (`strength` [B, L]) lower."""

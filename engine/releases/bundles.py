@@ -504,6 +504,11 @@ def _check_sizes(manifest: Manifest, where: str) -> None:
         raise UnfitReleaseError(
             f"{where}: contract.popularity is {score}, expected a weight of 0 or more and a floor above 0; {_WAY_OUT}"
         )
+    log_partition = manifest.contract.log_partition
+    if log_partition is not None and not math.isfinite(log_partition):
+        raise UnfitReleaseError(
+            f"{where}: contract.log_partition is {log_partition}, expected a finite number or none; {_WAY_OUT}"
+        )
     if not (0.0 < manifest.contract.tolerance < math.inf and manifest.items >= 0):
         raise UnfitReleaseError(
             f"{where}: contract.tolerance is {manifest.contract.tolerance} and items is {manifest.items}, expected a"

@@ -65,8 +65,6 @@ class LiveRelease:
     """Of the items that the release was trained with; None in a release without."""
     labels: ItemLabels | None
     """Of the same items; None in a release without."""
-    mean: Float32
-    """[D] mean of the vectors."""
     _rows: _Rows
     _encoder: Encoder
     _tables: EmbeddingTables
@@ -85,6 +83,11 @@ class LiveRelease:
     def is_blended(self) -> bool:
         """Whether scores have parts other than those of interests."""
         return self.neighbours is not None or self.contract.popularity is not None
+
+    @property
+    def lists_later_items(self) -> bool:
+        """Whether items without a vector may be listed by what the stream tells of them."""
+        return self.neighbours is not None and self.contract.log_partition is not None
 
     @property
     def contract(self) -> Contract:
@@ -188,7 +191,6 @@ class LiveRelease:
             vectors=all_vectors,
             numbers=all_numbers,
             popularity=np.concatenate([self.popularity, np.zeros(len(numbers), np.float32)]),
-            mean=all_vectors.mean(axis=0),
             index=grow(self.index, all_vectors),
             _rows=_Rows(all_numbers),
             _tables=tables,
@@ -226,7 +228,6 @@ def warm(
         recall=1.0,
         neighbours=_neighbours(bundle),
         labels=bundle.labels,
-        mean=tables.vectors().mean(axis=0),
         _rows=_Rows(numbers),
         _encoder=encoder,
         _tables=tables,

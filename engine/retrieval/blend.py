@@ -2,6 +2,8 @@
 
     score(i) = interest . vector(i) + w_a * log(1 + a(i) / floor_a) + w_p * log(1 + p(i) / floor_p)
 
+(of items that came after training: `engine.retrieval.later_items`)
+
 with a(i) the affinity of the item to the window's newest items (`engine.retrieval.item_neighbours`) and p(i) its share
 of everybody's events of the last seven days. A release has either part, both or none, as its contract says; weights and
 floors are learned on events that neither the encoder nor the table has seen (`models.training.score_parts`).
@@ -49,16 +51,26 @@ class PopularItems:
     rows: Int32
     """[P] rows of the most popular items."""
     bonus: Float32
-    """[V] part of each item's score; where there are rows beyond V, of those too, with a 0 at the end."""
+    """[V + 1] part of each item's score; the last is that of later items, 0."""
 
     @classmethod
-    def of(cls, shares: Float32, score: PopularityScore, most: int) -> "PopularItems":
-        """The `most` items with the highest shares of all events, by row, and every item's part of the score."""
-        rows = np.flatnonzero(shares)
+    def of(cls, shares: Float32, score: PopularityScore | None, most: int, later: Float32) -> "PopularItems":
+        """The `most` items with the highest shares of all events, by row, and every item's part of the score.
+
+        Args:
+            shares: [V] of the release's items.
+            score: None where popularity has no part in the scores of these.
+            most: the number of rows.
+            later: [E] shares of later items by number, 0 for all others.
+        """
+        bonus = np.zeros(len(shares) + 1, np.float32)
+        if score is not None:
+            bonus[:-1] = np.float32(score.weight) * np.log1p(shares / np.float32(score.floor))
+        every = np.concatenate([shares if score is not None else np.zeros_like(shares), later])
+        rows = np.flatnonzero(every)
         if len(rows) > most:
-            rows = rows[np.argpartition(-shares[rows], most)[:most]]
-        bonus = np.float32(score.weight) * np.log1p(shares / np.float32(score.floor))
-        return cls(rows.astype(np.int32), bonus.astype(np.float32))
+            rows = rows[np.argpartition(-every[rows], most)[:most]]
+        return cls(rows.astype(np.int32), bonus)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +85,7 @@ class Sources:
     """Neighbours from the stream; only with `neighbours`, by whose parameters they count."""
 
     def vectors(self, rows: Int32, vectors: Float32) -> Float32:
-        """Vectors of the items at `rows`, of any shape: the release's [V, D], or the mean one beyond V."""
+        """Vectors of the items at `rows`, of any shape: the release's [V, D], or 0 beyond V."""
         if self.new_items is None:
             return vectors[np.maximum(rows, 0)]
         return self.new_items.vectors(rows, vectors)
@@ -85,6 +97,8 @@ class Sources:
             bonus += self.neighbours.bonus(affinities)
         if self.popular is not None:
             bonus += np.take(self.popular.bonus, rows, mode="clip")
+        if self.new_items is not None:
+            self.new_items.add_scores(bonus, rows)
         return bonus
 
 

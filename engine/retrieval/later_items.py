@@ -1,9 +1,18 @@
-"""Items without a vector among the candidates: what a release knows of them is their neighbours in the stream.
+"""Items without a vector among the candidates: known of them are their neighbours and their clicks in the stream.
 
 A release has rows 0 to V - 1. Among candidates, and nowhere else, row V + n is the item of number n that has no vector.
-Its interest score is that of the mean vector, as of an item drawn at random.
+Where an item of the release has scores of interests and popularity, a later one has the score that its share s(i) of
+recent clicks deserves,
+
+    score(i) = log Z + log(s(i) / (1 - S)) + w_a * log(1 + a(i) / floor_a)
+
+with S the share of all later items together, and log Z the mean over windows of the log of the sum of exp(score) over
+the release's items, measured in training. Scores are logits (the encoder is trained by a softmax over items), so
+without neighbours exp(score(i)) / Z' is s(i), and the release's items share 1 - S as they would without later ones: a
+mixture of the encoder and the stream, whose weight is counted as the stream goes on. Neighbours come on top.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -13,6 +22,9 @@ import numpy as np
 from engine.arrays import NO_ITEM, Float32, Int32, Int64
 from engine.retrieval.stream_neighbours import StreamNeighbours
 
+_LEAST_KNOWN_SHARE: Final = 1e-3
+"""Of the release's items together, so that a stream of later items alone has finite scores."""
+_LEAST_SHARE: Final = np.float32(1e-9)
 _LEAST_CLICKS: Final = 1.5
 """An item is a candidate from its second click on: where ids come once and never again, lists would be full of them."""
 
@@ -43,8 +55,10 @@ class NewItems:
     known: int
     """Items with neighbours of their own in the release, the first of its rows; their pairs with one another are the
     release's matter."""
-    mean: Float32
-    """[D] mean of the release's vectors."""
+    first: int
+    """V, the first row of a later item."""
+    base: float
+    """log Z - log(1 - S)."""
 
     def near(self, recent: Int32) -> NearItems:
         """Neighbours of the items in rows [B, W]; NO_ITEM in empty places."""
@@ -56,9 +70,19 @@ class NewItems:
         return NearItems(users, ranks, rows[kept], pairs.weights[kept])
 
     def vectors(self, rows: Int32, vectors: Float32) -> Float32:
-        """Vectors of the items at `rows`, of any shape; `vectors` [V, D] are the release's."""
+        """Vectors of the items at `rows`, of any shape, 0 for later items; `vectors` [V, D] are the release's."""
         at_rows = vectors[np.clip(rows, 0, len(vectors) - 1)]
-        beyond = rows >= len(vectors)
-        if beyond.any():
-            at_rows[beyond] = self.mean
+        at_rows[rows >= len(vectors)] = 0.0
         return at_rows
+
+    def add_scores(self, scores: Float32, rows: Int32) -> None:
+        """Add to scores what the clicks on later items are worth, at `rows` of the same shape."""
+        later = np.nonzero(rows >= self.first)
+        if len(later[0]):
+            shares = self.stream.shares(self.numbers(rows[later]))
+            scores[later] += np.float32(self.base) + np.log(np.maximum(shares, _LEAST_SHARE))
+
+
+def base(log_partition: float, later_share: float) -> float:
+    """Score of a later item with a share of 1 of recent clicks, all later items together having `later_share`."""
+    return log_partition - math.log(max(1.0 - later_share, _LEAST_KNOWN_SHARE))

@@ -88,6 +88,7 @@ class StreamNeighbours:
         self._free = np.arange(most_items - 1, -1, -1, dtype=np.int32)
         self._rows = np.empty(0, np.int32)  # by item number
         self._clicks = np.empty(0, np.float32)  # by item number
+        self._total = 0.0  # of all clicks
         self._landmark_ms: int | None = None
         self._newest_ms = 0
 
@@ -125,6 +126,7 @@ class StreamNeighbours:
         items, shares = windows.items[users, columns], self._shares(windows.times_ms[users, columns])
         self._reserve(int(items.max()) + 1)
         np.add.at(self._clicks, items, shares)
+        self._total += float(shares.sum(dtype=np.float64))
         is_concerned = _has_other(windows, is_known, int(columns.min()))[users]
         pairs = _pairs(windows, users[is_concerned], columns[is_concerned], shares[is_concerned])
         pairs = _summed(pairs, ~(_at(is_known, pairs.sources) & _at(is_known, pairs.neighbours)))
@@ -141,6 +143,7 @@ class StreamNeighbours:
         self._reserve(int(max(items.max(), pairs.sources.max(initial=-1))) + 1)
         np.subtract.at(self._clicks, items, shares)
         np.maximum(self._clicks, np.float32(0.0), out=self._clicks)
+        self._total = float(self._clicks.sum(dtype=np.float64))
         pairs = _summed(pairs, np.ones(len(pairs.sources), np.bool_))
         rows = self._rows[pairs.sources]
         has_row = rows != _NO_ROW
@@ -178,10 +181,18 @@ class StreamNeighbours:
         scale *= (self._clicks[neighbours] / now) ** (1 - _SOURCE_EXPONENT)
         return NeighboursOf(sources, neighbours, (counts / (scale + _SHRINKAGE)).astype(np.float32))
 
+    def shares(self, items: Int32) -> Float32:
+        """Share of all clicks, faded as they are, that items have by number, of any shape; 0 for those without any."""
+        is_counted = (items >= 0) & (items < len(self._clicks))
+        shares = np.zeros(items.shape, np.float32)
+        shares[is_counted] = self._clicks[items[is_counted]] / np.float32(self._total or 1.0)
+        return shares
+
     def forget(self, items: Int32) -> None:
         """Drop the counts of items whose numbers are about to be those of other items."""
         items = items[items < len(self._rows)]
         self._clicks[items] = 0.0
+        self._total = float(self._clicks.sum(dtype=np.float64))
         rows = self._rows[items]
         self._release(rows[rows != _NO_ROW])
         gone = np.isin(self._neighbours, items + 1)
@@ -198,6 +209,7 @@ class StreamNeighbours:
             self._counts *= fading
             self._errors *= fading
             self._clicks *= fading
+            self._total *= float(fading)
             self._landmark_ms = self._newest_ms
 
     def _shares(self, times_ms: Int64) -> Float32:

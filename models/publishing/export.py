@@ -58,9 +58,14 @@ def write(  # noqa: PLR0913 - a training, its settings, and the name, time, plac
         exported = ContentEncoder(content_onnx, content.sizes, sizes.dimensions)
         difference = max(difference, largest_content_difference(content, exported), key=_nan_last)
     refuse_difference(difference, sizes)
-    parts = trained.score_parts or ScoreParts(None, None, 0.0, 0.0)
+    parts = trained.score_parts or ScoreParts(None, None, 0.0, 0.0, None)
     neighbours = parts.neighbours
-    sizes = replace(sizes, neighbours=neighbours.sizes if neighbours else None, popularity=parts.popularity)
+    sizes = replace(
+        sizes,
+        neighbours=neighbours.sizes if neighbours else None,
+        popularity=parts.popularity,
+        log_partition=parts.log_partition,
+    )
     bundle = NewRelease(
         model=name[0],
         version=name[1],
@@ -182,6 +187,7 @@ def _score_parts_report(parts: ScoreParts | None) -> dict[str, Any] | None:
         "popularity": asdict(parts.popularity) if parts.popularity else None,
         "encoder_ndcg": parts.encoder_ndcg,
         "ndcg": parts.ndcg,
+        "log_partition": parts.log_partition,
     }
 
 

@@ -71,6 +71,9 @@ class ScoreParts:
     """Mean of 1 / log2(1 + rank) of the validation targets, by the encoder alone."""
     ndcg: float
     """The same with the parts."""
+    log_partition: float | None
+    """Mean of log(sum over the items that a window does not hold of exp(score)), the parts included; None without
+    validation queries."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,10 +202,7 @@ class _Search:
         grid = [_Weighting(*values) for values in product(POPULARITY_WEIGHTS, POPULARITY_FLOORS)]
         gains = np.zeros(len(grid))
         for queries in self._queries():
-            scores = queries.scores
-            if self.neighbours:
-                near = affinities(self._tables[self.neighbours.counting], queries.recent, self.neighbours.decay)
-                scores = scores + self.neighbours.apply(near)
+            scores = self._with_neighbours(queries)
             shares = self._shares(queries)
             popular = np.flatnonzero(shares)
             part = _Part.of_cells(popular, shares.ravel()[popular], scores.shape[1])
@@ -226,7 +226,23 @@ class _Search:
             popularity=PopularityScore(self.popularity.weight, self.popularity.floor) if self.popularity else None,
             encoder_ndcg=self._encoder_gain / count,
             ndcg=self._gain / count,
+            log_partition=self._log_partition(),
         )
+
+    def _log_partition(self) -> float | None:
+        logs = [_log_sum_exp(self._joint(queries)) for queries in self._queries()]
+        return float(np.concatenate(logs).mean()) if logs else None
+
+    def _joint(self, queries: _Queries) -> Float32:
+        """[B, V] scores with the parts chosen."""
+        scores = self._with_neighbours(queries)
+        return scores + self.popularity.apply(self._shares(queries)) if self.popularity else scores
+
+    def _with_neighbours(self, queries: _Queries) -> Float32:
+        if self.neighbours is None:
+            return queries.scores
+        near = affinities(self._tables[self.neighbours.counting], queries.recent, self.neighbours.decay)
+        return queries.scores + self.neighbours.apply(near)
 
     def _best(self, grid: list[_Weighting], gains: Float64, before: _Weighting | None) -> _Weighting | None:
         """The weighting with the highest gain, if that is above the gain so far; else the one before."""
@@ -294,6 +310,13 @@ def _affinity_cells(table: NeighbourArrays, recent: Int32, decay: float) -> tupl
 def _popularity(histories: Histories, item_count: int) -> PopularityAt:
     is_click = histories.items < FIRST_SEARCH
     return PopularityAt(histories.items[is_click], histories.times_ms[is_click], item_count)
+
+
+def _log_sum_exp(scores: Float32) -> Float64:
+    """[B] log of the sum of exp over each row [B, V]."""
+    highest = scores.max(axis=1, keepdims=True)
+    logs: Float64 = np.log(np.exp(scores - highest).sum(axis=1, dtype=np.float64)) + highest[:, 0]
+    return logs
 
 
 def _ranks(scores: Float32, targets: Int64) -> Int64:

@@ -12,6 +12,8 @@ from engine.contract import NeighbourSizes, PopularityScore
 from engine.retrieval.blend import PopularItems, Sources, blend
 from engine.retrieval.candidates import Candidates, merge
 from engine.retrieval.item_neighbours import NeighbourTable
+from engine.retrieval.later_items import NewItems, base
+from engine.retrieval.stream_neighbours import StreamNeighbours
 
 ITEMS, DIMENSIONS, INTERESTS, PLACES = 12, 3, 2, 8
 SCORE = PopularityScore(weight=1.5, floor=0.05)
@@ -75,7 +77,7 @@ def test_joint_scores_are_those_of_the_formula(
     shares = rng.choice([0.0, 0.1, 0.2, 0.7], ITEMS).astype(np.float32) if has_popularity else None
     sources = Sources(
         NeighbourTable(*neighbours, sizes()) if neighbours else None,
-        PopularItems.of(shares, SCORE, 4) if shares is not None else None,
+        PopularItems.of(shares, SCORE, 4, np.empty(0, np.float32)) if shares is not None else None,
         most,
     )
     popular = set(sources.popular.rows.tolist()) if sources.popular else set()
@@ -108,12 +110,32 @@ def test_joint_scores_are_those_of_the_formula(
 @given(st.integers(0, 1_000), st.integers(1, 20))
 def test_the_popular_items_are_those_with_the_highest_shares(seed: int, most: int) -> None:
     shares = np.random.default_rng(seed).choice([0.0, 0.1, 0.2, 0.3], ITEMS).astype(np.float32)
-    popular = PopularItems.of(shares, SCORE, most)
+    popular = PopularItems.of(shares, SCORE, most, np.empty(0, np.float32))
     assert len(popular.rows) == min(most, int((shares > 0).sum()))
     assert (shares[popular.rows] > 0).all()
     rest = np.delete(shares, popular.rows)
     assert not len(popular.rows) or shares[popular.rows].min() >= rest.max(initial=0.0)
-    np.testing.assert_allclose(popular.bonus, SCORE.weight * np.log1p(shares / SCORE.floor), rtol=1e-5)
+    np.testing.assert_allclose(popular.bonus[:-1], SCORE.weight * np.log1p(shares / SCORE.floor), rtol=1e-5)
+
+
+@given(st.integers(0, 1_000), st.floats(0.01, 0.95), st.floats(-5.0, 20.0))
+def test_without_neighbours_later_items_have_the_probability_of_their_share(
+    seed: int, later_share: float, log_partition: float
+) -> None:
+    """Softmax over the release's items, whose scores sum up to Z, and later ones: s(i), and 1 - S for the rest."""
+    rng = np.random.default_rng(seed)
+    clicks = rng.integers(1, 50, 4)
+    stream = StreamNeighbours(16)
+    shares = np.concatenate([np.full(ITEMS, (1.0 - later_share) / ITEMS), later_share * clicks / clicks.sum()])
+    stream._reserve(len(shares))
+    stream._clicks[: len(shares)], stream._total = shares, 1.0
+    new = NewItems(stream, lambda rows: rows, lambda rows: rows, 0, ITEMS, base(log_partition, later_share))
+    rows = np.arange(len(shares), dtype=np.int32)
+    scores = np.full(len(shares), log_partition - np.log(ITEMS), np.float32)
+    scores[ITEMS:] = 0.0
+    new.add_scores(scores, rows)
+    weights = np.exp(scores.astype(np.float64) - log_partition)
+    np.testing.assert_allclose(weights / weights.sum(), shares, rtol=1e-3)
 
 
 def test_the_origin_is_the_item_that_weighs_most() -> None:

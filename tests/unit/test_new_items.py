@@ -27,6 +27,8 @@ from producers.demo.bundled import DEMO_RELEASE
 START_MS = 1_700_000_000_000
 SIZES = NeighbourSizes(count=1, last_items=10, decay=0.8, weight=16.0, floor=0.01)
 NEW = "came after training"
+LOG_PARTITION = 10.0
+"""About what the demo's release has."""
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +38,8 @@ def bundle() -> Bundle:
     shape = (demo.manifest.items, 1)
     nothing = NeighbourArrays(np.full(shape, NO_ITEM, np.int32), np.zeros(shape, np.float32))
     trained_before = msgspec.structs.replace(demo.manifest, provenance=Provenance(until_ms=START_MS))
-    return with_parts(replace(demo, manifest=trained_before, neighbours=nothing), neighbours=SIZES)
+    release = replace(demo, manifest=trained_before, neighbours=nothing)
+    return with_parts(release, neighbours=SIZES, log_partition=LOG_PARTITION)
 
 
 def with_parts(bundle: Bundle, **parts: Any) -> Bundle:
@@ -96,6 +99,12 @@ def items_of(message: Recommendation | None, places: int = 10) -> list[str]:
     return [listed.item for listed in message.items[:places]]
 
 
+def crowd(shop: Shop) -> None:
+    """Twelve hundred clicks on known items, beside which ten are a small share."""
+    for number in range(60):
+        shop.click(f"crowd-{number}", *shop.bundle.ids[100 + 20 * number : 120 + 20 * number])
+
+
 def ten_click_it(shop: Shop, near: str) -> None:
     for number in range(10):
         shop.click(f"early-{number}", near, NEW)
@@ -103,6 +112,7 @@ def ten_click_it(shop: Shop, near: str) -> None:
 
 def test_a_new_item_with_ten_clicks_is_found_by_those_who_click_near_it(bundle: Bundle) -> None:
     shop, near, far = Shop(bundle), bundle.ids[7], bundle.ids[900]
+    crowd(shop)
     assert NEW not in items_of(shop.click("first", near))
     ten_click_it(shop, near)
     message = shop.click("ann", bundle.ids[20], near)
@@ -175,6 +185,23 @@ def test_a_new_item_that_is_popular_is_in_lists_where_popularity_is_a_part_of_sc
     assert items_of(message)[0] == NEW
     assert message is not None
     assert message.items[0].source == "popular"
+
+
+def test_a_new_item_is_listed_as_often_as_it_is_clicked(bundle: Bundle) -> None:
+    """By a share of clicks alone: with no neighbours, a few clicks list it for nobody and many for everybody."""
+    for clicks, is_listed in ((3, False), (1_500, True)):
+        shop = Shop(bundle)
+        crowd(shop)
+        for number in range(clicks):
+            shop.click(f"early-{number % 150}", NEW)
+        lists = [items_of(shop.click(f"late-{number}", bundle.ids[30 * number])) for number in range(20)]
+        assert {NEW in listed for listed in lists} == {is_listed}, clicks
+
+
+def test_a_release_without_the_sum_of_its_scores_lists_no_new_item(bundle: Bundle) -> None:
+    shop = Shop(with_parts(bundle, log_partition=None))
+    ten_click_it(shop, bundle.ids[7])
+    assert NEW not in items_of(shop.click("ann", bundle.ids[7]), 20)
 
 
 def test_a_worker_that_starts_counts_what_its_windows_hold(bundle: Bundle) -> None:

@@ -27,6 +27,8 @@ from models.data.histories import Histories
 
 pytest.importorskip("torch", reason="a release is trained for this test: pip install 'headrace[train]'")
 
+import torch
+
 import headrace
 from models.data.sequences import Sequences
 from models.evaluation import queries
@@ -36,6 +38,7 @@ from models.lab.compression import forms
 from models.publishing import export
 from models.settings import EncoderSettings, Form, TrainSettings
 from models.training import score_parts
+from models.training import validation as validations
 from models.training.fit import TrainingResult, train
 from models.training.training_data import TrainingData, prepare
 from models.training.validation import Validation
@@ -130,6 +133,21 @@ def test_the_validation_events_are_in_the_last_count_alone(trained: TrainingResu
     counting = neighbours.counting
     everything = CoVisits(prepared.histories, len(prepared.ids), counting.step_decay).table(counting.backward)
     np.testing.assert_array_equal(neighbours.table.rows, everything.rows)
+
+
+@torch.no_grad()
+def test_the_sum_of_scores_is_that_of_the_validation_windows(trained: TrainingResult, prepared: TrainingData) -> None:
+    """So that what is clicked later has scores on the same scale."""
+    _, validation = validations.split(prepared.histories, chosen())
+    search = score_parts._Search(trained.encoder, prepared, validation)
+    sums = [np.logaddexp.reduce(queries.scores.astype(np.float64), axis=1) for queries in search._queries()]
+    assert search.result().log_partition == pytest.approx(np.concatenate(sums).mean(), rel=1e-4)
+    search.neighbours = score_parts._Weighting(2.0, 0.01, decay=0.8)
+    with_neighbours = search.result().log_partition
+    assert with_neighbours is not None
+    assert with_neighbours > np.concatenate(sums).mean()
+    assert trained.score_parts is not None
+    assert trained.score_parts.log_partition is not None
 
 
 def test_neighbours_that_mislead_are_left_out(

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import math
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -469,6 +470,13 @@ RELEASES = [
         bundle_with(contract=replace(DEMO_SIZES, popularity=PopularityScore(weight=-1.0, floor=0.01))),
         UnfitReleaseError,
         r"two-hop-1: contract\.popularity | is PopularityScore\(weight=-1\.0, .* | expected a weight of 0 or more"
+        r" | train or export the release again",
+    ),
+    Row(
+        "a sum of scores that is not finite",
+        bundle_with(contract=replace(DEMO_SIZES, log_partition=math.nan)),
+        UnfitReleaseError,
+        r"two-hop-1: contract\.log_partition | is nan | expected a finite number or none"
         r" | train or export the release again",
     ),
     Row(
