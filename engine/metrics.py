@@ -79,8 +79,8 @@ class Metrics:
         self.trial_impressions = self._counter(
             "trial_impressions",
             "Reports of what this worker's users were shown, while a canary or experiment is judged by them: arm (of a"
-            " list of the user's arm), other, unreadable.",
-            "of",
+            " list of the user's arm), other (counts in none), unreadable.",
+            "outcome",
         )
 
     def clear_canary(self) -> None:

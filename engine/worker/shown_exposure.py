@@ -66,7 +66,8 @@ class ShownExposure:
             time: as the worker reads it.
         """
         self._arms, self._follower, self._is_held, self._time = arms, follower, is_held, time
-        self._counters = {of: metrics.trial_impressions.labels(of) for of in ("arm", "other", "unreadable")}
+        outcomes = ("arm", "other", "unreadable")
+        self._counters = {outcome: metrics.trial_impressions.labels(outcome) for outcome in outcomes}
         self._lists = ShownLists(_USERS)
         self._waiting: deque[_WaitingClick] = deque(maxlen=_MOST_WAITING)
         self._counted: dict[Partition, int] = {}
