@@ -4,6 +4,7 @@ A click is judged by the list that was shown last before it. Of each user the la
 clicks come on different ways: when a click is judged, the list that it led to may have been shown already.
 """
 
+import sys
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -20,7 +21,8 @@ _LISTS: Final = 4
 class ShownList:
     """One list that was shown to one user, in one report or in several."""
 
-    decision: str
+    decision: int
+    """Hash of the list's id."""
     group: int
     """Arm and cluster of the user, as of `engine.releases.arms.Arms`."""
     teams: tuple[int, ...]
@@ -29,12 +31,12 @@ class ShownList:
     """Time at which anything of it was shown first."""
     last_ms: int
     """Time at which anything of it was shown last."""
-    places: dict[str, int] = field(default_factory=dict)
-    """Place of each item that was shown on one of the first ten."""
+    items: list[str | None] = field(default_factory=lambda: [None] * PLACES)
+    """The item on each of the first places; None where none is known."""
 
     def rank(self, item: str) -> int:
         """The place at which an item was shown; 0 where it was not, or further down."""
-        return self.places.get(item, 0)
+        return self.items.index(item) + 1 if item in self.items else 0
 
     def seen_ms(self, time_ms: int) -> int:
         """The last time, up to this one, at which it is known to have been shown."""
@@ -62,7 +64,9 @@ class ShownLists:
             lists.append(shown)
         known.first_ms = min(known.first_ms, shown.first_ms)
         known.last_ms = max(known.last_ms, shown.last_ms)
-        known.places |= {item: place for item, place in items if place <= PLACES}
+        for item, place in items:
+            if place <= PLACES:
+                known.items[place - 1] = sys.intern(item)
         if len(lists) > _LISTS:
             lists.remove(min(lists, key=attrgetter("last_ms")))
         if len(self._lists) > self._users:

@@ -193,6 +193,10 @@ class Processor:
         self._counts.step()
         return self._counts.waits
 
+    def take_impressions(self) -> bool:
+        """Take some reports of what was shown, where clicks are judged by that; whether there are more."""
+        return self._trial is not None and self._trial.shown is not None and self._trial.shown.step()
+
     def hand_over(self, partitions: Sequence[int]) -> None:
         """Judge no click by the lists sent to users of these partitions: other workers send theirs from now on."""
         self._counts.given_up(partitions)
@@ -391,7 +395,6 @@ class Processor:
             self._metrics.next_click_hits.labels(verdict.release).inc(verdict.hits)
             self._metrics.next_click_popular_hits.labels(verdict.release).inc(verdict.popular_hits)
         if self._trial is not None and self._trial.shown is not None:
-            self._trial.shown.step()
             self._trial.shown.hold(clicks, np.flatnonzero(positive))
         elif self._trial is not None:
             judged, sent_lists = self._sent.lists(slots)

@@ -10,7 +10,7 @@ topic is read again.
 import logging
 import threading
 from collections import deque
-from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Final
 
 from engine.errors import EventLogError
@@ -23,12 +23,24 @@ logger = logging.getLogger(__name__)
 
 LOOK_BACK: Final = 10_000
 """Last records of each partition that are read at the start, and again when windows have come."""
-_MAX_RECORDS: Final = 1_000
+_MAX_RECORDS: Final = 250
+"""Records of a poll, which the worker takes between two batches: a few milliseconds of its time."""
 _MOST_WAITING: Final = 64
 """Polls that wait to be taken; then reading waits, too."""
 _POLL_S: Final = 0.1
 _PAUSE_S: Final = 2.0
 """After a failure of the log, and between two looks for a topic that does not exist yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class PolledImpressions:
+    """The outcome of one poll."""
+
+    records: list[Records]
+    until_s: float | None
+    """Time, by the monotonic clock, from before which the client has no more records; None before the end."""
+    reading: int
+    """Number of times that the end of the topic was to be read again before."""
 
 
 class ImpressionFollower:
@@ -44,19 +56,16 @@ class ImpressionFollower:
             time: as the worker reads it.
         """
         self._log, self._topic, self._trial, self._time = log, topic, trial, time
-        self._polled: deque[list[Records]] = deque()
-        self._lock = threading.Lock()
-        self._begins_again = False
-        self._read_until_s: float | None = None
+        self._polled: deque[PolledImpressions] = deque()
+        self.reading = 0
+        """Written by the worker, read by the thread."""
         self._failure = ""
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="headrace-shown", daemon=True)
 
-    @property
-    def read_until_s(self) -> float | None:
-        """Time, by the monotonic clock, at which all records that the client had could be taken; None before."""
-        with self._lock:
-            return self._read_until_s
+    def __len__(self) -> int:
+        """Polls that wait to be taken."""
+        return len(self._polled)
 
     def start(self) -> None:
         """Begin to read."""
@@ -74,24 +83,22 @@ class ImpressionFollower:
 
     def begin_again(self) -> None:
         """Read the end of the topic once more."""
-        with self._lock:
-            self._begins_again, self._read_until_s = True, None
+        self.reading += 1
 
-    def take(self) -> Iterator[Records]:
-        """The records that were read since the last call."""
-        while self._polled:
-            yield from self._polled.popleft()
+    def take(self) -> PolledImpressions | None:
+        """The oldest poll that was not taken yet."""
+        return self._polled.popleft() if self._polled else None
 
     def _run(self) -> None:
         while not self._stop.is_set():
             try:
-                self._follow()
+                self._follow(self.reading)
             except EventLogError as error:
                 self._report(f"impressions cannot be read, trying again: {error}")
                 self._stop.wait(_PAUSE_S)
 
-    def _follow(self) -> None:
-        """Read until the end, or until the topic is to be read again."""
+    def _follow(self, reading: int) -> None:
+        """Read until the worker stops, or until the end of the topic is to be read again."""
         if not self._log.partitions(self._topic):
             self._report(
                 f"topic {self._topic!r} (impressions.topic) does not exist: nobody counts in {self._trial}, which is"
@@ -100,27 +107,21 @@ class ImpressionFollower:
             )
             self._stop.wait(_PAUSE_S)
             return
-        with self._lock:
-            self._begins_again = False
         with self._log.reader([self._topic]) as reader:
             for partition, bounds in reader.bounds.items():
                 reader.seek(partition, max(bounds.start, bounds.stop - LOOK_BACK))
             self._failure = ""
-            while not (self._stop.is_set() or self._begins_again):
-                self._poll(reader)
+            while reading == self.reading and not self._stop.is_set():
+                if len(self._polled) < _MOST_WAITING:
+                    self._poll(reader, reading)
+                else:
+                    self._stop.wait(_POLL_S)
 
-    def _poll(self, reader: Reader) -> None:
-        if len(self._polled) >= _MOST_WAITING:
-            self._stop.wait(_POLL_S)
-            return
+    def _poll(self, reader: Reader, reading: int) -> None:
         before_s = self._time.monotonic_s()
-        polled = reader.poll(_POLL_S, _MAX_RECORDS)
-        if polled:
-            self._polled.append(polled)
-        is_at_end = sum(map(len, polled)) < _MAX_RECORDS and reader.at_end()
-        with self._lock:
-            if is_at_end and not self._begins_again:
-                self._read_until_s = before_s
+        records = reader.poll(_POLL_S, _MAX_RECORDS)
+        is_at_end = sum(map(len, records)) < _MAX_RECORDS and reader.at_end()
+        self._polled.append(PolledImpressions(records, before_s if is_at_end else None, reading))
 
     def _report(self, text: str) -> None:
         """Log what is wrong, once for each cause."""

@@ -276,7 +276,8 @@ class Worker:
 
     def _turn(self, session: Session) -> None:
         settings = self._settings.worker
-        has_work = self._processor.count_restored() or self._restorer.behind()
+        has_reports = self._processor.take_impressions()
+        has_work = self._processor.count_restored() or self._restorer.behind() or has_reports
         polled = session.poll(0.0 if has_work else settings.poll_timeout_s, settings.max_batch_clicks)
         self._report_deleted(session)
         if polled:

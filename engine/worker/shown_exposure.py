@@ -27,7 +27,7 @@ from engine.worker.impression_follower import ImpressionFollower
 from engine.worker.judged_arms import JudgedArms
 
 _USERS: Final = 1 << 16
-"""Users whose lists are remembered: those of this worker who were shown one last, about a kilobyte each."""
+"""Users whose lists are remembered: those of this worker who were shown one last, up to two kilobytes each."""
 _MOST_WAITING: Final = 1 << 17
 """Clicks that wait to be judged; beyond it the oldest are not judged, as when impressions cannot be read for long."""
 _NO_TEAM: Final = -1
@@ -74,13 +74,15 @@ class ShownExposure:
         """By partition, the offset after the last report that was counted: some are read again."""
         follower.start()
 
-    def step(self) -> None:
-        """Take the reports that have come, and judge the clicks that have waited long enough."""
-        read_until_s = self._follower.read_until_s  # first, so that all reports from before it are taken below
-        for records in self._follower.take():
-            self._take(records)
-        if read_until_s is not None:
-            self._judge(read_until_s - self._arms.settings.impression_wait_s)
+    def step(self) -> bool:
+        """Take some reports that have come, judge the clicks that have waited long enough; whether there is more."""
+        polled = self._follower.take()
+        if polled is not None:
+            for records in polled.records:
+                self._take(records)
+            if polled.until_s is not None and polled.reading == self._follower.reading:
+                self._judge(polled.until_s - self._arms.settings.impression_wait_s)
+        return len(self._follower) > 0
 
     def hold(self, clicks: Clicks, rows: Int64) -> None:
         """Let these rows [n] of clicks wait to be judged."""
@@ -131,7 +133,7 @@ class ShownExposure:
 
     def _show(self, user: str, report: Impression, mark: ListMark, group: int) -> None:
         """Remember what a user of this group was shown."""
-        shown = ShownList(report.decision, group, mark.teams, report.shown_ms, report.shown_ms)
+        shown = ShownList(hash(report.decision), group, mark.teams, report.shown_ms, report.shown_ms)
         self._lists.show(user, shown, ((item.item, item.place) for item in report.items))
 
     def _judge(self, until_s: float) -> None:

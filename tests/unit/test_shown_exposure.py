@@ -24,7 +24,7 @@ from engine.releases.serving import LiveRelease
 from engine.settings.sections import CanarySettings
 from engine.worker.canary import CanaryArms
 from engine.worker.experiment_arms import ExperimentArms
-from engine.worker.impression_follower import ImpressionFollower
+from engine.worker.impression_follower import ImpressionFollower, PolledImpressions
 from engine.worker.judged_arms import JudgedArms
 from engine.worker.shown_exposure import ShownExposure
 from tests.unit.test_judged_arms import EXPERIMENT, decoded, sampled
@@ -33,6 +33,18 @@ WAIT_S = 10.0
 SETTINGS = CanarySettings(exposure="impressions", impression_wait_s=WAIT_S, interval_s=0.001)
 BY_IMPRESSIONS = msgspec.structs.replace(EXPERIMENT, exposure="impressions")
 LIMIT_S = 20.0
+
+
+class NotingFollower(ImpressionFollower):
+    """Says from before which time all reports were taken."""
+
+    taken_until_s: float | None = None
+
+    def take(self) -> PolledImpressions | None:
+        polled = super().take()
+        if polled is not None and polled.reading == self.reading:
+            self.taken_until_s = polled.until_s
+        return polled
 
 
 @dataclass
@@ -47,7 +59,7 @@ class Trial:
 
     def __post_init__(self) -> None:
         time_source = TimeSource(monotonic_s=lambda: self.now_s)
-        self.follower = ImpressionFollower(self.log, "impressions", "the experiment 'e'", time_source)
+        self.follower = NotingFollower(self.log, "impressions", "the experiment 'e'", time_source)
         self.shown = ShownExposure(self.arms, self.follower, self.held.__contains__, self.metrics, time_source)
 
     def report(self, user: str, decision: str, shown_ms: int, *items: str) -> None:
@@ -68,8 +80,7 @@ class Trial:
     def wait(self, seconds: float) -> None:
         """Let time pass, until all reports from before are taken."""
         self.now_s += seconds
-        self.until(lambda: (self.follower.read_until_s or 0.0) >= self.now_s)
-        self.shown.step()
+        self.until(lambda: (self.shown.step() or True) and self.follower.taken_until_s == self.now_s)
 
     def until(self, condition: Callable[[], bool]) -> None:
         deadline_s = time.monotonic() + LIMIT_S

@@ -4,13 +4,13 @@ from engine.quality.shown_lists import ShownList, ShownLists
 
 
 def show(lists: ShownLists, decision: str, shown_ms: int, *items: str, user: str = "ann", first: int = 1) -> None:
-    shown = ShownList(decision, 0, (), shown_ms, shown_ms)
+    shown = ShownList(ord(decision), 0, (), shown_ms, shown_ms)
     lists.show(user, shown, ((item, place) for place, item in enumerate(items, first)))
 
 
 def before(lists: ShownLists, time_ms: int, user: str = "ann") -> str | None:
     shown = lists.before(user, time_ms)
-    return None if shown is None else shown.decision
+    return None if shown is None else chr(shown.decision)
 
 
 def test_a_click_is_judged_by_the_list_shown_last_before_it() -> None:
@@ -38,8 +38,8 @@ def test_reports_of_one_list_are_one_list_and_a_report_twice_is_one() -> None:
 def test_the_last_lists_of_a_user_and_the_last_users_are_kept() -> None:
     lists = ShownLists(2)
     for number in range(5):
-        show(lists, f"L{number}", 10 * number, "x")
-    assert [before(lists, 10 * number) for number in range(5)] == [None, "L1", "L2", "L3", "L4"]
+        show(lists, "ABCDE"[number], 10 * number, "x")
+    assert [before(lists, 10 * number) for number in range(5)] == [None, "B", "C", "D", "E"]
     show(lists, "M", 0, "x", user="bob")
     show(lists, "N", 0, "x", user="cid")
     assert (len(lists), before(lists, 99)) == (2, None)
