@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from engine.cli.experiment import experiment as verb
+from engine.cli.experiment import read_report
 from engine.errors import EventLogError, SettingsError
 from engine.eventlog import topic_plan
 from engine.eventlog.base import EventLog, Outgoing, Partition, Rebalance
@@ -26,15 +27,19 @@ from engine.metrics import Metrics
 from engine.quality.experiment_report import ExperimentReport
 from engine.releases import experiments
 from engine.releases.experiments import Judgement
+from engine.releases.registrar import Registrar
 from engine.settings.sections import Exposure, ImpressionSettings, KafkaSettings, Settings
 from engine.worker.loop import Worker
+from models.publishing import announce
 from tests.conftest import Report
+from tests.integration.served import serving
 from tests.integration.test_canary import CANARY, PARTITIONS, START_MS, USERS, Shop, until
 from tests.integration.test_experiments import Trials, now_ms
 from tests.integration.test_rollback import settings_of
 from tests.unit.test_bundles import rewritten
 
 BY_IMPRESSIONS = CANARY.model_copy(update={"exposure": "impressions", "impression_wait_s": 0.3})
+BY_WHAT_IS_SHOWN = Judgement(difference=0.05, min_users=50, exposure="impressions")
 ACCEPTED = ImpressionSettings(accept=True)
 SHOWN_AFTER_MS = 1_000
 """From the click that a list follows to its sight; the next click of the user is a minute later at least."""
@@ -302,3 +307,34 @@ def test_exposure_by_impressions_on_kafka(
     assert "users who were shown a list as the shares promise" in printed
     users = [arm.users for arm in Trials(shop).report().arms]
     assert 100 < sum(users) <= 2 * USERS // 3
+
+
+def test_a_report_over_http_of_a_list_that_was_replaced_since_counts_where_users_have_pseudonyms(
+    tiny_release: Path, tmp_path: Path
+) -> None:
+    key_file = tmp_path / "key"
+    key_file.write_text("k" * 40)
+    with serving(tiny_release, impressions=True, pseudonym_key_file=key_file) as running:
+        registrar = Registrar("two-hop", running.log, topic_plan.releases(running.settings))
+        announce.to_topic(tiny_release, running.log, registrar.topic, now_ms(), state="live")
+        arms = [*map(experiments.parse_arm, ("control", "same"))]
+        registrar.change(lambda known: experiments.start(known, "e", arms, now_ms(), judgement=BY_WHAT_IS_SHOWN))
+
+        def counted() -> ExperimentReport:
+            running.log.producer().send(Outgoing("clicks", [b"ann"], [click_at(now_ms())]))
+            time.sleep(0.02)
+            return read_report(registrar, running.log, running.settings, "e", now_ms())
+
+        until(lambda: counted() and running.get("/v1/list", user="ann").json().get("arm"))
+        first = running.get("/v1/list", user="ann").json()
+        until(lambda: counted() and running.get("/v1/list", user="ann").json()["id"] != first["id"])
+        assert sum(arm.users for arm in counted().arms) == 0
+        shown = [{"item": first["items"][0]["item"], "place": 1}]
+        report = {"decision": first["id"], "user": "ann", "items": shown}
+        assert running.post("/v1/impressions", {"impressions": [report]}).json() == {"taken": 1, "known": 0}
+        until(lambda: sum(arm.users for arm in counted().arms) == 1)
+        assert {arm.arm for arm in counted().arms if arm.users} == {first["arm"]}
+
+
+def click_at(time_ms: int) -> bytes:
+    return json.dumps({"user": "ann", "item": "i10", "ts": time_ms}).encode()
