@@ -18,6 +18,7 @@ from engine.messages.announcement import Announcement
 from engine.messages.experiment_messages import Experiment
 from engine.messages.impression import Impression, ShownItem
 from engine.metrics import Metrics
+from engine.quality import experiment_report
 from engine.quality.experiment import CLUSTERS
 from engine.releases.release_loader import Canary
 from engine.releases.serving import LiveRelease
@@ -27,6 +28,7 @@ from engine.worker.experiment_arms import ExperimentArms
 from engine.worker.impression_follower import ImpressionFollower, PolledImpressions
 from engine.worker.judged_arms import JudgedArms
 from engine.worker.shown_exposure import ShownExposure
+from engine.worker.sums_reader import SumsReader
 from tests.unit.test_judged_arms import EXPERIMENT, decoded, sampled
 
 WAIT_S = 10.0
@@ -243,3 +245,31 @@ def test_a_topic_that_does_not_exist_is_said_once_and_read_when_it_does(caplog: 
     (message,) = caplog.messages
     assert message.startswith("topic 'impressions' (impressions.topic) does not exist: nobody counts in the experiment")
     assert "impressions.accept = true" in message
+
+
+def test_a_page_that_loses_lists_of_one_arm_is_a_sample_ratio_mismatch_by_impressions_alone() -> None:
+    """All users are sent lists, and half of those of arm b see theirs; another worker counts by lists."""
+    by_lists, arms = ExperimentArms(EXPERIMENT, {}, SETTINGS), experiment_arms()
+    users = [user for arm in range(3) for user in users_of(arms, arm, 500)]
+    log = MemoryLog()
+    log.ensure_topics([TopicSpec("canary-sums", compacted=True)])
+    with running(arms) as trial:
+        trial.held |= {*users}
+        groups = arms.listed(users) // CLUSTERS
+        by_lists.listed(users)
+        for user, arm in zip(users, groups.tolist(), strict=True):
+            if arm != 1 or int(user.removeprefix("user-")) % 2:
+                trial.report(user, decision_of("abc"[arm]), 0, "x")
+        trial.wait(1.0)
+    for counting in (by_lists, arms):
+        if (record := counting.record(0.0)) is not None:
+            log.producer().send(record)
+    reader = SumsReader(log.reader(["canary-sums"]))
+    sent, shown = (
+        experiment_report.report(known, "running", reader.counts(known), [], 9)
+        for known in (EXPERIMENT, BY_IMPRESSIONS)
+    )
+    reader.close()
+    assert (sent.sessions, shown.sessions) == (1, 1)
+    assert (sent.sample_ratio.mismatch, shown.sample_ratio.mismatch) == (False, True)
+    assert sum(arm.users for arm in shown.arms) < sum(arm.users for arm in sent.arms) == len(users)
