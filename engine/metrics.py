@@ -76,6 +76,13 @@ class Metrics:
         )
         self.canary_decisions = self._counter("canary_decisions", "Canaries that this worker has ended.", "decision")
 
+        self.trial_impressions = self._counter(
+            "trial_impressions",
+            "Reports of what this worker's users were shown, while a canary or experiment is judged by them: arm (of a"
+            " list of the user's arm), other (counts in none), unreadable.",
+            "outcome",
+        )
+
     def clear_canary(self) -> None:
         """Show no canary."""
         for gauge in (self.canary, self.canary_users, self.canary_gain, self.canary_difference):
@@ -83,7 +90,7 @@ class Metrics:
 
     def _add_experiment(self) -> None:
         """An experiment as the worker that adds up its sums sees it; absent where there is none."""
-        self.experiment_users = self._gauge("experiment_users", "Users who were sent a list.", "experiment", "arm")
+        self.experiment_users = self._gauge("experiment_users", "Users who count in an arm.", "experiment", "arm")
         self.experiment_gain = self._gauge(
             "experiment_gain", "Mean gain of a click (NDCG@10 of the next click).", "experiment", "arm"
         )

@@ -532,23 +532,30 @@ QUALITY: Final = Dashboard(
                             "{{experiment}}, {{arm}}, {{bound}}",
                         ),
                     ),
-                    width=10,
+                    width=8,
                 ),
                 Panel(
                     "Users by arm",
-                    "Users who were sent a list, and the mean gain of their clicks.",
+                    "Users who were sent a list, or shown one, and the mean gain of their clicks.",
                     (
                         Query(f"max by (experiment, arm) ({now(M.experiment_users)})", "users, {{arm}}"),
                         Query(f"max by (experiment, arm) ({now(M.experiment_gain)})", "gain, {{arm}}"),
                     ),
-                    width=8,
+                    width=6,
                 ),
                 Panel(
                     "Sample ratio",
                     "Probability of numbers of users as far from the shares as these: below 0.001 the experiment is not"
                     " to be read.",
                     (Query(f"min by (experiment) ({now(M.experiment_sample_ratio)})", "{{experiment}}"),),
-                    width=6,
+                    width=5,
+                ),
+                Panel(
+                    "Impressions",
+                    "Reports of what was shown, where a canary or experiment is judged by them: of a list of the user's"
+                    " arm, or of no arm.",
+                    (Query(or_zero(_increase_of_any(M.trial_impressions, "outcome")), "{{outcome}}"),),
+                    width=5,
                 ),
             ),
         ),

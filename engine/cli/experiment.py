@@ -25,7 +25,7 @@ from engine.releases.experiments import Judgement
 from engine.releases.registrar import Registrar
 from engine.releases.registry import Change, Registry
 from engine.settings import loader
-from engine.settings.sections import Settings
+from engine.settings.sections import Exposure, Settings
 from engine.worker.sums_reader import SumsReader
 
 _folder_option: Final = click.option(
@@ -38,6 +38,8 @@ _reason_option: Final = click.option("--reason", default="", help="Kept with the
 _DEFAULTS: Final = Judgement()
 _COLUMNS: Final = ("arm", "share", "users", "clicks", "hits", "gain", "lift", "always valid", "verdict")
 _FIXED_COLUMNS: Final = ("fixed horizon", "p")
+_EXPOSED: Final = {"lists": "users", "impressions": "users who were shown a list"}
+"""Those who count, by exposure."""
 
 
 @click.group()
@@ -70,6 +72,11 @@ def experiment() -> None:
 @click.option(
     "--min-users", type=click.IntRange(min=50), help="In each arm before a lift is reported. Default: canary.min_users."
 )
+@click.option(
+    "--exposure",
+    type=click.Choice(["lists", "impressions"]),
+    help="What makes a user count: a list that was sent, or one that was shown. Default: canary.exposure.",
+)
 @_reason_option
 @_folder_option
 @config_option
@@ -80,6 +87,7 @@ def start_experiment(  # noqa: PLR0913 - an option each
     error: float,
     difference: float | None,
     min_users: int | None,
+    exposure: Exposure | None,
     reason: str,
     folder: Path | None,
     config: Path | None,
@@ -90,14 +98,18 @@ def start_experiment(  # noqa: PLR0913 - an option each
     for arm in arms:
         settings.recommendations.with_arm(arm.settings)
     canary = settings.canary
-    judgement = Judgement(error, difference or canary.difference, min_users or canary.min_users)
+    exposure = exposure or canary.exposure
+    if exposure == "impressions" and folder is None:
+        topic_plan.check_impressions(KafkaLog(settings.kafka), settings)
+    judgement = Judgement(error, difference or canary.difference, min_users or canary.min_users, exposure)
 
     def rule(registry: Registry, now_ms: int) -> list[Change]:
         return experiments.start(registry, name, arms, now_ms, salt=salt, judgement=judgement, reason=reason)
 
     for change in _change(config, folder, rule):
         if isinstance(change, Experiment):
-            click.echo(f"the experiment {name!r} is running: {_arms_line(change)}")
+            by = ", judged by impressions" if change.exposure == "impressions" else ""
+            click.echo(f"the experiment {name!r} is running{by}: {_arms_line(change)}")
 
 
 @experiment.command("stop")
@@ -202,7 +214,8 @@ def table(report: ExperimentReport) -> list[str]:
     hours = (report.until_ms - report.started_ms) / 3_600_000
     head = (
         f"experiment {report.experiment!r} is {report.state}: {hours:.1f} h from {_time(report.started_ms)},"
-        f" workers' sessions: {report.sessions}{f' ({report.reason})' if report.reason else ''}"
+        f" judged by {report.exposure}, workers' sessions: {report.sessions}"
+        f"{f' ({report.reason})' if report.reason else ''}"
     )
     return [
         head,
@@ -222,7 +235,8 @@ def ratio_line(report: ExperimentReport) -> str:
             f" {users}); find the cause, such as lists of one arm that are lost or a worker of an older version, and"
             " start another experiment"
         )
-    return f"users as the shares promise: p = {'-' if ratio.p_value is None else f'{ratio.p_value:.3f}'} ({users})"
+    p_value = "-" if ratio.p_value is None else f"{ratio.p_value:.3f}"
+    return f"{_EXPOSED[report.exposure]} as the shares promise: p = {p_value} ({users})"
 
 
 def _row(arm: ArmReport, *, is_over: bool) -> list[str]:

@@ -41,6 +41,8 @@ def worker(settings: Settings) -> Iterator[Grant]:
     yield Grant("topic", clicks.dead_letter_topic, ("Read", "Write"), "dead letters; read for what is left open there")
     yield Grant("topic", settings.releases.topic, ("Read", "Write"), "announcements of releases; the end of a canary")
     yield Grant("topic", settings.canary.topic, ("Read", "Write"), "sums of canaries and experiments")
+    if settings.impressions.accept:
+        yield Grant("topic", settings.impressions.topic, ("Read",), "what was shown, by which arms may be judged")
     yield Grant("group", group, ("Read",), "the group of the workers")
     if clicks.rekey:
         yield Grant("group", group + REKEY_SUFFIX, ("Read",), "the group that puts clicks onto the topic by user")

@@ -117,6 +117,26 @@ def source_partitions(log: EventLog, settings: Settings) -> int:
     return partitions
 
 
+def check_impressions(log: EventLog, settings: Settings) -> None:
+    """Check that reports of what was shown can come, before something is judged by them.
+
+    Raises:
+        SettingsError: no server takes them, or their topic does not exist.
+    """
+    topic = settings.impressions.topic
+    if not settings.impressions.accept:
+        raise SettingsError(
+            "--exposure: found 'impressions' while impressions.accept is false, expected reports of what users are"
+            " shown; set impressions.accept = true, here and for `headrace serve`, or say --exposure lists"
+        )
+    if not log.partitions(topic):
+        raise SettingsError(
+            f"--exposure: found 'impressions', but topic {topic!r} (impressions.topic) does not exist, expected the"
+            " reports of what users are shown; start `headrace serve`, report some (POST /v1/impressions) or create the"
+            " topic (`headrace topics create`), or say --exposure lists"
+        )
+
+
 def begin(log: EventLog, settings: Settings) -> None:
     """Let a new group begin where `clicks.start` says.
 

@@ -25,9 +25,11 @@ class CanarySums(msgspec.Struct, frozen=True, kw_only=True):
     clicks: list[list[int]]
     """Judged clicks, by arm (live, canary) and cluster of users."""
     hits: list[list[int]]
-    """Of them, clicks on one of the first ten items of the list that the user had been sent."""
+    """Of them, clicks on one of the first ten items of the list that the user had been sent, or shown."""
     gains: list[list[float]]
     """Sums of 1 / log2(1 + rank) over the hits; their number where `mode` is `interleave`."""
+    exposure: str = "lists"
+    """`lists`: clicks are judged by the list sent last. `impressions`: by what was shown last."""
 
     @property
     def key(self) -> bytes:

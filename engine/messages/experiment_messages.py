@@ -49,6 +49,9 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True):
     """Users in each arm before a report says more than their number."""
     reason: str = ""
     """Reason of the start or the end, in the words of the operator."""
+    exposure: str = "lists"
+    """What makes a user count in an arm. `lists`: a list was sent, and clicks are judged by the last one.
+    `impressions`: a list was shown, and clicks are judged by what was shown last."""
 
     @property
     def key(self) -> bytes:
@@ -79,16 +82,19 @@ class ExperimentSums(msgspec.Struct, frozen=True, kw_only=True):
     clicks: list[list[int]]
     """Judged clicks, by arm and cluster of users."""
     hits: list[list[int]]
-    """Of them, clicks on one of the first ten items of the list that the user had been sent."""
+    """Of them, clicks on one of the first ten items of the list that the user had been sent, or shown."""
     gains: list[list[float]]
     """Sums of 1 / log2(1 + rank) over the hits."""
     sampled: list[str]
-    """By arm, a uniform sample of the users who were sent a list: hashes of their ids, four bytes each, in base64."""
+    """By arm, a uniform sample of the users who were sent, or shown, a list: hashes of their ids, four bytes each, in
+    base64."""
     threshold: int
     """Hashes below this are in the sample, all of them; 2^32 where every user is."""
     refused: dict[str, str] = {}
     """By arm that this worker could not serve, the reason: its users got lists of the live release, and count in no
     arm."""
+    exposure: str = "lists"
+    """As that of the experiment; sums of a worker that counted by another are left out."""
 
     @property
     def key(self) -> bytes:
@@ -102,7 +108,7 @@ class ArmLook(msgspec.Struct, frozen=True, kw_only=True):
     arm: str
     """Name of the arm."""
     users: float
-    """Users who were sent a list."""
+    """Users who were sent, or shown, a list."""
     gain: float
     """Mean gain of a click."""
     lift: float | None = None

@@ -45,7 +45,8 @@ class Recommendation(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     schema: int = RECOMMENDATION_SCHEMA
     """Version of this schema."""
     id: str
-    """Input partition, offset of the user's newest click in the batch, and release: a repeat has the same id."""
+    """Input partition, offset of the user's newest click in the batch, and release; in a canary or experiment also the
+    arm: a repeat has the same id. Reports of what was shown name the list by it."""
     user: str
     """Id of the user."""
     release: str

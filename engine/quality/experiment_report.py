@@ -54,11 +54,12 @@ class ArmReport(msgspec.Struct, frozen=True, kw_only=True):
     release: str
     settings: dict[str, bool | int | float]
     users: int
-    """Number of those who were sent a list; estimated where there are more than the sample has room for."""
+    """Number of those who were sent a list, or shown one; estimated where there are more than the sample has room
+    for."""
     clicks: int
     """Of them, after their first list."""
     hit_rate: float | None
-    """Share of the clicks that were on one of the first ten items of the list that the user had been sent."""
+    """Share of the clicks that were on one of the first ten items of the list that the user had been sent, or shown."""
     gain: float | None
     """Mean gain of a click, 1 / log2(1 + rank) for a hit: NDCG@10 of the next click."""
     lift: float | None = None
@@ -99,6 +100,8 @@ class ExperimentReport(msgspec.Struct, frozen=True, kw_only=True):
     until_ms: int
     """The end, or now."""
     error: float
+    exposure: str
+    """What makes a user count: `lists` that were sent, or `impressions`."""
     sample_ratio: SampleRatio
     arms: list[ArmReport]
     sessions: int
@@ -149,6 +152,7 @@ def report(
         started_ms=experiment.started_ms,
         until_ms=experiment.announced_ms if experiment.state == "stopped" else now_ms,
         error=experiment.error,
+        exposure=experiment.exposure,
         sample_ratio=ratio,
         arms=arms,
         sessions=counts.sessions,

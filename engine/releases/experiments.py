@@ -18,6 +18,7 @@ import msgspec
 from engine.errors import ReleaseError, SettingsError
 from engine.messages.experiment_messages import Experiment, ExperimentArm
 from engine.releases.registry import Change, Registry
+from engine.settings.sections import Exposure
 
 MIN_ARMS: Final = 2
 MAX_ARMS: Final = 8
@@ -44,6 +45,7 @@ class Judgement:
     error: float = 0.05
     difference: float = 0.01
     min_users: int = 200
+    exposure: Exposure = "lists"
 
 
 def parse_arm(text: str) -> ArmText:
@@ -107,6 +109,7 @@ def start(  # noqa: PLR0913 - a name, its arms, and how they are split and judge
         difference=judgement.difference,
         min_users=judgement.min_users,
         reason=reason,
+        exposure=judgement.exposure,
     )
     return [experiment]
 

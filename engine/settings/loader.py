@@ -149,6 +149,8 @@ def _explain(problem: Mapping[str, Any], path: Path | None) -> str:
     name = ".".join(str(part) for part in problem["loc"])
     variable = f"{ENV_PREFIX}{name.upper().replace('.', ENV_SEPARATOR)}"
     origin = f"file {path}, or {variable}" if path else variable
+    if not name:  # a sentence of ours about two sections, which names both
+        return f"{problem['ctx']['error']}{f' (file {path})' if path else ''}"
     if problem["type"] == "value_error":  # a sentence of ours, from `engine.settings.sections`
         return f"setting '{name}': {problem['ctx']['error']} ({origin})"
     expected = problem["msg"].replace("Input should be", "expected").lower()

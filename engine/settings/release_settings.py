@@ -111,6 +111,9 @@ class RetrainSettings(Section):
     """Largest ratio of the time of a new release's list to that of the live one's, measured side by side."""
 
 
+Exposure = Literal["lists", "impressions"]
+
+
 class CanarySettings(Section):
     """A release that is announced as a canary: for whom, and what decides on it."""
 
@@ -123,6 +126,13 @@ class CanarySettings(Section):
     """Share of the users who are served by the canary, or by both."""
     salt: str = ""
     """Other users are in the canary with another salt; without one they are others for each canary."""
+    exposure: Exposure = "lists"
+    """What makes a user count in an arm, of experiments too unless `--exposure` says otherwise. lists: a list was sent,
+    and a click is judged by the last one. impressions: a list was shown, and a click is judged by what was shown last;
+    needs `impressions.accept`, and a program that reports what users see."""
+    impression_wait_s: Annotated[float, Ge(0.0)] = 10.0
+    """Exposure by impressions: time for which a click waits to be judged, so that reports of what was shown before it
+    can come."""
     interval_s: PositiveFloat = 10.0
     """Time between two records of a worker's sums, and between two looks at all of them; of experiments, too."""
     min_users: Annotated[int, Ge(50)] = 200

@@ -21,7 +21,13 @@ from engine.settings.click_settings import (
     TimeUnit,
 )
 from engine.settings.kafka_settings import KafkaSettings, TopicSettings
-from engine.settings.release_settings import ArchiveSettings, CanarySettings, ReleaseSettings, RetrainSettings
+from engine.settings.release_settings import (
+    ArchiveSettings,
+    CanarySettings,
+    Exposure,
+    ReleaseSettings,
+    RetrainSettings,
+)
 from engine.settings.section import PositiveFloat, PositiveInt, Section
 from engine.settings.serving_settings import (
     ImpressionSettings,
@@ -42,6 +48,7 @@ __all__ = [
     "CanarySettings",
     "ClickFields",
     "ClickSettings",
+    "Exposure",
     "ImpressionSettings",
     "IndexSettings",
     "ItemFields",
@@ -100,6 +107,15 @@ class Settings(Section):
         """The name that this deployment's windows carry (`kafka.deployment`)."""
         kafka = self.kafka
         return kafka.deployment or f"{kafka.prefix or kafka.group}/{self.clicks.topic}"
+
+    @model_validator(mode="after")
+    def _shown_where_it_is_reported(self) -> Self:
+        if self.canary.exposure == "impressions" and not self.impressions.accept:
+            raise ValueError(
+                "canary.exposure is 'impressions' while impressions.accept is false, expected reports of what users are"
+                " shown; set impressions.accept = true, here and for `headrace serve`, or canary.exposure = 'lists'"
+            )
+        return self
 
     @model_validator(mode="after")
     def _with_prefix(self) -> Self:

@@ -199,6 +199,10 @@ class UserWindows:
             for windows, partition in self._decoded(self._spill.take(self.store.absent(users))):
                 self._load(windows, partition)
 
+    def holds(self, user: str) -> bool:
+        """Whether a user's window is in the store; one that was spilled is not."""
+        return self.store.find(user) is not None
+
     def partition_of(self, user: str) -> int | None:
         """The partition that a user's window belongs to, wherever it is kept; None where there is none."""
         slot = self.store.find(user)

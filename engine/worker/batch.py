@@ -29,6 +29,7 @@ from engine.eventlog.murmur2 import partition_of
 from engine.eventlog.time_source import TimeSource
 from engine.ingest.dead_letters import DeadLetter
 from engine.ingest.decoder import ClickDecoder
+from engine.messages import list_ids
 from engine.metrics import Metrics
 from engine.pipeline import Recommender, begin_counts
 from engine.quality.drift import DriftCounts
@@ -47,7 +48,9 @@ from engine.settings.sections import RecommendationSettings, Settings
 from engine.windows.store import Appended, Events
 from engine.windows.users import UserWindows
 from engine.worker.dead_letter_outbox import DeadLetterOutbox
+from engine.worker.impression_follower import ImpressionFollower
 from engine.worker.key_watch import KeyWatch
+from engine.worker.shown_exposure import ShownExposure
 from engine.worker.tracing import Tracing
 from engine.worker.trials import ServedTrial, Serving, open_trial
 
@@ -92,8 +95,8 @@ class _ArmLists:
     """[b] whether each list is to be sent."""
     teams: Int8 | None = None
     """[b, N] release of each place, where the live one and the canary made the lists together."""
-    arm: str = ""
-    """Name of the users' arm in an experiment."""
+    arm: int = NO_GROUP
+    """Index of the users' arm in a canary or experiment."""
 
 
 class Processor:
@@ -154,12 +157,24 @@ class Processor:
         self._metrics.index_items.set(len(release.index))
         self._metrics.index_recall.set(release.recall)
 
-    def serve_trial(self, trial: Canary | RunningExperiment | None) -> None:
-        """Serve shares of the users by its arms from the next batch on; None serves all by the live release."""
+    def serve_trial(self, trial: Canary | RunningExperiment | None, follower: ImpressionFollower | None = None) -> None:
+        """Serve shares of the users by its arms from the next batch on; None serves all by the live release.
+
+        Args:
+            trial: the canary or experiment.
+            follower: of impressions, where the trial is judged by them; it is started here, and closed with the trial.
+        """
+        if self._trial is not None:
+            self._trial.close()
         self._trial = None
         self._sent.forget_groups()
         if trial is not None and self._serving is not None:
             self._trial = open_trial(trial, self._serving, self._serving_by, self._settings)
+            if follower is not None:
+                is_held, arms = self.windows.holds, self._trial.arms
+                self._trial = replace(
+                    self._trial, shown=ShownExposure(arms, follower, is_held, self._metrics, self._time)
+                )
 
     def _serving_by(self, release: LiveRelease, settings: RecommendationSettings) -> Serving:
         learned = release.manifest.action_values
@@ -170,11 +185,17 @@ class Processor:
     def restored(self, partitions: Sequence[int]) -> None:
         """The windows of these partitions are here; they are counted step by step (`count_restored`)."""
         self._counts.restored(partitions)
+        if self._trial is not None and self._trial.shown is not None:
+            self._trial.shown.restored()
 
     def count_restored(self) -> bool:
         """Count some restored windows; whether there are more."""
         self._counts.step()
         return self._counts.waits
+
+    def take_impressions(self) -> bool:
+        """Take some reports of what was shown, where clicks are judged by that; whether there are more."""
+        return self._trial is not None and self._trial.shown is not None and self._trial.shown.step()
 
     def hand_over(self, partitions: Sequence[int]) -> None:
         """Judge no click by the lists sent to users of these partitions: other workers send theirs from now on."""
@@ -187,7 +208,7 @@ class Processor:
         self._counts.given_up(range(self._partitions))
         self.windows.clear()
         if self._trial is not None:
-            self._trial.arms.begin_session()
+            self._trial.begin_session()
 
     def sweep(self) -> None:
         """Free what the catalogue holds for no window and no release, when much has come since the last sweep.
@@ -235,7 +256,7 @@ class Processor:
             forgetting = self._forget(clicks)
             events = self.windows.locate(clicks)
             self._key_watch.look(clicks, events.slots)
-            self._judge_next_clicks(events)
+            self._judge_next_clicks(clicks, events)
             self._counts.before(events.slots)
             appended = self.windows.update(events)
             windows = self.windows.read(appended.changed)
@@ -287,9 +308,9 @@ class Processor:
             elif arm == NO_GROUP:
                 yield self._by_one(live, windows, users, slots)
             else:
-                yield self._by_one(trial.servings[arm], windows, users, slots, trial.arms.arm_name(arm))
+                yield self._by_one(trial.servings[arm], windows, users, slots, arm)
 
-    def _by_one(self, serving: Serving, windows: Windows, users: Int64, slots: Int32, arm: str = "") -> _ArmLists:
+    def _by_one(self, serving: Serving, windows: Windows, users: Int64, slots: Int32, arm: int = NO_GROUP) -> _ArmLists:
         """Lists of some users [b] of a batch by one release."""
         lists = self._recommend(serving, windows, users)
         self._drift.add_lists(serving.live, lists)
@@ -304,7 +325,7 @@ class Processor:
         draft = interleave.team_draft(first.items, second.items, flips)
         lists = interleave.drafted(first, second, draft)
         name = "+".join(serving.live.name for serving in both)
-        return _ArmLists(users, name, lists, self._worth_sending(slots[users], lists), draft.teams)
+        return _ArmLists(users, name, lists, self._worth_sending(slots[users], lists), draft.teams, CANARY)
 
     def _recommend(self, serving: Serving, windows: Windows, users: Int64) -> Lists:
         live, fallbacks = serving.live, serving.live.index.fallbacks
@@ -332,6 +353,8 @@ class Processor:
         for request in clicks.forgotten:
             within = request.partition if request.is_everywhere else None
             self._forget_pairs(request.user, within)
+            if self._trial is not None and self._trial.shown is not None:
+                self._trial.shown.forget(request.user)
             held_in = self.windows.forget(request.user, within)
             forgetting.places[request.user, request.partition] = None
             if held_in is not None:
@@ -363,7 +386,7 @@ class Processor:
             (user, partition) for user, partition in forgetting.places if self.windows.partition_of(user) != partition
         ]
 
-    def _judge_next_clicks(self, events: Events) -> None:
+    def _judge_next_clicks(self, clicks: Clicks, events: Events) -> None:
         """Count whether clicked items were in the lists sent before, and then count the clicks towards popularity."""
         positive: Bool = (self._actions.weights[events.actions] > 0) & (events.items < FIRST_SEARCH)
         slots, items = events.slots[positive], events.items[positive]
@@ -371,7 +394,9 @@ class Processor:
             self._metrics.next_clicks.labels(verdict.release).inc(verdict.clicks)
             self._metrics.next_click_hits.labels(verdict.release).inc(verdict.hits)
             self._metrics.next_click_popular_hits.labels(verdict.release).inc(verdict.popular_hits)
-        if self._trial is not None:
+        if self._trial is not None and self._trial.shown is not None:
+            self._trial.shown.hold(clicks, np.flatnonzero(positive))
+        elif self._trial is not None:
             judged, sent_lists = self._sent.lists(slots)
             ranks = target_ranks(sent_lists[judged, :PLACES], items[judged])
             self._trial.arms.judged(self._sent.groups(slots[judged]), ranks, self._sent.teams(slots[judged]))
@@ -379,16 +404,20 @@ class Processor:
             self._drift.add_clicks(self._serving.live, items, events.times_ms[positive])
         self._counts.popularity.add(items, events.times_ms[positive])
 
-    def _heads(self, clicks: Clicks, newest: Int64, event_ms: Int64, release: str) -> ListHeads:
-        """Heads of B lists, each named after its user's newest click [B] in the batch."""
+    def _heads(self, clicks: Clicks, newest: Int64, event_ms: Int64, arm: _ArmLists) -> ListHeads:
+        """Heads of b lists of an arm, each named after its user's newest click [b] in the batch."""
         partitions = clicks.partitions if clicks.first_partitions is None else clicks.first_partitions
-        places = zip(partitions[newest].tolist(), clicks.offsets[newest].tolist(), strict=True)
+        trial = self._trial if arm.arm != NO_GROUP else None
+        marks = [""] * len(newest) if trial is None else trial.arms.marks(arm.arm, len(newest), arm.teams)
+        places = zip(partitions[newest].tolist(), clicks.offsets[newest].tolist(), marks, strict=True)
         return ListHeads(
-            ids=[f"{partition}-{offset}-{release}" for partition, offset in places],
+            ids=[list_ids.list_id(partition, offset, arm.release, mark) for partition, offset, mark in places],
             users=[clicks.users[index] for index in newest.tolist()],
             event_ms=event_ms.tolist(),
-            release=release,
+            release=arm.release,
             computed_ms=self._time.now_ms(),
+            experiment="" if trial is None else trial.arms.experiment,
+            arm="" if trial is None else trial.arms.arm_name(arm.arm),
         )
 
     def _worth_sending(self, slots: Int32, lists: Lists) -> Bool:
@@ -403,9 +432,7 @@ class Processor:
         """Lists to be sent, and nulls in the place of the last lists of users who are gone."""
         outgoing = Outgoing(self._settings.recommendations.topic)
         for arm in arms:
-            heads = self._heads(clicks, newest[arm.users], windows.times_ms[arm.users, -1], arm.release)
-            if self._trial is not None and arm.arm:
-                heads = replace(heads, experiment=self._trial.arms.experiment, arm=arm.arm)
+            heads = self._heads(clicks, newest[arm.users], windows.times_ms[arm.users, -1], arm)
             if self._trial is not None and arm.teams is not None:
                 releases = [serving.live.name for serving in self._trial.servings]
                 heads = replace(heads, teams=arm.teams, team_releases=releases)

@@ -4,6 +4,7 @@ import numpy as np
 
 from engine.arrays import Int8, Int32, Int64
 from engine.messages.canary_sums import CanarySums
+from engine.messages.list_ids import canary_trial
 from engine.quality.experiment import CLUSTERS
 from engine.releases.arms import NO_GROUP
 from engine.releases.release_loader import Canary
@@ -25,7 +26,9 @@ class CanaryArms(JudgedArms):
         self._announcement = canary.announcement
         self._control = control
         salt = settings.salt or f"{canary.announcement.name}/{canary.announcement.announced_ms}"
-        super().__init__(salt, (1.0 - settings.share, settings.share), settings)
+        trial = canary_trial(canary.announcement.announced_ms)
+        super().__init__((salt, (1.0 - settings.share, settings.share)), (trial, ("live", "canary")), settings)
+        self.exposure = settings.exposure
         self.interleaves = settings.mode == "interleave"
 
     def judged(self, groups: Int32, ranks: Int64, teams: Int8) -> None:
@@ -44,6 +47,7 @@ class CanaryArms(JudgedArms):
             announced_ms=self._announcement.announced_ms,
             writer=self._writer,
             mode=self.settings.mode,
+            exposure=self.exposure,
             clicks=clicks,
             hits=hits,
             gains=gains,

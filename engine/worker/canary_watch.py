@@ -95,7 +95,8 @@ class CanaryWatch:
         if self._sums is None:
             topic = topic_plan.canary_sums(self._settings)
             self._log.ensure_topics([topic])
-            self._sums = SumsReader(self._log.reader([topic.name]), self._settings.canary.mode)
+            canary = self._settings.canary
+            self._sums = SumsReader(self._log.reader([topic.name]), canary.mode, canary.exposure)
         return self._sums
 
     def _look_at(self, running: Experiment, now_ms: int) -> None:
@@ -111,7 +112,8 @@ class CanaryWatch:
     def _announce(self, canary: Announcement, decision: Decision, comparison: ArmComparison, now_ms: int) -> None:
         """Announce the end, if the canary is still one, and end its sums."""
         end = self._settings.canary.on_no_difference if decision == "no_difference" else decision
-        reason = f"canary {decision.replace('_', ' ')}: {comparison.sentence()}"
+        by = ", by what was shown" if self._settings.canary.exposure == "impressions" else ""
+        reason = f"canary {decision.replace('_', ' ')}: {comparison.sentence()}{by}"
         registrar = Registrar(
             canary.model, self._log, topic_plan.releases(self._settings), self._settings.releases.folder
         )

@@ -18,9 +18,11 @@ from engine.arrays import Int8, Int32, Int64
 from engine.eventlog.base import Outgoing
 from engine.messages.canary_sums import CanarySums
 from engine.messages.experiment_messages import ExperimentSums
+from engine.messages.list_ids import ListMark
 from engine.quality.experiment import CLUSTERS, ArmSums
-from engine.releases.arms import Arms
-from engine.settings.sections import CanarySettings
+from engine.quality.next_click import PLACES
+from engine.releases.arms import NO_GROUP, Arms
+from engine.settings.sections import CanarySettings, Exposure
 
 _GAIN_DIGITS: Final = 6
 
@@ -32,8 +34,21 @@ class JudgedArms(ABC):
     """True where the releases of two arms make lists together."""
     experiment = ""
     """Name of the experiment, as lists have it; empty for a canary."""
+    exposure: Exposure = "lists"
+    """What makes a user count, and what clicks are judged by: lists that were sent, or what was shown of them."""
 
-    def __init__(self, salt: str, shares: Sequence[float], settings: CanarySettings) -> None:
+    def __init__(
+        self, split: tuple[str, Sequence[float]], marks: tuple[str, Sequence[str]], settings: CanarySettings
+    ) -> None:
+        """Split the users.
+
+        Args:
+            split: salt, and share of each arm.
+            marks: name of the trial, and of each arm, in the ids of lists (`engine.messages.list_ids`).
+            settings: of canaries.
+        """
+        salt, shares = split
+        self.trial, self._mark_names = marks
         self.settings = settings
         self._arms = Arms(salt, tuple(shares), CLUSTERS)
         self.begin_session()
@@ -49,9 +64,25 @@ class JudgedArms(ABC):
         del arm
         return ""
 
+    def marks(self, arm: int, lists: int, teams: Int8 | None = None) -> list[str]:
+        """Ends of the ids of so many lists of an arm; `teams` [lists, N] are the releases of their places."""
+        if teams is None:
+            return [str(ListMark(self.trial, self._mark_names[arm]))] * lists
+        return [str(ListMark(self.trial, self._mark_names[arm], tuple(row))) for row in teams[:, :PLACES].tolist()]
+
     def listed(self, users: Sequence[str]) -> Int32:
         """[n] arm and cluster of each user, who is about to be sent a list; see `Arms.groups`."""
         return self._arms.groups(users)
+
+    def shown(self, users: Sequence[str], arms: Sequence[str]) -> Int32:
+        """[n] arm and cluster of users who were shown lists of these arms; NO_GROUP where the arm is not the user's."""
+        return self._of_arms(self._arms.groups(users), arms)
+
+    def _of_arms(self, groups: Int32, arms: Sequence[str]) -> Int32:
+        """[n] groups [n] that are in the arms of these names, and NO_GROUP for the others."""
+        index = {name: arm for arm, name in enumerate(self._mark_names)}
+        numbers = np.array([index.get(name, NO_GROUP) for name in arms], np.int32)
+        return np.where((groups // CLUSTERS == numbers) & (numbers != NO_GROUP), groups, NO_GROUP).astype(np.int32)
 
     def judged(self, groups: Int32, ranks: Int64, teams: Int8) -> None:
         """Count n clicks by the groups of their users [n], the ranks of their items [n], and the teams of places."""

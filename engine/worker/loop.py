@@ -23,6 +23,7 @@ from engine.settings.sections import Settings
 from engine.windows.restorer import Restorer
 from engine.windows.saver import Saver
 from engine.windows.snapshots import Snapshots
+from engine.worker import impression_follower
 from engine.worker.access import Access
 from engine.worker.batch import BatchReport, Processor
 from engine.worker.canary_watch import CanaryWatch
@@ -84,6 +85,7 @@ class Worker:
         self._snapshots = Snapshots(settings.snapshots, catalogue, Actions(settings.clicks))
         # A simulation, which replaces the releases, has no threads.
         self._canary_watch = CanaryWatch(settings, log, metrics) if self._environment.releases is None else None
+        self._follower: impression_follower.ImpressionFollower | None = None
         self._restorer = Restorer(settings, log, self._processor.windows, self._snapshots, metrics, self._time)
         self._session: Session | None = None
         self._saver: Saver | None = None
@@ -185,6 +187,8 @@ class Worker:
             self._leave(in_order=True)
         finally:
             self._releases.close()
+            if self._follower is not None:
+                self._follower.close()
             if self._canary_watch is not None:
                 self._canary_watch.close()
             if self._rekeyer is not None:
@@ -272,7 +276,8 @@ class Worker:
 
     def _turn(self, session: Session) -> None:
         settings = self._settings.worker
-        has_work = self._processor.count_restored() or self._restorer.behind()
+        has_reports = self._processor.take_impressions()
+        has_work = self._processor.count_restored() or self._restorer.behind() or has_reports
         polled = session.poll(0.0 if has_work else settings.poll_timeout_s, settings.max_batch_clicks)
         self._report_deleted(session)
         if polled:
@@ -350,7 +355,8 @@ class Worker:
         if isinstance(trial, RunningExperiment):
             experiment = trial.experiment
             logger.info("the experiment %r has begun, with %d arms", experiment.experiment, len(experiment.arms))
-        self._processor.serve_trial(trial)
+        self._follower = impression_follower.of_trial(trial, self._settings, self._log, self._time)
+        self._processor.serve_trial(trial, self._follower)
 
     def _assigned(self, partitions: Sequence[Partition]) -> None:
         """Their clicks wait until their windows are restored."""

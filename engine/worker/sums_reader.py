@@ -25,9 +25,10 @@ _Sums = CanarySums | ExperimentSums
 class SumsReader:
     """The last record of each worker's session, and the looks at experiments."""
 
-    def __init__(self, reader: Reader, mode: str = "split") -> None:
+    def __init__(self, reader: Reader, mode: str = "split", exposure: str = "lists") -> None:
+        """Read nothing yet; of canaries' sums those of this mode and exposure count."""
         self._reader = reader
-        self._mode = mode
+        self._mode, self._exposure = mode, exposure
         self._canaries: dict[bytes, CanarySums] = {}
         self._experiments: dict[bytes, ExperimentSums] = {}
         self._looks: dict[bytes, ExperimentLook] = {}
@@ -36,9 +37,9 @@ class SumsReader:
         """The sums of all workers of a canary, compared with this live release."""
         self._read()
         total = ArmSums.empty()
-        expected = (canary.name, control, canary.announced_ms, self._mode)
+        expected = (canary.name, control, canary.announced_ms, self._mode, self._exposure)
         for record in self._canaries.values():
-            if (record.canary, record.control, record.announced_ms, record.mode) == expected:
+            if (record.canary, record.control, record.announced_ms, record.mode, record.exposure) == expected:
                 total += _sums_of(record)
         return total
 
@@ -48,7 +49,7 @@ class SumsReader:
         names = [arm.name for arm in experiment.arms]
         counts = ExperimentCounts.empty(len(names))
         for key, record in self._experiments.items():
-            if not _is_of(key, experiment) or record.arms != names:
+            if not _is_of(key, experiment) or record.arms != names or record.exposure != experiment.exposure:
                 continue
             counts.sums += _sums_of(record)
             sampled = [*map(base64.b64decode, record.sampled)]

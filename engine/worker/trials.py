@@ -15,6 +15,7 @@ from engine.settings.sections import RecommendationSettings, Settings
 from engine.worker.canary import CanaryArms
 from engine.worker.experiment_arms import ExperimentArms
 from engine.worker.judged_arms import JudgedArms
+from engine.worker.shown_exposure import ShownExposure
 
 logger = logging.getLogger(__name__)
 
@@ -38,11 +39,24 @@ class ServedTrial:
     arms: JudgedArms
     servings: Sequence[Serving]
     """[A]"""
+    shown: ShownExposure | None = None
+    """What the users were shown; None where clicks are judged by the lists that were sent."""
 
     def releases(self) -> Iterator[LiveRelease]:
         """The releases of all arms."""
         for serving in self.servings:
             yield serving.live
+
+    def begin_session(self) -> None:
+        """Begin to count at nothing, as every session of a worker does."""
+        self.arms.begin_session()
+        if self.shown is not None:
+            self.shown.begin_session()
+
+    def close(self) -> None:
+        """Count no more."""
+        if self.shown is not None:
+            self.shown.close()
 
 
 def open_trial(

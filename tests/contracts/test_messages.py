@@ -171,7 +171,8 @@ def test_experiment_schema_1_golden_bytes() -> None:
         b'{"name":"b","share":0.5,"version":"","settings":{"count":5}}],"started_ms":7,"announced_ms":7,'
         b'"error":0.05,"difference":0.01,"min_users":200,"reason":""}'
     )
-    assert msgspec.json.encode(experiment) == golden
+    with_exposure = golden.removesuffix(b"}") + b',"exposure":"lists"}'
+    assert msgspec.json.encode(experiment) == with_exposure
     assert msgspec.json.decode(golden, type=Experiment) == experiment
     assert experiment.key == b"two-hop@experiment/e"
 

@@ -66,6 +66,7 @@ NAMES = {
     "headrace_session_restarts": "counter",
     "headrace_set_aside_windows": "counter",
     "headrace_stage_seconds": "counter",
+    "headrace_trial_impressions": "counter",
     "headrace_unchanged_lists": "counter",
     "headrace_unknown_item_clicks": "counter",
     "headrace_unsent_dead_letters": "counter",

@@ -37,6 +37,11 @@ def test_rekeying_needs_a_topic_and_a_group_more_and_at_least_once_no_transactio
     assert fewer == {("transactional-id", "shop.headrace-")}
 
 
+def test_a_worker_reads_impressions_where_there_are_some() -> None:
+    more = rights("worker", IMPRESSIONS__ACCEPT="true").items() - rights("worker").items()
+    assert more == {(("topic", "shop.impressions"), ("Read",))}
+
+
 @pytest.mark.parametrize("role", ["archive", "serve"])
 def test_who_only_reads_may_write_nothing(role: str) -> None:
     assert {operation for operations in rights(role).values() for operation in operations} == {"Read"}

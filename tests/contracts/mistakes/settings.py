@@ -139,6 +139,13 @@ SETTINGS = [
         r"kafka\.transaction_timeout_s | is 5 | more than kafka\.commit_timeout_s \(15\) | raise the first or lower",
     ),
     Row(
+        "arms judged by reports that nobody takes",
+        file_of_settings('[canary]\nexposure = "impressions"\n'),
+        SettingsError,
+        r"^canary\.exposure | is 'impressions' while impressions\.accept is false | expected reports of what users are"
+        r" shown | set impressions\.accept = true, here .*\(file .*headrace\.toml\)$",
+    ),
+    Row(
         "clicks that are rekeyed onto their own topic",
         environment(CLICKS__REKEY="true", CLICKS__BY_USER_TOPIC="clicks"),
         SettingsError,

@@ -26,6 +26,7 @@ from engine.ingest import dead_letters
 from engine.metrics import Metrics
 from engine.settings.sections import (
     ClickSettings,
+    ImpressionSettings,
     ReleaseSettings,
     Settings,
     TelemetrySettings,
@@ -201,6 +202,20 @@ TOPICS = [
         no_topic_of_clicks,
         EventLogError,
         r"topic 'clicks' \(clicks\.topic\) | does not exist | expected the topic that your | `headrace topics create",
+    ),
+    Row(
+        "an experiment by impressions that no server takes",
+        lambda _folder: topic_plan.check_impressions(log_with("impressions"), Settings()),
+        SettingsError,
+        r"--exposure | found 'impressions' while impressions\.accept is false | expected reports of what | here and for"
+        r" `headrace serve`, or say --exposure lists",
+    ),
+    Row(
+        "an experiment by impressions of which there is no topic",
+        lambda _folder: topic_plan.check_impressions(log_with(), Settings(impressions=ImpressionSettings(accept=True))),
+        SettingsError,
+        r"--exposure | topic 'impressions' \(impressions\.topic\) does not exist | expected the reports of what users"
+        r" | start `headrace serve`, report some",
     ),
     Row(
         "two numbers of partitions",
