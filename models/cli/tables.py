@@ -16,7 +16,13 @@ _BACKTESTED: Final = {
     "item_knn": "item-kNN, live",
     "session_knn": "session-kNN, live",
 }
-"""Titles of the systems of a backtest."""
+"""Titles of the systems of a backtest by pushed lists."""
+_AT_CLICK: Final = {
+    "popularity_7d_at_click": "popularity, at the click",
+    "item_knn_at_click": "item-kNN, at the click",
+    "session_knn_at_click": "session-kNN, at the click",
+}
+"""Titles of its rivals by lists made at the click."""
 
 
 def evaluation(title: str, split: Mapping[str, Any]) -> Table:
@@ -137,7 +143,7 @@ def backtest(report: Mapping[str, Any]) -> Table:
     table = _figures("Next clicks", caption, ACCURACY_METRICS)
     for name, figures in report["systems"].items():
         table.add_section()
-        table.add_row(_BACKTESTED[name], *_values(figures, ACCURACY_METRICS))
+        table.add_row((_BACKTESTED | _AT_CLICK)[name], *_values(figures, ACCURACY_METRICS))
         if "lead" in figures:
             table.add_row("  retraining leads by", *_values(figures["lead"], ACCURACY_METRICS, star="*"))
     return table

@@ -31,10 +31,13 @@ from models.lab.backtest import backtest_plot, backtest_report
 from models.lab.backtest.backtest import BacktestInput, Played, _Stream, backtest, batches, together
 from models.lab.backtest.stream_rivals import (
     CONFIGURATIONS,
+    RIVALS,
     StreamItemKnn,
     StreamPopularity,
+    StreamRivals,
     StreamSessionKnn,
     rank_unseen,
+    top_unseen,
 )
 from models.settings import EncoderSettings, TrainSettings
 from tests.conftest import only_long
@@ -125,7 +128,7 @@ def test_a_click_is_judged_by_the_last_list_pushed_before_it_alone(replay: Repla
 def test_the_report_has_every_part_and_its_retraining(replay: Replay, tmp_path: Path) -> None:
     report = backtest_report.report(replay.played, replay.data)
     backtest_plot.plot(report, tmp_path / "plot.svg")
-    assert (tmp_path / "plot.svg").read_text().count("<path") > len(backtest_report.SYSTEMS)
+    assert (tmp_path / "plot.svg").read_text().count("<path") > len(backtest_report.PUSHED)
     assert [part["judged"] for part in report["parts"]] == [240, 240]
     assert [row["after_part"] for row in report["retrainings"]] == [1, 2]
     assert [part["release"] for part in report["parts"]] == [row["release"] for row in report["retrainings"]]
@@ -138,7 +141,7 @@ def test_the_report_has_every_part_and_its_retraining(replay: Replay, tmp_path: 
     lead = systems["popularity_7d"]["lead"]["hr10"]
     assert lead == pytest.approx(systems["retrained"]["hr10"] - systems["popularity_7d"]["hr10"])
     assert lead > 0.1
-    assert tables.backtest(report).row_count == 9
+    assert tables.backtest(report).row_count == 15
     assert tables.backtest_parts(report).row_count == 2
 
 
@@ -197,6 +200,26 @@ def test_a_rank_counts_unseen_items_alone_with_ties_by_number() -> None:
     assert rank_unseen(3, scores, np.array([], np.int32)) == NOT_LISTED
 
 
+@pytest.mark.parametrize("count", [2, 20])
+def test_a_pushed_list_has_the_ranks_of_its_scores(count: int) -> None:
+    scores, seen = np.array([3.0, 5.0, 3.0, 0.0, 4.0, 3.0]), np.array([1], np.int32)
+    items = top_unseen(scores, seen, count)
+    assert items.tolist() == [4, 0, 2, 5][:count]
+    assert [rank_unseen(item, scores, seen) for item in items.tolist()] == [*range(1, len(items) + 1)]
+
+
+def test_a_pushed_list_does_not_know_what_came_after_it() -> None:
+    rivals, nothing = StreamRivals(5), np.empty(0, np.int32)
+    assert rivals.pushed_ranks(0, 1) == [NOT_LISTED] * RIVALS
+    rivals.add(1, 2, 0, nothing)
+    rivals.push(0, 0, nothing, nothing)
+    for _ in range(3):
+        rivals.add(1, 3, 1, nothing)
+    assert rivals.pushed_ranks(0, 2) == [1] * RIVALS
+    assert rivals.pushed_ranks(0, 3) == [NOT_LISTED] * RIVALS
+    assert rivals.ranks(0, 3, 1, nothing, nothing) == [1] * RIVALS
+
+
 def test_popularity_is_that_of_the_seven_days_before() -> None:
     popularity = StreamPopularity(3)
     for item, day in ((0, 0), (0, 0), (1, 6)):
@@ -251,4 +274,4 @@ def test_a_click_by_a_user_without_a_list_is_not_judged(clicks: Path, tmp_path: 
         windows = stream._windows(batch)
         judged = stream._judge(batch, windows, stream._liked(windows))
     assert len(judged.events) == 0
-    assert judged.item_knn.shape == (0, len(CONFIGURATIONS))
+    assert judged.rivals.shape == (0, 2, RIVALS)

@@ -39,7 +39,7 @@ from models.jobs import retraining
 from models.jobs.live_release import TopicStage
 from models.jobs.retraining import Reports, RetrainInput, RetrainOutcome
 from models.lab.backtest.replayed_engine import ReplayedEngine, encoded, replay_settings
-from models.lab.backtest.stream_rivals import CONFIGURATIONS, StreamRivals
+from models.lab.backtest.stream_rivals import RIVALS, StreamRivals
 from models.publishing import announce
 from models.settings import TrainSettings
 
@@ -75,10 +75,8 @@ class Judged:
     """[q] in the lists pushed by the worker that takes new releases."""
     first_release: Int64
     """[q] in those of the worker that keeps the first."""
-    popularity: Int64
-    session_knn: Int64
-    item_knn: Int64
-    """[q, G] by each of `stream_rivals.CONFIGURATIONS`."""
+    rivals: Int64
+    """[q, 2, R] in lists of each of `stream_rivals.RIVALS`: pushed at the user's click before, made at the click."""
     popular_places: Int64
     """[q, 2] popular items in the first ten places of the lists of both workers."""
     seen: Int64
@@ -166,6 +164,7 @@ class _Stream:
         for batch in batches(self._inputs.interactions, events):
             self._send(batch)
             self._learn(batch, self._liked(self._windows(batch)))
+            self._push(batch)
         self.played.parts.append(self._part(events, None))
         outcome = self.retrain(force=True)
         bundle = self._settings.retrain.releases / outcome.release
@@ -184,6 +183,7 @@ class _Stream:
             judged.append(self._judge(batch, windows, liked))
             self._send(batch)
             self._learn(batch, liked)
+            self._push(batch)
             for engine in (self._retrained, self._kept):
                 engine.process()
             played += len(batch)
@@ -240,22 +240,27 @@ class _Stream:
         rows = np.flatnonzero(is_target & has_list & has_both)
         rivals = [self._rival_ranks(int(batch[row]), windows.items[row], liked[row]) for row in rows.tolist()]
         popular_places = [engine.popular_places(users) for engine in (self._retrained, self._kept)]
-        by_items = np.array([ranks for _, _, ranks in rivals], np.int64).reshape(len(rows), len(CONFIGURATIONS))
         return Judged(
             events=batch[rows],
             retrained=retrained[rows],
             first_release=kept[rows],
-            popularity=np.array([popularity for popularity, _, _ in rivals], np.int64),
-            session_knn=np.array([by_session for _, by_session, _ in rivals], np.int64),
-            item_knn=by_items,
+            rivals=np.array(rivals, np.int64).reshape(len(rows), 2, RIVALS),
             popular_places=np.stack(popular_places, axis=1)[rows],
             seen=(windows.items[rows] == data.items[batch[rows]][:, None]).any(axis=1).astype(np.int64),
         )
 
-    def _rival_ranks(self, event: int, window: Int32, liked: Int32) -> tuple[int, int, list[int]]:
+    def _rival_ranks(self, event: int, window: Int32, liked: Int32) -> tuple[list[int], list[int]]:
         data = self._inputs.interactions
         user, item, time_ms = (int(column[event]) for column in (data.users, data.items, data.times_ms))
-        return self._rivals.ranks(user, item, time_ms, window, liked)
+        return self._rivals.pushed_ranks(user, item), self._rivals.ranks(user, item, time_ms, window, liked)
+
+    def _push(self, batch: Int64) -> None:
+        """Give the users of a batch, which all have learned from, the rivals' lists."""
+        data, windows = self._inputs.interactions, self._windows(batch)
+        time_ms = int(data.times_ms[batch[-1]])
+        users = data.users[batch].tolist()
+        for user, window, liked in zip(users, windows.items, self._liked(windows), strict=True):
+            self._rivals.push(user, time_ms, window, liked)
 
     def _learn(self, batch: Int64, liked: list[Int32]) -> None:
         """Let the rivals learn from a batch, and move the windows on."""
@@ -291,9 +296,7 @@ def together(judged: list[Judged]) -> Judged:
         events=column(lambda batch: batch.events),
         retrained=column(lambda batch: batch.retrained),
         first_release=column(lambda batch: batch.first_release),
-        popularity=column(lambda batch: batch.popularity),
-        session_knn=column(lambda batch: batch.session_knn),
-        item_knn=column(lambda batch: batch.item_knn),
+        rivals=column(lambda batch: batch.rivals),
         popular_places=column(lambda batch: batch.popular_places),
         seen=column(lambda batch: batch.seen),
     )

@@ -7,7 +7,7 @@ from typing import Any, Final
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from models.lab.backtest.backtest_report import SYSTEMS
+from models.lab.backtest.backtest_report import PUSHED
 
 _SIZE: Final = (7.5, 3.6)
 """Inches."""
@@ -18,7 +18,7 @@ _STYLES: Final = (
     ("item-kNN, updated by each click", "#d1495b", "-", "^"),
     ("session-kNN, updated by each click", "#e0a030", "-", "v"),
 )
-"""Label, colour, line and marker of each of `SYSTEMS`."""
+"""Label, colour, line and marker of each of `PUSHED`."""
 
 
 def plot(report: Mapping[str, Any], path: Path) -> None:
@@ -26,7 +26,7 @@ def plot(report: Mapping[str, Any], path: Path) -> None:
     figure = Figure(figsize=_SIZE, layout="constrained")
     axes = figure.add_subplot()
     numbers = [part["part"] for part in report["parts"]]
-    for name, (label, color, line, marker) in zip(SYSTEMS, _STYLES, strict=True):
+    for name, (label, color, line, marker) in zip(PUSHED, _STYLES, strict=True):
         rates = [part["systems"][name]["hr10"] for part in report["parts"]]
         axes.plot(numbers, rates, color=color, linestyle=line, marker=marker, markersize=4, label=label)
     axes.set(xlabel="part of the stream", ylabel="next clicks in the first ten places")

@@ -14,8 +14,10 @@ from models.lab.backtest.stream_rivals import CONFIGURATIONS
 
 RETRAINED: Final = "retrained"
 FIRST_RELEASE: Final = "first_release"
-SYSTEMS: Final = (RETRAINED, FIRST_RELEASE, "popularity_7d", "item_knn", "session_knn")
-"""Names of the systems, the pushed lists first."""
+PUSHED: Final = (RETRAINED, FIRST_RELEASE, "popularity_7d", "item_knn", "session_knn")
+"""Names of the systems by their pushed lists, all made at the same moments."""
+SYSTEMS: Final = (*PUSHED, "popularity_7d_at_click", "item_knn_at_click", "session_knn_at_click")
+"""Those, and the rivals by lists made at the click."""
 
 
 def report(played: Played, interactions: Interactions) -> dict[str, Any]:
@@ -67,21 +69,19 @@ def report(played: Played, interactions: Interactions) -> dict[str, Any]:
 
 
 def _by_system(judged: Judged, configuration: int) -> dict[str, Int64]:
-    ranks = (
-        judged.retrained,
-        judged.first_release,
-        judged.popularity,
-        judged.item_knn[:, configuration],
-        judged.session_knn,
-    )
+    at_both = [(moment[:, 0], moment[:, 2 + configuration], moment[:, 1]) for moment in judged.rivals.swapaxes(0, 1)]
+    ranks = (judged.retrained, judged.first_release, *at_both[0], *at_both[1])
     return dict(zip(SYSTEMS, ranks, strict=True))
 
 
 def _configurations(judged: list[Judged]) -> list[int]:
-    """Of each part, the item-kNN that had the best NDCG@10 on the parts before it; the first before there is any."""
+    """Of each part, the item-kNN that had the best NDCG@10 on the parts before it; the first before there is any.
+
+    By its pushed lists, and for lists made at the click too.
+    """
     configurations = [0]
     for count in range(1, len(judged)):
-        before = together(judged[:count]).item_knn
+        before = together(judged[:count]).rivals[:, 0, 2:]
         gains = [ranking_metrics.gains(before[:, index])["ndcg10"].sum() for index in range(len(CONFIGURATIONS))]
         configurations.append(int(np.argmax(gains)))
     return configurations
@@ -103,7 +103,7 @@ def _unknown_share(judged: Judged, known: frozenset[str], interactions: Interact
 
 def _popular_shares(judged: Judged) -> dict[str, float | None]:
     shares = judged.popular_places.mean(axis=0) / PLACES if len(judged.events) else (None, None)
-    return {name: None if share is None else float(share) for name, share in zip(SYSTEMS[:2], shares, strict=True)}
+    return {name: None if share is None else float(share) for name, share in zip(PUSHED[:2], shares, strict=True)}
 
 
 def _retraining(retraining: Retraining) -> dict[str, Any]:

@@ -7,8 +7,8 @@
     session_knn     items of the sessions that are like the user's newest one: VMIS-kNN (Kersbergen et al., Serenade,
                     2022)
 
-All know everything up to the batch of the click (ten minutes at most), where a pushed list knows everything up to the
-batch of the user's click before.
+Each is judged twice: by the list that it would have pushed when a worker pushed its own, after the batch of the user's
+click before, and by one made at the click, which knows everything up to the batch of the click (ten minutes at most).
 Items without a score of the second and third are ranked by popularity. None ranks an item that is in the window.
 """
 
@@ -37,6 +37,8 @@ _RECENT_SESSIONS: Final = 500
 _NEAREST_SESSIONS: Final = 100
 _SESSION_ITEMS: Final = 20
 _MATCH_STEP: Final = 0.1
+_PUSHED: Final = 20
+"""Places of a pushed list."""
 _FALLBACK: Final = 1e-9
 """Weight of popularity in scores of neighbours: it orders what has no other score."""
 
@@ -189,6 +191,10 @@ class StreamSessionKnn:
         self._sessions[number].append(item)
 
 
+RIVALS: Final = 2 + len(CONFIGURATIONS)
+"""R: popularity, session-kNN, and item-kNN in each of `CONFIGURATIONS`."""
+
+
 class StreamRivals:
     """All of them, on one stream."""
 
@@ -196,9 +202,11 @@ class StreamRivals:
         """For items numbered from 0."""
         self._popularity, self._item_knn = StreamPopularity(item_count), StreamItemKnn(item_count)
         self._session_knn = StreamSessionKnn(item_count)
+        self._pushed: dict[int, list[Int32]] = {}
+        """By user, the last list of each rival."""
 
-    def ranks(self, user: int, item: int, time_ms: int, window: Int32, liked: Int32) -> tuple[int, int, list[int]]:
-        """Rank of a click that none of them has seen: by popularity, session-kNN and each item-kNN.
+    def ranks(self, user: int, item: int, time_ms: int, window: Int32, liked: Int32) -> list[int]:
+        """[R] rank of a click that no rival has seen, in lists made at the click.
 
         Args:
             user: number of the user.
@@ -207,18 +215,47 @@ class StreamRivals:
             window: [L] items of the user's window, NO_ITEM in empty places.
             liked: [m] distinct items of it with an action of positive weight, newest first.
         """
+        seen = np.unique(window[window != NO_ITEM])
+        return [rank_unseen(item, scores, seen) for scores in self._scores(user, time_ms, liked)]
+
+    def pushed_ranks(self, user: int, item: int) -> list[int]:
+        """[R] rank of a click in the lists that were pushed last; `NOT_LISTED` before there were any."""
+        pushed = self._pushed.get(user)
+        if pushed is None:
+            return [NOT_LISTED] * RIVALS
+        return [int(np.argmax(items == item)) + 1 if item in items else NOT_LISTED for items in pushed]
+
+    def push(self, user: int, time_ms: int, window: Int32, liked: Int32) -> None:
+        """Give the user a list of each rival; see `ranks`."""
+        seen = np.unique(window[window != NO_ITEM])
+        self._pushed[user] = [top_unseen(scores, seen, _PUSHED) for scores in self._scores(user, time_ms, liked)]
+
+    def _scores(self, user: int, time_ms: int, liked: Int32) -> Iterator[Float64]:
+        """[V] scores by each of R rivals."""
         popular = self._popularity.scores(time_ms)
         fallback = popular * (_FALLBACK / (popular.max(initial=0.0) + 1.0))
-        seen = np.unique(window[window != NO_ITEM])
-        by_session = rank_unseen(item, self._session_knn.scores(user) + fallback, seen)
-        by_items = [rank_unseen(item, scores + fallback, seen) for scores in self._item_knn.scores(liked)]
-        return rank_unseen(item, popular, seen), by_session, by_items
+        yield popular
+        yield self._session_knn.scores(user) + fallback
+        for scores in self._item_knn.scores(liked):
+            yield scores + fallback
 
     def add(self, user: int, item: int, time_ms: int, liked: Int32) -> None:
         """Learn from a click of positive weight; see `ranks`."""
         self._popularity.add(item, time_ms)
         self._item_knn.add(item, liked)
         self._session_knn.add(user, item, time_ms)
+
+
+def top_unseen(scores: Float64, seen: Int32, count: int) -> Int32:
+    """The `count` items with the highest scores [V] above 0 among those not in `seen` [s], ties by number."""
+    unseen = scores.copy()
+    unseen[seen] = 0.0
+    if count < len(unseen):
+        lowest = np.partition(unseen, -count)[-count]
+        rows = np.flatnonzero((unseen >= lowest) & (unseen > 0.0))
+    else:
+        rows = np.flatnonzero(unseen > 0.0)
+    return rows[np.argsort(-unseen[rows], kind="stable")[:count]].astype(np.int32)
 
 
 def rank_unseen(item: int, scores: Float64, seen: Int32) -> int:
