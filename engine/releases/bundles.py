@@ -64,6 +64,8 @@ _MAX_NPY_HEADER_BYTES: Final = 1 << 14
 _MAX_MANIFEST_BYTES = 1 << 20
 _MAX_ID_BYTES = 65_535
 """Of an item id: as many as `clicks.max_id_bytes` may allow, and as a changelog record can hold."""
+_MAX_LOG_PARTITION = 10_000
+"""Far beyond the scores of a trained release, and far from what float32 cannot add to them."""
 _MAX_NEIGHBOURS = 1024
 _LIMITS = {"window_length": 1000, "interests": 64, "dimensions": 4096}
 """Largest sizes of a contract that the engine serves; the least is 1."""
@@ -505,9 +507,10 @@ def _check_sizes(manifest: Manifest, where: str) -> None:
             f"{where}: contract.popularity is {score}, expected a weight of 0 or more and a floor above 0; {_WAY_OUT}"
         )
     log_partition = manifest.contract.log_partition
-    if log_partition is not None and not math.isfinite(log_partition):
+    if log_partition is not None and abs(log_partition) > _MAX_LOG_PARTITION:
         raise UnfitReleaseError(
-            f"{where}: contract.log_partition is {log_partition}, expected a finite number or none; {_WAY_OUT}"
+            f"{where}: contract.log_partition is {log_partition}, expected none or a number from {-_MAX_LOG_PARTITION}"
+            f" to {_MAX_LOG_PARTITION}; {_WAY_OUT}"
         )
     if not (0.0 < manifest.contract.tolerance < math.inf and manifest.items >= 0):
         raise UnfitReleaseError(
