@@ -201,6 +201,33 @@ def test_lists_have_the_order_of_the_formula(bundle: Bundle) -> None:
         assert (np.diff(lists.scores[user]) <= 0.0).all()
 
 
+def test_served_scores_sum_up_to_what_the_contract_says(bundle: Bundle, prepared: TrainingData) -> None:
+    """Windows of the training's users, scored by the release as it is served: later items are put on this scale."""
+    release = serving.warm(bundle, Catalogue(), IndexSettings(kind="exact"), threads=1)
+    sizes, histories = bundle.manifest.contract.neighbours, prepared.histories
+    assert sizes is not None
+    assert bundle.neighbours is not None
+    assert bundle.manifest.contract.log_partition is not None
+    ends = histories.starts[1:][np.diff(histories.starts) > 20]
+    events = ends[:, None] - np.arange(20, 0, -1)
+    windows = Windows(
+        release.numbers[histories.items[events]], histories.times_ms[events], np.ones(events.shape, np.uint8)
+    )
+    rows = release.rows(windows.items)
+    weights = np.zeros(256, np.float32)
+    weights[1] = 1.0
+    interests, _ = release.encode(features.make(windows, rows, weights, 20))
+    affinity = score_parts.affinities(bundle.neighbours, rows[:, : -sizes.last_items - 1 : -1], sizes.decay)
+    scores = (interests @ release.vectors.T).max(axis=1) + sizes.weight * np.log1p(affinity / sizes.floor)
+    if bundle.manifest.contract.popularity is not None:
+        score, shares = bundle.manifest.contract.popularity, release.popularity / release.popularity.sum()
+        scores += score.weight * np.log1p(shares / score.floor)
+    users, places = np.arange(len(rows))[:, None], rows
+    scores[users, places] = -np.inf  # as in lists without what the window holds
+    sums = np.logaddexp.reduce(scores.astype(np.float64), axis=1)
+    assert sums.mean() == pytest.approx(bundle.manifest.contract.log_partition, abs=0.5)
+
+
 def test_a_neighbour_names_the_click_it_comes_from(bundle: Bundle) -> None:
     """One candidate an interest: what follows in the list comes from neighbours, which are of the click's own ring."""
     settings = headrace.Settings(
