@@ -55,6 +55,8 @@ REQUIRED_FILES = (
 _GRAPHS = (contract.ENCODER_FILE, contract.ITEMS_FILE, contract.CONTENT_FILE)
 _CHUNK_BYTES = 1 << 20
 _HASH_MARK: Final = "-sha"
+_LATER_FIELDS: Final = ("log_partition",)
+"""Fields of the contract that are younger than content hashes, None where they are not used; a new one belongs here."""
 _HASH_DIGITS: Final = 12
 _MAX_GRAPH_BYTES: Final = (1 << 31) - 1
 """What protobuf holds at most."""
@@ -284,7 +286,11 @@ def refuse_existing(folder: Path) -> None:
 
 def content_of(manifest: Manifest) -> str:
     """SHA-256 of all that workers serve by, whatever the release is called and wherever it comes from."""
-    parts = [manifest.contract, manifest.holdout, manifest.action_values, manifest.checksums]
+    sizes = manifest.contract.as_dict()
+    for name in _LATER_FIELDS:  # a bundle from before there was the field keeps its hash
+        if sizes[name] is None:
+            del sizes[name]
+    parts = [sizes, manifest.holdout, manifest.action_values, manifest.checksums]
     return hashlib.sha256(msgspec.json.encode(parts, order="sorted")).hexdigest()
 
 

@@ -2,8 +2,10 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -40,6 +42,19 @@ def rewritten(bundle: Path, releases: Path, **changes: object) -> Path:
 
 def warm(read: Bundle) -> serving.LiveRelease:
     return serving.warm(read, Catalogue(), IndexSettings(), threads=1)
+
+
+def test_the_hash_of_a_bundle_is_that_of_earlier_versions() -> None:
+    """Bundles are named by it: a field that is added to the contract must not change those that lack it."""
+    text = (
+        b'{"schema":1,"model":"m","version":"1","created_ms":1,"items":2,"contract":{"window_length":20,"interests":4,'
+        b'"dimensions":16,"neighbours":{"count":4,"last_items":10,"decay":0.8,"weight":1.0,"floor":0.01}},"holdout":'
+        b'{"last_event":true},"figures":{},"checksums":{"ids.json":"00"}}'
+    )
+    manifest = msgspec.json.decode(text, type=bundles.Manifest)
+    assert bundles.content_of(manifest) == "39f492f5e6cb95d6f1014035d966c40f9b5366a6474a3a21b44de8218004a30e"
+    scaled = msgspec.structs.replace(manifest, contract=replace(manifest.contract, log_partition=9.0))
+    assert bundles.content_of(scaled) != bundles.content_of(manifest)
 
 
 def test_a_bundle_reads_back_as_it_was_written(bundle: Path, tmp_path: Path) -> None:
