@@ -25,12 +25,11 @@ from engine.settings.sections import Settings
 from models.data.dataset import Interactions
 from models.evaluation import breakdowns
 from models.evaluation.breakdowns import InterestsInUse, MeasuredIndex
-from models.evaluation.list_evaluation import PUSHED, RELEASE, OnProgress
+from models.evaluation.list_evaluation import RELEASE, OnProgress
 from models.evaluation.queries import EvalQueries, last_event_queries, queries_since
 from models.evaluation.ranking_metrics import METRICS
 from models.evaluation.release_under_test import (
     BaselineComparison,
-    PushedLists,
     ReleaseRecommender,
     ReleaseUnderTest,
     training_report,
@@ -127,11 +126,10 @@ def _evaluate_split(
     release = InstrumentedRecommender(under_test, queries)
     baselines = under_test.baselines(queries)
     systems = {RELEASE: release, **baselines.systems}
-    if under_test.live.contract.popularity is not None:
-        pulled = ReleaseRecommender(under_test.live, under_test, queries.popularity_mask)
-        systems[PUSHED] = PushedLists(pulled)
     comparison = BaselineComparison(under_test, systems)
     comparison.run(queries, split, on_progress)
+    if under_test.live.contract.popularity is not None or under_test.live.lists_later_items:
+        comparison.evaluate_pushed(queries, f"{split}, as pushed", on_progress)
     data, targets, ranks = under_test.interactions, comparison.targets, comparison.ranks
     figures = comparison.figures()
     return {

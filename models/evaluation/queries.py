@@ -9,7 +9,7 @@ too, so that a release and a baseline mean the same item by a number.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
 import numpy as np
@@ -120,21 +120,9 @@ def last_event_queries(eval_data: EvalData) -> EvalQueries:
 
 
 def queries_since(eval_data: EvalData, from_ms: int) -> EvalQueries:
-    """Every click from then on: first those that are their users' first event since, then the second ones, and so on.
-
-    A window depends on its own user alone, so the k-th events of all users share their batches.
-    """
-    data = eval_data.interactions
-    past = data.times_ms < from_ms
-
-    def batches() -> QueryBatches:
-        store = eval_data.window_store(np.flatnonzero(past))
-        for events in _by_turn(data.users, np.flatnonzero(~past)):
-            for batch in split_batches(events[eval_data.target_mask[events]]):
-                yield store.read(data.users[batch]), batch
-            store.append(eval_data.store_events(events))
-
-    return EvalQueries(np.flatnonzero(~past & eval_data.target_mask), eval_data.target_mask, batches)
+    """Every click from then on, oldest first."""
+    is_since = eval_data.interactions.times_ms >= from_ms
+    return event_queries(eval_data, np.flatnonzero(is_since & eval_data.target_mask))
 
 
 def holdout_queries(eval_data: EvalData, holdout: Holdout) -> EvalQueries:
@@ -146,13 +134,32 @@ def holdout_queries(eval_data: EvalData, holdout: Holdout) -> EvalQueries:
 
 def event_queries(eval_data: EvalData, targets: Int64) -> EvalQueries:
     """The events at these indices (ascending), oldest first."""
+    return _event_queries(eval_data, targets, targets)
+
+
+def pushed_order(eval_data: EvalData, queries: EvalQueries) -> EvalQueries:
+    """The same queries, from the windows of all events before them, by the time of the newest event of each window.
+
+    By their own time where there is none.
+    """
+    data = eval_data.interactions
+    order = data.by_user()
+    has_previous = data.users[order[1:]] == data.users[order[:-1]]
+    pushed_ms = data.times_ms.copy()
+    pushed_ms[order[1:][has_previous]] = data.times_ms[order[:-1][has_previous]]
+    by_time = queries.targets[np.argsort(pushed_ms[queries.targets], kind="stable")]
+    in_order = _event_queries(eval_data, queries.targets, by_time)
+    return replace(in_order, popularity_mask=queries.popularity_mask)
+
+
+def _event_queries(eval_data: EvalData, targets: Int64, in_order: Int64) -> EvalQueries:
     data, length = eval_data.interactions, eval_data.settings.windows.length
     events = eval_data.by_user(np.ones(len(data), np.bool_))
     rows = np.empty(len(data), np.int64)  # [n] row of each event in `events`
     rows[data.by_user()] = np.arange(len(data))
 
     def batches() -> QueryBatches:
-        for batch in split_batches(targets):
+        for batch in split_batches(in_order):
             yield events.windows(rows[batch], length), batch
 
     return EvalQueries(targets, eval_data.target_mask, batches)
@@ -191,13 +198,6 @@ def without_searches(windows: Windows) -> Windows:
 def split_batches(indices: Int64, size: int = _BATCH_QUERIES) -> list[Int64]:
     """The indices in batches of `size`, in order; no batch where there are no indices."""
     return np.split(indices, range(size, len(indices), size)) if len(indices) else []
-
-
-def _by_turn(users: Int32, events: Int64) -> Iterator[Int64]:
-    """The events by turn: every user's first, then every user's second, and so on."""
-    turns = splits.earlier(users[events])
-    order = np.argsort(turns, kind="stable")
-    yield from np.split(events[order], np.flatnonzero(np.diff(turns[order])) + 1)
 
 
 def _newest_of_each(users: Int32, count: int) -> Int64:

@@ -20,10 +20,12 @@ from engine.settings.sections import RecommendationSettings, Settings
 from models.data import splits
 from models.data.dataset import Interactions
 from models.data.popularity_at import HOUR_MS, PopularityAt
+from models.evaluation import recorded_stream
 from models.evaluation.baselines import Baseline, Neighbours, PopularityBaseline, extras
 from models.evaluation.baselines.task import Hyperparameters, Task
-from models.evaluation.list_evaluation import RELEASE, ListEvaluation, with_baselines
-from models.evaluation.queries import EvalData, EvalQueries, frequent_item_queries
+from models.evaluation.list_evaluation import PUSHED, RELEASE, ListEvaluation, OnProgress, with_baselines
+from models.evaluation.queries import EvalData, EvalQueries, frequent_item_queries, pushed_order
+from models.evaluation.recorded_stream import RecordedStream
 
 _TUNING_MINUTES: Final = 4.0
 """Processor time for the hyperparameters of item-kNN; half of it goes to the search."""
@@ -113,36 +115,46 @@ class ReleaseRecommender:
         Args:
             release: to serve.
             eval_data: its settings, and the events that popularity counts.
-            popularity_mask: [n] events that it counts, each from its own hour on; None leaves popularity as it was at
-                the end of the release's training.
+            popularity_mask: [n] events that it counts, each from its own hour on, and clicks on items that came after
+                training with it; None leaves popularity as it was at the end of the release's training.
         """
         self._recommender = recommender(release, eval_data, eval_data.settings.recommendations)
         self._live, self._popularity = release, None
+        self._stream: RecordedStream | None = None
         if popularity_mask is not None:
             counted = popularity_mask & eval_data.target_mask
             times_ms = eval_data.interactions.times_ms[counted]
             self._popularity = PopularityAt(eval_data.items[counted], times_ms, len(eval_data.catalogue))
             self._recommender = replace(self._recommender, popularity=self._popularity)
+            most_items = eval_data.settings.recommendations.stream_neighbours
+            self._stream = recorded_stream.of_later_items(release, eval_data, counted, most_items)
 
     def lists(self, windows: Windows, times_ms: Int64, count: int) -> Int32:
-        """See `Baseline.lists`; the engine's settings decide how long lists are, and only popularity has a time."""
+        """See `Baseline.lists`; the settings decide how long lists are, and only counted clicks have a time."""
         del count
         if self._popularity is None:
             return self._recommend(windows).items
         items = np.empty((len(windows), self._recommender.settings.count), np.int32)
         hours = times_ms // HOUR_MS
         for hour in np.unique(hours).tolist():
-            self._popularity.move_to(hour * HOUR_MS)
+            self._move_to(hour * HOUR_MS)
             users = np.flatnonzero(hours == hour)
             items[users] = self._recommend(windows.take(users)).items
         return items
+
+    def _move_to(self, time_ms: int) -> None:
+        if self._popularity is not None:
+            self._popularity.move_to(time_ms)
+        if self._stream is not None:
+            self._stream.move_to(time_ms)
+            self._recommender = replace(self._recommender, stream=self._stream.counts)
 
     def _recommend(self, windows: Windows) -> Lists:
         return self._recommender.recommend(windows, self._live)
 
 
 class PushedLists:
-    """A release as a `Baseline` whose lists have the popularity of the time at which they were pushed.
+    """A release as a `Baseline` whose lists are those of the time at which they were pushed.
 
     A worker makes a list when the user clicks; what became popular between that click and the next one it cannot know.
     """
@@ -169,6 +181,14 @@ class BaselineComparison(ListEvaluation):
     def ranks(self) -> Int64:
         """[Q] ranks of the targets in the release's lists."""
         return self.accumulators[RELEASE].ranks
+
+    def evaluate_pushed(self, queries: EvalQueries, stage: str, on_progress: OnProgress) -> None:
+        """Score the release's lists as they were pushed: a pass of its own, as their order in time is another one."""
+        under_test = self._under_test
+        pushed = PushedLists(ReleaseRecommender(under_test.live, under_test, queries.popularity_mask))
+        alone = ListEvaluation(under_test, {PUSHED: pushed}, under_test.live.numbers, under_test.popularity)
+        alone.run(pushed_order(under_test, queries), stage, on_progress)
+        self.accumulators |= alone.accumulators
 
     def figures(self) -> dict[str, Any]:
         """Numbers of users and targets, the release's figures, and `baselines` with the release's lead over each."""
