@@ -108,7 +108,10 @@ class RetrainSettings(Section):
     keep_refused: Annotated[int, Ge(0)] = 5
     """Newest bundles that the gate refused and that stay in `releases`; older ones are deleted, their reports stay."""
     max_slowdown: Annotated[float, Ge(1.0)] = 1.5
-    """Largest ratio of the time of a new release's list to that of the live one's, measured side by side."""
+    """Largest ratio of the processor time of a new release's list to that of the live one's, measured in turns; a
+    release is refused when it is certain that the true ratio is larger."""
+    slowdown_floor_s: Annotated[float, Ge(0.0)] = 0.00025
+    """A list that takes less than this longer never counts as slower, whatever the ratio."""
 
 
 class CanarySettings(Section):

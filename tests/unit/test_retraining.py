@@ -364,6 +364,7 @@ def test_an_archive_that_is_cut_short_ends_a_retraining_and_nothing_is_half_publ
         ("keep_share", "0", "greater than 0"),
         ("min_recall", "2", "less than or equal to 1"),
         ("max_slowdown", "0.9", "greater than or equal to 1"),
+        ("slowdown_floor_s", "-0.001", "greater than or equal to 0"),
         ("drift_share", "0", "greater than 0"),
         ("drift_clicks", "99", "greater than or equal to 100"),
         ("keep_refused", "-1", "greater than or equal to 0"),
@@ -411,7 +412,8 @@ PASSING: dict[str, Any] = {
         "interests_in_use": {"effective": 2.0},
         "index": {"kind": "hnsw", "recall": 0.99},
         "live": {"listed_items": 500, "interests_in_use": {"effective": 2.2}, "index": {"kind": "exact"}},
-        "list_ms": {"release": 0.2, "live": 0.18},
+        "list_ms": {"release": 2.0, "live": 1.8},
+        "slowdown": {"ratio": 1.1, "ratio_interval": (1.0, 1.2), "added_ms": 0.2, "added_ms_interval": (0.1, 0.3)},
     }
 }
 
@@ -432,7 +434,7 @@ def test_a_release_that_meets_every_condition_passes() -> None:
         ("interests", lambda split: split["interests_in_use"].update(effective=1.7)),
         ("interests", lambda split: split["interests_in_use"].update(effective=None)),
         ("coverage", lambda split: split.update(listed_items=399)),
-        ("latency", lambda split: split["list_ms"].update(release=0.28)),
+        ("latency", lambda split: split["slowdown"].update(ratio_interval=(1.51, 1.7), added_ms_interval=(0.9, 1.2))),
         ("popularity_7d", lambda split: split["leads"]["popularity_7d"].update(value=-0.02, interval=(-0.03, -0.01))),
         ("item_knn", lambda split: split["leads"]["item_knn"].update(interval=(-0.004, -0.001))),
         ("item_knn", lambda split: split["skipped"].update(item_knn="it needs scipy")),
