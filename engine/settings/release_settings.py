@@ -95,6 +95,9 @@ class RetrainSettings(Section):
     """Share of the clicks since the live release's newest one that is many."""
     drift_clicks: Annotated[int, Ge(100)] = 2_000
     """So many clicks must have come since then, and since the beginning of the last retraining."""
+    signing_key: Path | None = None
+    """Private key (`headrace releases keygen`) that signs a release which passes the gate. Without one, releases wait
+    for somebody to sign them where `releases.require_signature` is set."""
     publish_as: Literal["live", "canary"] = "live"
     """What a release that passes the gate is announced as: for all users, or for a share of them until their clicks
     decide (`[canary]`). The first release of a model is live in any case."""

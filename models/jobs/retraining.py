@@ -28,7 +28,7 @@ from engine.settings.sections import Settings
 from models.data import dataset
 from models.evaluation.candidate_trial import evaluate_candidate
 from models.evaluation.list_evaluation import OnProgress
-from models.jobs import gate_page, refused_bundles, release_gate, training_job
+from models.jobs import gate_page, refused_bundles, release_gate, retrainer_signature, training_job
 from models.jobs.live_release import Stage, fetched
 from models.jobs.release_gate import GateDecision
 from models.jobs.training_job import Callbacks, RunTarget, TrainingInput
@@ -95,7 +95,9 @@ def retrain(inputs: RetrainInput, reports: Reports, now_ms: int) -> RetrainOutco
         ReleaseError: the live release cannot be fetched, or no worker could serve by the new one.
         EventLogError: the topic of releases cannot be read or written.
         RunFolderError: another training is using the run folder.
+        SettingsError: no worker would serve by what `retrain.signing_key` signs.
     """
+    retrainer_signature.check(inputs.settings)
     releases, model = inputs.settings.retrain.releases, inputs.settings.releases.model
     record = releases / _FOLDER / f"{model}.json"
     attempt, is_resumed = _interrupted(record, inputs.source.address), True
@@ -147,12 +149,14 @@ def _carry_out(attempt: Attempt, inputs: RetrainInput, reports: Reports, now_ms:
         decision = _decision(run, source, bundle, live, inputs, reports)
     report = run / gate_page.REPORT
     if not is_announced:
+        retrainer_signature.withdraw(bundle.folder, inputs.settings)
         bundles.record_gate(bundle.folder, gate_page.summary(json.loads(report.read_text()), forced=inputs.force))
     if not (decision.passed or inputs.force):
         return RetrainOutcome(bundle.manifest.name, "refused", decision.reasons(), str(report))
     if not is_announced:
         if not reports.may_publish():
             return RetrainOutcome(bundle.manifest.name, "superseded", ["another retrainer took over"], str(report))
+        retrainer_signature.sign(bundle.folder, inputs.settings)
         inputs.stage.publish(bundle.folder, inputs.settings.retrain.publish_as if served else "live")
     outcome: Literal["published", "forced"] = "published" if decision.passed else "forced"
     return RetrainOutcome(bundle.manifest.name, outcome, decision.reasons(), str(report))
