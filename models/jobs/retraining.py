@@ -12,6 +12,7 @@ gone on with, from the training's last checkpoint, and a release is announced on
 import json
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -19,9 +20,10 @@ from typing import Any, Final, Literal
 import msgspec
 
 from engine.catalogue.content import Item
-from engine.errors import RunFolderError
+from engine.errors import ReleaseError, RunFolderError
 from engine.interactions.interaction_reader import InteractionReader
 from engine.interactions.layout import Source
+from engine.messages.announcement import Announcement
 from engine.releases import bundles
 from engine.releases.bundles import Bundle, Provenance
 from engine.settings.sections import Settings
@@ -144,7 +146,8 @@ def _carry_out(attempt: Attempt, inputs: RetrainInput, reports: Reports, now_ms:
     registry, written = inputs.stage.registry(), bundles.written_as(releases, model, attempt.version)
     is_announced = written is not None and any(written.name == f"{model}-{known}" for known in registry.versions)
     served = next(iter(registry.live()), None)
-    with fetched(served if not is_announced else None) as live:
+    with ExitStack() as stack:
+        live = _live(served if not is_announced else None, stack, inputs, reports)
         bundle = bundles.read(written or _train(attempt, source, live, inputs, reports, now_ms))
         decision = _decision(run, source, bundle, live, inputs, reports)
     report = run / gate_page.REPORT
@@ -160,6 +163,21 @@ def _carry_out(attempt: Attempt, inputs: RetrainInput, reports: Reports, now_ms:
         inputs.stage.publish(bundle.folder, inputs.settings.retrain.publish_as if served else "live")
     outcome: Literal["published", "forced"] = "published" if decision.passed else "forced"
     return RetrainOutcome(bundle.manifest.name, outcome, decision.reasons(), str(report))
+
+
+def _live(served: Announcement | None, stack: ExitStack, inputs: RetrainInput, reports: Reports) -> Bundle | None:
+    """The live release, with which the new one is compared; None where there is none, or `force` does without it."""
+    try:
+        return stack.enter_context(fetched(served))
+    except ReleaseError as error:
+        if served is None or not inputs.force:
+            raise ReleaseError(
+                f"the live release, with which a new one is compared, cannot be read: {error}; copy it back, let the"
+                " workers serve by another (`headrace releases promote`), or publish without the comparison (`headrace"
+                " retrain --once --force`)"
+            ) from error
+        reports.training.on_message(f"no comparison with the live release, which cannot be read: {error}")
+        return None
 
 
 def _train(  # noqa: PLR0913 - all of a training

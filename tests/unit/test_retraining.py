@@ -44,6 +44,7 @@ from models.jobs.retrain_service import RetrainService
 from models.jobs.retraining import Reports, RetrainInput, RetrainOutcome
 from models.jobs.training_job import Callbacks
 from models.network.two_hop import TwoHopEncoder
+from models.publishing import announce
 from models.settings import EncoderSettings, TrainSettings
 from models.training.warm_start import WarmVectors
 from tests.unit.test_archive_reading import MESSAGES, archived
@@ -338,6 +339,21 @@ def test_a_run_folder_in_use_is_left_alone(clicks: Path, tmp_path: Path) -> None
     folder = RunFolder(tmp_path / "releases" / training_job.RUNS / "two-hop-20251125120000")
     with folder.locked(), pytest.raises(RunFolderError, match="in use by another training"):
         run(given, hours=1)
+
+
+def test_a_live_release_that_is_gone_is_named_and_force_does_without_it(
+    clicks: Path, first: tuple[Path, RetrainOutcome], tmp_path: Path, without_page: None
+) -> None:
+    del without_page
+    bundle = next((first[0] / "releases").glob("two-hop-*"))
+    lost = announce.to_folder(rewritten(bundle, tmp_path, version="lost"), tmp_path / "live", NOW_MS)
+    shutil.rmtree(lost.bundle)
+    expected = r"the live release, .*two-hop-lost.*; copy it back, .*promote`\), or .*headrace retrain --once --force"
+    with pytest.raises(ReleaseError, match=expected):
+        run(inputs(clicks, tmp_path))
+    outcome = run(inputs(clicks, tmp_path, force=True))
+    assert outcome.outcome == "published"
+    assert live(tmp_path) == outcome.release
 
 
 def signed_inputs(clicks: Path, folder: Path, key: Path | None, public_key: str) -> RetrainInput:
