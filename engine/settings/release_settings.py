@@ -143,4 +143,4 @@ class CanarySettings(Section):
     max_hours: PositiveFloat = 168.0
     """After this time there is no difference."""
     on_no_difference: Literal["promote", "take_back"] = "take_back"
-    """The end of a canary without a difference, or whose time is over."""
+    """The end of a canary without a difference, or whose time is over; one by which nobody was served is taken back."""
