@@ -11,7 +11,7 @@ from typing import Any, Final
 import click
 
 from engine.cli.options import config_option
-from engine.errors import ReleaseError
+from engine.errors import ReleaseError, SettingsError
 from engine.eventlog import topic_plan
 from engine.eventlog.kafka import KafkaLog
 from engine.messages.announcement import Announcement, ReleasePin
@@ -56,7 +56,7 @@ def open_registrar(config: Path | None, folder: Path | None) -> Registrar:
 @config_option
 def list_releases(as_json: bool, folder: Path | None, config: Path | None) -> None:
     """Print the versions, newest first: time, state, aliases, headline figures and place."""
-    registry = open_registrar(config, folder).read()
+    registry = _opened(config, folder).read()
     if as_json:
         click.echo(json.dumps(_as_dict(registry)))
         return
@@ -76,7 +76,7 @@ def list_releases(as_json: bool, folder: Path | None, config: Path | None) -> No
 @config_option
 def show_release(version: str, as_json: bool, folder: Path | None, config: Path | None) -> None:
     """Print everything about VERSION: its announcement, and the manifest of its bundle where this host can read it."""
-    registry = open_registrar(config, folder).read()
+    registry = _opened(config, folder).read()
     announcement = registry.resolve(version)
     fields: dict[str, Any] = _row(registry, announcement)
     with TemporaryDirectory(prefix="headrace-releases-") as place:
@@ -101,7 +101,7 @@ def show_release(version: str, as_json: bool, folder: Path | None, config: Path 
 @config_option
 def diff_releases(first: str, second: str, as_json: bool, folder: Path | None, config: Path | None) -> None:
     """Print where the bundles of two versions differ: figures, sizes, origin, settings of the training, and items."""
-    registry = open_registrar(config, folder).read()
+    registry = _opened(config, folder).read()
     with TemporaryDirectory(prefix="headrace-releases-") as place:
         folders = [_fetched(registry.resolve(name), Path(place) / name) for name in (first, second)]
         differences = release_diff.compare(*folders)
@@ -192,14 +192,35 @@ def verify(bundle: Path, config: Path | None) -> None:
 
 def _change(config: Path | None, folder: Path | None, rule: Callable[[Registry, int], list[Change]]) -> list[Change]:
     """Change the registry by a rule, print a line for each record, and then by what is served from now on."""
-    registrar = open_registrar(config, folder)
+    registrar = _opened(config, folder)
     now_ms = time.time_ns() // 1_000_000
     changes = registrar.change(lambda registry: rule(registry, now_ms))
     for change in changes:
         click.echo(_change_line(change))
     if changes and (live := registrar.read().live()):
         click.echo(f"workers serve by {live[0].name}")
+        _warn_if_gone(live[0])
     return changes
+
+
+def _opened(config: Path | None, folder: Path | None) -> Registrar:
+    """See `open_registrar`; a watched folder that is not there is refused: it would look like one without releases."""
+    if folder is not None and not folder.is_dir():
+        raise SettingsError(
+            f"--folder: found {folder}, which is not there, expected a folder that workers watch; name another, or"
+            " publish a release in it first (`headrace publish --folder`)"
+        )
+    return open_registrar(config, folder)
+
+
+def _warn_if_gone(live: Announcement) -> None:
+    """Say so where this host sees no bundle at the place that is announced, and it may be that no worker does."""
+    if not remote.is_address(live.bundle) and not Path(live.bundle).is_dir():
+        click.echo(
+            f"this host sees no bundle at {live.bundle}: workers that do not see it either, and kept no copy, go on"
+            " with the release that they have",
+            err=True,
+        )
 
 
 def _change_line(change: Change) -> str:

@@ -94,6 +94,8 @@ class ArmComparison:
 
     def sentence(self) -> str:
         """The figures in words, for the registry and the log."""
+        if not self.users.all():
+            return f"too few clicks to compare, users {self.users[CANARY]:.0f} and {self.users[CONTROL]:.0f}"
         control, canary = self.rates.tolist()
         return (
             f"gain {canary:.4f} beside {control:.4f}, difference {float(self.difference):+.4f}"
@@ -161,5 +163,5 @@ def judged_users(clicks: Float64) -> Float64:
     all clusters have some.
     """
     free = np.maximum((clicks == 0).sum(axis=-1), 0.5)
-    users: Float64 = -CLUSTERS * np.log(free / CLUSTERS)
+    users: Float64 = CLUSTERS * np.log(CLUSTERS / free)
     return users

@@ -28,6 +28,9 @@ from engine.messages.experiment_messages import Experiment
 MAX_AHEAD_MS: Final = 3_600_000
 """An announcement from further in the future has a wrong clock: no later one is dated after it."""
 
+ALIASES: Final = ("live", "previous", "canary", "candidate")
+"""In the order in which they are shown."""
+
 Change = Announcement | ReleasePin | Experiment
 """A record of the registry."""
 _Dated = TypeVar("_Dated", Announcement, Experiment)
@@ -115,10 +118,13 @@ class Registry:
         version = self.aliases().get(name, name.removeprefix(f"{self.model}-") if name not in self.versions else name)
         if version not in self.versions:
             newest = sorted(self.versions.values(), key=_rank, reverse=True)
+            expected = f"a version of {self.model!r} or one of the aliases {', '.join(ALIASES)}"
+            if name in ALIASES:
+                expected = "it to point to a version, and now it points to none"
             raise ReleaseError(
-                f"VERSION: found {name!r}, expected a version of {self.model!r} or one of the aliases live, previous,"
-                f" canary, candidate; announced are {', '.join(known.version for known in newest[:5]) or 'none'}:"
-                " publish it first (`headrace publish`), or name another"
+                f"VERSION: found {name!r}, expected {expected}; announced are"
+                f" {', '.join(known.version for known in newest[:5]) or 'none'}: publish it first (`headrace publish`),"
+                " or name another"
             )
         return self.versions[version]
 

@@ -60,22 +60,58 @@ def generate(path: Path) -> str:
     return _encoded(key.public_key().public_bytes_raw())
 
 
-def sign(bundle: Path, key_file: Path) -> str:
+def public_key(key_file: Path, subject: str = "--key") -> str:
+    """The public key of a private one.
+
+    Args:
+        key_file: the private key.
+        subject: the option or setting that names it, for messages.
+
+    Raises:
+        SettingsError: the key cannot be read.
+    """
+    return _encoded(_private_key(key_file, subject).public_key().public_bytes_raw())
+
+
+def sign(bundle: Path, key_file: Path, subject: str = "--key") -> str:
     """Add a signature to a bundle, in place of an earlier one by the same key; returns the public key.
+
+    Args:
+        bundle: its folder.
+        key_file: the private key.
+        subject: see `public_key`.
 
     Raises:
         SettingsError: the key cannot be read.
         DamagedReleaseError: the bundle cannot be read.
     """
-    key = _private_key(key_file)
-    public_key = _encoded(key.public_key().public_bytes_raw())
+    key = _private_key(key_file, subject)
+    signer_key = _encoded(key.public_key().public_bytes_raw())
     signature = _encoded(key.sign(_PURPOSE + _manifest(bundle)))
-    others = [other for other in _signatures(bundle) if other.public_key != public_key]
-    content = SignatureFile(signatures=[*others, Signature(public_key=public_key, signature=signature)])
+    others = [other for other in _signatures(bundle) if other.public_key != signer_key]
+    _write(bundle, [*others, Signature(public_key=signer_key, signature=signature)])
+    return signer_key
+
+
+def withdraw(bundle: Path, signer_key: str) -> None:
+    """Take the signature by this public key out of a bundle, if there is one.
+
+    Raises:
+        DamagedReleaseError: the signatures cannot be read.
+    """
+    signatures = _signatures(bundle)
+    others = [other for other in signatures if other.public_key != signer_key]
+    if others:
+        _write(bundle, others)
+    elif signatures:
+        (bundle / SIGNATURE_FILE).unlink()
+
+
+def _write(bundle: Path, signatures: list[Signature]) -> None:
+    """Replace the signatures of a bundle, in one step."""
     partial = bundle.parent / f".{bundle.name}.{SIGNATURE_FILE}.partial-{os.getpid()}"
-    partial.write_bytes(msgspec.json.format(msgspec.json.encode(content), indent=1))
+    partial.write_bytes(msgspec.json.format(msgspec.json.encode(SignatureFile(signatures=signatures)), indent=1))
     partial.replace(bundle / SIGNATURE_FILE)
-    return public_key
 
 
 def check(bundle: Path, settings: ReleaseSettings) -> None:
@@ -144,18 +180,18 @@ def _signatures(bundle: Path) -> list[Signature]:
         ) from error
 
 
-def _private_key(path: Path) -> Any:
+def _private_key(path: Path, subject: str) -> Any:
     ed25519, serialization = _library()
     try:
         key = serialization.load_pem_private_key(path.read_bytes(), password=None)
     except (OSError, ValueError, TypeError) as error:
         raise SettingsError(
-            f"--key: {path} cannot be read as a private key ({error}), expected a file that `headrace releases keygen`"
-            " writes; name it"
+            f"{subject}: {path} cannot be read as a private key ({error}), expected a file that `headrace releases"
+            " keygen` writes; name it"
         ) from error
     if not isinstance(key, ed25519.Ed25519PrivateKey):
         raise SettingsError(
-            f"--key: {path} holds a {type(key).__name__}, expected an Ed25519 key; make one (`headrace releases"
+            f"{subject}: {path} holds a {type(key).__name__}, expected an Ed25519 key; make one (`headrace releases"
             " keygen`)"
         )
     return key

@@ -95,6 +95,9 @@ class RetrainSettings(Section):
     """Share of the clicks since the live release's newest one that is many."""
     drift_clicks: Annotated[int, Ge(100)] = 2_000
     """So many clicks must have come since then, and since the beginning of the last retraining."""
+    signing_key: Path | None = None
+    """Private key (`headrace releases keygen`) that signs a release which passes the gate. Without one, releases wait
+    for somebody to sign them where `releases.require_signature` is set."""
     publish_as: Literal["live", "canary"] = "live"
     """What a release that passes the gate is announced as: for all users, or for a share of them until their clicks
     decide (`[canary]`). The first release of a model is live in any case."""
@@ -108,7 +111,10 @@ class RetrainSettings(Section):
     keep_refused: Annotated[int, Ge(0)] = 5
     """Newest bundles that the gate refused and that stay in `releases`; older ones are deleted, their reports stay."""
     max_slowdown: Annotated[float, Ge(1.0)] = 1.5
-    """Largest ratio of the time of a new release's list to that of the live one's, measured side by side."""
+    """Largest ratio of the processor time of a new release's list to that of the live one's, measured in turns; a
+    release is refused when it is certain that the true ratio is larger."""
+    slowdown_floor_s: Annotated[float, Ge(0.0)] = 0.00025
+    """A list that takes less than this longer never counts as slower, whatever the ratio."""
 
 
 Exposure = Literal["lists", "impressions"]
@@ -147,4 +153,4 @@ class CanarySettings(Section):
     max_hours: PositiveFloat = 168.0
     """After this time there is no difference."""
     on_no_difference: Literal["promote", "take_back"] = "take_back"
-    """The end of a canary without a difference, or whose time is over."""
+    """The end of a canary without a difference, or whose time is over; one by which nobody was served is taken back."""

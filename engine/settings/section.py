@@ -12,4 +12,4 @@ PositiveFloat = Annotated[float, Gt(0)]
 class Section(BaseModel):
     """One table of the settings file."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)

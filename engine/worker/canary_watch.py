@@ -110,8 +110,13 @@ class CanaryWatch:
         self._producer.flush()
 
     def _announce(self, canary: Announcement, decision: Decision, comparison: ArmComparison, now_ms: int) -> None:
-        """Announce the end, if the canary is still one, and end its sums."""
+        """Announce the end, if the canary is still one, and end its sums.
+
+        One by whose lists nobody clicked is taken back in any case: it may be that no worker can serve it.
+        """
         end = self._settings.canary.on_no_difference if decision == "no_difference" else decision
+        if not comparison.users[experiment.CANARY]:
+            end = "take_back"
         by = ", by what was shown" if self._settings.canary.exposure == "impressions" else ""
         reason = f"canary {decision.replace('_', ' ')}: {comparison.sentence()}{by}"
         registrar = Registrar(

@@ -2,8 +2,9 @@
 
 The sums are a record on a compacted topic, sent within the commit of a batch. A session of the worker has a record of
 its own: one that fails leaves what it had committed, and the next one begins at nothing, so that no click counts twice
-and nothing has to be restored. Clicks since the last record are lost with a session, in all arms alike. Without
-transactions, a crash between the record and the positions counts the clicks of one batch twice.
+and nothing has to be restored. Clicks since the last record are lost with a session, and so are those that a user makes
+next, until another session has sent a list to judge them by; in all arms alike. Without transactions, a crash between
+the record and the positions counts the clicks of one batch twice.
 """
 
 from abc import ABC, abstractmethod

@@ -52,11 +52,13 @@ def publish(  # noqa: PLR0913 - an option each
     with ExitStack() as stack:
         local = stack.enter_context(announce.checked(bundle, settings.releases))
         registrar = open_registrar(config, folder)
-        announce.refuse_unfit(local, registrar.read(), state, with_parent=not without_parent)
+        registry = registrar.read()
+        announce.refuse_unfit(local, registry, state, with_parent=not without_parent)
         if wait_s is not None:
             topic = settings.recommendations.topic
             lists = stack.enter_context(announce.lists_from_now(KafkaLog(settings.kafka), topic))
-        announcement = _announce(settings, bundle, local, folder, state)
+        now_ms = registry.next_ms(time.time_ns() // 1_000_000)
+        announcement = _announce(settings, bundle, local, folder, state, now_ms)
         name = announcement.name
         click.echo(f"{name} is announced as {announcement.state}: {announcement.bundle}")
         registry = registrar.read()
@@ -74,8 +76,9 @@ def _wait_line(registry: Registry) -> str:
     return f"{registry.model} is pinned to {registry.pinned}: it waits for `headrace releases unpin`"
 
 
-def _announce(settings: Settings, bundle: str, local: Path, folder: Path | None, state: State) -> Announcement:
-    now_ms = time.time_ns() // 1_000_000
+def _announce(  # noqa: PLR0913 - a bundle, where to, and as what
+    settings: Settings, bundle: str, local: Path, folder: Path | None, state: State, now_ms: int
+) -> Announcement:
     if folder:
         return announce.to_folder(local, folder, now_ms, state)
     address = bundle if remote.is_address(bundle) else None

@@ -101,8 +101,12 @@ def _once(make: Any, settings: Settings, retraining: ModuleType, *, needs_electi
 
 def _serve(make: Any, settings: Settings, retraining: ModuleType) -> None:
     from models.jobs.election import Election  # noqa: PLC0415 - with torch, as all of the jobs
+    from models.jobs.retrain_schedule import RetrainSchedule  # noqa: PLC0415
     from models.jobs.retrain_service import RetrainService, Stopped  # noqa: PLC0415
+    from models.jobs.retrainer_signature import check  # noqa: PLC0415
 
+    RetrainSchedule(settings.retrain, time.time_ns() // 1_000_000)  # bad settings are refused before the broker is met
+    check(settings)
     stop, metrics = stop_on_signals(), Metrics()
 
     def give_way() -> None:

@@ -4,9 +4,7 @@ The queries are the events since the candidate's time split, which it was not tr
 trained on some of them, which is to the candidate's disadvantage alone.
 """
 
-import time
 from collections.abc import Callable
-from statistics import median
 from typing import Any, Final
 
 import numpy as np
@@ -18,7 +16,7 @@ from engine.releases.bundles import Bundle
 from engine.releases.serving import LiveRelease
 from engine.settings.sections import Settings
 from models.data.dataset import Interactions
-from models.evaluation import breakdowns, paired_bootstrap
+from models.evaluation import breakdowns, paired_bootstrap, slowdown
 from models.evaluation.evaluate import InstrumentedRecommender, verdict
 from models.evaluation.list_evaluation import LIVE, RELEASE, OnProgress
 from models.evaluation.queries import EvalQueries, queries_since
@@ -27,7 +25,6 @@ from models.evaluation.release_under_test import BaselineComparison, ReleaseUnde
 
 _METRIC: Final = "ndcg10"
 _TIMED_WINDOWS: Final = 64
-_TIMED_ROUNDS: Final = 9
 
 
 def evaluate_candidate(
@@ -36,8 +33,9 @@ def evaluate_candidate(
     """A report as of `models.evaluation.evaluate.evaluate`, whose time split has the live release among its baselines.
 
     The time split has, beside what it always has, `leads`: of every other system, the candidate's lead in NDCG@10 with
-    its bootstrap interval; `list_ms`: by release, the median time of a list; and `live`: interests in use and index of
-    the live release, None where there is none.
+    its bootstrap interval; and `live`: interests in use and index of the live release, None where there is none. With
+    a live release it also has `list_ms`: by release, the median processor time of a list; and `slowdown`: see
+    `models.evaluation.slowdown.Slowdown.report`.
 
     Raises:
         DataError: the candidate was trained on events of all times, or there are none after its time split.
@@ -86,7 +84,7 @@ def _time_split(
         **release.report(),
         "live": live.report() if live else None,
         "leads": _leads(comparison),
-        "list_ms": _list_ms(under_test, served, queries),
+        **_slowdown(under_test, served, queries),
     }
 
 
@@ -102,21 +100,19 @@ def _leads(comparison: BaselineComparison) -> dict[str, Any]:
     return leads
 
 
-def _list_ms(under_test: ReleaseUnderTest, served: LiveRelease | None, queries: EvalQueries) -> dict[str, float]:
-    """By release, the median time of a list; the releases take turns, so that a busy machine is busy for both."""
+def _slowdown(under_test: ReleaseUnderTest, served: LiveRelease | None, queries: EvalQueries) -> dict[str, Any]:
+    """`list_ms` and `slowdown` of a time split, empty where there is no live release."""
+    if served is None:
+        return {}
     windows = next(queries.batches())[0]
     windows = windows.take(np.arange(min(len(windows), _TIMED_WINDOWS)))
-    releases = {RELEASE: under_test.live, **({LIVE: served} if served else {})}
-    makers = {name: _maker(under_test, release) for name, release in releases.items()}
-    times_s: dict[str, list[float]] = {name: [] for name in makers}
-    for _ in range(_TIMED_ROUNDS):
-        for name, make in makers.items():
-            started_s = time.perf_counter()
-            make(windows)
-            times_s[name].append(time.perf_counter() - started_s)
-    return {name: 1000.0 * median(rounds) / len(windows) for name, rounds in times_s.items()}
+    measured = slowdown.measure(
+        _maker(under_test, under_test.live, windows), _maker(under_test, served, windows), len(windows)
+    )
+    list_ms = {name: 1000.0 * list_s for name, list_s in zip((RELEASE, LIVE), measured.list_s, strict=True)}
+    return {"list_ms": list_ms, "slowdown": measured.report()}
 
 
-def _maker(under_test: ReleaseUnderTest, release: LiveRelease) -> Callable[[Windows], object]:
+def _maker(under_test: ReleaseUnderTest, release: LiveRelease, windows: Windows) -> Callable[[], object]:
     pipeline = recommender(release, under_test, under_test.settings.recommendations)
-    return lambda windows: pipeline.recommend(windows, release)
+    return lambda: pipeline.recommend(windows, release)

@@ -57,7 +57,8 @@ class TopicStage:
     def publish(self, bundle: Path, state: State) -> None:
         """See `Stage.publish`."""
         with announce.checked(str(bundle), self.settings.releases) as checked:
-            announce.to_topic(checked, self.log, topic_plan.releases(self.settings), _now_ms(), state=state)
+            now_ms = self.registry().next_ms(_now_ms())
+            announce.to_topic(checked, self.log, topic_plan.releases(self.settings), now_ms, state=state)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,7 @@ class FolderStage:
     def publish(self, bundle: Path, state: State) -> None:
         """See `Stage.publish`."""
         with announce.checked(str(bundle), self.settings.releases) as checked:
-            announce.to_folder(checked, self.folder, _now_ms(), state)
+            announce.to_folder(checked, self.folder, self.registry().next_ms(_now_ms()), state)
 
 
 @contextmanager

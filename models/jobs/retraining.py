@@ -12,6 +12,7 @@ gone on with, from the training's last checkpoint, and a release is announced on
 import json
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -19,16 +20,17 @@ from typing import Any, Final, Literal
 import msgspec
 
 from engine.catalogue.content import Item
-from engine.errors import RunFolderError
+from engine.errors import ReleaseError, RunFolderError
 from engine.interactions.interaction_reader import InteractionReader
 from engine.interactions.layout import Source
+from engine.messages.announcement import Announcement
 from engine.releases import bundles
 from engine.releases.bundles import Bundle, Provenance
 from engine.settings.sections import Settings
 from models.data import dataset
 from models.evaluation.candidate_trial import evaluate_candidate
 from models.evaluation.list_evaluation import OnProgress
-from models.jobs import gate_page, refused_bundles, release_gate, training_job
+from models.jobs import gate_page, refused_bundles, release_gate, retrainer_signature, training_job
 from models.jobs.live_release import Stage, fetched
 from models.jobs.release_gate import GateDecision
 from models.jobs.training_job import Callbacks, RunTarget, TrainingInput
@@ -95,7 +97,9 @@ def retrain(inputs: RetrainInput, reports: Reports, now_ms: int) -> RetrainOutco
         ReleaseError: the live release cannot be fetched, or no worker could serve by the new one.
         EventLogError: the topic of releases cannot be read or written.
         RunFolderError: another training is using the run folder.
+        SettingsError: no worker would serve by what `retrain.signing_key` signs.
     """
+    retrainer_signature.check(inputs.settings)
     releases, model = inputs.settings.retrain.releases, inputs.settings.releases.model
     record = releases / _FOLDER / f"{model}.json"
     attempt, is_resumed = _interrupted(record, inputs.source.address), True
@@ -142,20 +146,38 @@ def _carry_out(attempt: Attempt, inputs: RetrainInput, reports: Reports, now_ms:
     registry, written = inputs.stage.registry(), bundles.written_as(releases, model, attempt.version)
     is_announced = written is not None and any(written.name == f"{model}-{known}" for known in registry.versions)
     served = next(iter(registry.live()), None)
-    with fetched(served if not is_announced else None) as live:
+    with ExitStack() as stack:
+        live = _live(served if not is_announced else None, stack, inputs, reports)
         bundle = bundles.read(written or _train(attempt, source, live, inputs, reports, now_ms))
         decision = _decision(run, source, bundle, live, inputs, reports)
     report = run / gate_page.REPORT
     if not is_announced:
+        retrainer_signature.withdraw(bundle.folder, inputs.settings)
         bundles.record_gate(bundle.folder, gate_page.summary(json.loads(report.read_text()), forced=inputs.force))
     if not (decision.passed or inputs.force):
         return RetrainOutcome(bundle.manifest.name, "refused", decision.reasons(), str(report))
     if not is_announced:
         if not reports.may_publish():
             return RetrainOutcome(bundle.manifest.name, "superseded", ["another retrainer took over"], str(report))
+        retrainer_signature.sign(bundle.folder, inputs.settings)
         inputs.stage.publish(bundle.folder, inputs.settings.retrain.publish_as if served else "live")
     outcome: Literal["published", "forced"] = "published" if decision.passed else "forced"
     return RetrainOutcome(bundle.manifest.name, outcome, decision.reasons(), str(report))
+
+
+def _live(served: Announcement | None, stack: ExitStack, inputs: RetrainInput, reports: Reports) -> Bundle | None:
+    """The live release, with which the new one is compared; None where there is none, or `force` does without it."""
+    try:
+        return stack.enter_context(fetched(served))
+    except ReleaseError as error:
+        if served is None or not inputs.force:
+            raise ReleaseError(
+                f"the live release, with which a new one is compared, cannot be read: {error}; copy it back, let the"
+                " workers serve by another (`headrace releases promote`), or publish without the comparison (`headrace"
+                " retrain --once --force`)"
+            ) from error
+        reports.training.on_message(f"no comparison with the live release, which cannot be read: {error}")
+        return None
 
 
 def _train(  # noqa: PLR0913 - all of a training

@@ -27,6 +27,7 @@ __all__ = ["kafka_bootstrap", "kafka_log", "kafka_settings", "topic_names"]  # f
 ROWS = [*settings.ROWS, *releases.ROWS, *streams.ROWS, *data.ROWS, *view.ROWS]
 
 ELSEWHERE = {
+    "engine/cli/releases.py _opened": "tests/integration/test_rollback.py",
     "engine/cli/repartition.py repartition": "tests/integration/test_topics.py",
     "engine/cli/topics.py create_topics": "tests/integration/test_topics.py",
     "engine/eventlog/kafka/group_positions.py refuse_members": "tests/integration/test_topics.py",

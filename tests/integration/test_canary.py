@@ -26,6 +26,7 @@ from engine.releases.arms import Arms
 from engine.releases.registrar import Registrar
 from engine.releases.registry import Registry
 from engine.settings.sections import CanarySettings, KafkaSettings, Settings
+from engine.worker.canary_watch import CanaryWatch
 from engine.worker.loop import Worker
 from engine.worker.sums_reader import SumsReader
 from models.publishing import announce
@@ -229,6 +230,30 @@ def test_a_canary_ends_with_its_time_a_rollback_or_a_pin(tiny_release: Path, sab
         until(lambda: len(shop.lists) > USERS // 2)
         assert {release for releases in shop.lists.values() for release in releases} == {"two-hop-tiny"}
         assert worker.release_name == "two-hop-tiny"
+
+
+def test_a_canary_by_whose_lists_nobody_clicked_is_never_promoted(tiny_release: Path, sabotaged: Path) -> None:
+    """Its time is over, and no worker could load it; one that some users were served by ends as the settings say."""
+    promoting = CANARY.model_copy(update={"max_hours": 1.0, "on_no_difference": "promote", "min_users": 10_000})
+    settings = settings_of(lambda name: name).model_copy(update={"canary": promoting})
+    shop = Shop(MemoryLog(), settings)
+    shop.log.ensure_topics([topic_plan.canary_sums(settings)])
+    shop.publish(tiny_release, "live")
+    for count, state in ((0, "retired"), (1, "live")):
+        shop.publish(sabotaged, "canary")
+        canary = shop.registrar.read().canary()
+        assert canary is not None
+        clicks = [[1] * CLUSTERS, [count] * CLUSTERS]
+        message = sums("first", canary=canary.name, control="two-hop-tiny", clicks=clicks)
+        message = msgspec.structs.replace(message, announced_ms=canary.announced_ms)
+        with shop.log.producer() as producer:
+            producer.send(Outgoing("canary-sums", [message.key], [msgspec.json.encode(message)]))
+        watch = CanaryWatch(settings, shop.log, Metrics())
+        assert watch.look(canary.announced_ms + 3_600_000) == "no_difference"
+        watch.close()
+        ended = shop.registrar.read().versions["sabotaged"]
+        assert ended.state == state
+        assert ("too few clicks to compare, users 0 and " in ended.reason) == (count == 0)
 
 
 def sums(writer: str, count: int = 1, **changes: object) -> CanarySums:

@@ -1,6 +1,7 @@
 """Verbs of the registry, and what running workers make of them: a rollback is effective within two seconds."""
 
 import json
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -11,7 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from engine.cli.releases import releases
-from engine.errors import ReleaseError
+from engine.errors import ReleaseError, SettingsError
 from engine.eventlog import topic_plan
 from engine.eventlog.base import EventLog, Outgoing, TopicSpec
 from engine.eventlog.kafka import KafkaLog
@@ -232,3 +233,18 @@ def test_a_bundle_that_is_gone_does_not_hide_its_announcement(folder: Path) -> N
     shown = json.loads(run(folder, "show", "b", "--json").stdout)
     assert shown["aliases"] == ["previous"]
     assert "cannot be read" in shown["bundle_error"]
+
+
+def test_a_rollback_to_a_bundle_that_is_gone_says_so(folder: Path) -> None:
+    """Workers may see another disk, or have a copy, so that it is no mistake."""
+    shutil.rmtree(folder / "two-hop-b")
+    answer = run(folder, "rollback")
+    assert answer.stdout.endswith("workers serve by two-hop-b\n")
+    assert answer.stderr.startswith(f"this host sees no bundle at {folder / 'two-hop-b'}: workers that do not see it")
+    assert run(folder, "rollback").stderr == ""
+
+
+@pytest.mark.parametrize("verb", [("list",), ("show", "live"), ("diff", "a", "b"), ("unpin",), ("rollback",)])
+def test_a_watched_folder_that_is_not_there_is_no_empty_registry(verb: tuple[str, ...], tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"--folder: found .*nowhere, which is not there, .*headrace publish --fol"):
+        run(tmp_path / "nowhere", *verb)

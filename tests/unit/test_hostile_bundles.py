@@ -300,6 +300,19 @@ def test_signatures(bundle: Path, tmp_path: Path) -> None:
     assert signing.signer(bundle, public) is None  # somebody else's signature under a trusted key
 
 
+def test_a_signature_is_withdrawn_and_others_stay(bundle: Path, tmp_path: Path) -> None:
+    keys = [tmp_path / name for name in ("first.pem", "second.pem")]
+    public = [signing.generate(key) for key in keys]
+    for key in keys:
+        signing.sign(bundle, key)
+    signing.withdraw(bundle, public[0])
+    signing.withdraw(bundle, public[0])
+    assert [signing.signer(bundle, [key]) for key in public] == [None, public[1]]
+    assert signing.public_key(keys[1]) == public[1]
+    signing.withdraw(bundle, public[1])
+    assert not (bundle / bundle_files.SIGNATURE_FILE).exists()
+
+
 @pytest.mark.parametrize("content", [b"{", b"x" * 100_000, b'{"signatures": [{"public_key": 1}]}', b"\xff"])
 def test_signatures_that_are_none(bundle: Path, content: bytes) -> None:
     (bundle / bundle_files.SIGNATURE_FILE).write_bytes(content)

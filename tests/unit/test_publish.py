@@ -1,6 +1,7 @@
 """Releases are published from folders and addresses, after a trial, and workers fetch them from there."""
 
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
@@ -10,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from engine.errors import DamagedReleaseError, EventLogError, ReleaseError, UnfitReleaseError
+from engine.eventlog import topic_plan
 from engine.eventlog.base import Outgoing, TopicSpec
 from engine.eventlog.memory.log import MemoryLog
 from engine.messages.announcement import Announcement
@@ -17,8 +19,9 @@ from engine.messages.recommendation import Recommendation
 from engine.releases import bundles, remote
 from engine.releases.announcements import TopicFeed
 from engine.releases.registrar import Registrar
-from engine.settings.sections import ReleaseSettings
+from engine.settings.sections import ReleaseSettings, Settings
 from models.cli.publish import publish
+from models.jobs.live_release import TopicStage
 from models.publishing import announce
 from tests.unit.test_bundles import rewritten
 
@@ -115,3 +118,17 @@ def test_publishing_says_that_a_release_waits_for_a_pin_to_be_lifted(tiny_releas
     (line,) = CliRunner().invoke(publish, command, catch_exceptions=False).stdout.splitlines()
     assert "two-hop-candidate is announced as candidate" in line
     assert registrar.read().aliases() == {"live": "tiny", "candidate": "candidate"}
+
+
+def test_a_release_of_a_host_whose_clock_is_slow_is_live(tiny_release: Path, tmp_path: Path) -> None:
+    """Another host's clock is half an hour ahead; publishing by hand and a retraining both date theirs after its."""
+    folder, log = tmp_path / "watched", MemoryLog()
+    settings = Settings(releases=ReleaseSettings(folder=folder))
+    registrar = Registrar("two-hop", log, topic_plan.releases(settings), folder)
+    announce.to_folder(tiny_release, folder, time.time_ns() // 1_000_000 + 1_800_000)
+    by_hand = rewritten(tiny_release, tmp_path, version="by-hand")
+    CliRunner().invoke(publish, [str(by_hand), "--folder", str(folder)], catch_exceptions=False)
+    assert registrar.read().aliases() == {"live": "by-hand", "previous": "tiny"}
+    retrained = rewritten(tiny_release, tmp_path, version="retrained", action_values={"buy": 2.0})
+    TopicStage(settings, log).publish(retrained, "live")
+    assert registrar.read().aliases() == {"live": "retrained", "previous": "by-hand"}

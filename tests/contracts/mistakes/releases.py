@@ -323,6 +323,12 @@ REGISTRIES = [
         r"VERSION | found 'v9' | a version of 'two-hop' or one of the aliases .* announced are v1 | publish it first",
     ),
     Row(
+        "an alias that points to no version",
+        lambda _folder: REGISTRY.promote("canary", 2),
+        ReleaseError,
+        r"VERSION | found 'canary' | it to point to a version, and now it points to none.* announced are v1 | publish",
+    ),
+    Row(
         "a promotion over a pin",
         lambda _folder: PINNED.promote("v2", 4),
         ReleaseError,
