@@ -69,10 +69,10 @@ class _PopularItems:
 
 
 def _later_shares(live: LiveRelease, stream: StreamNeighbours) -> Float32:
-    """Shares of recent clicks of the items without a vector, by number; 0 for those with one."""
+    """Shares of recent clicks of the items without a vector that are candidates, by number; 0 for all others."""
     numbers = np.arange(stream.end, dtype=np.int32)
     is_later = live.candidate_rows(numbers) >= len(live.numbers)
-    return np.where(is_later, stream.shares(numbers), np.float32(0.0))
+    return np.where(is_later, stream.shares(numbers, later_items.LEAST_CLICKS), np.float32(0.0))
 
 
 def begin_counts(counts: ClickCounts, live: LiveRelease) -> None:

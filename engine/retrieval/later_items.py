@@ -25,7 +25,7 @@ from engine.retrieval.stream_neighbours import StreamNeighbours
 _LEAST_KNOWN_SHARE: Final = 1e-3
 """Of the release's items together, so that a stream of later items alone has finite scores."""
 _LEAST_SHARE: Final = np.float32(1e-9)
-_LEAST_CLICKS: Final = 1.5
+LEAST_CLICKS: Final = 1.5
 """An item is a candidate from its second click on: where ids come once and never again, lists would be full of them."""
 
 
@@ -63,7 +63,7 @@ class NewItems:
     def near(self, recent: Int32) -> NearItems:
         """Neighbours of the items in rows [B, W]; NO_ITEM in empty places."""
         flat = recent.ravel()
-        pairs = self.stream.of(self.numbers(flat), _LEAST_CLICKS)
+        pairs = self.stream.of(self.numbers(flat), LEAST_CLICKS)
         rows, sources = self.rows(pairs.items), flat[pairs.sources]
         kept = (rows != NO_ITEM) & ((rows >= self.known) | (sources >= self.known))
         users, ranks = np.divmod(pairs.sources[kept], max(1, recent.shape[1]))

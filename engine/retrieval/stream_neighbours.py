@@ -181,9 +181,16 @@ class StreamNeighbours:
         scale *= (self._clicks[neighbours] / now) ** (1 - _SOURCE_EXPONENT)
         return NeighboursOf(sources, neighbours, (counts / (scale + _SHRINKAGE)).astype(np.float32))
 
-    def shares(self, items: Int32) -> Float32:
-        """Share of all clicks, faded as they are, that items have by number, of any shape; 0 for those without any."""
+    def shares(self, items: Int32, least_clicks: float = 0.0) -> Float32:
+        """Share of all clicks that items have by number, of any shape; 0 for those without any.
+
+        Args:
+            items: by number.
+            least_clicks: items with fewer clicks, faded as they are, have no share.
+        """
         is_counted = (items >= 0) & (items < len(self._clicks))
+        least = np.float32(least_clicks) * self._shares(np.array([self._newest_ms]))[0]
+        is_counted[is_counted] = self._clicks[items[is_counted]] >= least
         shares = np.zeros(items.shape, np.float32)
         shares[is_counted] = self._clicks[items[is_counted]] / np.float32(self._total or 1.0)
         return shares
