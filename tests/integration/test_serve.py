@@ -36,6 +36,20 @@ def same(one_list: dict[str, Any]) -> dict[str, Any]:
     return {name: one_list[name] for name in SAME}
 
 
+def assert_near(answer: dict[str, Any], pushed: dict[str, Any]) -> None:
+    """The same list; a micro-batch of another size may round a score or a share differently in its last digit."""
+    assert [listed["item"] for listed in answer["items"]] == [listed["item"] for listed in pushed["items"]]
+    assert near(answer, pushed), (answer, pushed)
+
+
+def near(left: Any, right: Any) -> bool:
+    if isinstance(left, dict):
+        return left.keys() == right.keys() and all(near(left[name], right[name]) for name in left)
+    if isinstance(left, list):
+        return len(left) == len(right) and all(near(a, b) for a, b in zip(left, right, strict=True))
+    return bool(left == right or (isinstance(left, float) and abs(left - right) <= 2e-4))
+
+
 def items(answer: httpx.Response) -> list[str]:
     assert answer.status_code == 200, answer.text
     return [listed["item"] for listed in answer.json()["items"]]
@@ -272,7 +286,8 @@ def test_concurrent_requests_are_one_micro_batch_and_each_gets_its_own_list(serv
     with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(20) as pool:
         patch.setattr(compute._responder, "lists", counted)
         answers = dict(zip(users, pool.map(lambda user: served.post("/v1/lists", {"user": user}), users), strict=True))
-    assert all(same(answers[user].json()) == same(json.loads(pushed[user])) for user in users)
+    for user in users:
+        assert_near(same(answers[user].json()), same(json.loads(pushed[user])))
     assert sum(batches) == len(users)
     assert max(batches) > 1
 
