@@ -47,7 +47,7 @@ class ShownLists:
     """The last lists of the users who were shown one most recently. The same report twice changes nothing."""
 
     def __init__(self, users: int) -> None:
-        """Begin with none, for so many users at most."""
+        """Begin empty; `users` is the capacity."""
         self._users = users
         self._lists: OrderedDict[str, list[ShownList]] = OrderedDict()
 

@@ -86,7 +86,7 @@ class LiveRelease:
 
     @property
     def lists_later_items(self) -> bool:
-        """Whether items without a vector may be listed by what the stream tells of them."""
+        """True for a release with which items without a vector can be listed, by their counts in the stream."""
         return self.neighbours is not None and self.contract.log_partition is not None
 
     @property

@@ -200,7 +200,7 @@ class UserWindows:
                 self._load(windows, partition)
 
     def holds(self, user: str) -> bool:
-        """Whether a user's window is in the store; one that was spilled is not."""
+        """True for a user whose window is in the store; a spilled one is not."""
         return self.store.find(user) is not None
 
     def partition_of(self, user: str) -> int | None:

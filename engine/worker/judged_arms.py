@@ -66,7 +66,7 @@ class JudgedArms(ABC):
         return ""
 
     def marks(self, arm: int, lists: int, teams: Int8 | None = None) -> list[str]:
-        """Ends of the ids of so many lists of an arm; `teams` [lists, N] are the releases of their places."""
+        """[lists] suffixes of the ids of an arm's lists; `teams` [lists, N] are the releases of their places."""
         if teams is None:
             return [str(ListMark(self.trial, self._mark_names[arm]))] * lists
         return [str(ListMark(self.trial, self._mark_names[arm], tuple(row))) for row in teams[:, :PLACES].tolist()]

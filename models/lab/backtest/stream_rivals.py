@@ -22,6 +22,7 @@ from typing import Final, Protocol
 import numpy as np
 
 from engine.arrays import NO_ITEM, Float32, Float64, Int32
+from engine.ranking.popularity import most_popular
 from models.evaluation.baselines.most_popular import POPULARITY_MS
 from models.evaluation.ranking_metrics import NOT_LISTED
 
@@ -250,12 +251,7 @@ def top_unseen(scores: Float64, seen: Int32, count: int) -> Int32:
     """The `count` items with the highest scores [V] above 0 among those not in `seen` [s], ties by number."""
     unseen = scores.copy()
     unseen[seen] = 0.0
-    if count < len(unseen):
-        lowest = np.partition(unseen, -count)[-count]
-        rows = np.flatnonzero((unseen >= lowest) & (unseen > 0.0))
-    else:
-        rows = np.flatnonzero(unseen > 0.0)
-    return rows[np.argsort(-unseen[rows], kind="stable")[:count]].astype(np.int32)
+    return most_popular(unseen, count)
 
 
 def rank_unseen(item: int, scores: Float64, seen: Int32) -> int:
