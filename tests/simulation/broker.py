@@ -8,6 +8,7 @@ It keeps to what Kafka does where the engine relies on it:
 - It believes its producers, as Kafka does before 3.6: records of a transaction that its own producer ended open a new
   one that no coordinator knows, and what this producer's successor sends to that partition becomes a part of it.
 - Positions are taken from whoever is a member of the group, whatever partitions he commits: no broker compares.
+- Positions in an open transaction hold back those of the same partitions: who takes over gets none until it ended.
 - Who is silent longer than the session timeout is no member any more.
 """
 
@@ -19,9 +20,13 @@ from engine.errors import EventLogError
 from engine.eventlog.base import Headers, Outgoing, Partition, Records, TopicSpec
 from engine.eventlog.memory.group import ConsumerGroup
 
+CHANGELOG = "windows"
+"""The topic on which workers end what is left open."""
 SESSION_TIMEOUT_S = 10.0
 TRANSACTION_TIMEOUT_S = 600.0
 """Longer than any run: what is left open must be ended by somebody."""
+POSITIONS_TIMEOUT_S = 30.0
+"""The same where positions are all that a successor waits for: no broker tells whose they are, so only time ends it."""
 
 CLEANER_S = 5.0
 """Between a segment's end and its compaction; three times that by Kafka's own default."""
@@ -260,6 +265,12 @@ class Broker:
                 for _, entry in part.records:
                     entry.transaction = transaction
 
+    def position(self, name: str, partition: Partition) -> int | None:
+        """Where a group goes on in a partition; None while an open transaction may move that."""
+        if any(t.group == name and partition in t.positions for t in self.open.values()):
+            return None
+        return self.group(name).positions.get(partition, 0)
+
     def group(self, name: str) -> SimulatedGroup:
         """A consumer group."""
         return self.groups.setdefault(name, SimulatedGroup())
@@ -290,7 +301,9 @@ class Broker:
                 if self.now_s - heard_s > SESSION_TIMEOUT_S:
                     self.leave(name, member)
         for transaction in list(self.open.values()):
-            if self.now_s - transaction.began_s > TRANSACTION_TIMEOUT_S:
+            holds_windows = any(partition.topic == CHANGELOG for partition in transaction.first_offsets)
+            limit_s = POSITIONS_TIMEOUT_S if transaction.positions and not holds_windows else TRANSACTION_TIMEOUT_S
+            if self.now_s - transaction.began_s > limit_s:
                 # As Kafka does: the epoch is raised with the abort, so that its producer is fenced.
                 self.init_producer(transaction.producer)
 

@@ -19,7 +19,7 @@ from engine.windows.restorer import Restorer
 from engine.windows.snapshots import Snapshots
 from engine.windows.users import UserWindows
 from tests.simulation import world as simulated
-from tests.simulation.broker import Entry, Transaction
+from tests.simulation.broker import CHANGELOG, Entry, Transaction
 from tests.simulation.faulty_log import FaultyLog
 from tests.simulation.reference import BatchEffect, Reference, last_changes
 from tests.simulation.world import GROUP, Failure, Script, World, settings_of
@@ -124,7 +124,7 @@ def _judge_transactions(world: World) -> None:
         _judge_transaction(world, transaction, effects, positions)
     for transaction in world.broker.committed:
         # A window that is written once more changes nothing: what is restored is compared, too.
-        if id(transaction) not in seen and any(partition.topic != "windows" for partition, _ in transaction.records):
+        if id(transaction) not in seen and any(partition.topic != CHANGELOG for partition, _ in transaction.records):
             raise Failure("records became visible without positions")
 
 
