@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, Final, get_args
 
 import click
 from pydantic import ValidationError
@@ -84,6 +84,12 @@ _OPTIONS: dict[str, Any] = {
     "checkpoint_s": float,
 }
 _INTERRUPTED = "interrupted: the best weights so far become the release, please wait"
+_LEFT_OUT: Final = {
+    "last": "each user's last event",
+    "time": "the last tenth of time",
+    "both": "each user's last event and the last tenth of time",
+}
+"""By holdout, the events that the training left out."""
 _UNSET = {
     "epochs": "no limit",
     "private_epsilon": "not private",
@@ -167,6 +173,11 @@ def train(config: Path | None, source: Source, *, no_content: bool, **options: A
         callbacks = training_job.Callbacks(on_message=progress.console.print, on_step=on_step)
         target = training_job.RunTarget(settings.releases.model, version, out, run_folder)
         bundle = training_job.run(training_input, plan, target, time.time_ns() // 1_000_000, callbacks)
+        if bundle and plan.holdout in _LEFT_OUT:
+            progress.console.print(
+                f"left out, for `headrace evaluate`: {_LEFT_OUT[plan.holdout]}; a release that is to serve learns from"
+                " these too with --holdout none"
+            )
     if bundle:
         click.echo(bundle)
 

@@ -106,6 +106,8 @@ def test_ctrl_c_releases_the_best_weights(tiny_interactions: Path, tmp_path: Pat
     assert process.returncode == 0, err
     assert Path(out.strip()) == tmp_path / "two-hop-1"
     assert err.count("interrupted: the best weights so far become the release") == 1
+    left_out = "left out, for `headrace evaluate`: each user's last event and the last tenth of time"
+    assert left_out in " ".join(err.split())
     report = json.loads((tmp_path / "two-hop-1" / "report.json").read_text())
     assert 1 <= len(report["validations"]) == len(progress.read_text().splitlines())
 
