@@ -75,7 +75,7 @@ def experiment() -> None:
 @click.option(
     "--exposure",
     type=click.Choice(["lists", "impressions"]),
-    help="What makes a user count: a list that was sent, or one that was shown. Default: canary.exposure.",
+    help="Users are counted once a list was sent to them, or shown. Default: canary.exposure.",
 )
 @_reason_option
 @_folder_option

@@ -50,8 +50,8 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
     """Reason of the start or the end, in the words of the operator."""
     exposure: str = "lists"
-    """What makes a user count in an arm. `lists`: a list was sent, and clicks are judged by the last one.
-    `impressions`: a list was shown, and clicks are judged by what was shown last."""
+    """Condition for a user to be counted in an arm. `lists`: a list was sent to the user, and clicks are judged by the
+    last one. `impressions`: a list was shown to the user, and clicks are judged by the last one shown."""
 
     @property
     def key(self) -> bytes:
@@ -94,7 +94,7 @@ class ExperimentSums(msgspec.Struct, frozen=True, kw_only=True):
     """By arm that this worker could not serve, the reason: its users got lists of the live release, and count in no
     arm."""
     exposure: str = "lists"
-    """As that of the experiment; sums of a worker that counted by another are left out."""
+    """The experiment's exposure when the worker counted; a report leaves out sums counted by another exposure."""
 
     @property
     def key(self) -> bytes:

@@ -101,7 +101,7 @@ class ExperimentReport(msgspec.Struct, frozen=True, kw_only=True):
     """The end, or now."""
     error: float
     exposure: str
-    """What makes a user count: `lists` that were sent, or `impressions`."""
+    """Condition for a user to be counted: a list was sent (`lists`) or shown (`impressions`)."""
     sample_ratio: SampleRatio
     arms: list[ArmReport]
     sessions: int

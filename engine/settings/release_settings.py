@@ -133,9 +133,10 @@ class CanarySettings(Section):
     salt: str = ""
     """Other users are in the canary with another salt; without one they are others for each canary."""
     exposure: Exposure = "lists"
-    """What makes a user count in an arm, of experiments too unless `--exposure` says otherwise. lists: a list was sent,
-    and a click is judged by the last one. impressions: a list was shown, and a click is judged by what was shown last;
-    needs `impressions.accept`, and a program that reports what users see."""
+    """Condition for a user to be counted in an arm, of experiments too unless they are started with another
+    `--exposure`. lists: a list was sent to the user, and clicks are judged by the last one. impressions: a list was
+    shown to the user, and clicks are judged by the last one shown; needs `impressions.accept`, and a program that
+    reports impressions."""
     impression_wait_s: Annotated[float, Ge(0.0)] = 10.0
     """Exposure by impressions: time for which a click waits to be judged, so that reports of what was shown before it
     can come."""

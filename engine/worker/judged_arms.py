@@ -36,7 +36,7 @@ class JudgedArms(ABC):
     experiment = ""
     """Name of the experiment, as lists have it; empty for a canary."""
     exposure: Exposure = "lists"
-    """What makes a user count, and what clicks are judged by: lists that were sent, or what was shown of them."""
+    """Lists that count a user in an arm and by which clicks are judged: those sent, or those shown."""
 
     def __init__(
         self, split: tuple[str, Sequence[float]], marks: tuple[str, Sequence[str]], settings: CanarySettings
