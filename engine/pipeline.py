@@ -79,7 +79,7 @@ def begin_counts(counts: ClickCounts, live: LiveRelease) -> None:
     """Have clicks counted for lists by this release from now on."""
     manifest = live.manifest
     until_ms = manifest.provenance.until_ms or manifest.created_ms
-    counts.serve(live.numbers, live.popularity, 0 if live.neighbours is None else len(live.neighbours), until_ms)
+    counts.serve(live.numbers, live.popularity, live.known_items, until_ms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,8 +221,8 @@ class Recommender:
             return Sources(live.neighbours, popular, most)
         log_partition = live.contract.log_partition if is_warm else self._popular_items.log_partition
         base = later_items.base(log_partition, self._popular_items.later_share)
-        known, first = len(live.neighbours), len(live.numbers)
-        new_items = NewItems(stream, live.candidate_rows, live.candidate_numbers, known, first, base)
+        first = len(live.numbers)
+        new_items = NewItems(stream, live.candidate_rows, live.candidate_numbers, live.known_items, first, base)
         return Sources(live.neighbours, popular, most, new_items)
 
     def _stream_of(self, live: LiveRelease) -> StreamNeighbours | None:

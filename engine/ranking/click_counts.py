@@ -11,7 +11,7 @@ import numpy as np
 
 from engine.arrays import NO_ITEM, Bool, Float32, Int32, Windows
 from engine.ranking.popularity import Popularity
-from engine.retrieval.stream_neighbours import CountedWindows, StreamNeighbours, clicks_of
+from engine.retrieval.stream_neighbours import CountedWindows, StreamNeighbours, clicks_of, item_mask
 from engine.settings.sections import Settings
 from engine.windows.store import WindowStore
 
@@ -59,10 +59,7 @@ class ClickCounts:
             self.popularity.seed(numbers, popularity)
             self._trained_until_ms = until_ms
             self._wait(self._store.all_held())
-        self._is_known = None
-        if known and self.neighbours is not None:
-            self._is_known = np.zeros(int(numbers.max()) + 1, np.bool_)
-            self._is_known[numbers[:known]] = True
+        self._is_known = item_mask(numbers[:known]) if known and self.neighbours is not None else None
 
     def before(self, slots: Int32) -> None:
         """Look at the windows of these users before clicks of a batch come into them."""

@@ -85,6 +85,11 @@ class LiveRelease:
         return self.neighbours is not None or self.contract.popularity is not None
 
     @property
+    def known_items(self) -> int:
+        """Number of the items with neighbours of their own, the first of the rows; 0 in a release without a table."""
+        return 0 if self.neighbours is None else len(self.neighbours)
+
+    @property
     def lists_later_items(self) -> bool:
         """True for a release with which items without a vector can be listed, by their counts in the stream."""
         return self.neighbours is not None and self.contract.log_partition is not None

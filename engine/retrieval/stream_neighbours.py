@@ -143,7 +143,7 @@ class StreamNeighbours:
         self._reserve(int(max(items.max(), pairs.sources.max(initial=-1))) + 1)
         np.subtract.at(self._clicks, items, shares)
         np.maximum(self._clicks, np.float32(0.0), out=self._clicks)
-        self._total = float(self._clicks.sum(dtype=np.float64))
+        self._sum_up()
         pairs = _summed(pairs, np.ones(len(pairs.sources), np.bool_))
         rows = self._rows[pairs.sources]
         has_row = rows != _NO_ROW
@@ -199,11 +199,14 @@ class StreamNeighbours:
         """Drop the counts of items whose numbers are about to be those of other items."""
         items = items[items < len(self._rows)]
         self._clicks[items] = 0.0
-        self._total = float(self._clicks.sum(dtype=np.float64))
+        self._sum_up()
         rows = self._rows[items]
         self._release(rows[rows != _NO_ROW])
         gone = np.isin(self._neighbours, items + 1)
         self._neighbours[gone], self._counts[gone], self._errors[gone] = 0, 0.0, 0.0
+
+    def _sum_up(self) -> None:
+        self._total = float(self._clicks.sum(dtype=np.float64))
 
     def _move_to(self, time_ms: int) -> None:
         """Bring the newest time, and the landmark with it, up to `time_ms`."""
@@ -295,6 +298,13 @@ class StreamNeighbours:
 def clicks_of(items: Int32, weights: Float32) -> Bool:
     """Mask of the events that are clicks on items by actions of positive weight, of any shape."""
     mask: Bool = (items != NO_ITEM) & (items < FIRST_SEARCH) & (weights > 0.0)
+    return mask
+
+
+def item_mask(items: Int32) -> Bool:
+    """The mask, by item number, that is True for these items and ends at the highest of them."""
+    mask = np.zeros(int(items.max(initial=-1)) + 1, np.bool_)
+    mask[items] = True
     return mask
 
 

@@ -74,6 +74,13 @@ class EvalData:
         every_event = Histories(self.items[order], self.interactions.times_ms[order], self.actions[order], starts)
         return every_event.select(mask[order])
 
+    def all_by_user(self) -> tuple[Histories, Int64]:
+        """All events, user by user, and the row [n] of each event in them."""
+        order = self.interactions.by_user()
+        rows = np.empty(len(order), np.int64)
+        rows[order] = np.arange(len(order))
+        return self.by_user(np.ones(len(order), np.bool_)), rows
+
     def window_store(self, events: Int64) -> WindowStore:
         """A store of all users' windows, slot by user number, after the events at these indices (ascending)."""
         store = WindowStore(self.settings.windows)
@@ -153,10 +160,8 @@ def pushed_order(eval_data: EvalData, queries: EvalQueries) -> EvalQueries:
 
 
 def _event_queries(eval_data: EvalData, targets: Int64, in_order: Int64) -> EvalQueries:
-    data, length = eval_data.interactions, eval_data.settings.windows.length
-    events = eval_data.by_user(np.ones(len(data), np.bool_))
-    rows = np.empty(len(data), np.int64)  # [n] row of each event in `events`
-    rows[data.by_user()] = np.arange(len(data))
+    length = eval_data.settings.windows.length
+    events, rows = eval_data.all_by_user()
 
     def batches() -> QueryBatches:
         for batch in split_batches(in_order):

@@ -6,7 +6,7 @@ import numpy as np
 
 from engine.arrays import Bool
 from engine.releases.serving import LiveRelease
-from engine.retrieval.stream_neighbours import STEPS, CountedWindows, StreamNeighbours
+from engine.retrieval.stream_neighbours import STEPS, CountedWindows, StreamNeighbours, item_mask
 from models.data.popularity_at import HOUR_MS
 from models.evaluation.queries import EvalData
 
@@ -29,17 +29,13 @@ class RecordedStream:
             mask: [n] events that count, clicks of positive weight.
             most_items: `recommendations.stream_neighbours`.
         """
-        data = eval_data.interactions
-        by_user = data.by_user()
-        rows = np.empty(len(data), np.int64)  # [n] row of each event among those of `_events`
-        rows[by_user] = np.arange(len(data))
-        self._events = eval_data.by_user(np.ones(len(data), np.bool_))
-        self._is_counted: Bool = mask[by_user]
-        in_time = np.argsort(data.times_ms, kind="stable")
-        self._rows, self._times_ms = rows[in_time], data.times_ms[in_time]
-        self._is_known = np.zeros(len(eval_data.catalogue), np.bool_)
-        known = 0 if release.neighbours is None else len(release.neighbours)
-        self._is_known[release.numbers[:known]] = True
+        times_ms = eval_data.interactions.times_ms
+        self._events, rows = eval_data.all_by_user()
+        self._is_counted = np.empty(len(mask), np.bool_)
+        self._is_counted[rows] = mask
+        in_time = np.argsort(times_ms, kind="stable")
+        self._rows, self._times_ms = rows[in_time], times_ms[in_time]
+        self._is_known = item_mask(release.numbers[: release.known_items])
         self._most_items = most_items
         self._end = 0
         self.counts = StreamNeighbours(most_items)
