@@ -100,7 +100,7 @@ class Provenance(msgspec.Struct, frozen=True, omit_defaults=True):
     code: str = ""
     """Version of Headrace, and the commit of its checkout where there is one."""
     parent: str = ""
-    """Version of the release that its weights were taken over from."""
+    """Version of the release that was live when it was trained, and that it was compared with."""
     parent_content: str = ""
     """Content hash of that release."""
     gate: dict[str, Any] = {}

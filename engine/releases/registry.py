@@ -164,7 +164,7 @@ class Registry:
 
         Args:
             newcomer: about to be announced.
-            parent: version that its weights were taken over from; empty for none.
+            parent: version that was live when it was trained; empty for none.
 
         Raises:
             ReleaseError: it has, or the parent was never announced.

@@ -79,8 +79,10 @@ class RetrainSettings(Section):
     """Clicks of so many days before the newest one are trained on and evaluated."""
     training: Path | None = None
     """TOML file of training settings, as for `headrace train --settings`; their defaults without one."""
-    warm_start: bool = True
-    """Begin with the item vectors of the live release, where its vectors are as long."""
+    warm_start: bool = False
+    """Begin with the item vectors of the live release, where its vectors are as long, in place of the spectral
+    embedding of the clicks (`headrace train --spectral-start`). They have learned from most of the clicks that
+    validate the training, which then stops early."""
     threads: PositiveInt = 1
     """Threads of torch, beside those of `worker.threads`."""
     interval_h: PositiveFloat = 24.0

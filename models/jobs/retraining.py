@@ -185,10 +185,11 @@ def _train(  # noqa: PLR0913 - all of a training
 ) -> Path:
     """Train, and write the bundle; returns its folder."""
     settings, warm, provenance = inputs.settings, None, Provenance(from_ms=attempt.since_ms)
-    if live is not None and settings.retrain.warm_start:
-        warm = WarmVectors(live.ids, live.vectors)
+    if live is not None:
         parent = live.manifest
         provenance = Provenance(from_ms=attempt.since_ms, parent=parent.version, parent_content=parent.content_hash)
+        if settings.retrain.warm_start:
+            warm = WarmVectors(live.ids, live.vectors)
     target = RunTarget(settings.releases.model, attempt.version, settings.retrain.releases, None, provenance)
     written = training_job.run(
         TrainingInput(source, inputs.items, warm), inputs.training, target, now_ms, reports.training

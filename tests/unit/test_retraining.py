@@ -42,7 +42,7 @@ from models.jobs.live_release import FolderStage, TopicStage
 from models.jobs.retrain_schedule import RetrainSchedule
 from models.jobs.retrain_service import RetrainService
 from models.jobs.retraining import Reports, RetrainInput, RetrainOutcome
-from models.jobs.training_job import Callbacks
+from models.jobs.training_job import Callbacks, TrainingInput
 from models.network.two_hop import TwoHopEncoder
 from models.publishing import announce
 from models.settings import EncoderSettings, TrainSettings
@@ -222,11 +222,13 @@ def test_a_live_release_may_know_items_of_which_the_slice_has_no_click(
 def test_one_that_is_better_takes_the_place_of_a_bad_one_that_was_forced(clicks: Path, tmp_path: Path) -> None:
     bad = inputs(clicks, tmp_path, force=True)
     untrained = TRAINING.model_copy(update={"epochs": 1, "learning_rate": 1e-9})
-    assert run(replace(bad, training=untrained)).outcome == "forced"
-    cold = bad.settings.model_copy(update={"retrain": bad.settings.retrain.model_copy(update={"warm_start": False})})
-    outcome = run(replace(bad, force=False, settings=cold), hours=1)
+    forced = run(replace(bad, training=untrained))
+    assert forced.outcome == "forced"
+    outcome = run(replace(bad, force=False), hours=1)
     assert (outcome.outcome, outcome.reasons) == ("published", [])
     assert live(tmp_path) == outcome.release
+    provenance = bundles.read_manifest(tmp_path / "releases" / outcome.release).provenance
+    assert provenance.parent == forced.release.removeprefix("two-hop-")
 
 
 @pytest.mark.usefixtures("without_page")
@@ -541,6 +543,30 @@ def test_vectors_of_known_items_are_the_beginning() -> None:
     assert (after[1] == vectors[0]).all()
     assert (after[[0, 2]] == before[[0, 2]]).all()
     assert WarmVectors(["b"], np.ones((1, 8), np.float32)).copy_to(encoder, ["b"]) == 0
+
+
+@pytest.mark.usefixtures("without_page")
+@pytest.mark.parametrize("is_warm", [False, True])
+def test_training_begins_with_the_vectors_of_the_live_release_where_the_settings_say_so(
+    clicks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_warm: bool
+) -> None:
+    def stop(training_input: TrainingInput, *_others: object) -> None:
+        begun.append(training_input.warm)
+        raise Death
+
+    begun = list[WarmVectors | None]()
+    first = inputs(clicks, tmp_path, force=True)
+    release = bundles.read(tmp_path / "releases" / run(first).release)
+    retrain = first.settings.retrain.model_copy(update={"warm_start": is_warm})
+    monkeypatch.setattr(training_job, "run", stop)
+    with pytest.raises(Death):
+        run(replace(first, settings=first.settings.model_copy(update={"retrain": retrain})), hours=1)
+    if is_warm:
+        assert begun[0] is not None
+        assert begun[0].ids == release.ids
+        np.testing.assert_array_equal(begun[0].vectors, release.vectors)
+    else:
+        assert begun == [None]
 
 
 def test_the_schedule_by_interval_cron_and_clicks() -> None:
