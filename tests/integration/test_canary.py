@@ -120,6 +120,13 @@ def until(condition: Callable[[], object]) -> None:
         time.sleep(0.02)
 
 
+def releases_of_new_lists(shop: Shop) -> set[str]:
+    """Releases of the next lists of more than half of the users."""
+    seen = len(shop.messages)
+    until(lambda: len({message.user for message in shop.messages[seen:]}) > USERS // 2)
+    return {message.release for message in shop.messages[seen:]}
+
+
 @pytest.fixture
 def sabotaged(tiny_release: Path, tmp_path: Path) -> Path:
     """The tiny release with its item table shuffled: every item has another one's vector."""
@@ -148,10 +155,8 @@ def run_sabotaged_canary(log: EventLog, settings: Settings, good: Path, sabotage
                 assert ("two-hop-sabotaged" not in releases) or groups[user]
             shop.lists.clear()
             until(lambda: len(shop.lists) > USERS // 2 and not second.not_ready)
-            time.sleep(1.0)  # lists by the canary that were under way
-            shop.lists.clear()
-            until(lambda: len(shop.lists) > USERS // 2)
-            assert {release for releases in shop.lists.values() for release in releases} == {"two-hop-tiny"}
+            until(lambda: releases_of_new_lists(shop) == {"two-hop-tiny"})  # some by the canary were under way
+            assert releases_of_new_lists(shop) == {"two-hop-tiny"}
             assert first.release_name == second.release_name == "two-hop-tiny"
         decisions = metrics.registry.get_sample_value("headrace_canary_decisions_total", {"decision": "take_back"})
         assert decisions in {None, 1.0}  # this worker's, or the other's
@@ -224,11 +229,9 @@ def test_a_canary_ends_with_its_time_a_rollback_or_a_pin(tiny_release: Path, sab
         until(lambda: shop.registrar.read().versions["sabotaged"].state == "retired")
         assert shop.registrar.read().versions["sabotaged"].reason.startswith("canary no difference")
         shop.registrar.change(lambda registry: registry.pin("tiny", time.time_ns() // 1_000_000))
-        time.sleep(1.0)  # lists by the canary that were under way
-        shop.lists.clear()
+        until(lambda: releases_of_new_lists(shop) == {"two-hop-tiny"})  # some by the canary were under way
         shop.publish(rewritten(tiny_release, tmp_path, version="later"), "canary")
-        until(lambda: len(shop.lists) > USERS // 2)
-        assert {release for releases in shop.lists.values() for release in releases} == {"two-hop-tiny"}
+        assert releases_of_new_lists(shop) == {"two-hop-tiny"}
         assert worker.release_name == "two-hop-tiny"
 
 

@@ -24,7 +24,7 @@ from engine.releases.arms import Arms
 from engine.releases.experiments import Judgement
 from engine.settings.sections import KafkaSettings, Settings
 from tests.conftest import Report, only_long
-from tests.integration.test_canary import CANARY, Shop, sabotaged, until
+from tests.integration.test_canary import CANARY, Shop, releases_of_new_lists, sabotaged, until
 from tests.integration.test_rollback import settings_of
 from tests.unit.test_bundles import rewritten
 
@@ -96,13 +96,10 @@ def run_experiment(log: EventLog, settings: Settings, good: Path, other: Path, r
             after = trials.report()
             until(lambda: after.looks or trials.report().looks)
             trials.stop("three")
+            until(lambda: releases_of_new_lists(shop) == {"two-hop-tiny"})  # some by the arms were under way
             seen = len(shop.messages)
-            until(lambda: len({message.user for message in shop.messages[seen:] if not message.experiment}) > 300)
-            time.sleep(0.5)  # lists by the arms that were under way
-            seen = len(shop.messages)
-            until(lambda: len(shop.messages) > seen + 300)
+            assert releases_of_new_lists(shop) == {"two-hop-tiny"}
             assert {message.experiment for message in shop.messages[seen:]} == {""}
-            assert {message.release for message in shop.messages[seen:]} == {"two-hop-tiny"}
     check_lists(experiment, trials.lists(experiment))
     assert after.sessions > before.sessions
     for earlier, later in zip(before.arms, after.arms, strict=True):

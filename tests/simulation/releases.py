@@ -76,7 +76,7 @@ def mirror(version: int) -> Any:
         popularity=np.empty(0, np.float32),
         index=_NoItems(),
         recall=1.0,
-        neighbours=None,
+        known_items=0,
     )
 
 
