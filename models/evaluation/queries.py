@@ -70,16 +70,17 @@ class EvalData:
 
     def by_user(self, mask: Bool) -> Histories:
         """The events under `mask` [n], user by user."""
-        order, starts = histories.by_user(self.interactions.users, len(self.interactions.user_ids))
-        every_event = Histories(self.items[order], self.interactions.times_ms[order], self.actions[order], starts)
-        return every_event.select(mask[order])
+        events, rows = self.all_by_user()
+        is_selected = np.empty(len(mask), np.bool_)
+        is_selected[rows] = mask
+        return events.select(is_selected)
 
     def all_by_user(self) -> tuple[Histories, Int64]:
         """All events, user by user, and the row [n] of each event in them."""
-        order = self.interactions.by_user()
+        order, starts = histories.by_user(self.interactions.users, len(self.interactions.user_ids))
         rows = np.empty(len(order), np.int64)
         rows[order] = np.arange(len(order))
-        return self.by_user(np.ones(len(order), np.bool_)), rows
+        return Histories(self.items[order], self.interactions.times_ms[order], self.actions[order], starts), rows
 
     def window_store(self, events: Int64) -> WindowStore:
         """A store of all users' windows, slot by user number, after the events at these indices (ascending)."""
