@@ -120,11 +120,11 @@ def until(condition: Callable[[], object]) -> None:
         time.sleep(0.02)
 
 
-def releases_of_new_lists(shop: Shop) -> set[str]:
-    """Releases of the next lists of more than half of the users."""
+def new_lists(shop: Shop) -> list[Recommendation]:
+    """The next lists, of more than half of the users."""
     seen = len(shop.messages)
     until(lambda: len({message.user for message in shop.messages[seen:]}) > USERS // 2)
-    return {message.release for message in shop.messages[seen:]}
+    return shop.messages[seen:]
 
 
 @pytest.fixture
@@ -155,8 +155,9 @@ def run_sabotaged_canary(log: EventLog, settings: Settings, good: Path, sabotage
                 assert ("two-hop-sabotaged" not in releases) or groups[user]
             shop.lists.clear()
             until(lambda: len(shop.lists) > USERS // 2 and not second.not_ready)
-            until(lambda: releases_of_new_lists(shop) == {"two-hop-tiny"})  # some by the canary were under way
-            assert releases_of_new_lists(shop) == {"two-hop-tiny"}
+            # Some by the canary were under way.
+            until(lambda: {message.release for message in new_lists(shop)} == {"two-hop-tiny"})
+            assert {message.release for message in new_lists(shop)} == {"two-hop-tiny"}
             assert first.release_name == second.release_name == "two-hop-tiny"
         decisions = metrics.registry.get_sample_value("headrace_canary_decisions_total", {"decision": "take_back"})
         assert decisions in {None, 1.0}  # this worker's, or the other's
@@ -229,9 +230,10 @@ def test_a_canary_ends_with_its_time_a_rollback_or_a_pin(tiny_release: Path, sab
         until(lambda: shop.registrar.read().versions["sabotaged"].state == "retired")
         assert shop.registrar.read().versions["sabotaged"].reason.startswith("canary no difference")
         shop.registrar.change(lambda registry: registry.pin("tiny", time.time_ns() // 1_000_000))
-        until(lambda: releases_of_new_lists(shop) == {"two-hop-tiny"})  # some by the canary were under way
+        # Some by the canary were under way.
+        until(lambda: {message.release for message in new_lists(shop)} == {"two-hop-tiny"})
         shop.publish(rewritten(tiny_release, tmp_path, version="later"), "canary")
-        assert releases_of_new_lists(shop) == {"two-hop-tiny"}
+        assert {message.release for message in new_lists(shop)} == {"two-hop-tiny"}
         assert worker.release_name == "two-hop-tiny"
 
 

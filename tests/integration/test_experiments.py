@@ -24,7 +24,7 @@ from engine.releases.arms import Arms
 from engine.releases.experiments import Judgement
 from engine.settings.sections import KafkaSettings, Settings
 from tests.conftest import Report, only_long
-from tests.integration.test_canary import CANARY, Shop, releases_of_new_lists, sabotaged, until
+from tests.integration.test_canary import CANARY, Shop, new_lists, sabotaged, until
 from tests.integration.test_rollback import settings_of
 from tests.unit.test_bundles import rewritten
 
@@ -96,10 +96,11 @@ def run_experiment(log: EventLog, settings: Settings, good: Path, other: Path, r
             after = trials.report()
             until(lambda: after.looks or trials.report().looks)
             trials.stop("three")
-            until(lambda: releases_of_new_lists(shop) == {"two-hop-tiny"})  # some by the arms were under way
-            seen = len(shop.messages)
-            assert releases_of_new_lists(shop) == {"two-hop-tiny"}
-            assert {message.experiment for message in shop.messages[seen:]} == {""}
+            # Some by the arms were under way.
+            until(lambda: {message.experiment for message in new_lists(shop)} == {""})
+            lists = new_lists(shop)
+            assert {message.experiment for message in lists} == {""}
+            assert {message.release for message in lists} == {"two-hop-tiny"}
     check_lists(experiment, trials.lists(experiment))
     assert after.sessions > before.sessions
     for earlier, later in zip(before.arms, after.arms, strict=True):

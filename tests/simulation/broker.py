@@ -21,12 +21,12 @@ from engine.eventlog.base import Headers, Outgoing, Partition, Records, TopicSpe
 from engine.eventlog.memory.group import ConsumerGroup
 
 CHANGELOG = "windows"
-"""The topic on which workers end what is left open."""
+"""Topic on which workers end open transactions."""
 SESSION_TIMEOUT_S = 10.0
 TRANSACTION_TIMEOUT_S = 600.0
 """Longer than any run: what is left open must be ended by somebody."""
 POSITIONS_TIMEOUT_S = 30.0
-"""The same where positions are all that a successor waits for: no broker tells whose they are, so only time ends it."""
+"""Time limit of a transaction that has positions and no record on the changelog, which workers cannot end."""
 
 CLEANER_S = 5.0
 """Between a segment's end and its compaction; three times that by Kafka's own default."""
@@ -266,7 +266,7 @@ class Broker:
                     entry.transaction = transaction
 
     def position(self, name: str, partition: Partition) -> int | None:
-        """Where a group goes on in a partition; None while an open transaction may move that."""
+        """Committed position of a group in a partition; None while an open transaction has a pending one."""
         if any(t.group == name and partition in t.positions for t in self.open.values()):
             return None
         return self.group(name).positions.get(partition, 0)

@@ -168,8 +168,8 @@ class FaultySession:
         self._transaction: Transaction | None = None
         self._outbox: list[Outgoing] = []
         self._cursor: dict[Partition, int] = {}
-        self._unpositioned: set[Partition] = set()
-        """Partitions held whose position the group has not told yet."""
+        self._to_fetch: set[Partition] = set()
+        """Assigned partitions whose committed position is still to be fetched."""
         self._paused: set[Partition] = set()
         self._holder = Holder()
         self._starts: dict[Partition, int] = {}
@@ -270,7 +270,7 @@ class FaultySession:
     def seek(self, partition: Partition, offset: int) -> None:
         """Go on at `offset`."""
         self._cursor[partition] = offset
-        self._unpositioned.discard(partition)
+        self._to_fetch.discard(partition)
 
     def pause(self, partitions: Sequence[Partition]) -> None:
         """Hold back."""
@@ -282,7 +282,7 @@ class FaultySession:
 
     def lag(self) -> dict[Partition, int]:
         """Offsets not yet read."""
-        known = {p: position for p, position in self._cursor.items() if p not in self._unpositioned}
+        known = {p: position for p, position in self._cursor.items() if p not in self._to_fetch}
         return {p: max(self._broker.log(p).end - position, 0) for p, position in known.items()}
 
     def silent_s(self) -> float:
@@ -339,7 +339,7 @@ class FaultySession:
         if self._cursor and not unnoticed:
             lost = sorted(self._cursor)
             self._cursor.clear()
-            self._unpositioned.clear()
+            self._to_fetch.clear()
             self._paused.clear()
             self._holder.nothing_held()
             self._rebalance.lost(lost)
@@ -354,7 +354,7 @@ class FaultySession:
         for partition in leaving:
             group.holders.pop(partition, None)
             self._cursor.pop(partition, None)
-            self._unpositioned.discard(partition)
+            self._to_fetch.discard(partition)
             self._paused.discard(partition)
 
     def _take_over(self, arriving: Sequence[Partition], *, is_lost: bool) -> None:
@@ -363,23 +363,23 @@ class FaultySession:
             group.holders[partition] = self.member
             if not is_lost:
                 self._cursor[partition] = 0
-                self._unpositioned.add(partition)
+                self._to_fetch.add(partition)
         if arriving and not is_lost:
             self._holder.assigned(self.member)
             self._rebalance.assigned(arriving)
 
-    def _ask_positions(self) -> None:
-        for partition in sorted(self._unpositioned):
+    def _fetch_positions(self) -> None:
+        for partition in sorted(self._to_fetch):
             position = self._broker.position(self._group_name, partition)
             if position is not None:
                 self._cursor[partition] = position
-                self._unpositioned.discard(partition)
+                self._to_fetch.discard(partition)
 
     def _read(self, most: int) -> list[Records]:
-        self._ask_positions()
+        self._fetch_positions()
         batch = []
         for partition in sorted(self._cursor):
-            if partition not in self._paused | self._unpositioned and most > 0:
+            if partition not in self._paused | self._to_fetch and most > 0:
                 records, self._cursor[partition] = self._broker.read(partition, self._cursor[partition], most)
                 if len(records):
                     batch.append(records)
