@@ -92,9 +92,10 @@ def run_experiment(log: EventLog, settings: Settings, good: Path, other: Path, r
             assert value_of(metrics, "headrace_experiment_gain", "control") > 0.5
         before = trials.report()
         with shop.worker(), shop.worker():  # a restart, and one that joins
-            until(lambda: trials.report().arms[2].verdict == "worse")
+            until(lambda: trials.report().sessions > before.sessions)  # the new ones have written sums
             after = trials.report()
-            until(lambda: after.looks or trials.report().looks)
+            until(lambda: trials.report().arms[2].verdict == "worse")
+            until(lambda: trials.report().looks)
             trials.stop("three")
             # Some by the arms were under way.
             until(lambda: {message.experiment for message in new_lists(shop)} == {""})
@@ -102,7 +103,6 @@ def run_experiment(log: EventLog, settings: Settings, good: Path, other: Path, r
             assert {message.experiment for message in lists} == {""}
             assert {message.release for message in lists} == {"two-hop-tiny"}
     check_lists(experiment, trials.lists(experiment))
-    assert after.sessions > before.sessions
     for earlier, later in zip(before.arms, after.arms, strict=True):
         assert later.clicks >= earlier.clicks > 0
         assert later.users >= earlier.users > 0
