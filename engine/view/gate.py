@@ -5,8 +5,8 @@ from elsewhere that has its own name point here (DNS rebinding) gets nothing.
 """
 
 import asyncio
+import math
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Final
@@ -16,13 +16,11 @@ from engine.metrics import ServeMetrics
 from engine.settings.sections import ServeSettings
 from engine.view.api_keys import ApiKey, ApiKeys
 from engine.view.asgi import JSON_TYPE, AsgiApp, Message, Receive, Scope, Send, answer, refuse
+from engine.view.caller_rates import CallerRates
 from engine.view.refusals import RefusalError
 
 _BODY_LIMIT_S: Final = 10.0
 """A body that is not whole after this time never will be."""
-_BURST_S: Final = 2.0
-_MAX_BUCKETS: Final = 10_000
-"""Callers whose rate is remembered; one that was dropped begins with a full bucket."""
 LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 _OPEN: Final = frozenset({"/", "/healthz", "/readyz", "/v1/health/live", "/v1/health/ready", "/v1/openapi.json"})
 _SCOPES: Final = {
@@ -74,8 +72,7 @@ class Gate:
         self._settings = settings
         self._keys = keys
         self._metrics = metrics
-        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
-        """By caller, requests left and when that was."""
+        self._rates = CallerRates()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request (ASGI 3)."""
@@ -132,9 +129,14 @@ class Gate:
             limit = self._settings.rate_per_s if key.rate_per_s is None else key.rate_per_s
         elif not self._settings.without_keys:
             _check_host(headers)
-        if limit and not self._has_room(caller, limit):
+        wait_s = self._rates.wait_s(caller, limit) if limit else 0.0
+        if wait_s:
             self._metrics.shed_requests.labels("rate").inc()
-            raise RefusalError(HTTPStatus.TOO_MANY_REQUESTS, f"more than {limit:g} requests a second", retry_after_s=1)
+            raise RefusalError(
+                HTTPStatus.TOO_MANY_REQUESTS,
+                f"more than {limit:g} requests a second",
+                retry_after_s=math.ceil(wait_s),
+            )
         kind = headers.get(b"content-type", b"").split(b";")[0].strip().lower()
         if method == "POST" and kind != b"application/json":
             # A form of another site could send anything else without the browser asking first.
@@ -143,17 +145,6 @@ class Gate:
                 f"Content-Type: found {kind.decode(errors='replace')!r}, expected application/json",
                 "Content-Type",
             )
-
-    def _has_room(self, caller: str, limit: float) -> bool:
-        """Take one from the caller's bucket, which fills by `limit` a second up to a burst."""
-        now_s = time.monotonic()
-        left, since_s = self._buckets.pop(caller, (limit * _BURST_S, now_s))
-        left = min(limit * _BURST_S, left + (now_s - since_s) * limit)
-        has_room = left >= 1.0
-        self._buckets[caller] = (left - has_room, now_s)
-        if len(self._buckets) > _MAX_BUCKETS:
-            self._buckets.popitem(last=False)
-        return has_room
 
 
 def _key_of(headers: dict[bytes, bytes], keys: ApiKeys, scope: str) -> tuple[str, ApiKey]:

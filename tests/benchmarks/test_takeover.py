@@ -25,7 +25,8 @@ from engine.settings.loader import load
 from tests.benchmarks.full_windows import LENGTH, fill
 from tests.conftest import Report, only_long
 from tests.integration.conftest import kafka_bootstrap, kafka_log, kafka_settings, topic_names
-from tests.integration.site import LIMIT_S, PARTITIONS, START_MS, Site
+from tests.integration.site import PARTITIONS, START_MS, Site
+from tests.waiting import LIMIT_S
 
 __all__ = ["kafka_bootstrap", "kafka_log", "kafka_settings", "topic_names"]
 

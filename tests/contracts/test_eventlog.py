@@ -14,10 +14,10 @@ from engine.eventlog.kafka import KafkaLog
 from engine.eventlog.memory.log import MemoryLog
 from tests.conftest import only_long
 from tests.integration.conftest import kafka_bootstrap, kafka_log, kafka_settings, topic_names
+from tests.waiting import LIMIT_S
 
 __all__ = ["kafka_bootstrap", "kafka_log", "kafka_settings", "topic_names"]  # fixtures, used by name
 
-LIMIT_S = 20.0
 EXACTLY, AT_LEAST = "exactly_once", "at_least_once"
 Names = Callable[[str], str]
 

@@ -2,8 +2,7 @@
 
 import json
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,8 +25,8 @@ from engine.settings.sections import (
 )
 from engine.view.http_server import HttpServer
 from engine.worker.loop import Worker
+from tests.waiting import LIMIT_S, until
 
-LIMIT_S = 20.0
 START_MS = 1_700_000_000_000
 
 
@@ -117,10 +116,3 @@ def serving(
         stop.set()
         thread.join(LIMIT_S)
         assert not thread.is_alive()
-
-
-def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + LIMIT_S
-    while not condition():
-        assert time.monotonic() < deadline, "nothing happened within the time limit"
-        time.sleep(0.01)

@@ -16,11 +16,11 @@ from engine.eventlog.kafka import KafkaLog
 from engine.messages.recommendation import Recommendation, decode_recommendation
 from engine.settings.loader import ENV_PREFIX
 from tests.conftest import TINY_ITEMS
+from tests.waiting import LIMIT_S
 
 HEADRACE = Path(sys.executable).with_name("headrace")
 PARTITIONS = 3
 USERS = 40
-LIMIT_S = 60.0
 START_MS = 1_700_000_000_000
 
 

@@ -31,7 +31,8 @@ from engine.eventlog.base import Outgoing, Producer
 from engine.eventlog.kafka import KafkaLog
 from engine.settings.sections import KafkaSettings
 from tests.integration import broker
-from tests.integration.site import LIMIT_S, Site
+from tests.integration.site import Site
+from tests.waiting import LIMIT_S
 
 USERS = 1_000
 BACKLOG = 110 * USERS

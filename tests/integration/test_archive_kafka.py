@@ -23,11 +23,11 @@ from engine.metrics import Metrics
 from engine.settings.loader import ENV_PREFIX
 from engine.settings.sections import ArchiveSettings, ClickSettings, KafkaSettings, Settings
 from engine.worker.archiver import Archiver, archive_once
+from tests.waiting import LIMIT_S
 
 pytestmark = pytest.mark.kafka
 
 PARTITIONS = 3
-LIMIT_S = 120.0
 LONG = os.environ.get("LONG_TESTS") == "1"
 KILLS = 20 if LONG else 2
 Row = tuple[int, int, str]

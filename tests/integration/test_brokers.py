@@ -24,6 +24,7 @@ from tests.conftest import only_long
 from tests.integration import broker, equality
 from tests.integration.equality import Recorded
 from tests.integration.site import Site
+from tests.waiting import LIMIT_S
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +37,6 @@ BUSY = 0.3
 RATE = 40
 """Clicks a second."""
 FLOWS_AGAIN_S = 15.0
-LIMIT_S = 60.0
 
 
 class Load:

@@ -33,8 +33,8 @@ from models.publishing import announce
 from tests.conftest import TINY_ITEMS, Report
 from tests.integration.test_rollback import settings_of
 from tests.unit.test_bundles import rewritten
+from tests.waiting import LIMIT_S, until
 
-LIMIT_S = 60.0
 PARTITIONS = 2
 USERS = 600
 START_MS = 1_700_000_000_000
@@ -111,13 +111,6 @@ class Shop:
                         message = decode_recommendation(value)
                         self.messages.append(message)
                         self.lists.setdefault(message.user, set()).add(message.release)
-
-
-def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + LIMIT_S
-    while not condition():
-        assert time.monotonic() < deadline, "nothing happened within the time limit"
-        time.sleep(0.02)
 
 
 def new_lists(shop: Shop) -> list[Recommendation]:

@@ -17,7 +17,8 @@ from engine.eventlog.memory.log import MemoryLog
 from engine.settings.sections import Settings, SnapshotSettings, WorkerSettings
 from tests.integration import equality
 from tests.integration.equality import Outcome, Recorded
-from tests.integration.site import LIMIT_S, Site
+from tests.integration.site import Site
+from tests.waiting import LIMIT_S
 
 SEED = int(os.environ.get("TESTS_SEED", "1"))
 IS_LONG = bool(os.environ.get("LONG_TESTS"))

@@ -26,10 +26,10 @@ from models.publishing import announce
 from tests.conftest import TINY_ITEMS, Report, only_long
 from tests.integration import equality
 from tests.integration.experiment_recount import JudgedClick, Recount, all_records, begin_of, recount
-from tests.integration.site import LIMIT_S, Site
-from tests.integration.test_canary import until
+from tests.integration.site import Site
 from tests.integration.test_crash import Death, MortalLog, MortalSession
 from tests.integration.test_rollback import settings_of
+from tests.waiting import LIMIT_S, until
 
 ARMS = ("control", "short count=3", "diverse diversity=0.2 share=0.3")
 USERS, CLICKS, PARTITIONS = 60, 600, 3

@@ -24,9 +24,10 @@ from engine.releases.arms import Arms
 from engine.releases.experiments import Judgement
 from engine.settings.sections import KafkaSettings, Settings
 from tests.conftest import Report, only_long
-from tests.integration.test_canary import CANARY, Shop, new_lists, sabotaged, until
+from tests.integration.test_canary import CANARY, Shop, new_lists, sabotaged
 from tests.integration.test_rollback import settings_of
 from tests.unit.test_bundles import rewritten
+from tests.waiting import until
 
 __all__ = ["sabotaged"]  # a fixture, used by name
 

@@ -33,10 +33,11 @@ from engine.worker.loop import Worker
 from models.publishing import announce
 from tests.conftest import Report
 from tests.integration.served import serving
-from tests.integration.test_canary import CANARY, PARTITIONS, START_MS, USERS, Shop, until
+from tests.integration.test_canary import CANARY, PARTITIONS, START_MS, USERS, Shop
 from tests.integration.test_experiments import Trials, now_ms
 from tests.integration.test_rollback import settings_of
 from tests.unit.test_bundles import rewritten
+from tests.waiting import until
 
 BY_IMPRESSIONS = CANARY.model_copy(update={"exposure": "impressions", "impression_wait_s": 0.3})
 BY_WHAT_IS_SHOWN = Judgement(difference=0.05, min_users=50, exposure="impressions")

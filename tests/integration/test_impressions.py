@@ -15,7 +15,8 @@ from engine.eventlog.memory.log import MemoryLog
 from engine.ingest.pseudonyms import Pseudonyms
 from engine.messages.impression import Impression
 from engine.settings.sections import ClickSettings
-from tests.integration.served import Served, serving, until
+from tests.integration.served import Served, serving
+from tests.waiting import until
 
 
 @pytest.fixture(scope="module")

@@ -18,10 +18,10 @@ from engine.eventlog.kafka import KafkaLog
 from engine.settings.sections import KafkaSettings
 from tests.conftest import only_long
 from tests.integration import broker
+from tests.waiting import LIMIT_S
 
 pytestmark = pytest.mark.kafka
 
-LIMIT_S = 20.0
 deliveries = pytest.mark.parametrize("delivery", ["exactly_once", pytest.param("at_least_once", marks=only_long)])
 Names = Callable[[str], str]
 
@@ -87,7 +87,7 @@ def test_a_dead_address_is_reported_with_the_setting_to_check() -> None:
         started = time.monotonic()
         with pytest.raises(BrokerUnavailableError, match=r"ECONNREFUSED.*kafka\.bootstrap_servers"):
             connect()
-        assert time.monotonic() - started < 20.0  # three seconds and a busy machine
+        assert time.monotonic() - started < LIMIT_S
 
 
 def test_unknown_host_is_told() -> None:
@@ -102,7 +102,7 @@ def test_a_peer_that_never_answers_does_not_hang_us() -> None:
         started = time.monotonic()
         with pytest.raises(BrokerUnavailableError, match=r"no answer from Kafka at .*kafka\.security_protocol"):
             KafkaLog(KafkaSettings(bootstrap_servers=address, connect_timeout_s=0.5)).producer()
-        assert time.monotonic() - started < 5.0
+        assert time.monotonic() - started < LIMIT_S
 
 
 @pytest.mark.usefixtures("nothing_left")
@@ -128,11 +128,11 @@ def test_login_over_tls(secure: KafkaSettings, mechanism: str, topic_names: Name
     ],
 )
 def test_a_refusal_says_why_and_at_once(secure: KafkaSettings, change: dict[str, str | None], reason: str) -> None:
-    log = KafkaLog(secure.model_copy(update=change | {"connect_timeout_s": 60.0}))
+    log = KafkaLog(secure.model_copy(update=change | {"connect_timeout_s": LIMIT_S}))
     started = time.monotonic()
     with pytest.raises(BrokerUnavailableError, match=reason) as caught:
         log.session(["clicks"], "group", Rebalance())
-    assert time.monotonic() - started < 20.0, "waiting cannot help"
+    assert time.monotonic() - started < LIMIT_S, "waiting cannot help"
     assert "not-the-password" not in str(caught.value)
     assert broker.PASSWORD not in str(caught.value)
 

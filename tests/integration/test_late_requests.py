@@ -22,11 +22,11 @@ from engine.settings.sections import KafkaSettings
 from tests.conftest import only_long
 from tests.integration import broker, proxy
 from tests.integration.proxy import LateRequest, Proxy
+from tests.waiting import LIMIT_S
 
 pytestmark = pytest.mark.kafka
 
 IS_LONG = os.environ.get("LONG_TESTS") == "1"
-LIMIT_S = 20.0
 CLICKS = 6
 LATE_AT = 2
 """The click whose transaction meets the late request."""

@@ -17,7 +17,7 @@ from engine.settings.sections import ServeSettings, Settings
 from producers.demo.run import Demo, demo_settings
 from producers.demo.shop_page import open_page
 from producers.simulation.shoppers import SimulationSettings
-from tests.integration.served import LIMIT_S, until
+from tests.waiting import LIMIT_S, until
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="drives a browser: pip install 'headrace[dev]'")
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")

@@ -17,8 +17,8 @@ from engine.metrics import Metrics
 from engine.settings.sections import Settings
 from engine.worker.loop import Worker
 from producers.demo.bundled import DEMO_RELEASE
+from tests.waiting import LIMIT_S
 
-LIMIT_S = 20.0
 CLICKS = 600
 USERS = 50
 

@@ -23,9 +23,9 @@ from engine.eventlog.base import EventLog, Headers, Outgoing, Partition, Reader,
 from engine.eventlog.kafka import KafkaLog
 from engine.eventlog.memory.log import MemoryLog
 from engine.settings.sections import KafkaSettings
+from tests.waiting import LIMIT_S
 
 LONG = os.environ.get("LONG_TESTS") == "1"
-LIMIT_S = 60.0
 MOST_TOPICS = 3
 MOST_AT_ONCE = 1_000
 NOW_MS = int(time.time() * 1000)

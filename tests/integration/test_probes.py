@@ -2,7 +2,6 @@
 
 import socket
 import threading
-import time
 import urllib.request
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 from engine.metrics import Metrics
 from engine.settings.sections import TelemetrySettings
 from engine.worker.telemetry import Telemetry
+from tests.waiting import LIMIT_S, until
 
 IDLE = 500
 
@@ -24,11 +24,8 @@ def test_500_idle_connections_take_neither_descriptors_nor_threads() -> None:
         telemetry = stack.enter_context(Telemetry(settings, Metrics().registry, lambda: None, lambda: None))
         threads, files = threading.active_count(), open_files()
         for _ in range(IDLE):
-            stack.enter_context(socket.create_connection(("127.0.0.1", telemetry.port), timeout=20))
+            stack.enter_context(socket.create_connection(("127.0.0.1", telemetry.port), timeout=LIMIT_S))
         for path in ("metrics", "healthz"):
-            with urllib.request.urlopen(f"http://127.0.0.1:{telemetry.port}/{path}", timeout=20) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{telemetry.port}/{path}", timeout=LIMIT_S) as answer:
                 assert answer.status == 200
-        deadline = time.monotonic() + 20
-        while open_files() - files - IDLE > 40 or threading.active_count() - threads > 40:
-            assert time.monotonic() < deadline, (open_files() - files, threading.active_count() - threads)
-            time.sleep(0.05)
+        until(lambda: open_files() - files - IDLE <= 40 and threading.active_count() - threads <= 40)

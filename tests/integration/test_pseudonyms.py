@@ -3,7 +3,6 @@
 import json
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from engine.eventlog import topic_plan
@@ -15,8 +14,8 @@ from engine.settings.sections import Settings
 from engine.worker import forgetting, user_report
 from engine.worker.loop import Worker
 from producers.demo.bundled import DEMO_RELEASE
+from tests.waiting import LIMIT_S, until
 
-LIMIT_S = 20.0
 ANN = "ann-whose-id-nobody-may-read"
 
 
@@ -62,10 +61,3 @@ def ids_in(log: MemoryLog, settings: Settings) -> set[str]:
             wrong.add(topic)
         wrong |= {topic for key in keys if ANN.encode() in (key or b"")}
     return wrong
-
-
-def until(happened: Callable[[], bool]) -> None:
-    deadline_s = time.monotonic() + LIMIT_S
-    while not happened():
-        assert time.monotonic() < deadline_s
-        time.sleep(0.05)

@@ -2,7 +2,6 @@
 
 import json
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from hashlib import sha256
@@ -26,10 +25,10 @@ from engine.settings.sections import (
     WindowSettings,
 )
 from engine.worker.loop import Worker
+from tests.waiting import until
 
 pytestmark = pytest.mark.kafka
 
-LIMIT_S = 60.0
 START_MS = 1_700_000_000_000
 Names = Callable[[str], str]
 
@@ -59,13 +58,6 @@ def serving(settings: Settings, metrics: Metrics) -> Iterator[Worker]:
         stop.set()
         thread.join(60.0)
         assert not thread.is_alive()
-
-
-def eventually(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + LIMIT_S
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.05)
 
 
 def make_topic(settings: Settings, name: str, **configs: str) -> None:
@@ -105,9 +97,9 @@ def test_a_click_of_20_mb_leaves_its_head_where_the_topic_takes_20_kb(settings: 
     sender.close()
     metrics = Metrics()
     with serving(settings, metrics):
-        eventually(lambda: users_with_lists(kafka_log, settings) == {"ann", "bob"})
+        until(lambda: users_with_lists(kafka_log, settings) == {"ann", "bob"})
         (letter,) = dead_letters.read(kafka_log, settings.clicks.dead_letter_topic, LetterFilter())
-        eventually(lambda: metrics.registry.get_sample_value("headrace_cut_dead_letters_total") == 1)
+        until(lambda: metrics.registry.get_sample_value("headrace_cut_dead_letters_total") == 1)
     assert letter.whole == (len(huge), sha256(huge).hexdigest())
     assert letter.value == huge[:HEAD_BYTES]
     assert (letter.reason, letter.key) == ("too_large", b"ann")
@@ -129,8 +121,8 @@ def test_letters_that_are_refused_in_any_size_do_not_stop_the_stream(
     sender.close()
     metrics = Metrics()
     with serving(settings, metrics):
-        eventually(lambda: users_with_lists(kafka_log, settings) == {"bob"})
-        eventually(lambda: metrics.registry.get_sample_value("headrace_unsent_dead_letters_total") == 1)
+        until(lambda: users_with_lists(kafka_log, settings) == {"bob"})
+        until(lambda: metrics.registry.get_sample_value("headrace_unsent_dead_letters_total") == 1)
     assert f"no dead letter of it: {settings.clicks.topic}/0/0: unparsable" in caplog.text
 
 
@@ -161,7 +153,7 @@ def test_a_header_whose_name_is_not_utf_8_stops_nobody(
         sender.send(topic, value, key, headers)
     sender.close()
     with serving(settings, Metrics()):
-        eventually(lambda: users_with_lists(kafka_log, settings) == {"ann", "bob", "joe"})
+        until(lambda: users_with_lists(kafka_log, settings) == {"ann", "bob", "joe"})
     (letter,) = dead_letters.read(kafka_log, settings.clicks.dead_letter_topic, LetterFilter())
     assert (letter.value, letter.origin_offset) == (b"rubbish", 2)
     assert letter.headers == [("\\xff\\xfebad", b"1"), ("trace", b"2")]
@@ -178,16 +170,16 @@ def test_records_deleted_before_they_were_read_are_told_and_counted(
     metrics = Metrics()
     sender.send(topic, click("ann", 1), b"ann").get(10)
     with serving(settings, metrics):
-        eventually(lambda: users_with_lists(kafka_log, settings) == {"ann"})
+        until(lambda: users_with_lists(kafka_log, settings) == {"ann"})
     for number in range(2, 5):
         sender.send(topic, click("bob", number), b"bob").get(10)
     admin = KafkaAdminClient(bootstrap_servers=settings.kafka.bootstrap_servers)
     admin.delete_records({TopicPartition(topic, 0): 4})
     admin.close()
     with serving(settings, metrics):
-        eventually(lambda: metrics.registry.get_sample_value("headrace_deleted_records_total") == 3)
+        until(lambda: metrics.registry.get_sample_value("headrace_deleted_records_total") == 3)
         sender.send(topic, click("eve", 5), b"eve").get(10)
-        eventually(lambda: users_with_lists(kafka_log, settings) == {"ann", "eve"})
+        until(lambda: users_with_lists(kafka_log, settings) == {"ann", "eve"})
     sender.close()
     warnings = [record.message for record in caplog.records if "deleted by retention" in record.message]
     assert len(warnings) == 1

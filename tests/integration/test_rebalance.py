@@ -15,7 +15,8 @@ from engine.eventlog.kafka import KafkaLog
 from tests.conftest import only_long
 from tests.integration import equality
 from tests.integration.equality import Recorded
-from tests.integration.site import LIMIT_S, Site
+from tests.integration.site import Site
+from tests.waiting import LIMIT_S
 
 pytestmark = pytest.mark.kafka
 

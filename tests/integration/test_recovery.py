@@ -22,8 +22,8 @@ from engine.windows.snapshots import Snapshots
 from engine.windows.store import Events
 from engine.windows.users import UserWindows
 from engine.worker.loop import Worker
+from tests.waiting import LIMIT_S
 
-LIMIT_S = 20.0
 START_MS = 1_700_000_000_000
 PARTITIONS = 2
 

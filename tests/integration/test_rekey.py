@@ -30,7 +30,8 @@ from engine.worker.loop import Worker
 from tests.conftest import only_long
 from tests.integration import equality
 from tests.integration.equality import Recorded
-from tests.integration.site import LIMIT_S, Site
+from tests.integration.site import Site
+from tests.waiting import LIMIT_S
 
 USERS = [f"user-{number}" for number in range(12)]
 START_MS = 1_700_000_000_000

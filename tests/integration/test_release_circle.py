@@ -41,6 +41,7 @@ from tests.conftest import Report
 from tests.integration.test_canary import START_MS, USERS, Shop
 from tests.integration.test_rollback import settings_of
 from tests.unit.test_bundles import rewritten
+from tests.waiting import until
 
 ITEMS = 120
 CLICKS_A_HALF = 18_000
@@ -214,13 +215,6 @@ def _sabotage(circle: Circle, good: str, folder: Path) -> None:
     with pytest.raises(ReleaseError, match=r"vectors\.npy"):
         TopicStage(circle.settings, circle.shop.log).publish(damaged, "live")
     assert circle.live() == good
-
-
-def until(condition: Callable[[], object], limit_s: float = 60.0) -> None:
-    deadline_s = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < deadline_s, "nothing happened within the time limit"
-        time.sleep(0.02)
 
 
 def until_clicks(shop: ChangingShop, count: int) -> None:

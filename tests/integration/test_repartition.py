@@ -22,9 +22,9 @@ from engine.windows.changelog import DEPLOYMENT_HEADER, POSITION_HEADER
 from engine.windows.repartition import Moved, Placement, Repartition
 from engine.worker.loop import Worker
 from tests.integration.test_recovery import Copy
+from tests.waiting import LIMIT_S
 
 BEFORE, NOW = 2, 4
-LIMIT_S = 20.0
 START_MS = 1_700_000_000_000
 USERS = [f"u{number}" for number in range(20)]
 SETTINGS = Settings(windows=WindowSettings(max_users=100, length=5))

@@ -10,15 +10,9 @@ pytest.importorskip("torch", reason="retraining needs torch: pip install 'headra
 from engine.eventlog.kafka import KafkaLog
 from engine.settings.sections import KafkaSettings, ReleaseSettings, Settings
 from models.jobs.election import Election
+from tests.waiting import until
 
 pytestmark = pytest.mark.kafka
-
-
-def eventually(happened: Callable[[], bool], limit_s: float = 30.0) -> None:
-    deadline_s = time.monotonic() + limit_s
-    while not happened():
-        assert time.monotonic() < deadline_s
-        time.sleep(0.1)
 
 
 def test_the_group_elects_one_of_two(
@@ -30,10 +24,10 @@ def test_the_group_elects_one_of_two(
     )
     with Election(settings, kafka_log) as first, Election(settings, kafka_log) as second:
         members = (first, second)
-        eventually(lambda: any(member.is_elected() for member in members))
+        until(lambda: any(member.is_elected() for member in members))
         time.sleep(1.0)  # the group settles on two
         elected = [member.is_elected() for member in members]
         assert sum(elected) == 1
         members[elected.index(True)].__exit__()
-        eventually(members[elected.index(False)].is_elected)
+        until(members[elected.index(False)].is_elected)
         assert not members[elected.index(True)].is_elected()

@@ -26,8 +26,8 @@ from engine.worker.loop import Worker
 from models.publishing import announce
 from tests.conftest import Report
 from tests.unit.test_bundles import rewritten
+from tests.waiting import LIMIT_S
 
-LIMIT_S = 30.0
 EFFECTIVE_S = 2.0
 PARTITIONS = 4
 START_MS = 1_700_000_000_000

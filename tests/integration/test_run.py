@@ -11,8 +11,9 @@ import pytest
 
 from engine.eventlog.base import Outgoing
 from engine.eventlog.kafka import KafkaLog
-from tests.integration.site import HEADRACE, LIMIT_S, Site
+from tests.integration.site import HEADRACE, Site
 from tests.unit.test_bundles import rewritten
+from tests.waiting import LIMIT_S
 
 pytestmark = pytest.mark.kafka
 

@@ -22,9 +22,9 @@ from engine.worker.loop import Worker
 from producers.demo.bundled import DEMO_RELEASE
 from tests.integration import broker
 from tests.integration.certificates import Authority
+from tests.waiting import LIMIT_S
 
 pytestmark = pytest.mark.kafka
-LIMIT_S = 20.0
 TOPIC = "security"
 KNOWN, UNKNOWN = "known", "unknown"  # secrets of the client at its identity provider
 

@@ -20,7 +20,8 @@ from engine.releases import announcements
 from engine.view.list_follower import ListFollower
 from engine.view.requests import ListQuery
 from engine.view.stored_lists import StoredLists
-from tests.integration.served import START_MS, Served, serving, until
+from tests.integration.served import START_MS, Served, serving
+from tests.waiting import LIMIT_S, until
 
 SAME = ("user", "release", "event_ms", "items", "interests")
 """Fields of a list that do not depend on when and why it was computed."""
@@ -315,7 +316,7 @@ def test_too_many_requests_are_shed_and_the_server_recovers(tiny_release: Path) 
 
 def test_a_users_list_is_streamed_as_it_changes(served: Served) -> None:
     first = served.click(("liz", "i35"))["liz"]
-    with served.client.stream("GET", "/v1/events", params={"user": "liz"}, timeout=10) as stream:
+    with served.client.stream("GET", "/v1/events", params={"user": "liz"}, timeout=LIMIT_S) as stream:
         assert stream.headers["content-type"].startswith("text/event-stream")
         lines = stream.iter_lines()
         received = [next(lines) for _ in range(4)]
@@ -328,7 +329,7 @@ def test_a_users_list_is_streamed_as_it_changes(served: Served) -> None:
 
 
 def test_figures_are_streamed(served: Served) -> None:
-    with served.client.stream("GET", "/v1/figures", timeout=10) as stream:
+    with served.client.stream("GET", "/v1/figures", timeout=LIMIT_S) as stream:
         lines = (line for line in stream.iter_lines() if line.startswith("data: "))
         clicks = json.loads(next(lines).removeprefix("data: "))["clicks"]
         hit = json.loads(served.click(("moe", "i45"))["moe"])["items"][0]["item"]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import httpx
 
-from tests.integration.served import LIMIT_S, until
+from tests.waiting import LIMIT_S, until
 
 COMMAND = [sys.executable, "-c", "from engine.cli.serve import serve; from engine.cli.main import main, headrace;"]
 COMMAND[-1] += " headrace.add_command(serve); import click; headrace.get_command = lambda *_: serve; main()"

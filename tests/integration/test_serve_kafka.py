@@ -21,7 +21,8 @@ from engine.settings.sections import (
 )
 from engine.view.http_server import HttpServer
 from engine.worker.loop import Worker
-from tests.integration.served import LIMIT_S, START_MS, settings_for, until
+from tests.integration.served import START_MS, settings_for
+from tests.waiting import LIMIT_S, until
 
 pytestmark = pytest.mark.kafka
 

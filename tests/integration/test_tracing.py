@@ -4,7 +4,6 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any, ClassVar
 
@@ -20,9 +19,9 @@ from engine.worker import tracing
 from engine.worker.loop import Environment, Worker
 from engine.worker.tracing import SpanTracing, Tracing
 from producers.demo.bundled import DEMO_RELEASE
+from tests.waiting import LIMIT_S, until
 
 sdk = pytest.importorskip("opentelemetry.sdk.trace", reason="needs OpenTelemetry: pip install 'headrace[tracing]'")
-LIMIT_S = 20.0
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 SETTINGS = Settings.model_validate({"windows": {"max_users": 100}, "releases": {"path": DEMO_RELEASE}})
 
@@ -131,10 +130,3 @@ def test_spans_reach_a_collector(monkeypatch: pytest.MonkeyPatch) -> None:
     assert b"headrace batch" in body
     assert b"headrace/clicks" in body
     assert b"w-0" in body
-
-
-def until(happened: Callable[[], bool]) -> None:
-    deadline_s = time.monotonic() + LIMIT_S
-    while not happened():
-        assert time.monotonic() < deadline_s
-        time.sleep(0.05)

@@ -19,10 +19,10 @@ from engine.settings.loader import load
 from engine.settings.sections import KafkaSettings
 from tests.conftest import only_long
 from tests.integration import broker
+from tests.waiting import LIMIT_S
 
 pytestmark = pytest.mark.kafka
 
-LIMIT_S = 20.0
 Names = Callable[[str], str]
 
 

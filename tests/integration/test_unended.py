@@ -25,10 +25,10 @@ from engine.eventlog.kafka.session import ExactlyOnceSession
 from engine.settings.sections import KafkaSettings
 from tests.integration import broker
 from tests.integration.site import Site as WorkerSite
+from tests.waiting import LIMIT_S
 
 pytestmark = pytest.mark.kafka
 
-LIMIT_S = 20.0
 BELIEVES = {"transaction.partition.verification.enable": "false"}
 Names = Callable[[str], str]
 

@@ -28,18 +28,11 @@ from engine.worker.loop import Worker
 from tests.conftest import only_long
 from tests.integration import broker
 from tests.integration.site import HEADRACE
+from tests.waiting import LIMIT_S, until
 
 pytestmark = pytest.mark.kafka
 
-LIMIT_S = 60.0
 Names = Callable[[str], str]
-
-
-def eventually(condition: Callable[[], bool], limit_s: float = LIMIT_S) -> None:
-    deadline = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.05)
 
 
 def environ(cluster: broker.Cluster, **changes: str) -> dict[str, str]:
@@ -116,11 +109,11 @@ def test_a_worker_is_not_ready_seconds_after_its_broker_went_away(
         settings = Settings(kafka=kafka, releases=releases, windows=WindowSettings(max_users=100))
         worker = Worker(settings, log, Metrics())
         with serving(worker):
-            eventually(lambda: worker.not_ready is None)
+            until(lambda: worker.not_ready is None)
             cluster.send_signal(cluster.nodes[0], signal.SIGSTOP)
-            eventually(lambda: "no broker has answered for" in (worker.not_ready or ""), 9.0)
+            until(lambda: "no broker has answered for" in (worker.not_ready or ""))
             cluster.send_signal(cluster.nodes[0], signal.SIGCONT)
-            eventually(lambda: worker.not_ready is None)
+            until(lambda: worker.not_ready is None)
 
 
 @only_long
@@ -131,7 +124,7 @@ def test_a_broker_that_died_fills_no_log(kafka_home: Path, tmp_path: Path, tiny_
         plain = {"KAFKA__SECURITY_PROTOCOL": "PLAINTEXT", "RELEASES__PATH": str(tiny_release)}
         process = subprocess.Popen([HEADRACE, "run"], env=environ(cluster, **plain), stdout=output, stderr=output)
         try:
-            eventually(lambda: "is restored" in (tmp_path / "log").read_text())
+            until(lambda: "is restored" in (tmp_path / "log").read_text())
             before = len((tmp_path / "log").read_text().splitlines())
             cluster.stop(cluster.nodes[0], signal.SIGKILL)
             time.sleep(20.0)
@@ -199,20 +192,20 @@ def test_a_changelog_that_is_deleted_under_a_worker_is_not_made_anew_without_a_w
     worker = Worker(settings, log, metrics)
     with serving(worker):
         click(log, settings.clicks.topic, 1)
-        eventually(lambda: lists() == 1)
+        until(lambda: lists() == 1)
         admin = KafkaAdminClient(bootstrap_servers=settings.kafka.bootstrap_servers)
         admin.delete_topics([settings.windows.topic])
         admin.close()
         click(log, settings.clicks.topic, 2)
         refusal = f"windows.topic '{settings.windows.topic}' was deleted while this worker used it"
-        eventually(lambda: refusal in (worker.not_ready or ""))
+        until(lambda: refusal in (worker.not_ready or ""))
         assert log.partitions(settings.windows.topic) == 0
         later = Worker(settings, log, Metrics())
         with serving(later):
-            eventually(lambda: "does not exist, although group" in (later.not_ready or ""))
+            until(lambda: "does not exist, although group" in (later.not_ready or ""))
         assert log.partitions(settings.windows.topic) == 0
         log.ensure_topics([TopicSpec(settings.windows.topic, compacted=True)])  # the operator gives in
-        eventually(lambda: lists() == 2)
+        until(lambda: lists() == 2)
     assert "was deleted and made again: windows of before are gone" in caplog.text
 
 
@@ -224,6 +217,6 @@ def test_two_workers_of_one_static_name_are_told_why(
     KafkaLog(settings.kafka).ensure_topics([TopicSpec(settings.clicks.topic)])
     first = Worker(settings, KafkaLog(settings.kafka), Metrics())
     with serving(first):
-        eventually(lambda: first.not_ready is None)
+        until(lambda: first.not_ready is None)
         with serving(Worker(settings, KafkaLog(settings.kafka), Metrics())):
-            eventually(lambda: "give each worker a kafka.static_member of its own" in caplog.text)
+            until(lambda: "give each worker a kafka.static_member of its own" in caplog.text)

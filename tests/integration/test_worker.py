@@ -30,8 +30,8 @@ from engine.settings.sections import (
 from engine.worker.loop import Worker
 from engine.worker.telemetry import Telemetry
 from tests.unit.test_bundles import rewritten
+from tests.waiting import LIMIT_S, until
 
-LIMIT_S = 20.0
 START_MS = 1_700_000_000_000
 
 
@@ -117,7 +117,7 @@ def test_a_new_group_begins_at_the_latest_click(tiny_release: Path) -> None:
     thread = threading.Thread(target=worker.run, args=[stop])
     thread.start()
     try:
-        _until(lambda: worker.not_ready is None)
+        until(lambda: worker.not_ready is None)
         running.click(("bob", "i70"))
         assert [one.user for one in running.wait_for_lists(bool)] == ["bob"]
     finally:
@@ -140,7 +140,7 @@ def test_what_is_no_click_goes_to_the_dead_letters_and_the_stream_goes_on(runnin
     dead = [value for records in _read(running.dead, len(bad)) for value in records]
     assert sorted(dead, key=repr) == sorted(bad, key=repr)
     reasons = {"unparsable": 1, "null_value": 1, "missing_field": 1, "empty_id": 1, "too_large": 1}
-    _until(lambda: _dead_letters(running.metrics) == reasons)  # counted after they are delivered
+    until(lambda: _dead_letters(running.metrics) == reasons)  # counted after they are delivered
 
 
 def test_the_letter_of_an_old_record_is_as_young_as_any(running: Running) -> None:
@@ -170,7 +170,7 @@ def test_an_unknown_item_waits_for_a_release_that_knows_it(
     assert {place.source for place in cold[0].items} == {"popular"}
     knows = rewritten(tiny_release, tmp_path / "r", version="knows", ids=["brand new", *_ids(tiny_release)[1:]])
     _publish(running.log, knows, 1)
-    _until(lambda: running.worker.release_name == "two-hop-knows")
+    until(lambda: running.worker.release_name == "two-hop-knows")
     running.click(("ann", "i70"))
     warm = running.wait_for_lists(bool)
     assert {reason.item for interest in warm[0].interests for reason in interest} == {"brand new", "i70"}
@@ -184,7 +184,7 @@ def test_a_release_goes_live_between_two_batches_and_a_damaged_one_never(
     (damaged / contract.ENCODER_FILE).write_bytes(b"")
     with running.log.producer() as producer:
         announcements.send(announcement, producer, "releases")
-    _until(lambda: "Damaged" in _scrape(running.metrics, "headrace_release_refusals_total"))
+    until(lambda: "Damaged" in _scrape(running.metrics, "headrace_release_refusals_total"))
     running.click(("ann", "i10"))
     assert running.wait_for_lists(bool)[0].release == "two-hop-tiny"
 
@@ -205,7 +205,7 @@ def test_health_readiness_and_metrics_over_http(running: Running) -> None:
     running.click(("ann", "i10"))
     running.wait_for_lists(bool)
     trouble: list[str | None] = [None]
-    _until(lambda: "headrace_lists_total 1.0" in _scrape(running.metrics, "headrace_lists_total"))
+    until(lambda: "headrace_lists_total 1.0" in _scrape(running.metrics, "headrace_lists_total"))
     with Telemetry(
         running.settings.telemetry, running.metrics.registry, lambda: trouble[0], lambda: running.worker.not_ready
     ) as telemetry:
@@ -215,7 +215,7 @@ def test_health_readiness_and_metrics_over_http(running: Running) -> None:
         trouble[0] = "stalled"
         assert _get(f"{url}/healthz") == (503, "stalled\n")
         assert _get(f"{url}/nothing")[0] == 404
-        _until(
+        until(
             lambda: (
                 "headrace_users{} 1" in _get(f"{url}/metrics")[1] or "headrace_users 1.0" in _get(f"{url}/metrics")[1]
             )
@@ -234,7 +234,7 @@ def test_next_clicks_are_judged_by_the_list_that_was_published(running: Running)
     running.click(("ann", "never recommended"))
     running.wait_for_lists(bool)
     name = running.worker.release_name
-    _until(lambda: f'_total{{release="{name}"}} 2.0' in _scrape(running.metrics, "headrace_next_clicks_total"))
+    until(lambda: f'_total{{release="{name}"}} 2.0' in _scrape(running.metrics, "headrace_next_clicks_total"))
     assert f'_total{{release="{name}"}} 1.0' in _scrape(running.metrics, "headrace_next_click_hits_total")
 
 
@@ -242,7 +242,7 @@ def test_drift_is_counted_for_the_release_in_use(running: Running) -> None:
     running.click(("ann", "i10"), ("bob", "i70"), ("bob", "brand new"))
     running.wait_for_lists(lambda found: len(found) == 2)
     release = f'release="{running.worker.release_name}"'
-    _until(lambda: f"{{{release}}} 1.0" in _scrape(running.metrics, "headrace_unknown_item_clicks_total"))
+    until(lambda: f"{{{release}}} 1.0" in _scrape(running.metrics, "headrace_unknown_item_clicks_total"))
     ages = _scrape(running.metrics, "headrace_item_clicks_total")
     assert sum(float(line.split()[-1]) for line in ages.splitlines() if release in line) == 3.0
     assert f"{{{release}}} 2.0" in _scrape(running.metrics, "headrace_interest_lists_total")
@@ -283,10 +283,3 @@ def _get(url: str) -> tuple[int, str]:
     except urllib.error.HTTPError as error:
         with error:
             return error.code, error.read().decode()
-
-
-def _until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + LIMIT_S
-    while not condition():
-        assert time.monotonic() < deadline, "nothing happened within the time limit"
-        time.sleep(0.01)

@@ -70,12 +70,13 @@ def test_a_worker_goes_on_without_its_snapshots(tmp_path: Path, tiny_release: Pa
     """In an orderly stop, too: the lists are out, and the last words say which folder has no room."""
     said = run(
         """
-import threading, time
+import threading
 from engine.eventlog.base import Outgoing, TopicSpec
 from engine.eventlog.memory.log import MemoryLog
 from engine.metrics import Metrics
 from engine.settings.sections import ReleaseSettings, Settings, SnapshotSettings, WindowSettings
 from engine.worker.loop import Worker
+from tests.waiting import LIMIT_S, until
 resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 24, resource.RLIM_INFINITY))
 settings = Settings(
     windows=WindowSettings(max_users=100),
@@ -87,11 +88,6 @@ log.ensure_topics([TopicSpec("clicks"), TopicSpec("recommendations")])
 worker = threading.Thread(target=Worker(settings, log, metrics).run, args=[stop])
 worker.start()
 value = metrics.registry.get_sample_value
-def until(condition):
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 def click(number):
     value = b'{"user":"ann","item":"i%d","ts":17000000%05d}' % (number, number)
     log.producer().send(Outgoing("clicks", [b"ann"], [value]))
@@ -102,7 +98,7 @@ until(lambda: value("headrace_failed_snapshots_total") >= 1)
 click(2)
 until(lambda: value("headrace_lists_total") == 2)
 stop.set()
-worker.join(60)
+worker.join(LIMIT_S)
 assert not worker.is_alive()
 """,
         str(tmp_path),

@@ -24,8 +24,8 @@ from engine.settings.sections import IndexSettings, RecommendationSettings, Sett
 from engine.worker.loop import Worker
 from producers.bench.throughput import Load, _enlarged
 from producers.demo.bundled import DEMO_RELEASE
+from tests.waiting import LIMIT_S
 
-LIMIT_S = 20.0
 VIEW = 1
 MINUTE_MS = 60_000
 IDS = bundles.read(DEMO_RELEASE).ids

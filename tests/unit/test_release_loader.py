@@ -25,9 +25,9 @@ from engine.releases.registry import Registry
 from engine.releases.release_loader import ReleaseLoader, RunningExperiment, TrialChange
 from engine.settings.sections import ReleaseSettings, Settings
 from tests.unit.test_bundles import rewritten
+from tests.waiting import LIMIT_S, until
 
 TOPIC = "releases"
-LIMIT_S = 20.0
 
 
 @pytest.fixture
@@ -94,7 +94,7 @@ def test_a_damaged_release_is_refused_and_a_whole_one_after_it_is_taken(
     publish_again = msgspec.structs.replace(announcement, announced_ms=3)
     with log.producer() as producer:
         announcements.send(publish_again, producer, TOPIC)
-    _until(lambda: refusals(metrics) >= 1)
+    until(lambda: refusals(metrics) >= 1)
     assert loader.take() is None
 
 
@@ -107,7 +107,7 @@ def test_a_manifest_that_was_not_announced_is_refused(
     rewritten(tiny_release, tmp_path / "new", version="swapped", figures={"other": 1.0})
     with log.producer() as producer:
         announcements.send(announcement, producer, TOPIC)
-    _until(lambda: refusals(metrics) >= 1)
+    until(lambda: refusals(metrics) >= 1)
     assert loader.take() is None
 
 
@@ -306,7 +306,7 @@ def test_an_experiment_comes_after_the_release_that_it_is_over_and_with_all_that
     (record,) = experiments.start(registry, "e", [*map(experiments.parse_arm, ARMS)], 3)
     with log.producer() as producer:
         announcements.send_changes([live, b, c, record], producer, TOPIC)
-    _until(lambda: loader._trial is not None)
+    until(lambda: loader._trial is not None)
     assert loader.take_trial() is None  # as the release was not taken yet
     assert loader.take() is not None
     change = loader.take_trial()
@@ -320,7 +320,7 @@ def test_an_experiment_comes_after_the_release_that_it_is_over_and_with_all_that
     (ended,) = experiments.stop(registry.with_changes([record]), "e", 4)
     with log.producer() as producer:
         announcements.send_changes([ended], producer, TOPIC)
-    _until(lambda: loader._trial is None)
+    until(lambda: loader._trial is None)
     assert loader.take_trial() == TrialChange(None)
 
 
@@ -341,10 +341,3 @@ def test_a_worker_whose_live_release_is_another_serves_no_experiment(
     assert live.name == "two-hop-tiny"
     time.sleep(0.2)  # several looks
     assert loader.take_trial() is None
-
-
-def _until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + LIMIT_S
-    while not condition():
-        assert time.monotonic() < deadline, "nothing happened within the time limit"
-        time.sleep(0.01)

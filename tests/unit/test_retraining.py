@@ -49,6 +49,7 @@ from models.settings import EncoderSettings, TrainSettings
 from models.training.warm_start import WarmVectors
 from tests.unit.test_archive_reading import MESSAGES, archived
 from tests.unit.test_bundles import rewritten
+from tests.waiting import until
 
 NOW_MS = 1_764_072_000_000
 HOUR_MS = 3_600_000
@@ -586,13 +587,6 @@ def test_the_schedule_by_interval_cron_and_clicks() -> None:
             RetrainSchedule(RetrainSettings(cron=cron), noon_ms)
 
 
-def eventually(happened: Callable[[], bool], limit_s: float = 10.0) -> None:
-    deadline_s = time.monotonic() + limit_s
-    while not happened():
-        assert time.monotonic() < deadline_s
-        time.sleep(0.02)
-
-
 def test_one_of_two_is_elected_and_the_other_when_that_is_gone() -> None:
     log, settings = MemoryLog(), Settings()
     with Election(settings, log) as first:
@@ -601,7 +595,7 @@ def test_one_of_two_is_elected_and_the_other_when_that_is_gone() -> None:
             assert not second.wait(0.5)
             assert first.is_elected()
             first.__exit__()
-            eventually(second.is_elected)
+            until(second.is_elected)
             assert not first.is_elected()
 
 
@@ -616,7 +610,7 @@ def test_the_service_retrains_when_it_is_due_and_publishes_on_the_topic(clicks: 
 
     with Election(given.settings, log) as election:
         service = RetrainService(lambda: replace(given, stage=stage), reports(), election, metrics)
-        eventually(election.is_elected)
+        until(election.is_elected)
         outcome = service.step()
         assert outcome is not None
         assert outcome.outcome == "published"
@@ -653,7 +647,7 @@ def test_clicks_on_items_that_the_live_release_does_not_know_begin_a_retraining(
     given = replace(given, settings=given.settings.model_copy(update={"retrain": retrain}))
     with Election(given.settings, MemoryLog()) as election:
         service = RetrainService(lambda: given, reports(), election, metrics)
-        eventually(election.is_elected)
+        until(election.is_elected)
         assert service.step() is None  # less than 100 clicks since the training's end, none of them on new items
         new = [(f"u{user}", f"n{(user + turn) % 15}", 90_000 + 3600 * turn) for turn in range(4) for user in range(40)]
         with (tmp_path / "interactions.csv").open("a") as file:
@@ -708,7 +702,7 @@ def test_the_service_goes_on_after_a_failure(tmp_path: Path) -> None:
     given = inputs(tmp_path / "missing", tmp_path)
     with Election(given.settings, log) as election:
         service = RetrainService(lambda: given, reports(), election, metrics)
-        eventually(election.is_elected)
+        until(election.is_elected)
         assert service.step() is None
         assert service.step() is None  # after a pause alone
     assert metrics.registry.get_sample_value("headrace_retrainings_total", {"outcome": "failed"}) == 1.0

@@ -30,11 +30,11 @@ from engine.worker.judged_arms import JudgedArms
 from engine.worker.shown_exposure import ShownExposure
 from engine.worker.sums_reader import SumsReader
 from tests.unit.test_judged_arms import EXPERIMENT, decoded, sampled
+from tests.waiting import LIMIT_S
 
 WAIT_S = 10.0
 SETTINGS = CanarySettings(exposure="impressions", impression_wait_s=WAIT_S, interval_s=0.001)
 BY_IMPRESSIONS = msgspec.structs.replace(EXPERIMENT, exposure="impressions")
-LIMIT_S = 20.0
 
 
 class NotingFollower(ImpressionFollower):
