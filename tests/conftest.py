@@ -7,8 +7,9 @@ where there are brokers. With `-s`, `--pdb` or files named one by one everything
 """
 
 import gzip
+import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,16 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             return folder if folder.endswith("benchmarks") else module
 
     return ByModule(config, log)
+
+
+@pytest.fixture(autouse=True)
+def log_levels_stay() -> Iterator[None]:
+    """What a test sets the level of a log to ends with the test."""
+    loggers = [logging.getLogger(name) for name in ("", "engine", "kafka")]
+    levels = [logger.level for logger in loggers]
+    yield
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
 
 
 @pytest.fixture(scope="session")

@@ -148,7 +148,7 @@ def test_a_refusal_ends_no_worker_that_has_served_or_that_it_let_in_meanwhile() 
 def test_the_clients_log_is_at_error_unless_debugging(
     level: str, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(logging.getLogger("kafka"), "level", logging.NOTSET)
+    logging.getLogger("kafka").setLevel(logging.NOTSET)
     monkeypatch.setattr(logging.getLogger(), "handlers", [])
     log_to_stderr(Settings(telemetry=TelemetrySettings.model_validate({"log_level": level})))
     assert logging.getLevelName(logging.getLogger("kafka").level) == expected
@@ -161,7 +161,7 @@ def test_the_client_repeats_an_error_once_a_minute(monkeypatch: pytest.MonkeyPat
         def emit(self, record: logging.LogRecord) -> None:
             shown.append(record.getMessage())
 
-    monkeypatch.setattr(logging.getLogger("kafka"), "level", logging.NOTSET)
+    logging.getLogger("kafka").setLevel(logging.NOTSET)
     monkeypatch.setattr(logging.getLogger(), "handlers", [Shown()])
     log_to_stderr(Settings())
     for number in range(100):
