@@ -77,9 +77,7 @@ def _later_shares(live: LiveRelease, stream: StreamNeighbours) -> Float32:
 
 def begin_counts(counts: ClickCounts, live: LiveRelease) -> None:
     """Have clicks counted for lists by this release from now on."""
-    manifest = live.manifest
-    until_ms = manifest.provenance.until_ms or manifest.created_ms
-    counts.serve(live.numbers, live.popularity, live.known_items, until_ms)
+    counts.serve(live.numbers, live.popularity, live.known_items, live.manifest.trained_until_ms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,16 +135,17 @@ class Recommender:
         rows = live.rows(windows.items)  # [B, L]
         inputs = features.make(windows, rows, self.action_weights, live.contract.window_length)
         weights = self.action_weights[windows.actions]
+        later_shares = _later_click_shares(windows, weights, live)
         if self._stream_of(live) is None:
             item_rows = np.where(live.is_item(rows), rows, np.int32(NO_ITEM))
             recent = _newest(inputs.rows, live)
             is_click = (_newest(inputs.weights, live) > 0.0) & live.is_item(recent)
             recent = np.where(is_click, recent, np.int32(NO_ITEM))
-            return _Query(inputs, item_rows, live.rows(excluded), weights, recent)
+            return _Query(inputs, item_rows, live.rows(excluded), weights, recent, later_shares)
         item_rows = live.candidate_rows(windows.items)
         visible = (weights > 0.0) & ((rows != NO_ITEM) | (item_rows != NO_ITEM))
         recent = _newest(features.right_aligned(item_rows, visible), live)
-        return _Query(inputs, item_rows, live.candidate_rows(excluded), weights, recent)
+        return _Query(inputs, item_rows, live.candidate_rows(excluded), weights, recent, later_shares)
 
     def _recommend_warm(self, query: "_Query", live: LiveRelease, stage: Stage) -> tuple[Ranking, Reasons, Removed]:
         """Rankings and reasons of users with at least one event that the encoder sees."""
@@ -156,7 +155,7 @@ class Recommender:
         merged, removed = self._candidates(live, interests, excluded, bool(strength.any()), stage)
         if live.is_blended:
             with stage("blend"):
-                sources = self._sources(live, is_warm=True)
+                sources = replace(self._sources(live, is_warm=True), later_shares=query.later_shares)
                 merged = blend(merged, sources, query.recent, excluded, interests, live.vectors)
         with stage("rank"):
             if strength.any():
@@ -286,6 +285,8 @@ class _Query:
     """[B, L] weight of each event's action."""
     recent: Int32
     """[B, W] rows of the newest items of positive weight, newest first; NO_ITEM for searches."""
+    later_shares: Float32
+    """[B] share of the newest clicks that came after training."""
 
     def take(self, users: Int64) -> "_Query":
         """The query of these users, in ascending order; of all of them without a copy."""
@@ -297,6 +298,7 @@ class _Query:
             self.excluded[users],
             self.weights[users],
             self.recent[users],
+            self.later_shares[users],
         )
 
 
@@ -304,6 +306,17 @@ def _newest(columns: Column, live: LiveRelease) -> Column:
     """[B, W] the last W of columns [B, L], last first; W is 0 for a release without neighbours."""
     count = 0 if live.neighbours is None else live.neighbours.sizes.last_items
     return columns[:, : -count - 1 : -1]
+
+
+def _later_click_shares(windows: Windows, weights: Float32, live: LiveRelease) -> Float32:
+    """[B] share of clicks after training among those of the last W events; `weights` [B, L] are those of the events."""
+    if live.neighbours is None:
+        return np.zeros(len(windows), np.float32)
+    newest = slice(-live.neighbours.sizes.last_items, None)
+    is_click = (weights[:, newest] > 0.0) & (windows.items[:, newest] != NO_ITEM)
+    is_later = is_click & (windows.times_ms[:, newest] > live.manifest.trained_until_ms)
+    shares: Float32 = (is_later.sum(axis=1) / np.maximum(1, is_click.sum(axis=1))).astype(np.float32)
+    return shares
 
 
 def _search(live: LiveRelease, interests: Float32, depth: int) -> tuple[Int32, Float32]:

@@ -133,6 +133,11 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         """Model and version in one word, as lists and log messages name the release."""
         return f"{self.model}-{self.version}"
 
+    @property
+    def trained_until_ms(self) -> int:
+        """Time of the newest event that it was trained with; that of its making, where its provenance does not say."""
+        return self.provenance.until_ms or self.created_ms
+
 
 @dataclass(frozen=True, slots=True)
 class Bundle:

@@ -1,12 +1,17 @@
 """Candidates of all sources in the order of their joint score: interests, neighbours of the window, popularity.
 
-    score(i) = interest . vector(i) + w_a * log(1 + a(i) / floor_a) + w_p * log(1 + p(i) / floor_p)
+    score(i) = interest . vector(i) + (1 + u) * w_a * log(1 + a(i) / floor_a) + w_p * log(1 + p(i) / floor_p)
 
 (of items that came after training: `engine.retrieval.later_items`)
 
-with a(i) the affinity of the item to the window's newest items (`engine.retrieval.item_neighbours`) and p(i) its share
-of everybody's events of the last seven days. A release has either part, both or none, as its contract says; weights and
-floors are learned on events that neither the encoder nor the table has seen (`models.training.score_parts`).
+with a(i) the affinity of the item to the window's newest items (`engine.retrieval.item_neighbours`), p(i) its share of
+everybody's events of the last seven days, and u the share of the window's newest clicks that came after training. A
+release has either part, both or none, as its contract says; weights and floors are learned on events that neither the
+encoder nor the table has seen (`models.training.score_parts`).
+
+Those events are next clicks of windows that the encoder was trained on, and there it is surer than it should be on
+clicks that are new to it. Measured on five sets (docs/log.md): twice the weight of neighbours is too much for windows
+that training knew, by some 5 to 10 % of NDCG@10, and better by as much or more for windows of later clicks.
 
 As in `engine.retrieval.candidates`, sorts of 64-bit words do the work: a word is an item row (28 bits), its kind
 (2 bits: a seen mark, a candidate, a neighbour, a popular item), and for a neighbour its weight (24 bits, fixed point)
@@ -83,6 +88,8 @@ class Sources:
     """Neighbours of a user, by affinity, that are added where no other source found them."""
     new_items: NewItems | None = None
     """Neighbours from the stream; only with `neighbours`, by whose parameters they count."""
+    later_shares: Float32 | None = None
+    """[B] u, the share of each window's newest clicks that came after training; None for 0."""
 
     def vectors(self, rows: Int32, vectors: Float32) -> Float32:
         """Vectors of the items at `rows`, of any shape: the release's [V, D], or 0 beyond V."""
@@ -90,11 +97,16 @@ class Sources:
             return vectors[np.maximum(rows, 0)]
         return self.new_items.vectors(rows, vectors)
 
-    def bonus(self, rows: Int32, affinities: Int64) -> Float32:
-        """Parts of the score of the items at `rows`, with their affinities in fixed point, of any shape."""
+    def bonus(self, rows: Int32, affinities: Int64, users: Int64) -> Float32:
+        """Parts of the score of the items at `rows`, with their affinities in fixed point, of any shape.
+
+        `users` are the indices of their users, of a shape that broadcasts to that one.
+        """
         bonus = np.zeros(rows.shape, np.float32)
         if self.neighbours is not None:
             bonus += self.neighbours.bonus(affinities)
+            if self.later_shares is not None:
+                bonus *= np.float32(1.0) + self.later_shares[users]
         if self.popular is not None:
             bonus += np.take(self.popular.bonus, rows, mode="clip")
         if self.new_items is not None:
@@ -159,7 +171,7 @@ def blend(  # noqa: PLR0913 - several sources of candidates, and all that scores
     scores = candidates.scores.copy()
     by_interest = np.flatnonzero(runs.begin_as(_CANDIDATE))
     users, places = runs.users[by_interest], (runs.firsts[by_interest] & _PLACE_MASK).astype(np.int64)
-    scores[users, places] += sources.bonus(candidates.rows[users, places], runs.affinities[by_interest])
+    scores[users, places] += sources.bonus(candidates.rows[users, places], runs.affinities[by_interest], users)
     added = []
     if sources.neighbours is not None:
         added.append(_neighbours(runs, sources, recent, interests, vectors))
@@ -267,7 +279,8 @@ def _neighbours(runs: _Runs, sources: Sources, recent: Int32, interests: Float32
     rows, affinities, ranks = _nearest(runs, sources.most)  # [B, A]
     is_neighbour = rows != NO_ITEM
     by_interest = sources.vectors(rows, vectors) @ interests.transpose(0, 2, 1)  # [B, A, K]
-    scores = by_interest.max(axis=2) + sources.bonus(np.maximum(rows, 0), affinities)
+    users = np.arange(len(rows))[:, None]
+    scores = by_interest.max(axis=2) + sources.bonus(np.maximum(rows, 0), affinities, users)
     return _Added(
         rows=rows,
         scores=np.where(is_neighbour, scores, np.float32(-np.inf)),
@@ -288,9 +301,10 @@ def _popular(runs: _Runs, sources: Sources, popular: PopularItems, interests: Fl
     popular_vectors = sources.vectors(popular.rows, vectors)  # [P, D]
     by_interest = (interests.reshape(-1, dimensions) @ popular_vectors.T).reshape(users, count, -1)  # [B, K, P]
     rows = np.broadcast_to(popular.rows, is_neighbour.shape)
+    scores = by_interest.max(axis=1) + sources.bonus(rows, affinities, np.arange(users)[:, None])
     return _Added(
         rows=np.where(is_neighbour, rows, np.int32(NO_ITEM)),
-        scores=np.where(is_neighbour, by_interest.max(axis=1) + sources.bonus(rows, affinities), np.float32(-np.inf)),
+        scores=np.where(is_neighbour, scores, np.float32(-np.inf)),
         interests=by_interest.argmax(axis=1).astype(np.int32),
         origins=np.where(is_neighbour, np.int32(POPULAR), np.int32(NO_ITEM)),
     )

@@ -98,4 +98,4 @@ def _fetched_items(live: Announcement) -> _Known:
         if bundle is None:
             raise RuntimeError("an announcement was fetched as none")
         manifest = bundle.manifest
-        return _Known(live, frozenset(bundle.ids), manifest.provenance.until_ms or manifest.created_ms)
+        return _Known(live, frozenset(bundle.ids), manifest.trained_until_ms)

@@ -40,6 +40,7 @@ class World:
     vectors: Float32
     neighbours: tuple[Int32, Float32] | None
     shares: Float32 | None
+    later_share: float
 
     def affinity(self, item: int) -> float:
         rows, weights = self.neighbours or (np.empty((ITEMS, 0), np.int32), np.empty((ITEMS, 0), np.float32))
@@ -51,7 +52,7 @@ class World:
 
     def parts(self, item: int) -> float:
         """What is added to interest . item."""
-        near = sizes().weight * np.log1p(self.affinity(item) / sizes().floor)
+        near = (1.0 + self.later_share) * sizes().weight * np.log1p(self.affinity(item) / sizes().floor)
         popular = 0.0 if self.shares is None else SCORE.weight * np.log1p(float(self.shares[item]) / SCORE.floor)
         return float(near + popular)
 
@@ -75,10 +76,12 @@ def test_joint_scores_are_those_of_the_formula(
     rng = np.random.default_rng(seed)
     neighbours = table(rng, sizes()) if has_neighbours else None
     shares = rng.choice([0.0, 0.1, 0.2, 0.7], ITEMS).astype(np.float32) if has_popularity else None
+    later_shares = rng.random(2).astype(np.float32)
     sources = Sources(
         NeighbourTable(*neighbours, sizes()) if neighbours else None,
         PopularItems.of(shares, SCORE, 4, np.empty(0, np.float32)) if shares is not None else None,
         most,
+        later_shares=later_shares,
     )
     popular = set(sources.popular.rows.tolist()) if sources.popular else set()
     vectors = rng.normal(size=(ITEMS, DIMENSIONS)).astype(np.float32)
@@ -90,7 +93,15 @@ def test_joint_scores_are_those_of_the_formula(
     searched = merge(near, np.take_along_axis(scores, near, axis=2), excluded, ITEMS)
     made = blend(searched, sources, recent if has_neighbours else recent[:, :0], excluded, interests, vectors)
     for user in range(2):
-        world = World(recent[user].tolist(), excluded[user].tolist(), interests[user], vectors, neighbours, shares)
+        world = World(
+            recent[user].tolist(),
+            excluded[user].tolist(),
+            interests[user],
+            vectors,
+            neighbours,
+            shares,
+            float(later_shares[user]),
+        )
         by_interest = dict(zip(searched.rows[user].tolist(), searched.scores[user].tolist(), strict=True))
         by_interest.pop(NO_ITEM, None)
         joint = world.expected(by_interest, popular, most)

@@ -69,7 +69,7 @@ def mirror(version: int) -> Any:
     """A release that needs no encoder."""
     return MirrorRelease(
         manifest=SimpleNamespace(
-            model="mirror", version=str(version), action_values={}, provenance=Provenance(), created_ms=0
+            model="mirror", version=str(version), action_values={}, provenance=Provenance(), trained_until_ms=0
         ),
         contract=SimpleNamespace(interests=1),
         numbers=np.empty(0, np.int32),
