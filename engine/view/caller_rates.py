@@ -8,6 +8,8 @@ from typing import Final
 BURST_S: Final = 2.0
 MOST_CALLERS: Final = 10_000
 """Callers whose rate is remembered; one that was dropped begins with a full bucket."""
+MOST_WAIT_S: Final = 86_400.0
+"""A day: no longer wait is promised, however small a rate is."""
 
 
 class CallerRates:
@@ -36,4 +38,4 @@ class CallerRates:
         self._buckets[caller] = (left - has_room, now_s)
         if len(self._buckets) > MOST_CALLERS:
             self._buckets.popitem(last=False)
-        return 0.0 if has_room else (1.0 - left) / rate_per_s
+        return 0.0 if has_room else min(MOST_WAIT_S, (1.0 - left) / rate_per_s)

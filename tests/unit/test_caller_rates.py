@@ -3,7 +3,7 @@
 import pytest
 
 from engine.view import caller_rates
-from engine.view.caller_rates import BURST_S, CallerRates
+from engine.view.caller_rates import BURST_S, MOST_WAIT_S, CallerRates
 
 
 class Clock:
@@ -31,6 +31,11 @@ def test_a_bucket_holds_a_burst_and_says_when_it_has_one_more(rate_per_s: float)
     assert rates.wait_s("ann", rate_per_s) == 0.0
     clock.now_s += 10_000.0
     assert [rates.wait_s("ann", rate_per_s) == 0.0 for _ in range(burst + 1)] == [True] * burst + [False]
+
+
+def test_a_wait_is_a_day_at_most() -> None:
+    rates = CallerRates(Clock())
+    assert [rates.wait_s("ann", 1e-310) for _ in range(2)] == [0.0, MOST_WAIT_S]
 
 
 def test_refused_requests_take_nothing_from_the_bucket() -> None:
