@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Final
 
 LIMIT_S: Final = 120.0
-"""More than a machine with ten times as many processes as cores takes for anything that tests of a minute wait for."""
+"""Long enough on a machine with ten times as many processes as cores."""
 _STEP_S: Final = 0.02
 
 
