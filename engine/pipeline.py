@@ -25,7 +25,7 @@ from engine.retrieval.candidates import Candidates
 from engine.retrieval.features import Features
 from engine.retrieval.index import ExactIndex
 from engine.retrieval.later_items import NewItems
-from engine.retrieval.stream_neighbours import StreamNeighbours
+from engine.retrieval.stream_neighbours import StreamNeighbours, clicks_of
 from engine.settings.sections import RecommendationSettings
 
 _POOL: Final = 3
@@ -313,7 +313,7 @@ def _later_click_shares(windows: Windows, weights: Float32, live: LiveRelease) -
     if live.neighbours is None:
         return np.zeros(len(windows), np.float32)
     newest = slice(-live.neighbours.sizes.last_items, None)
-    is_click = (weights[:, newest] > 0.0) & (windows.items[:, newest] != NO_ITEM)
+    is_click = clicks_of(windows.items[:, newest], weights[:, newest])
     is_later = is_click & (windows.times_ms[:, newest] > live.manifest.trained_until_ms)
     shares: Float32 = (is_later.sum(axis=1) / np.maximum(1, is_click.sum(axis=1))).astype(np.float32)
     return shares
