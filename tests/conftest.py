@@ -72,7 +72,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 @pytest.fixture(autouse=True)
 def log_levels_stay() -> Iterator[None]:
-    """What a test sets the level of a log to ends with the test."""
+    """Restores the levels of loggers after each test."""
     loggers = [logging.getLogger(name) for name in ("", "engine", "kafka")]
     levels = [logger.level for logger in loggers]
     yield

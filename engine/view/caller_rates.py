@@ -13,7 +13,7 @@ MOST_WAIT_S: Final = 86_400.0
 
 
 class CallerRates:
-    """How many requests each caller may still make."""
+    """Token buckets of all callers."""
 
     def __init__(self, clock_s: Callable[[], float] = time.monotonic) -> None:
         """Every caller begins with a full bucket.

@@ -23,7 +23,7 @@ from engine.metrics import Metrics
 from engine.settings.loader import ENV_PREFIX
 from engine.settings.sections import ArchiveSettings, ClickSettings, KafkaSettings, Settings
 from engine.worker.archiver import Archiver, archive_once
-from tests.waiting import LIMIT_S
+from tests.waiting import LIMIT_S, until
 
 pytestmark = pytest.mark.kafka
 
@@ -174,10 +174,7 @@ def test_what_was_deleted_before_is_reported_and_the_rest_is_archived(
     thread = threading.Thread(target=archiver.run, args=(stop,))
     thread.start()
     try:
-        deadline_s = time.monotonic() + LIMIT_S
-        while metrics.registry.get_sample_value("headrace_archive_unwritten_seconds") in {None, 0.0}:
-            assert time.monotonic() < deadline_s
-            time.sleep(0.1)
+        until(lambda: metrics.registry.get_sample_value("headrace_archive_unwritten_seconds"))
     finally:
         stop.set()
         thread.join(LIMIT_S)

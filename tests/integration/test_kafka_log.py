@@ -87,7 +87,7 @@ def test_a_dead_address_is_reported_with_the_setting_to_check() -> None:
         started = time.monotonic()
         with pytest.raises(BrokerUnavailableError, match=r"ECONNREFUSED.*kafka\.bootstrap_servers"):
             connect()
-        assert time.monotonic() - started < LIMIT_S
+        assert time.monotonic() - started < KafkaSettings().connect_timeout_s
 
 
 def test_unknown_host_is_told() -> None:
@@ -102,7 +102,7 @@ def test_a_peer_that_never_answers_does_not_hang_us() -> None:
         started = time.monotonic()
         with pytest.raises(BrokerUnavailableError, match=r"no answer from Kafka at .*kafka\.security_protocol"):
             KafkaLog(KafkaSettings(bootstrap_servers=address, connect_timeout_s=0.5)).producer()
-        assert time.monotonic() - started < LIMIT_S
+        assert time.monotonic() - started < KafkaSettings().connect_timeout_s
 
 
 @pytest.mark.usefixtures("nothing_left")

@@ -5,7 +5,6 @@ import logging
 import subprocess
 import sys
 import threading
-import time
 
 import pytest
 
@@ -17,7 +16,7 @@ from engine.metrics import Metrics
 from engine.settings.sections import Settings
 from engine.worker.loop import Worker
 from producers.demo.bundled import DEMO_RELEASE
-from tests.waiting import LIMIT_S
+from tests.waiting import LIMIT_S, until
 
 CLICKS = 600
 USERS = 50
@@ -37,15 +36,12 @@ def metrics(caplog: pytest.LogCaptureFixture) -> Metrics:
     log.producer().send(Outgoing("windows", [b"person-1"], [b"rubbish"], partitions=[1]))
     thread = threading.Thread(target=Worker(settings, log, metrics).run, args=[stop])
     thread.start()
-    deadline_s = time.monotonic() + LIMIT_S
     for start in range(0, CLICKS, 100):
         clicks = range(start, start + 100)
         keys: list[bytes | None] = [f"session-{click}".encode() for click in clicks]
         log.producer().send(Outgoing("clicks", keys, [message(click) for click in clicks]))
         log.producer().send(Outgoing("clicks", [b"person-2"], [b'{"user": "person-2", "ts": "person-2"}']))
-    while (metrics.registry.get_sample_value("headrace_clicks_total") or 0) < CLICKS:
-        assert time.monotonic() < deadline_s
-        time.sleep(0.05)
+    until(lambda: (metrics.registry.get_sample_value("headrace_clicks_total") or 0) >= CLICKS)
     stop.set()
     thread.join(LIMIT_S)
     return metrics

@@ -31,7 +31,7 @@ from tests.conftest import only_long
 from tests.integration import equality
 from tests.integration.equality import Recorded
 from tests.integration.site import Site
-from tests.waiting import LIMIT_S
+from tests.waiting import LIMIT_S, until
 
 USERS = [f"user-{number}" for number in range(12)]
 START_MS = 1_700_000_000_000
@@ -103,10 +103,7 @@ def test_windows_are_those_of_the_same_clicks_keyed(tiny_release: Path) -> None:
     log.producer().send(unkeyed("clicks", recorded, 0, 300))
     with running(log, settings, metrics) as worker:
         outcome = wait_for_windows(log, settings, calm.windows)
-        deadline_s = time.monotonic() + LIMIT_S
-        while worker.not_ready:
-            assert time.monotonic() < deadline_s, worker.not_ready
-            time.sleep(0.05)
+        until(lambda: not worker.not_ready)
     assert by_user(log, "clicks.by-user") == {
         user: {partition_of(user.encode(), equality.PARTITIONS)} for user in USERS
     }

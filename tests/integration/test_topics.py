@@ -202,7 +202,7 @@ def test_clicks_that_are_given_more_partitions_lose_no_window(shop: Shop, caplog
     with shop.worker() as worker:
         until(lambda: shop.windows() == shop.expected(2))
         shop.log.grow(topic, 4)
-        until(lambda: "run `headrace repartition`" in (worker.not_ready or ""))
+        until(lambda: "run `headrace repartition`" in (worker.not_ready or ""), 20.0)
         shop.click()  # half of it goes to partitions that have no windows yet, and waits
         stayed = {user for user in USERS if partition_of(user.encode(), 4) < 2}
         until(lambda: sum(len(items) == 2 for of in shop.windows().values() for items in of.values()) == len(stayed))

@@ -111,7 +111,7 @@ def test_a_worker_is_not_ready_seconds_after_its_broker_went_away(
         with serving(worker):
             until(lambda: worker.not_ready is None)
             cluster.send_signal(cluster.nodes[0], signal.SIGSTOP)
-            until(lambda: "no broker has answered for" in (worker.not_ready or ""))
+            until(lambda: "no broker has answered for" in (worker.not_ready or ""), 9.0)
             cluster.send_signal(cluster.nodes[0], signal.SIGCONT)
             until(lambda: worker.not_ready is None)
 

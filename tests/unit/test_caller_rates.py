@@ -4,16 +4,7 @@ import pytest
 
 from engine.view import caller_rates
 from engine.view.caller_rates import BURST_S, MOST_WAIT_S, CallerRates
-
-
-class Clock:
-    """A clock that stands still until it is set."""
-
-    def __init__(self) -> None:
-        self.now_s = 1_000.0
-
-    def __call__(self) -> float:
-        return self.now_s
+from tests.unit.test_announcements import Clock
 
 
 @pytest.mark.parametrize("rate_per_s", [0.01, 0.4, 0.5, 0.7, 1.0, 2.0, 50.0])

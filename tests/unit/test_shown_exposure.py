@@ -1,8 +1,7 @@
 """Exposure by impressions in one worker, turn by turn: who counts, and by what a click is judged."""
 
 import logging
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -30,7 +29,7 @@ from engine.worker.judged_arms import JudgedArms
 from engine.worker.shown_exposure import ShownExposure
 from engine.worker.sums_reader import SumsReader
 from tests.unit.test_judged_arms import EXPERIMENT, decoded, sampled
-from tests.waiting import LIMIT_S
+from tests.waiting import until
 
 WAIT_S = 10.0
 SETTINGS = CanarySettings(exposure="impressions", impression_wait_s=WAIT_S, interval_s=0.001)
@@ -82,13 +81,7 @@ class Trial:
     def wait(self, seconds: float) -> None:
         """Let time pass, until all reports from before are taken."""
         self.now_s += seconds
-        self.until(lambda: (self.shown.step() or True) and self.follower.taken_until_s == self.now_s)
-
-    def until(self, condition: Callable[[], bool]) -> None:
-        deadline_s = time.monotonic() + LIMIT_S
-        while not condition():
-            assert time.monotonic() < deadline_s, "nothing happened within the time limit"
-            time.sleep(0.005)
+        until(lambda: (self.shown.step() or True) and self.follower.taken_until_s == self.now_s)
 
     def counted(self, outcome: str) -> float | None:
         return self.metrics.registry.get_sample_value("headrace_trial_impressions_total", {"outcome": outcome})
@@ -236,7 +229,7 @@ def test_a_topic_that_does_not_exist_is_said_once_and_read_when_it_does(caplog: 
     arms = experiment_arms()
     ann = users_of(arms, 0, 1)[0]
     with caplog.at_level(logging.ERROR), running(arms, has_topic=False) as trial:
-        trial.until(lambda: bool(caplog.messages))
+        until(lambda: bool(caplog.messages))
         trial.held.add(ann)
         trial.log.ensure_topics([TopicSpec("impressions")])
         trial.report(ann, decision_of("a"), 10, "x")
